@@ -1,0 +1,2 @@
+//! Build facts.
+fn main() {}

@@ -1,0 +1,25 @@
+//! The only file that names the generated-message crate: the rest of the workspace says
+//! `proto::Listener` and never notices where the Rust for it came from.
+
+pub use envoy_types::pb::envoy;
+pub use envoy_types::pb::google::protobuf::{
+    Any, BoolValue, Duration, DoubleValue, Struct, UInt32Value, UInt64Value,
+};
+pub use envoy_types::pb::{google, xds};
+
+pub use envoy::config::bootstrap::v3::Bootstrap;
+pub use envoy::config::cluster::v3::Cluster;
+pub use envoy::config::core::v3 as core;
+pub use envoy::config::endpoint::v3::{self as endpoint, ClusterLoadAssignment};
+pub use envoy::config::listener::v3::{self as listener, Listener};
+pub use envoy::config::route::v3::{self as route, RouteConfiguration, VirtualHost};
+pub use envoy::extensions::filters::network::http_connection_manager::v3::{
+    self as hcm, HttpConnectionManager,
+};
+pub use envoy::extensions::filters::network::tcp_proxy::v3::{self as tcp_proxy, TcpProxy};
+pub use envoy::extensions::transport_sockets::tls::v3::{
+    self as tls, DownstreamTlsContext, Secret, UpstreamTlsContext,
+};
+pub use envoy::extensions::upstreams::http::v3::{self as upstream_http, HttpProtocolOptions};
+pub use envoy::service::discovery::v3::DiscoveryResponse;
+pub use prost::Message;

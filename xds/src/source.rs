@@ -1,0 +1,104 @@
+//! What every producer of resources implements, and what it hands over.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::proto::Any;
+use crate::reject::Rejected;
+use crate::type_url::ResourceType;
+
+/// Who a resource came from. The owner of a name is the only origin that may change it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Origin {
+    /// `static_resources` of the bootstrap file.
+    Static,
+    /// A watched file, by path.
+    File(Arc<str>),
+    /// The Backend.AI Coordinator, by event, listing or the REST shim.
+    Coordinator,
+    /// An xDS management server, by the name of its configuration source.
+    Xds(Arc<str>),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Static => f.write_str("static"),
+            Self::File(path) => write!(f, "file:{path}"),
+            Self::Coordinator => f.write_str("coordinator"),
+            Self::Xds(server) => write!(f, "xds:{server}"),
+        }
+    }
+}
+
+/// What the upserts of an [`Update`] say about the resources they do not name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Only what is named changes.
+    Incremental,
+    /// Everything of this type from this origin; what is missing is removed.
+    StateOfTheWorld,
+}
+
+/// A change of one type from one origin.
+#[derive(Clone, Debug)]
+pub struct Update {
+    pub origin: Origin,
+    pub kind: ResourceType,
+    /// As the source counts; shown in the config dump. Not compared.
+    pub version: String,
+    pub extent: Extent,
+    pub upserts: Vec<Any>,
+    pub removals: Vec<String>,
+}
+
+/// Changes that take effect together: one snapshot shows all of them or none.
+#[derive(Debug)]
+pub struct Batch {
+    pub updates: Vec<Update>,
+    pub on_rejection: OnRejection,
+    /// Answered once the outcome is live (or refused).
+    pub answer: Option<oneshot::Sender<Outcome>>,
+}
+
+/// What one bad resource does to its neighbours in the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnRejection {
+    /// The good ones are applied (gRFC A46; what xDS and files want).
+    ApplyOthers,
+    /// Nothing is applied (what a REST push wants).
+    ApplyNothing,
+}
+
+impl Batch {
+    /// A batch that nobody waits for.
+    pub fn new(updates: Vec<Update>) -> Self {
+        Self { updates, on_rejection: OnRejection::ApplyOthers, answer: None }
+    }
+}
+
+/// What became of a [`Batch`].
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Number of the snapshot that shows the batch; unchanged when nothing changed.
+    pub generation: u64,
+    /// Whether this batch led to a new snapshot.
+    pub changed: bool,
+    pub rejected: Vec<Rejected>,
+}
+
+/// Where a source puts its batches. Bounded: a source waits when control is behind.
+pub type Batches = mpsc::Sender<Batch>;
+
+/// A producer of resources.
+pub trait Source: Send {
+    fn origin(&self) -> Origin;
+
+    /// Produces batches until the receiver is gone. A source that loses its peer keeps trying;
+    /// what it delivered before stays in force meanwhile.
+    fn run(self: Box<Self>, batches: Batches) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
