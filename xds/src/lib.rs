@@ -1,1 +1,20 @@
-//! xds
+//! Typed xDS resources: decode, validate, store.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`proto`] | the messages, re-exported from the one crate that carries them |
+//! | [`type_url`] | resource kinds and type URLs |
+//! | [`resource`] | message -> typed resource, with a rejection that names resource, path, reason |
+//! | [`extension`] | how the program checks configuration that only it understands |
+//! | [`reject`] | rejections and field paths |
+//! | [`source`] | what every producer of resources implements |
+
+pub mod extension;
+pub mod proto;
+pub mod reject;
+pub mod resource;
+pub mod source;
+pub mod type_url;
+
+pub use reject::{FieldPath, Invalid, Rejected};
+pub use type_url::ResourceType;

@@ -3,7 +3,7 @@
 
 pub use envoy_types::pb::envoy;
 pub use envoy_types::pb::google::protobuf::{
-    Any, BoolValue, Duration, DoubleValue, Struct, UInt32Value, UInt64Value,
+    Any, BoolValue, DoubleValue, Duration, Struct, UInt32Value, UInt64Value,
 };
 pub use envoy_types::pb::{google, xds};
 

@@ -17,7 +17,11 @@ impl FieldPath {
     /// This path followed by a field name (a dotted name is several fields).
     #[must_use]
     pub fn field(&self, name: &str) -> Self {
-        Self(if self.0.is_empty() { name.to_owned() } else { format!("{}.{name}", self.0) })
+        Self(if self.0.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.0)
+        })
     }
 
     /// This path followed by a list index.
@@ -51,11 +55,17 @@ pub struct Invalid {
 
 impl Invalid {
     pub fn at(path: impl AsRef<str>, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { path: FieldPath::root().field(path.as_ref()), reason: reason.into() }
+        Self {
+            path: FieldPath::root().field(path.as_ref()),
+            reason: reason.into(),
+        }
     }
 
     pub fn new(path: FieldPath, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { path, reason: reason.into() }
+        Self {
+            path,
+            reason: reason.into(),
+        }
     }
 
     /// A known field that nothing reads yet: taking it silently would change what it means.
@@ -87,6 +97,10 @@ pub struct Rejected {
 
 impl Rejected {
     pub fn new(kind: ResourceType, name: impl Into<String>, invalid: Invalid) -> Self {
-        Self { kind, name: name.into(), invalid }
+        Self {
+            kind,
+            name: name.into(),
+            invalid,
+        }
     }
 }

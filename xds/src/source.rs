@@ -77,7 +77,11 @@ pub enum OnRejection {
 impl Batch {
     /// A batch that nobody waits for.
     pub fn new(updates: Vec<Update>) -> Self {
-        Self { updates, on_rejection: OnRejection::ApplyOthers, answer: None }
+        Self {
+            updates,
+            on_rejection: OnRejection::ApplyOthers,
+            answer: None,
+        }
     }
 }
 

@@ -77,10 +77,16 @@ pub fn message_name(url: &str) -> &str {
 
 /// Packs a message whose type URL is known to `prost`.
 pub fn pack<M: Message + Name>(message: &M) -> Any {
-    Any { type_url: format!("{PREFIX}{}", M::full_name()), value: message.encode_to_vec() }
+    Any {
+        type_url: format!("{PREFIX}{}", M::full_name()),
+        value: message.encode_to_vec(),
+    }
 }
 
 /// Packs a message under an explicit message name.
 pub fn pack_as<M: Message>(message: &M, name: &str) -> Any {
-    Any { type_url: format!("{PREFIX}{name}"), value: message.encode_to_vec() }
+    Any {
+        type_url: format!("{PREFIX}{name}"),
+        value: message.encode_to_vec(),
+    }
 }

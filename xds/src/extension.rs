@@ -1,0 +1,44 @@
+//! Extensions: pieces of configuration whose meaning belongs to the program, not to this crate.
+
+use bytes::Bytes;
+
+use crate::proto::Any;
+use crate::reject::Invalid;
+use crate::type_url::message_name;
+
+/// A named extension with its configuration still packed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TypedExtension {
+    /// Name in the configuration; only a label, the type decides.
+    pub name: String,
+    pub type_url: String,
+    pub value: Bytes,
+}
+
+impl TypedExtension {
+    pub fn new(name: impl Into<String>, any: &Any) -> Self {
+        Self {
+            name: name.into(),
+            type_url: any.type_url.clone(),
+            value: Bytes::copy_from_slice(&any.value),
+        }
+    }
+
+    /// The message name, without the prefix of the type URL.
+    pub fn message_name(&self) -> &str {
+        message_name(&self.type_url)
+    }
+}
+
+/// Checks extension configuration when a resource is decoded, so that a wrong one is a rejection
+/// with a path and never a surprise at request time.
+pub trait Extensions: Send + Sync {
+    /// An HTTP filter of a connection manager.
+    fn check_http_filter(&self, filter: &TypedExtension) -> Result<(), Invalid>;
+
+    /// Per-route configuration of the filter that the key names.
+    fn check_per_route(&self, key: &str, config: &TypedExtension) -> Result<(), Invalid>;
+
+    /// An access logger.
+    fn check_access_log(&self, logger: &TypedExtension) -> Result<(), Invalid>;
+}

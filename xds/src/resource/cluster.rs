@@ -1,0 +1,95 @@
+//! Cluster.
+
+use std::time::Duration;
+
+use super::config_source::ConfigSource;
+use super::load_assignment::LoadAssignment;
+use super::tls::UpstreamTls;
+
+/// `envoy.config.cluster.v3.Cluster`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cluster {
+    pub name: String,
+    /// Name in statistics; empty means `name`.
+    pub alt_stat_name: String,
+    pub discovery: Discovery,
+    /// Default 5 s.
+    pub connect_timeout: Duration,
+    pub policy: Policy,
+    pub limits: Limits,
+    pub http: UpstreamHttp,
+    pub tls: Option<UpstreamTls>,
+    /// TCP keep-alive on upstream sockets.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Discovery {
+    Static(LoadAssignment),
+    Eds {
+        /// Name of the load assignment; the cluster's when `service_name` is not given.
+        service_name: String,
+        source: ConfigSource,
+    },
+}
+
+/// Load-balancing policies of this release.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    #[default]
+    RoundRobin,
+    LeastRequest,
+    Random,
+}
+
+/// Envoy's `circuit_breakers`, default priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub max_connections: u32,
+    pub max_pending_requests: u32,
+    pub max_requests: u32,
+    pub max_retries: u32,
+}
+
+impl Default for Limits {
+    /// Envoy's defaults.
+    fn default() -> Self {
+        Self {
+            max_connections: 1024,
+            max_pending_requests: 1024,
+            max_requests: 1024,
+            max_retries: 3,
+        }
+    }
+}
+
+/// How to speak HTTP to the endpoints (`HttpProtocolOptions`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamHttp {
+    pub protocol: UpstreamProtocol,
+    /// How long an unused connection is kept. Default 1 h; zero keeps it.
+    pub idle_timeout: Duration,
+    /// Requests after which a connection is closed; zero is no limit.
+    pub max_requests_per_connection: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    Http1,
+    Http2(Http2Options),
+}
+
+/// `envoy.config.core.v3.Http2ProtocolOptions`; `None` keeps Envoy's default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Http2Options {
+    pub max_concurrent_streams: Option<u32>,
+    pub initial_stream_window_size: Option<u32>,
+    pub initial_connection_window_size: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpKeepalive {
+    pub probes: Option<u32>,
+    pub time: Option<Duration>,
+    pub interval: Option<Duration>,
+}

@@ -1,0 +1,154 @@
+//! HttpConnectionManager.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::cluster::Http2Options;
+use super::config_source::ConfigSource;
+use super::route::{RouteConfiguration, Upgrade};
+use crate::extension::TypedExtension;
+
+/// `envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpManager {
+    pub stat_prefix: String,
+    pub codec: Codec,
+    pub routes: RouteSource,
+    /// In order; the last one is the router.
+    pub filters: Vec<HttpFilter>,
+    pub access_logs: Vec<TypedExtension>,
+    pub forwarded: Forwarded,
+    pub path: PathRules,
+    pub host: HostRules,
+    pub underscores: Underscores,
+    pub http1: Http1Options,
+    pub http2: Http2Options,
+    pub timeouts: Timeouts,
+    /// KiB; default 60 (`max_request_headers_kb`).
+    pub max_request_headers_kb: u32,
+    /// Default 100 (`common_http_protocol_options.max_headers_count`).
+    pub max_headers_count: u32,
+    pub upgrades: Vec<Upgrade>,
+    /// Default `envoy` (`server_name`).
+    pub server_name: String,
+    pub server_header: ServerHeader,
+    /// Name for `via`, empty for none.
+    pub via: String,
+    pub generate_request_id: bool,
+    pub preserve_external_request_id: bool,
+    pub always_set_request_id_in_response: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Codec {
+    #[default]
+    Auto,
+    Http1,
+    Http2,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum RouteSource {
+    Inline(Arc<RouteConfiguration>),
+    Rds { name: String, source: ConfigSource },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpFilter {
+    pub config: TypedExtension,
+    /// Off unless a route switches it on.
+    pub disabled: bool,
+}
+
+/// How the client's address is worked out and passed on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forwarded {
+    pub use_remote_address: bool,
+    pub xff_num_trusted_hops: u32,
+    pub skip_xff_append: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PathRules {
+    pub normalize: bool,
+    pub merge_slashes: bool,
+    pub escaped_slashes: EscapedSlashes,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EscapedSlashes {
+    #[default]
+    Keep,
+    Reject,
+    UnescapeAndRedirect,
+    UnescapeAndForward,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostRules {
+    pub strip_port: StripPort,
+    pub strip_trailing_dot: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StripPort {
+    #[default]
+    Keep,
+    /// Only the listener's own port.
+    Matching,
+    Any,
+}
+
+/// `headers_with_underscores_action`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Underscores {
+    #[default]
+    Allow,
+    RejectRequest,
+    DropHeader,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Http1Options {
+    pub accept_http_10: bool,
+    pub default_host_for_http_10: String,
+}
+
+/// Zero means none, throughout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Connection without a request. Default 1 h.
+    pub idle: Duration,
+    /// Stream without a byte either way. Default 5 min.
+    pub stream_idle: Duration,
+    /// From the first byte of a request to its last. Default none.
+    pub request: Duration,
+    /// From the first byte of a request to the end of its head. Default none.
+    pub request_headers: Duration,
+    /// How long a connection being drained may go on. Default 5 s.
+    pub drain: Duration,
+    /// Between our last byte and the close. Default 1 s.
+    pub delayed_close: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(3600),
+            stream_idle: Duration::from_secs(300),
+            request: Duration::ZERO,
+            request_headers: Duration::ZERO,
+            drain: Duration::from_secs(5),
+            delayed_close: Duration::from_secs(1),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServerHeader {
+    /// Ours replaces the upstream's.
+    #[default]
+    Overwrite,
+    AppendIfAbsent,
+    PassThrough,
+}

@@ -1,0 +1,44 @@
+//! Listener.
+
+use std::time::Duration;
+
+use super::address::Address;
+use super::http_manager::HttpManager;
+use super::tls::DownstreamTls;
+use crate::extension::TypedExtension;
+
+/// `envoy.config.listener.v3.Listener`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    pub name: String,
+    /// Name in statistics; empty means the address.
+    pub stat_prefix: String,
+    pub address: Address,
+    pub filter_chains: Vec<FilterChain>,
+    pub default_filter_chain: Option<FilterChain>,
+    /// Soft limit of buffered bytes per connection; default 1 MiB.
+    pub buffer_limit: u32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct FilterChain {
+    pub name: String,
+    pub tls: Option<DownstreamTls>,
+    pub filter: NetworkFilter,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum NetworkFilter {
+    Http(Box<HttpManager>),
+    Tcp(TcpProxy),
+}
+
+/// `envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TcpProxy {
+    pub stat_prefix: String,
+    pub cluster: String,
+    /// Default 1 h; zero is none.
+    pub idle_timeout: Duration,
+    pub access_logs: Vec<TypedExtension>,
+}

@@ -1,0 +1,179 @@
+//! RouteConfiguration and what it is made of.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::config_source::ConfigSource;
+use super::headers::HeaderEdits;
+use super::matcher::HeaderMatcher;
+use crate::extension::TypedExtension;
+
+/// `envoy.config.route.v3.RouteConfiguration`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteConfiguration {
+    pub name: String,
+    pub virtual_hosts: Vec<Arc<VirtualHost>>,
+    /// More virtual hosts arrive as resources of their own, named `<route configuration>/<name>`.
+    pub vhds: Option<ConfigSource>,
+    /// What selects the virtual host instead of the `Host` header.
+    pub vhost_key: VirtualHostKey,
+    pub ignore_port_in_host_matching: bool,
+    pub edits: HeaderEdits,
+    /// Whether the edits of the most specific level win (`most_specific_header_mutations_wins`).
+    pub most_specific_edits_win: bool,
+    pub validate_clusters: bool,
+}
+
+/// How a request chooses its virtual host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum VirtualHostKey {
+    /// The `Host` header or `:authority`.
+    #[default]
+    Host,
+    /// The first segment of the path (`vhost_header: ":first-path-segment"`, an extension of ours:
+    /// it makes "one virtual host per compute session" as cheap as one per subdomain).
+    FirstPathSegment,
+}
+
+/// `envoy.config.route.v3.VirtualHost`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VirtualHost {
+    pub name: String,
+    /// Lower case. `*`, `*.suffix`, `*-suffix`, `prefix.*` or exact, port included if given.
+    pub domains: Vec<String>,
+    pub routes: Vec<Route>,
+    pub require_tls: RequireTls,
+    pub edits: HeaderEdits,
+    /// `include_request_attempt_count`.
+    pub include_request_attempt_count: bool,
+    /// By filter name, sorted.
+    pub filter_config: Vec<(String, TypedExtension)>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RequireTls {
+    #[default]
+    None,
+    ExternalOnly,
+    All,
+}
+
+/// `envoy.config.route.v3.Route`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    pub name: String,
+    pub matcher: RouteMatch,
+    pub action: Action,
+    pub edits: HeaderEdits,
+    /// By filter name, sorted.
+    pub filter_config: Vec<(String, TypedExtension)>,
+}
+
+/// `envoy.config.route.v3.RouteMatch`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteMatch {
+    pub path: PathMatch,
+    /// `case_sensitive`, default true. Not for a regex.
+    pub case_sensitive: bool,
+    pub headers: Vec<HeaderMatcher>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathMatch {
+    Prefix(String),
+    Exact(String),
+    /// Matches `value` itself and `value/...`.
+    SeparatedPrefix(String),
+    /// Whole path without the query; checked to compile.
+    Regex(String),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    Forward(Box<Forward>),
+    Redirect(Box<Redirect>),
+    Direct(DirectResponse),
+}
+
+/// `envoy.config.route.v3.RouteAction`: to a cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Forward {
+    pub cluster: String,
+    /// Status when the cluster does not exist; default 503.
+    pub cluster_not_found: u16,
+    pub path_rewrite: PathRewrite,
+    pub host_rewrite: HostRewrite,
+    /// Whole time until the response has ended; zero is none. Default 15 s.
+    pub timeout: Duration,
+    /// Overrides the connection manager's stream idle timeout; zero is none.
+    pub idle_timeout: Option<Duration>,
+    pub upgrades: Vec<Upgrade>,
+    /// `append_x_forwarded_host`.
+    pub append_x_forwarded_host: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum PathRewrite {
+    #[default]
+    None,
+    /// Replaces the matched prefix or path.
+    Prefix(String),
+    /// As `prefix_rewrite`, and the part that was cut goes upstream in `x-forwarded-prefix`
+    /// (our own addition, on a route that carries the `causeway.strip_prefix` metadata).
+    StripPrefix,
+    /// Pattern (checked to compile) and substitution in the `regex` crate's syntax.
+    Regex {
+        pattern: String,
+        substitution: String,
+    },
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HostRewrite {
+    #[default]
+    None,
+    Literal(String),
+    /// The chosen endpoint's host name (`auto_host_rewrite`).
+    Auto,
+}
+
+/// One entry of `upgrade_configs`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// Lower case; `*` stands for any (an addition of ours, used by circuits).
+    pub kind: String,
+    pub enabled: bool,
+}
+
+/// `envoy.config.route.v3.RedirectAction`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Redirect {
+    /// `https_redirect` is `Some("https")`.
+    pub scheme: Option<String>,
+    /// Whether the scheme was given by `https_redirect` (then port 80 is dropped).
+    pub host: Option<String>,
+    pub port: Option<u16>,
+    pub path: RedirectPath,
+    pub status: u16,
+    pub strip_query: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RedirectPath {
+    #[default]
+    Keep,
+    /// The whole path; its own query, if any, replaces the request's.
+    Path(String),
+    Prefix(String),
+    Regex {
+        pattern: String,
+        substitution: String,
+    },
+}
+
+/// `envoy.config.route.v3.DirectResponseAction`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectResponse {
+    pub status: u16,
+    pub body: bytes::Bytes,
+}
