@@ -1,0 +1,132 @@
+//! The one classification of what goes wrong with a request or connection.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use http::StatusCode;
+
+/// Envoy's response flags (`%RESPONSE_FLAGS%`), kept to the letter so that dashboards work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseFlag {
+    /// `NR`
+    NoRoute,
+    /// `NC`
+    NoCluster,
+    /// `UH`
+    NoHealthyUpstream,
+    /// `UF`
+    UpstreamConnectFailure,
+    /// `UC`
+    UpstreamConnectionTermination,
+    /// `UR`
+    UpstreamRemoteReset,
+    /// `UPE`
+    UpstreamProtocolError,
+    /// `UO`
+    UpstreamOverflow,
+    /// `UT`
+    UpstreamTimeout,
+    /// `SI`
+    StreamIdleTimeout,
+    /// `DC`
+    DownstreamTermination,
+    /// `DPE`
+    DownstreamProtocolError,
+    /// `DT`
+    DurationTimeout,
+}
+
+impl ResponseFlag {
+    pub const fn short(self) -> &'static str {
+        match self {
+            Self::NoRoute => "NR",
+            Self::NoCluster => "NC",
+            Self::NoHealthyUpstream => "UH",
+            Self::UpstreamConnectFailure => "UF",
+            Self::UpstreamConnectionTermination => "UC",
+            Self::UpstreamRemoteReset => "UR",
+            Self::UpstreamProtocolError => "UPE",
+            Self::UpstreamOverflow => "UO",
+            Self::UpstreamTimeout => "UT",
+            Self::StreamIdleTimeout => "SI",
+            Self::DownstreamTermination => "DC",
+            Self::DownstreamProtocolError => "DPE",
+            Self::DurationTimeout => "DT",
+        }
+    }
+}
+
+/// A failure that is ours to answer: what the client is told, what the log says, and whether
+/// another attempt could help.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub status: StatusCode,
+    pub flag: Option<ResponseFlag>,
+    /// Envoy's `%RESPONSE_CODE_DETAILS%`: a stable word, lower case, underscores.
+    pub details: &'static str,
+    /// What the body of the answer says; may be empty.
+    pub body: Cow<'static, str>,
+    /// Cause with address and phase, for the log. Never shown to a client.
+    pub cause: Option<String>,
+    pub retryable: bool,
+    /// Whether the connection it came on must not be used again.
+    pub close: bool,
+}
+
+impl Failure {
+    pub fn local(status: StatusCode, flag: ResponseFlag, details: &'static str) -> Self {
+        Self {
+            status,
+            flag: Some(flag),
+            details,
+            body: Cow::Borrowed(""),
+            cause: None,
+            retryable: false,
+            close: false,
+        }
+    }
+
+    /// A request that must not be forwarded. The connection is closed after the answer, because
+    /// where the next request begins is in doubt.
+    pub fn bad_request(details: &'static str) -> Self {
+        Self::local(StatusCode::BAD_REQUEST, ResponseFlag::DownstreamProtocolError, details)
+            .saying("Bad Request")
+            .closing()
+    }
+
+    #[must_use]
+    pub fn saying(mut self, body: impl Into<Cow<'static, str>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    #[must_use]
+    pub fn because(mut self, cause: impl fmt::Display) -> Self {
+        self.cause = Some(cause.to_string());
+        self
+    }
+
+    #[must_use]
+    pub fn retryable(mut self) -> Self {
+        self.retryable = true;
+        self
+    }
+
+    #[must_use]
+    pub fn closing(mut self) -> Self {
+        self.close = true;
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.status.as_u16(), self.details)?;
+        if let Some(cause) = &self.cause {
+            write!(f, ": {cause}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Failure {}

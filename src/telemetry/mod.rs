@@ -1,0 +1,5 @@
+//! What the program tells about itself: statistics, access logs, its own log.
+
+pub mod access_log;
+pub mod logging;
+pub mod stats;

@@ -1,0 +1,410 @@
+//! Counters, gauges and histograms under Envoy's names.
+//!
+//! Handles are resolved once, when a snapshot is compiled, and stored beside what they count; the
+//! request path never looks a metric up by name. [`Stats`] owns them by identity (stat prefix,
+//! cluster, listener), so that they outlive every snapshot that shows the same identity.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Only ever grows (until an operator resets it).
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn inc(&self) {
+        self.add(1);
+    }
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+    pub fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+    pub fn reset(&self) {
+        self.0.store(0, Relaxed);
+    }
+}
+
+/// Goes up and down.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    pub fn inc(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+    pub fn dec(&self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+    pub fn set(&self, value: i64) {
+        self.0.store(value, Relaxed);
+    }
+    pub fn value(&self) -> i64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Upper bounds of the buckets, Envoy's defaults (milliseconds for times).
+pub const BUCKETS: [f64; 19] = [
+    0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 3e5, 6e5,
+    1.8e6, 3.6e6,
+];
+
+/// Milliseconds, in fixed buckets.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [AtomicU64; 20],
+    sum: AtomicU64,
+}
+
+impl Histogram {
+    pub fn observe(&self, value: u64) {
+        let bucket = BUCKETS.partition_point(|bound| *bound < value as f64);
+        self.buckets[bucket].fetch_add(1, Relaxed);
+        self.sum.fetch_add(value, Relaxed);
+    }
+    /// Cumulative counts per bound of [`BUCKETS`], then the total count and the sum.
+    pub fn cumulative(&self) -> ([u64; 19], u64, u64) {
+        let mut counts = [0; 19];
+        let mut total = 0;
+        for (i, bucket) in self.buckets.iter().enumerate() {
+            total += bucket.load(Relaxed);
+            if let Some(slot) = counts.get_mut(i) {
+                *slot = total;
+            }
+        }
+        (counts, total, self.sum.load(Relaxed))
+    }
+    pub fn reset(&self) {
+        self.buckets.iter().for_each(|b| b.store(0, Relaxed));
+        self.sum.store(0, Relaxed);
+    }
+}
+
+/// Responses by class and, for the codes seen, by exact code.
+///
+/// Exact codes are kept in a small table that is filled in the order of first sight: a cluster
+/// that answers with more than [`Codes::SLOTS`] different codes keeps counting the classes only.
+#[derive(Debug, Default)]
+pub struct Codes {
+    classes: [Counter; 5],
+    exact: [(AtomicU64, Counter); Self::SLOTS],
+}
+
+impl Codes {
+    pub const SLOTS: usize = 12;
+
+    pub fn record(&self, status: u16) {
+        if let Some(class) = self.classes.get(usize::from(status / 100).wrapping_sub(1)) {
+            class.inc();
+        }
+        for (code, count) in &self.exact {
+            let seen = code.load(Relaxed);
+            let ours = seen == u64::from(status)
+                || (seen == 0
+                    && match code.compare_exchange(0, u64::from(status), Relaxed, Relaxed) {
+                        Ok(_) => true,
+                        Err(now) => now == u64::from(status),
+                    });
+            if ours {
+                return count.inc();
+            }
+        }
+    }
+
+    fn visit(&self, prefix: &str, exact: bool, f: &mut Visitor<'_>) {
+        for (i, class) in self.classes.iter().enumerate() {
+            f(&format!("{prefix}{}xx", i + 1), Value::Counter(class));
+        }
+        for (code, count) in self.exact.iter().filter(|(code, _)| exact && code.load(Relaxed) != 0)
+        {
+            f(&format!("{prefix}{}", code.load(Relaxed)), Value::Counter(count));
+        }
+    }
+}
+
+/// One value, as the outputs see it.
+#[derive(Clone, Copy, Debug)]
+pub enum Value<'a> {
+    Counter(&'a Counter),
+    Gauge(&'a Gauge),
+    Histogram(&'a Histogram),
+}
+
+/// Receives the name below the scope, and the value.
+pub type Visitor<'a> = dyn FnMut(&str, Value<'_>) + 'a;
+
+/// Declares a group of statistics; field names are the names that are shown.
+macro_rules! group {
+    ($(#[$doc:meta])* $name:ident {
+        counters: [$($counter:ident),* $(,)?], gauges: [$($gauge:ident),* $(,)?],
+        histograms: [$($histogram:ident),* $(,)?], codes: [$($codes:ident = $prefix:literal $exact:literal),* $(,)?]
+    }) => {
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        pub struct $name {
+            $(pub $counter: Counter,)* $(pub $gauge: Gauge,)*
+            $(pub $histogram: Histogram,)* $(pub $codes: Codes,)*
+        }
+        impl $name {
+            pub fn visit(&self, f: &mut Visitor<'_>) {
+                $(f(stringify!($counter), Value::Counter(&self.$counter));)*
+                $(f(stringify!($gauge), Value::Gauge(&self.$gauge));)*
+                $(f(stringify!($histogram), Value::Histogram(&self.$histogram));)*
+                $(self.$codes.visit($prefix, $exact, f);)*
+            }
+        }
+    };
+}
+
+group! {
+    /// `http.<stat_prefix>.`
+    HttpStats {
+        counters: [
+            downstream_cx_total, downstream_cx_http1_total, downstream_cx_http2_total,
+            downstream_cx_ssl_total, downstream_cx_destroy, downstream_cx_idle_timeout,
+            downstream_cx_protocol_error, downstream_cx_drain_close, downstream_cx_upgrades_total,
+            downstream_cx_rx_bytes_total, downstream_cx_tx_bytes_total,
+            downstream_rq_total, downstream_rq_completed, downstream_rq_http1_total,
+            downstream_rq_http2_total, downstream_rq_idle_timeout, downstream_rq_timeout,
+            downstream_rq_header_timeout, downstream_rq_rx_reset, downstream_rq_tx_reset,
+            downstream_rq_non_relative_path, downstream_rq_too_large, downstream_rq_ws_on_non_ws_route,
+            downstream_rq_rejected_via_ip_detection, no_route, no_cluster, rq_direct_response,
+            rq_redirect, rq_total, panics,
+        ],
+        gauges: [downstream_cx_active, downstream_cx_http1_active, downstream_cx_http2_active,
+            downstream_cx_upgrades_active, downstream_rq_active],
+        histograms: [downstream_rq_time, downstream_cx_length_ms],
+        codes: [downstream_rq = "downstream_rq_" false]
+    }
+}
+
+group! {
+    /// `cluster.<name>.`
+    ClusterStats {
+        counters: [
+            upstream_cx_total, upstream_cx_http1_total, upstream_cx_http2_total,
+            upstream_cx_connect_fail, upstream_cx_connect_timeout, upstream_cx_overflow,
+            upstream_cx_destroy, upstream_cx_idle_timeout, upstream_cx_max_requests,
+            upstream_cx_none_healthy, upstream_cx_protocol_error, upstream_cx_close_notify,
+            upstream_cx_rx_bytes_total, upstream_cx_tx_bytes_total,
+            upstream_rq_total, upstream_rq_completed, upstream_rq_timeout, upstream_rq_rx_reset,
+            upstream_rq_tx_reset, upstream_rq_pending_total, upstream_rq_pending_overflow,
+            upstream_rq_retry, upstream_rq_retry_success, upstream_rq_cancelled,
+            membership_change, update_attempt, update_success, update_rejected,
+        ],
+        gauges: [upstream_cx_active, upstream_rq_active, upstream_rq_pending_active,
+            membership_total, membership_healthy, membership_degraded, membership_excluded],
+        histograms: [upstream_rq_time, upstream_cx_connect_ms],
+        codes: [upstream_rq = "upstream_rq_" true]
+    }
+}
+
+group! {
+    /// `listener.<name or address>.`
+    ListenerStats {
+        counters: [downstream_cx_total, downstream_cx_destroy, downstream_cx_overflow,
+            downstream_pre_cx_timeout, downstream_listener_filter_error, no_filter_chain_match,
+            ssl_handshake, ssl_connection_error],
+        gauges: [downstream_cx_active],
+        histograms: [downstream_cx_length_ms],
+        codes: []
+    }
+}
+
+group! {
+    /// `tcp.<stat_prefix>.`
+    TcpStats {
+        counters: [downstream_cx_total, downstream_cx_no_route, downstream_cx_tx_bytes_total,
+            downstream_cx_rx_bytes_total, idle_timeout],
+        gauges: [downstream_cx_rx_bytes_buffered, downstream_cx_tx_bytes_buffered],
+        histograms: [],
+        codes: []
+    }
+}
+
+group! {
+    /// `listener_manager.`
+    ListenerManagerStats {
+        counters: [listener_added, listener_modified, listener_removed, listener_create_success,
+            listener_create_failure],
+        gauges: [total_listeners_active, total_listeners_warming, total_listeners_draining,
+            workers_started],
+        histograms: [],
+        codes: []
+    }
+}
+
+group! {
+    /// `cluster_manager.`
+    ClusterManagerStats {
+        counters: [cluster_added, cluster_modified, cluster_removed, cluster_updated],
+        gauges: [active_clusters, warming_clusters],
+        histograms: [],
+        codes: []
+    }
+}
+
+group! {
+    /// `causeway.`: what Envoy has no name for.
+    PipelineStats {
+        counters: [generations, equal_updates, resources_rejected, deadlines_fired],
+        gauges: [generation],
+        histograms: [compile_ms],
+        codes: []
+    }
+}
+
+/// Counts of one listener by the HTTP manager behind it: `listener.<l>.http.<stat_prefix>.`
+#[derive(Debug, Default)]
+pub struct ListenerHttpStats {
+    pub codes: Codes,
+    pub downstream_rq_completed: Counter,
+}
+
+type Scopes<T> = Mutex<BTreeMap<String, Arc<T>>>;
+
+/// All statistics of the process.
+#[derive(Debug, Default)]
+pub struct Stats {
+    http: Scopes<HttpStats>,
+    clusters: Scopes<ClusterStats>,
+    listeners: Scopes<ListenerStats>,
+    listener_http: Scopes<ListenerHttpStats>,
+    tcp: Scopes<TcpStats>,
+    pub listener_manager: ListenerManagerStats,
+    pub cluster_manager: ClusterManagerStats,
+    pub pipeline: PipelineStats,
+}
+
+fn handle<T: Default>(scopes: &Scopes<T>, name: &str) -> Arc<T> {
+    let mut scopes = scopes.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(found) = scopes.get(name) {
+        return Arc::clone(found);
+    }
+    let made = Arc::<T>::default();
+    scopes.insert(name.to_owned(), Arc::clone(&made));
+    made
+}
+
+fn forget<T>(scopes: &Scopes<T>, name: &str) {
+    scopes.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+}
+
+fn copy<T>(scopes: &Scopes<T>) -> Vec<(String, Arc<T>)> {
+    let scopes = scopes.lock().unwrap_or_else(PoisonError::into_inner);
+    scopes.iter().map(|(name, stats)| (name.clone(), Arc::clone(stats))).collect()
+}
+
+impl Stats {
+    pub fn http(&self, stat_prefix: &str) -> Arc<HttpStats> {
+        handle(&self.http, stat_prefix)
+    }
+    pub fn cluster(&self, name: &str) -> Arc<ClusterStats> {
+        handle(&self.clusters, name)
+    }
+    pub fn listener(&self, name: &str) -> Arc<ListenerStats> {
+        handle(&self.listeners, name)
+    }
+    pub fn listener_http(&self, listener: &str, stat_prefix: &str) -> Arc<ListenerHttpStats> {
+        handle(&self.listener_http, &format!("{listener}.http.{stat_prefix}"))
+    }
+    pub fn tcp(&self, stat_prefix: &str) -> Arc<TcpStats> {
+        handle(&self.tcp, stat_prefix)
+    }
+    pub fn forget_cluster(&self, name: &str) {
+        forget(&self.clusters, name);
+    }
+    pub fn forget_listener(&self, name: &str) {
+        forget(&self.listeners, name);
+    }
+
+    /// Copies of the handles of all clusters, for outputs that label by name.
+    pub fn clusters(&self) -> Vec<(String, Arc<ClusterStats>)> {
+        copy(&self.clusters)
+    }
+    pub fn http_managers(&self) -> Vec<(String, Arc<HttpStats>)> {
+        copy(&self.http)
+    }
+    pub fn listeners(&self) -> Vec<(String, Arc<ListenerStats>)> {
+        copy(&self.listeners)
+    }
+    pub fn listener_http_managers(&self) -> Vec<(String, Arc<ListenerHttpStats>)> {
+        copy(&self.listener_http)
+    }
+    pub fn tcp_proxies(&self) -> Vec<(String, Arc<TcpStats>)> {
+        copy(&self.tcp)
+    }
+
+    /// Every statistic with its full dotted name, in no particular order.
+    pub fn visit(&self, f: &mut Visitor<'_>) {
+        fn scoped<T>(
+            kind: &str,
+            all: Vec<(String, Arc<T>)>,
+            visit: fn(&T, &mut Visitor<'_>),
+            f: &mut Visitor<'_>,
+        ) {
+            for (name, stats) in all {
+                visit(&stats, &mut |stat, value| f(&format!("{kind}.{name}.{stat}"), value));
+            }
+        }
+        scoped("http", self.http_managers(), HttpStats::visit, f);
+        scoped("cluster", self.clusters(), ClusterStats::visit, f);
+        scoped("listener", self.listeners(), ListenerStats::visit, f);
+        scoped("tcp", self.tcp_proxies(), TcpStats::visit, f);
+        for (scope, stats) in self.listener_http_managers() {
+            let name = |stat: &str| format!("listener.{scope}.{stat}");
+            f(&name("downstream_rq_completed"), Value::Counter(&stats.downstream_rq_completed));
+            stats.codes.visit("downstream_rq_", false, &mut |stat, value| f(&name(stat), value));
+        }
+        self.listener_manager.visit(&mut |n, v| f(&format!("listener_manager.{n}"), v));
+        self.cluster_manager.visit(&mut |n, v| f(&format!("cluster_manager.{n}"), v));
+        self.pipeline.visit(&mut |n, v| f(&format!("causeway.{n}"), v));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_count_class_and_exact_code() {
+        let codes = Codes::default();
+        for status in [200, 200, 404, 101] {
+            codes.record(status);
+        }
+        let mut seen = BTreeMap::new();
+        codes.visit("rq_", true, &mut |name, value| {
+            if let Value::Counter(c) = value {
+                seen.insert(name.to_owned(), c.value());
+            }
+        });
+        assert_eq!(seen["rq_2xx"], 2);
+        assert_eq!(seen["rq_200"], 2);
+        assert_eq!(seen["rq_4xx"], 1);
+        assert_eq!(seen["rq_1xx"], 1);
+        assert!(!seen.contains_key("rq_500"));
+    }
+
+    #[test]
+    fn a_scope_is_the_same_handle_each_time() {
+        let stats = Stats::default();
+        stats.cluster("a").upstream_rq_total.inc();
+        assert_eq!(stats.cluster("a").upstream_rq_total.value(), 1);
+        stats.forget_cluster("a");
+        assert_eq!(stats.cluster("a").upstream_rq_total.value(), 0);
+    }
+
+    #[test]
+    fn histogram_buckets_are_cumulative() {
+        let histogram = Histogram::default();
+        histogram.observe(0);
+        histogram.observe(7);
+        histogram.observe(99_999_999);
+        let (counts, total, sum) = histogram.cumulative();
+        assert_eq!((counts[0], counts[3], counts[18], total), (1, 2, 2, 3));
+        assert_eq!(sum, 100_000_006);
+    }
+}
