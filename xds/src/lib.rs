@@ -14,6 +14,7 @@ pub mod proto;
 pub mod reject;
 pub mod resource;
 pub mod source;
+pub mod store;
 pub mod type_url;
 
 pub use reject::{FieldPath, Invalid, Rejected};
