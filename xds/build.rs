@@ -26,7 +26,10 @@ fn run() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     let manifest = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("Cargo.toml");
     let metadata = metadata(&manifest)?;
-    println!("cargo::rerun-if-changed={}", metadata.workspace_root.join("Cargo.lock"));
+    println!(
+        "cargo::rerun-if-changed={}",
+        metadata.workspace_root.join("Cargo.lock")
+    );
 
     let set = envoy_types(&metadata, &manifest)?.join(DESCRIPTOR_SET);
     println!("cargo::rerun-if-changed={}", set.display());
@@ -55,8 +58,10 @@ fn metadata(manifest: &Path) -> Result<Metadata, Box<dyn Error>> {
     if !filters.contains(&host) {
         filters.push(host);
     }
-    let filters: Vec<_> =
-        filters.into_iter().flat_map(|f| ["--filter-platform".to_owned(), f]).collect();
+    let filters: Vec<_> = filters
+        .into_iter()
+        .flat_map(|f| ["--filter-platform".to_owned(), f])
+        .collect();
     let attempt = |offline: bool| {
         let mut command = MetadataCommand::new();
         if let Ok(cargo) = env::var("CARGO") {
@@ -66,7 +71,10 @@ fn metadata(manifest: &Path) -> Result<Metadata, Box<dyn Error>> {
         if offline {
             options.push("--offline".to_owned());
         }
-        command.manifest_path(manifest).other_options(options).exec()
+        command
+            .manifest_path(manifest)
+            .other_options(options)
+            .exec()
     };
     attempt(true).or_else(|_| attempt(false)).map_err(|e| {
         format!("cannot ask cargo where the envoy-types package is (cargo metadata): {e}").into()
@@ -79,9 +87,16 @@ fn envoy_types(metadata: &Metadata, manifest: &Path) -> Result<PathBuf, Box<dyn 
     let this = metadata
         .packages
         .iter()
-        .find(|p| p.manifest_path.canonicalize().is_ok_and(|path| path == manifest))
+        .find(|p| {
+            p.manifest_path
+                .canonicalize()
+                .is_ok_and(|path| path == manifest)
+        })
         .ok_or("cargo metadata does not list this package")?;
-    let resolved = metadata.resolve.as_ref().ok_or("cargo metadata gave no resolved packages")?;
+    let resolved = metadata
+        .resolve
+        .as_ref()
+        .ok_or("cargo metadata gave no resolved packages")?;
     let dependency = resolved
         .nodes
         .iter()

@@ -18,7 +18,9 @@ static POOL: OnceLock<DescriptorPool> = OnceLock::new();
 pub fn pool() -> &'static DescriptorPool {
     POOL.get_or_init(|| {
         let mut bytes = Vec::new();
-        ZlibDecoder::new(DESCRIPTORS).read_to_end(&mut bytes).expect("written by the build script");
+        ZlibDecoder::new(DESCRIPTORS)
+            .read_to_end(&mut bytes)
+            .expect("written by the build script");
         DescriptorPool::decode(bytes.as_slice()).expect("the set that the messages are made from")
     })
 }

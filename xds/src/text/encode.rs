@@ -76,9 +76,12 @@ impl Encoder<'_> {
         fields.sort_by_key(|(field, ..)| field.number());
         one_per_oneof(&fields)?;
         for (i, (field, _, node)) in fields.iter().enumerate() {
-            let overridden = fields.get(i + 1).is_some_and(|(f, ..)| f.number() == field.number());
+            let overridden = fields
+                .get(i + 1)
+                .is_some_and(|(f, ..)| f.number() == field.number());
             if !overridden {
-                self.field(field, node, out).map_err(|e| e.within(field.name()))?;
+                self.field(field, node, out)
+                    .map_err(|e| e.within(field.name()))?;
             }
         }
         Ok(())
@@ -106,7 +109,9 @@ impl Encoder<'_> {
             let mut faults = Ok(());
             delimited(field.number(), out, |out| {
                 faults = items.iter().enumerate().try_for_each(|(i, item)| {
-                    scalar(&kind, item).map(|s| s.write(out)).map_err(|e| e.within_index(i))
+                    scalar(&kind, item)
+                        .map(|s| s.write(out))
+                        .map_err(|e| e.within_index(i))
                 });
                 Ok::<_, Fault>(())
             })?;
@@ -114,7 +119,8 @@ impl Encoder<'_> {
         }
         for (i, item) in items.iter().enumerate() {
             if item.value != Value::Null || takes_null(field) {
-                self.one(field, &kind, item, false, out).map_err(|e| e.within_index(i))?;
+                self.one(field, &kind, item, false, out)
+                    .map_err(|e| e.within_index(i))?;
             }
         }
         Ok(())
@@ -151,14 +157,19 @@ impl Encoder<'_> {
             let reason = format!("expected a map, found {}", node.value.kind());
             return Err(Fault::new(node.place, reason));
         };
-        let Kind::Message(entry) = field.kind() else { return Ok(()) };
+        let Kind::Message(entry) = field.kind() else {
+            return Ok(());
+        };
         let (key_field, value_field) = (entry.map_entry_key_field(), entry.map_entry_value_field());
         let (key_kind, value_kind) = (key_field.kind(), value_field.kind());
         for (key, value) in entries {
             if value.value == Value::Null && !takes_null(&value_field) {
                 continue;
             }
-            let key_node = Node { value: Value::String(key.text.clone()), place: key.place };
+            let key_node = Node {
+                value: Value::String(key.text.clone()),
+                place: key.place,
+            };
             delimited(field.number(), out, |out| {
                 scalar(&key_kind, &key_node)?.write_field(key_field.number(), out);
                 self.one(&value_field, &value_kind, value, false, out)
@@ -188,7 +199,8 @@ pub(super) fn delimited<E>(
 
 /// A field by the name in the schema or by its JSON name; both are in use in real files.
 fn find(desc: &MessageDescriptor, key: &str) -> Option<FieldDescriptor> {
-    desc.get_field_by_name(key).or_else(|| desc.get_field_by_json_name(key))
+    desc.get_field_by_name(key)
+        .or_else(|| desc.get_field_by_json_name(key))
 }
 
 fn unknown(desc: &MessageDescriptor, key: &Key<'_>) -> Fault {
@@ -210,7 +222,9 @@ fn takes_null(field: &FieldDescriptor) -> bool {
 fn one_per_oneof(fields: &[(FieldDescriptor, &Key<'_>, &Node<'_>)]) -> Result<(), Fault> {
     let mut seen: Vec<(prost_reflect::OneofDescriptor, &FieldDescriptor)> = Vec::new();
     for (field, key, _) in fields {
-        let Some(oneof) = field.containing_oneof() else { continue };
+        let Some(oneof) = field.containing_oneof() else {
+            continue;
+        };
         match seen.iter().find(|(o, _)| *o == oneof) {
             Some((_, other)) if other.number() != field.number() => {
                 let reason = format!(

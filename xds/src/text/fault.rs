@@ -37,7 +37,12 @@ impl fmt::Display for TextError {
 
 impl TextError {
     pub(super) fn at(place: Place, reason: impl Into<String>) -> Self {
-        Self { location: location(place), path: String::new(), reason: reason.into(), hint: None }
+        Self {
+            location: location(place),
+            path: String::new(),
+            reason: reason.into(),
+            hint: None,
+        }
     }
 
     pub(super) fn new(reason: impl Into<String>) -> Self {
@@ -72,7 +77,12 @@ enum Step {
 
 impl Fault {
     pub fn new(place: Place, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Inner { steps: Vec::new(), place, reason: reason.into(), hint: None }))
+        Self(Box::new(Inner {
+            steps: Vec::new(),
+            place,
+            reason: reason.into(),
+            hint: None,
+        }))
     }
 
     #[must_use]
@@ -135,7 +145,12 @@ pub(super) fn nearest<S: AsRef<str>>(
     }
     let allowed = (word.chars().count() / 3).clamp(1, 4);
     candidates
-        .map(|c| (distance(&word.to_lowercase(), &c.as_ref().to_lowercase()), c))
+        .map(|c| {
+            (
+                distance(&word.to_lowercase(), &c.as_ref().to_lowercase()),
+                c,
+            )
+        })
         .filter(|(d, _)| *d <= allowed)
         .min_by_key(|(d, _)| *d)
         .map(|(_, c)| format!("did you mean \"{}\"?", c.as_ref()))
@@ -164,7 +179,10 @@ mod tests {
     #[test]
     fn nearest_finds_slips_and_nothing_else() {
         let names = || ["name", "type", "load_assignment"].iter();
-        assert_eq!(nearest("typ", names()).as_deref(), Some("did you mean \"type\"?"));
+        assert_eq!(
+            nearest("typ", names()).as_deref(),
+            Some("did you mean \"type\"?")
+        );
         assert_eq!(
             nearest("load_asignmnet", names()).as_deref(),
             Some("did you mean \"load_assignment\"?")

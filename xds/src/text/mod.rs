@@ -128,7 +128,10 @@ fn encode_text(
     }
     match serde_json::from_str::<Node<'_>>(text) {
         Ok(node) => encode_node(&node, desc, options).or_else(|fault| match by_yaml() {
-            Err(located) if located.path == fault.path => Err(located),
+            // The place is all that is wanted of it: it reads some scalars in another way.
+            Err(TextError { location, path, .. }) if path == fault.path => {
+                Err(TextError { location, ..fault })
+            }
             _ => Err(fault),
         }),
         // A flow mapping of YAML, or broken JSON, about which the JSON parser knows more.
@@ -144,8 +147,17 @@ fn json_error(error: &serde_json::Error) -> TextError {
     let (line, column) = (cap(error.line()), cap(error.column()));
     // The library repeats the place in its text.
     let reason = error.to_string();
-    let reason = reason.split(" at line ").next().unwrap_or_default().to_owned();
-    TextError { location: Some((line, column)), path: String::new(), reason, hint: None }
+    let reason = reason
+        .split(" at line ")
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    TextError {
+        location: Some((line, column)),
+        path: String::new(),
+        reason,
+        hint: None,
+    }
 }
 
 fn encode_node(

@@ -55,7 +55,10 @@ impl Value<'_> {
 impl<'de> Deserialize<'de> for Node<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = deserializer.deserialize_any(NodeVisitor)?;
-        Ok(Self { value, place: Place::default() })
+        Ok(Self {
+            value,
+            place: Place::default(),
+        })
     }
 }
 
@@ -120,7 +123,10 @@ impl<'de> Visitor<'de> for NodeVisitor {
 impl<'de> Deserialize<'de> for Key<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = deserializer.deserialize_str(KeyVisitor)?;
-        Ok(Self { text, place: Place::default() })
+        Ok(Self {
+            text,
+            place: Place::default(),
+        })
     }
 }
 

@@ -90,10 +90,17 @@ fn print(message: &DynamicMessage, redact: Redact) -> Value {
 fn fields(message: &DynamicMessage, redact: Redact, object: &mut Map<String, Value>) {
     for (field, value) in message.fields() {
         if redact == Redact::All && reference(&field) {
-            object.insert(field.name().to_owned(), one(&field.kind(), value, Redact::Marked));
+            object.insert(
+                field.name().to_owned(),
+                one(&field.kind(), value, Redact::Marked),
+            );
             continue;
         }
-        let redact = if sensitive(&field) { Redact::All } else { redact };
+        let redact = if sensitive(&field) {
+            Redact::All
+        } else {
+            redact
+        };
         object.insert(field.name().to_owned(), any_field(&field, value, redact));
     }
 }
@@ -109,10 +116,14 @@ fn any_field(field: &FieldDescriptor, value: &Field, redact: Redact) -> Value {
     match value {
         Field::List(items) => items.iter().map(|item| one(&kind, item, redact)).collect(),
         Field::Map(entries) => {
-            let Kind::Message(entry) = kind else { return Value::Null };
+            let Kind::Message(entry) = kind else {
+                return Value::Null;
+            };
             let kind = entry.map_entry_value_field().kind();
-            let mut entries: Vec<_> =
-                entries.iter().map(|(k, v)| (key(k), one(&kind, v, redact))).collect();
+            let mut entries: Vec<_> = entries
+                .iter()
+                .map(|(k, v)| (key(k), one(&kind, v, redact)))
+                .collect();
             // A dump is compared with the one before; a hash map has no order.
             entries.sort_by(|a, b| a.0.cmp(&b.0));
             Value::Object(entries.into_iter().collect())
@@ -147,9 +158,9 @@ fn one(kind: &Kind, value: &Field, redact: Redact) -> Value {
         Field::F32(v) => float(f64::from(*v), v.to_string()),
         Field::F64(v) => float(*v, v.to_string()),
         Field::EnumNumber(number) => match kind {
-            Kind::Enum(desc) => {
-                desc.get_value(*number).map_or_else(|| json!(number), |v| json!(v.name()))
-            }
+            Kind::Enum(desc) => desc
+                .get_value(*number)
+                .map_or_else(|| json!(number), |v| json!(v.name())),
             _ => json!(number),
         },
         Field::List(_) | Field::Map(_) => Value::Null,
@@ -170,8 +181,12 @@ fn sensitive(field: &FieldDescriptor) -> bool {
     static NAMES: OnceLock<HashSet<String>> = OnceLock::new();
     let names = NAMES.get_or_init(|| {
         let pool = descriptor::pool();
-        let Some(option) = pool.get_extension_by_name(SENSITIVE) else { return HashSet::new() };
-        let fields = pool.all_messages().flat_map(|m| m.fields().collect::<Vec<_>>());
+        let Some(option) = pool.get_extension_by_name(SENSITIVE) else {
+            return HashSet::new();
+        };
+        let fields = pool
+            .all_messages()
+            .flat_map(|m| m.fields().collect::<Vec<_>>());
         let marked = fields
             .filter(|f| f.options().get_extension(&option).as_bool() == Some(true))
             .map(|f| f.full_name().to_owned());

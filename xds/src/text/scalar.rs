@@ -60,7 +60,10 @@ pub(super) fn scalar<'n>(kind: &Kind, node: &'n Node<'_>) -> Result<Scalar<'n>, 
 }
 
 pub(super) fn expected(what: &str, node: &Node<'_>) -> Fault {
-    Fault::new(node.place, format!("expected {what}, found {}", node.value.kind()))
+    Fault::new(
+        node.place,
+        format!("expected {what}, found {}", node.value.kind()),
+    )
 }
 
 /// Only strings: a number or a boolean would lose how it was written (`1.10`, `no`).
@@ -81,8 +84,14 @@ fn base64(node: &Node<'_>) -> Result<Vec<u8>, Fault> {
     const STANDARD: GeneralPurpose = GeneralPurpose::new(&base64::alphabet::STANDARD, CONFIG);
     const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&base64::alphabet::URL_SAFE, CONFIG);
     let text = string(node)?;
-    let engine = if text.contains(['-', '_']) { &URL_SAFE } else { &STANDARD };
-    engine.decode(text).map_err(|e| Fault::new(node.place, format!("invalid base64: {e}")))
+    let engine = if text.contains(['-', '_']) {
+        &URL_SAFE
+    } else {
+        &STANDARD
+    };
+    engine
+        .decode(text)
+        .map_err(|e| Fault::new(node.place, format!("invalid base64: {e}")))
 }
 
 fn bool(node: &Node<'_>) -> Result<bool, Fault> {
@@ -114,7 +123,10 @@ fn integer<T: TryFrom<i128>>(node: &Node<'_>) -> Result<T, Fault> {
 #[allow(clippy::cast_possible_truncation)] // bounded just above
 fn whole(value: f64, node: &Node<'_>) -> Result<i128, Fault> {
     if value.fract() != 0.0 {
-        return Err(Fault::new(node.place, format!("expected a whole number, found {value}")));
+        return Err(Fault::new(
+            node.place,
+            format!("expected a whole number, found {value}"),
+        ));
     }
     if value.abs() > 1e20 {
         return Err(Fault::new(node.place, format!("{value} is out of range")));
@@ -164,11 +176,15 @@ fn enumeration(desc: &EnumDescriptor, node: &Node<'_>) -> Result<i32, Fault> {
     }
     let loose = text.replace('-', "_");
     let values: Vec<_> = desc.values().collect();
-    match values.iter().find(|v| v.name().eq_ignore_ascii_case(&loose)) {
+    match values
+        .iter()
+        .find(|v| v.name().eq_ignore_ascii_case(&loose))
+    {
         Some(value) => Ok(value.number()),
-        None => {
-            Err(Fault::new(node.place, format!("{text:?} is not one of {}", desc.name()))
-                .hint(nearest(text, values.iter().map(|v| v.name()))))
-        }
+        None => Err(Fault::new(
+            node.place,
+            format!("{text:?} is not one of {}", desc.name()),
+        )
+        .hint(nearest(text, values.iter().map(|v| v.name())))),
     }
 }

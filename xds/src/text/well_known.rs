@@ -81,11 +81,16 @@ fn any(encoder: &Encoder<'_>, node: &Node<'_>, out: &mut Vec<u8>) -> Result<(), 
     };
     let name = message_name(url);
     let Some(desc) = descriptor::message(name) else {
-        let names = descriptor::pool().all_messages().filter(|m| !m.is_map_entry());
+        let names = descriptor::pool()
+            .all_messages()
+            .filter(|m| !m.is_map_entry());
         let names: Vec<_> = names.map(|m| m.full_name().to_owned()).collect();
-        return Err(Fault::new(type_url.place, format!("extension type {name} is not known"))
-            .hint(nearest(name, names.iter()))
-            .within("@type"));
+        return Err(Fault::new(
+            type_url.place,
+            format!("extension type {name} is not known"),
+        )
+        .hint(nearest(name, names.iter()))
+        .within("@type"));
     };
 
     let prefix = if url.contains('/') { "" } else { PREFIX };
@@ -99,7 +104,9 @@ fn any(encoder: &Encoder<'_>, node: &Node<'_>, out: &mut Vec<u8>) -> Result<(), 
             match &*key.text {
                 "@type" => {}
                 "value" => {
-                    encoder.message(&desc, inner, out).map_err(|e| e.within("value"))?;
+                    encoder
+                        .message(&desc, inner, out)
+                        .map_err(|e| e.within("value"))?;
                 }
                 other => {
                     let reason = format!("unknown field \"{other}\"");
@@ -119,7 +126,11 @@ fn any(encoder: &Encoder<'_>, node: &Node<'_>, out: &mut Vec<u8>) -> Result<(), 
 
 fn structure(node: &Node<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
     let Value::Map(entries) = &node.value else {
-        return if node.value == Value::Null { Ok(()) } else { Err(expected("a map", node)) };
+        return if node.value == Value::Null {
+            Ok(())
+        } else {
+            Err(expected("a map", node))
+        };
     };
     for (key, inner) in entries {
         delimited(1, out, |out| {
@@ -131,7 +142,9 @@ fn structure(node: &Node<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
 }
 
 fn list(node: &Node<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
-    let Value::List(items) = &node.value else { return Err(expected("a list", node)) };
+    let Value::List(items) = &node.value else {
+        return Err(expected("a list", node));
+    };
     for (i, item) in items.iter().enumerate() {
         delimited(1, out, |out| value(item, out)).map_err(|e| e.within_index(i))?;
     }
@@ -154,7 +167,9 @@ fn value(node: &Node<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
 }
 
 fn field_mask(node: &Node<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
-    let Value::String(text) = &node.value else { return Err(expected("field paths", node)) };
+    let Value::String(text) = &node.value else {
+        return Err(expected("field paths", node));
+    };
     for path in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
         let mut snake = String::with_capacity(path.len() + 4);
         for c in path.chars() {
@@ -224,8 +239,12 @@ fn nanos(fraction: &str) -> Option<i32> {
 fn duration_hint(text: &str) -> String {
     const MILLIS: [(&str, u64); 3] = [("ms", 1), ("m", 60_000), ("h", 3_600_000)];
     for (unit, millis) in MILLIS {
-        let number = text.strip_suffix(unit).and_then(|n| n.trim().parse::<u64>().ok());
-        let Some(total) = number.and_then(|n| n.checked_mul(millis)) else { continue };
+        let number = text
+            .strip_suffix(unit)
+            .and_then(|n| n.trim().parse::<u64>().ok());
+        let Some(total) = number.and_then(|n| n.checked_mul(millis)) else {
+            continue;
+        };
         let (seconds, rest) = (total / 1000, total % 1000);
         return if rest == 0 {
             format!("write \"{seconds}s\"")
@@ -237,7 +256,9 @@ fn duration_hint(text: &str) -> String {
 }
 
 fn timestamp(node: &Node<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
-    let Value::String(text) = &node.value else { return Err(expected("a timestamp", node)) };
+    let Value::String(text) = &node.value else {
+        return Err(expected("a timestamp", node));
+    };
     let Some((seconds, nanos)) = parse_timestamp(text) else {
         let reason = format!("not a timestamp: {text:?}");
         return Err(Fault::new(node.place, reason)
@@ -307,7 +328,16 @@ mod tests {
         assert_eq!(parse_duration("5s"), Some((5, 0)));
         assert_eq!(parse_duration("0.25s"), Some((0, 250_000_000)));
         assert_eq!(parse_duration("-1.5s"), Some((-1, -500_000_000)));
-        for wrong in ["500ms", "5", "s", ".5s", "1e3s", "+1s", "1.0000000000s", "315576000001s"] {
+        for wrong in [
+            "500ms",
+            "5",
+            "s",
+            ".5s",
+            "1e3s",
+            "+1s",
+            "1.0000000000s",
+            "315576000001s",
+        ] {
             assert_eq!(parse_duration(wrong), None, "{wrong}");
         }
         assert_eq!(duration_hint("500ms"), "write \"0.500s\"");
@@ -321,8 +351,17 @@ mod tests {
             parse_timestamp("2026-11-24T12:30:00.5+09:00"),
             Some((1_795_491_000, 500_000_000))
         );
-        assert_eq!(parse_timestamp("2024-02-29T00:00:00Z"), Some((1_709_164_800, 0)));
-        for wrong in ["2023-02-29T00:00:00Z", "2023-01-01", "2023-01-01T24:00:00Z", "T", "-T:Z"] {
+        assert_eq!(
+            parse_timestamp("2024-02-29T00:00:00Z"),
+            Some((1_709_164_800, 0))
+        );
+        for wrong in [
+            "2023-02-29T00:00:00Z",
+            "2023-01-01",
+            "2023-01-01T24:00:00Z",
+            "T",
+            "-T:Z",
+        ] {
             assert_eq!(parse_timestamp(wrong), None, "{wrong}");
         }
     }

@@ -17,13 +17,20 @@ const MAX_ALIASED: usize = 1_000_000;
 pub fn load(text: &str) -> Result<Node<'_>, TextError> {
     let options = granit_parser::options! { emit_comments: false };
     let parser = Parser::new_from_str_with_options(text, options);
-    let mut loader = Loader { parser, anchors: HashMap::new(), aliased: 0 };
+    let mut loader = Loader {
+        parser,
+        anchors: HashMap::new(),
+        aliased: 0,
+    };
     loop {
         let (event, span) = loader.next()?;
         match event {
             Event::StreamStart | Event::DocumentStart(..) => {}
             Event::StreamEnd | Event::DocumentEnd => {
-                return Ok(Node { value: Value::Null, place: place(span.start) });
+                return Ok(Node {
+                    value: Value::Null,
+                    place: place(span.start),
+                });
             }
             other => return loader.node(other, span).map(|tagged| tagged.node),
         }
@@ -61,7 +68,10 @@ impl<'t> Loader<'t> {
             Event::MappingStart(_, anchor, tag) => (self.map()?, anchor, tag),
             Event::Alias(anchor) => {
                 let node = self.alias(anchor, place)?;
-                return Ok(Tagged { node, ignored: false });
+                return Ok(Tagged {
+                    node,
+                    ignored: false,
+                });
             }
             _ => return Err(TextError::at(place, "expected a value")),
         };
@@ -94,7 +104,13 @@ impl<'t> Loader<'t> {
                 Event::Scalar(text, style, anchor, tag) => {
                     if anchor != 0 {
                         let value = scalar(text.clone(), style, tag.as_deref());
-                        self.anchors.insert(anchor, Node { value, place: key_place });
+                        self.anchors.insert(
+                            anchor,
+                            Node {
+                                value,
+                                place: key_place,
+                            },
+                        );
                     }
                     text
                 }
@@ -108,14 +124,23 @@ impl<'t> Loader<'t> {
             let (event, span) = self.next()?;
             let Tagged { node, ignored } = self.node(event, span)?;
             if !ignored {
-                entries.push((Key { text, place: key_place }, node));
+                entries.push((
+                    Key {
+                        text,
+                        place: key_place,
+                    },
+                    node,
+                ));
             }
         }
     }
 
     fn alias(&mut self, anchor: usize, place: Place) -> Result<Node<'t>, TextError> {
         let Some(node) = self.anchors.get(&anchor) else {
-            return Err(TextError::at(place, "an alias inside the value that it stands for"));
+            return Err(TextError::at(
+                place,
+                "an alias inside the value that it stands for",
+            ));
         };
         self.aliased += count(node);
         if self.aliased > MAX_ALIASED {
@@ -126,7 +151,10 @@ impl<'t> Loader<'t> {
 }
 
 fn bad_key(place: Place, value: &Value<'_>) -> TextError {
-    TextError::at(place, format!("a key must be a string, not {}", value.kind()))
+    TextError::at(
+        place,
+        format!("a key must be a string, not {}", value.kind()),
+    )
 }
 
 fn count(node: &Node<'_>) -> usize {
@@ -177,14 +205,16 @@ fn integer(text: &str) -> Option<i64> {
         Some(digits) => ("-", digits),
         None => ("", text.strip_prefix('+').unwrap_or(text)),
     };
-    let (radix, digits) =
-        if let Some(hex) = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
-            (16, hex)
-        } else if digits.len() > 1 && digits.starts_with('0') {
-            (8, digits)
-        } else {
-            (10, digits)
-        };
+    let (radix, digits) = if let Some(hex) = digits
+        .strip_prefix("0x")
+        .or_else(|| digits.strip_prefix("0X"))
+    {
+        (16, hex)
+    } else if digits.len() > 1 && digits.starts_with('0') {
+        (8, digits)
+    } else {
+        (10, digits)
+    };
     // The parser of the standard library takes a sign of its own.
     if !digits.starts_with(|c: char| c.is_digit(radix)) {
         return None;
@@ -193,7 +223,10 @@ fn integer(text: &str) -> Option<i64> {
 }
 
 fn place(marker: Marker) -> Place {
-    Place { line: cap(marker.line()), column: cap(marker.col() + 1) }
+    Place {
+        line: cap(marker.line()),
+        column: cap(marker.col() + 1),
+    }
 }
 
 fn cap(n: usize) -> u32 {
@@ -235,7 +268,9 @@ mod tests {
     #[test]
     fn aliases_are_expanded_and_bounded() {
         let node = load("a: &x {b: 1}\nc: *x\nd: !ignore {e: 1}\n").unwrap();
-        let Value::Map(entries) = node.value else { panic!("not a map") };
+        let Value::Map(entries) = node.value else {
+            panic!("not a map")
+        };
         assert_eq!(entries.len(), 2);
         assert_eq!(entries[0].1.value, entries[1].1.value);
 
@@ -251,7 +286,12 @@ mod tests {
     fn faults_have_a_place() {
         let error = load("a: [1, 2\nb: 3\n").unwrap_err();
         assert_eq!(error.location.map(|l| l.0), Some(2), "{error}");
-        assert!(load("? [a]\n: 1\n").unwrap_err().reason.contains("a key must be a string"));
+        assert!(
+            load("? [a]\n: 1\n")
+                .unwrap_err()
+                .reason
+                .contains("a key must be a string")
+        );
         assert_eq!(load("").unwrap().value, Value::Null);
     }
 }
