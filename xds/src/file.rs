@@ -62,11 +62,11 @@ pub enum FileError {
 ///
 /// [`FileError`] when it cannot be read or is not a `DiscoveryResponse`.
 pub fn read_resources(path: &Path, options: &Options) -> Result<ResourceFile, FileError> {
-    decode(path, &read(path)?, options)
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, FileError> {
-    std::fs::read(path).map_err(FileError::Read)
+    decode(
+        path,
+        &std::fs::read(path).map_err(FileError::Read)?,
+        options,
+    )
 }
 
 fn decode(path: &Path, content: &[u8], options: &Options) -> Result<ResourceFile, FileError> {
@@ -162,25 +162,28 @@ impl FileSource {
         Self { options, ..self }
     }
 
-    /// The file as an update, `None` when its content is the one with the hash `last`.
-    fn load(&self, last: Option<u64>) -> Result<Option<(u64, Update)>, (Option<u64>, FileError)> {
-        let content = read(&self.path).map_err(|e| (None, e))?;
+    /// Reads the file; `None` when its content is the one with the hash `last`.
+    fn load(&self, last: Option<u64>) -> io::Result<Option<Loaded>> {
+        let content = std::fs::read(&*self.path)?;
         let hash = hash(&content);
-        if last == Some(hash) {
-            return Ok(None);
-        }
-        let with_hash = |e| (Some(hash), e);
-        let file = decode(&self.path, &content, &self.options).map_err(with_hash)?;
-        self.check_types(&file.resources).map_err(with_hash)?;
-        let update = Update {
+        let loaded = || Loaded {
+            hash,
+            update: self.update(&content),
+        };
+        Ok((last != Some(hash)).then(loaded))
+    }
+
+    fn update(&self, content: &[u8]) -> Result<Update, FileError> {
+        let file = decode(&self.path, content, &self.options)?;
+        self.check_types(&file.resources)?;
+        Ok(Update {
             origin: self.origin(),
             kind: self.kind,
             version: file.version,
             extent: self.extent,
             upserts: file.resources,
             removals: Vec::new(),
-        };
-        Ok(Some((hash, update)))
+        })
     }
 
     fn check_types(&self, resources: &[Any]) -> Result<(), FileError> {
@@ -208,18 +211,19 @@ impl FileSource {
         loop {
             let source = self.clone();
             // Reading and parsing a large file takes longer than a task may block its thread.
-            match task::spawn_blocking(move || source.load(last)).await {
-                Ok(Ok(Some((hash, update)))) => {
+            let loaded = task::spawn_blocking(move || source.load(last)).await;
+            match loaded.map_err(io::Error::other).flatten() {
+                Ok(None) => {}
+                // Also of a broken file, which is to be reported once and not at every event.
+                Ok(Some(Loaded { hash, update })) => {
                     last = Some(hash);
-                    debug!(path = %self.path.display(), version = %update.version,
-                        resources = update.upserts.len(), "resource file read");
-                    if batches.send(Batch::new(vec![update])).await.is_err() {
+                    if let Some(update) = self.usable(update)
+                        && batches.send(Batch::new(vec![update])).await.is_err()
+                    {
                         return;
                     }
                 }
-                Ok(Ok(None)) => {}
-                Ok(Err((hash, error))) => self.report(hash, &mut last, &error),
-                Err(error) => warn!(path = %self.path.display(), %error, "resource file not read"),
+                Err(error) => self.unreadable(&error),
             }
             tokio::select! {
                 () = watch.changed() => {}
@@ -228,23 +232,33 @@ impl FileSource {
         }
     }
 
-    /// Once per content: every event in the directory leads here.
-    fn report(&self, hash: Option<u64>, last: &mut Option<u64>, error: &FileError) {
+    fn usable(&self, update: Result<Update, FileError>) -> Option<Update> {
         let path = self.path.display();
-        match error {
+        match &update {
+            Ok(update) => {
+                let resources = update.upserts.len();
+                debug!(%path, version = %update.version, resources, "resource file read");
+            }
+            Err(error) => warn!(%path, %error, "resource file refused, keeping what there is"),
+        }
+        update.ok()
+    }
+
+    fn unreadable(&self, error: &io::Error) {
+        let path = self.path.display();
+        if error.kind() == io::ErrorKind::NotFound {
             // At start, or between removal and renaming: the watch will tell.
-            FileError::Read(cause) if cause.kind() == io::ErrorKind::NotFound => {
-                debug!(%path, "no resource file, keeping what there is");
-            }
-            FileError::Read(cause) => {
-                warn!(%path, error = %cause, "resource file not readable, keeping what there is");
-            }
-            _ => {
-                *last = hash;
-                warn!(%path, %error, "resource file refused, keeping what there is");
-            }
+            debug!(%path, "no resource file, keeping what there is");
+        } else {
+            warn!(%path, %error, "resource file not readable, keeping what there is");
         }
     }
+}
+
+/// A content that was not seen before.
+struct Loaded {
+    hash: u64,
+    update: Result<Update, FileError>,
 }
 
 impl Source for FileSource {

@@ -105,25 +105,24 @@ impl Encoder<'_> {
             // Envoy takes the one element where a list is expected.
             _ => return self.one(field, &kind, node, false, out),
         };
-        if field.is_packed() {
-            let mut faults = Ok(());
-            delimited(field.number(), out, |out| {
-                faults = items.iter().enumerate().try_for_each(|(i, item)| {
+        let mut items = items
+            .iter()
+            .enumerate()
+            .filter(|(_, item)| item.value != Value::Null || takes_null(field))
+            .peekable();
+        if field.is_packed() && items.peek().is_some() {
+            return delimited(field.number(), out, |out| {
+                items.try_for_each(|(i, item)| {
                     scalar(&kind, item)
                         .map(|s| s.write(out))
                         .map_err(|e| e.within_index(i))
-                });
-                Ok::<_, Fault>(())
-            })?;
-            return faults;
+                })
+            });
         }
-        for (i, item) in items.iter().enumerate() {
-            if item.value != Value::Null || takes_null(field) {
-                self.one(field, &kind, item, false, out)
-                    .map_err(|e| e.within_index(i))?;
-            }
-        }
-        Ok(())
+        items.try_for_each(|(i, item)| {
+            self.one(field, &kind, item, false, out)
+                .map_err(|e| e.within_index(i))
+        })
     }
 
     fn one(

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | YAML text -> value tree with places | `yaml` |
 //! | JSON text, JSON value -> value tree | `node` |
-//! | value tree -> bytes of the message | `encode`, `scalar`, `well_known` |
+//! | value tree -> bytes of the message | `encode`, `scalar`, `well_known`, `time` |
 //! | what is wrong and where | `fault` |
 //! | message -> JSON | `print` |
 //!
@@ -18,6 +18,7 @@ mod fault;
 mod node;
 mod print;
 mod scalar;
+mod time;
 mod well_known;
 mod yaml;
 
@@ -127,12 +128,12 @@ fn encode_text(
         return by_yaml();
     }
     match serde_json::from_str::<Node<'_>>(text) {
-        Ok(node) => encode_node(&node, desc, options).or_else(|fault| match by_yaml() {
+        Ok(node) => encode_node(&node, desc, options).map_err(|fault| match by_yaml() {
             // The place is all that is wanted of it: it reads some scalars in another way.
             Err(TextError { location, path, .. }) if path == fault.path => {
-                Err(TextError { location, ..fault })
+                TextError { location, ..fault }
             }
-            _ => Err(fault),
+            _ => fault,
         }),
         // A flow mapping of YAML, or broken JSON, about which the JSON parser knows more.
         Err(e) => match yaml::load(text) {
