@@ -161,7 +161,7 @@ impl Encoder<'_> {
         };
         let (key_field, value_field) = (entry.map_entry_key_field(), entry.map_entry_value_field());
         let (key_kind, value_kind) = (key_field.kind(), value_field.kind());
-        for (key, value) in entries {
+        for (key, value) in sorted(entries) {
             if value.value == Value::Null && !takes_null(&value_field) {
                 continue;
             }
@@ -194,6 +194,14 @@ pub(super) fn delimited<E>(
     let width = out.len() - end;
     out[start..].rotate_right(width);
     Ok(())
+}
+
+/// The entries of a map by key, of a repeated key the last one: a map has no order, its bytes have.
+pub(super) fn sorted<'e, 'n>(entries: &'e [Entry<'n>]) -> Vec<&'e Entry<'n>> {
+    let mut sorted: Vec<_> = entries.iter().rev().collect();
+    sorted.sort_by(|a, b| a.0.text.cmp(&b.0.text));
+    sorted.dedup_by(|a, b| a.0.text == b.0.text);
+    sorted
 }
 
 /// A field by the name in the schema or by its JSON name; both are in use in real files.

@@ -45,6 +45,9 @@ enum Redact {
 
 fn any_parts(type_url: &str, value: &[u8], redact: Redact) -> Value {
     let mut object = Map::new();
+    if type_url.is_empty() && value.is_empty() {
+        return Value::Object(object);
+    }
     object.insert("@type".to_owned(), json!(type_url));
     let message = descriptor::message(message_name(type_url))
         .and_then(|desc| DynamicMessage::decode(desc, value).ok());

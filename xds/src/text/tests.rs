@@ -243,6 +243,20 @@ fn structs_and_maps() {
 }
 
 #[test]
+fn the_order_of_a_text_does_not_show() {
+    let bytes = |text: &str| {
+        let desc = descriptor::message(CLUSTER).unwrap();
+        encode_text(text, &desc, &Options::default()).unwrap()
+    };
+    assert_eq!(
+        bytes("{name: a, metadata: {filter_metadata: {b: {x: 1, y: 2}, a: {}}}}"),
+        bytes("{metadata: {filter_metadata: {a: {}, b: {y: 2, x: 3, x: 1}}}, name: a}")
+    );
+    assert_eq!(bytes("{alt_stat_name: '', name: a}"), bytes("name: a"));
+    assert_eq!(to_value(&Any::default()), json!({}));
+}
+
+#[test]
 fn later_text_merges_over_the_earlier() {
     let over = Some("admin: {profile_path: x}\nstatic_resources: {clusters: [{name: b}]}");
     let read: Bootstrap = parse_merged(
@@ -357,5 +371,39 @@ fn ten_thousand_virtual_hosts() {
             println!("{} bytes {:?}", text.len(), at.elapsed());
             assert_eq!(read.resources.len(), 1);
         }
+    }
+}
+
+/// No text may bring the reader down. The seed is fixed; a failure prints the text.
+#[test]
+fn damaged_texts_are_answers() {
+    const PIECES: [&str; 16] = [
+        "{", "}", "[", "]", ": ", "\n", "  ", "- ", "&a ", "*a", "\"", "null", "1e999", "-", "é",
+        "'",
+    ];
+    let original = "static_resources:\n  clusters:\n  - &a\n    name: a\n    connect_timeout: 1.5s\n    \
+                    metadata: {filter_metadata: {x: {y: [1, 2.5, true]}}}\n    lb_policy: MAGLEV\n    \
+                    typed_extension_protocol_options:\n      x: {\"@type\": \
+                    type.googleapis.com/google.protobuf.Timestamp, value: 2026-01-01T00:00:00Z}\n";
+    let mut state = 1u64;
+    let mut random = |below: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % below
+    };
+    for _ in 0..3000 {
+        let mut chars: Vec<char> = original.chars().collect();
+        for _ in 0..=random(4) {
+            let at = random(chars.len());
+            let until = (at + random(6)).min(chars.len());
+            chars.splice(at..until, PIECES[random(PIECES.len())].chars());
+        }
+        let text: String = chars.into_iter().collect();
+        let outcome = std::panic::catch_unwind(|| {
+            let read = parse::<Bootstrap>(&text, BOOTSTRAP, &Options::default());
+            read.map(|b| message_to_value(&b, BOOTSTRAP)).is_ok()
+        });
+        assert!(outcome.is_ok(), "{text}");
     }
 }

@@ -2,7 +2,7 @@
 
 use prost_reflect::MessageDescriptor;
 
-use super::encode::{Encoder, delimited};
+use super::encode::{Encoder, delimited, sorted};
 use super::fault::{Fault, nearest};
 use super::node::{Node, Value};
 use super::scalar::{Scalar, expected, scalar};
@@ -133,7 +133,7 @@ fn structure(node: &Node<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
             Err(expected("a map", node))
         };
     };
-    for (key, inner) in entries {
+    for (key, inner) in sorted(entries) {
         delimited(1, out, |out| {
             Scalar::Bytes(key.text.as_bytes().into()).write_field(1, out);
             delimited(2, out, |out| value(inner, out)).map_err(|e| e.within_key(&key.text))

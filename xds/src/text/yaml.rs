@@ -13,6 +13,9 @@ use super::node::{Key, Node, Place, Value};
 /// How many values aliases may add to a document: enough for any real file, too few for a bomb.
 const MAX_ALIASED: usize = 1_000_000;
 
+/// How deep values may nest, aliases included; what handles them later goes down as deep.
+const MAX_DEPTH: usize = 128;
+
 /// Reads the first document of a text; an empty text is null.
 pub fn load(text: &str) -> Result<Node<'_>, TextError> {
     let options = granit_parser::options! { emit_comments: false };
@@ -21,6 +24,7 @@ pub fn load(text: &str) -> Result<Node<'_>, TextError> {
         parser,
         anchors: HashMap::new(),
         aliased: 0,
+        depth: 0,
     };
     loop {
         let (event, span) = loader.next()?;
@@ -41,6 +45,7 @@ struct Loader<'t> {
     parser: Parser<'t, StrInput<'t>>,
     anchors: HashMap<usize, Node<'t>>,
     aliased: usize,
+    depth: usize,
 }
 
 struct Tagged<'t> {
@@ -64,8 +69,18 @@ impl<'t> Loader<'t> {
             Event::Scalar(text, style, anchor, tag) => {
                 (scalar(text, style, tag.as_deref()), anchor, tag)
             }
-            Event::SequenceStart(_, anchor, tag) => (self.list()?, anchor, tag),
-            Event::MappingStart(_, anchor, tag) => (self.map()?, anchor, tag),
+            Event::SequenceStart(_, anchor, tag) => {
+                self.descend(1, place)?;
+                let value = self.list()?;
+                self.depth -= 1;
+                (value, anchor, tag)
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                self.descend(1, place)?;
+                let value = self.map()?;
+                self.depth -= 1;
+                (value, anchor, tag)
+            }
             Event::Alias(anchor) => {
                 let node = self.alias(anchor, place)?;
                 return Ok(Tagged {
@@ -81,6 +96,14 @@ impl<'t> Loader<'t> {
         }
         let ignored = tag.is_some_and(|tag| tag.handle() == "!" && tag.suffix() == "ignore");
         Ok(Tagged { node, ignored })
+    }
+
+    fn descend(&mut self, levels: usize, place: Place) -> Result<(), TextError> {
+        self.depth += levels;
+        if self.depth > MAX_DEPTH {
+            return Err(TextError::at(place, "nested too deeply"));
+        }
+        Ok(())
     }
 
     fn list(&mut self) -> Result<Value<'t>, TextError> {
@@ -142,11 +165,15 @@ impl<'t> Loader<'t> {
                 "an alias inside the value that it stands for",
             ));
         };
-        self.aliased += count(node);
+        let (size, depth) = measure(node);
+        self.aliased += size;
         if self.aliased > MAX_ALIASED {
             return Err(TextError::at(place, "aliases make the document too large"));
         }
-        Ok(node.clone())
+        let node = node.clone();
+        self.descend(depth, place)?;
+        self.depth -= depth;
+        Ok(node)
     }
 }
 
@@ -157,12 +184,17 @@ fn bad_key(place: Place, value: &Value<'_>) -> TextError {
     )
 }
 
-fn count(node: &Node<'_>) -> usize {
-    match &node.value {
-        Value::List(items) => items.iter().map(count).sum::<usize>() + 1,
-        Value::Map(entries) => entries.iter().map(|(_, v)| count(v)).sum::<usize>() + 1,
-        _ => 1,
-    }
+/// How many values there are in one, and how deep they nest.
+fn measure(node: &Node<'_>) -> (usize, usize) {
+    let children: &mut dyn Iterator<Item = &Node<'_>> = match &node.value {
+        Value::List(items) => &mut items.iter(),
+        Value::Map(entries) => &mut entries.iter().map(|(_, value)| value),
+        _ => return (1, 0),
+    };
+    let (size, depth) = children
+        .map(measure)
+        .fold((0, 0), |(size, depth), (s, d)| (size + s, depth.max(d)));
+    (size + 1, depth + 1)
 }
 
 fn scalar<'t>(text: Cow<'t, str>, style: ScalarStyle, tag: Option<&Tag>) -> Value<'t> {
@@ -280,6 +312,21 @@ mod tests {
             bomb += &format!("a{i}: &a{i} [{items}]\n");
         }
         assert!(load(&bomb).unwrap_err().reason.contains("too large"));
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        assert!(load(&nested(MAX_DEPTH)).is_ok());
+        assert!(
+            load(&nested(MAX_DEPTH + 1))
+                .unwrap_err()
+                .reason
+                .contains("too deeply")
+        );
+        let inner = nested(100);
+        let text = format!("a: &a {inner}\nb: {}*a{}", "[".repeat(100), "]".repeat(100));
+        assert!(load(&text).unwrap_err().reason.contains("too deeply"));
     }
 
     #[test]
