@@ -2,7 +2,14 @@
 //!
 //! The map is docs/ARCHITECTURE.md; `tests/architecture.rs` holds the modules to it.
 
+pub mod cluster;
 pub mod error;
+pub mod filter;
+pub mod net;
 pub mod route;
+pub mod runtime;
+pub mod snapshot;
 pub mod telemetry;
+pub mod tls;
+pub mod upstream;
 pub mod util;

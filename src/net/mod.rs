@@ -1,0 +1,6 @@
+//! Sockets: one stream type for all transports, and listening sockets.
+
+pub mod listen;
+pub mod stream;
+
+pub use stream::Io;

@@ -1,0 +1,3 @@
+//! Threads and time.
+
+pub mod timer;
