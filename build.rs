@@ -81,7 +81,9 @@ fn rerun_rules() {
     // Asked of git because in a linked worktree `.git` is a file that points elsewhere, and because
     // the ref of a branch may live in the common directory or in `packed-refs`.
     // The log of HEAD is named because a packed ref's own file appears only with the next commit.
-    let mut names = ["HEAD", "logs/HEAD", "packed-refs"].map(str::to_owned).to_vec();
+    let mut names = ["HEAD", "logs/HEAD", "packed-refs"]
+        .map(str::to_owned)
+        .to_vec();
     names.extend(git(&["symbolic-ref", "--quiet", "HEAD"]));
     for name in names {
         if let Some(path) = git(&["rev-parse", "--git-path", &name])
