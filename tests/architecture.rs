@@ -50,7 +50,7 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[];
 
 #[test]
 fn imports_point_one_way() {
-    report(sources(&["src"]).iter().flat_map(|file| imports(file)));
+    report(sources(&["src"]).iter().flat_map(imports));
 }
 
 #[test]
@@ -69,20 +69,12 @@ fn files_stay_readable() {
 
 #[test]
 fn nothing_unwraps_outside_tests() {
-    report(
-        sources(&["src", "xds/src"])
-            .iter()
-            .flat_map(|file| unwraps(file)),
-    );
+    report(sources(&["src", "xds/src"]).iter().flat_map(unwraps));
 }
 
 #[test]
 fn unsafe_stays_where_it_is_listed() {
-    report(
-        sources(&["src", "xds/src"])
-            .iter()
-            .flat_map(|file| unsafe_code(file)),
-    );
+    report(sources(&["src", "xds/src"]).iter().flat_map(unsafe_code));
 }
 
 #[test]
