@@ -5,6 +5,7 @@
 pub mod cluster;
 pub mod error;
 pub mod filter;
+pub mod http;
 pub mod net;
 pub mod route;
 pub mod runtime;
