@@ -207,7 +207,8 @@ path_frontend = false
     #[test]
     fn an_unknown_key_is_named_with_the_one_that_was_meant() {
         let config = parse(
-            "[secrets]\napi_secret=\"s\"\n[causeway]\nmanagment=\"x\"\n[wat]\nx=1\n[logging]\na=1\n",
+            "[secrets]\napi_secret=\"s\"\n[causeway]\nmanagment=\"x\"\n\
+             [wat]\nx=1\n[logging]\na=1\n",
         )
         .unwrap();
         let unknown: Vec<_> = config.unknown.iter().map(ToString::to_string).collect();

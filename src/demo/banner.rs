@@ -40,7 +40,7 @@ pub fn banner(at: &Addresses) -> String {
         ("try a page", format!("curl {notebook}")),
         (
             "try a live event stream",
-            format!("curl -N {by_path}events"),
+            format!("curl -N '{by_path}events?ticks=3'"),
         ),
         (
             "try a token stream",

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Query, Request};
 use axum::response::sse::{Event, Sse};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
@@ -14,6 +14,7 @@ use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use serde::Deserialize;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -24,7 +25,7 @@ pub fn router() -> Router {
     Router::new()
         .route("/", get(async || Html(include_str!("notebook.html"))))
         .route("/ws", get(socket))
-        .route("/events", get(async || Sse::new(ticks())))
+        .route("/events", get(events))
         .route("/headers", get(headers))
 }
 
@@ -38,8 +39,21 @@ async fn headers(headers: HeaderMap) -> String {
     lines.concat()
 }
 
-fn ticks() -> impl Stream<Item = Result<Event, Infallible>> {
-    stream::unfold(0u64, |count| async move {
+#[derive(Deserialize)]
+struct Wanted {
+    /// How many to send; without it they go on for ever.
+    ticks: Option<u64>,
+}
+
+async fn events(Query(wanted): Query<Wanted>) -> impl IntoResponse {
+    Sse::new(ticks(wanted.ticks.unwrap_or(u64::MAX)))
+}
+
+fn ticks(wanted: u64) -> impl Stream<Item = Result<Event, Infallible>> {
+    stream::unfold(0, move |count| async move {
+        if count == wanted {
+            return None;
+        }
         if count > 0 {
             tokio::time::sleep(TICK).await;
         }

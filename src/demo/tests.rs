@@ -100,6 +100,31 @@ async fn the_model_streams_or_answers_at_once() {
 }
 
 #[tokio::test]
+async fn the_event_stream_can_be_a_short_one() {
+    let backends = start_backends().await.unwrap();
+    let request = "GET /events?ticks=1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let answer = get(backends.notebook, request.into()).await;
+    assert!(
+        answer.contains("data: 0") && !answer.contains("data: 1"),
+        "{answer}"
+    );
+}
+
+/// In pieces, as a proxy may cut it.
+#[tokio::test]
+async fn the_echo_ends_when_it_is_told_to() {
+    let backends = start_backends().await.unwrap();
+    let mut stream = TcpStream::connect(backends.echo).await.unwrap();
+    for piece in ["hello QUIT", "\r", "\nQU", "IT\r\n"] {
+        stream.write_all(piece.as_bytes()).await.unwrap();
+        let mut back = vec![0; piece.len()];
+        stream.read_exact(&mut back).await.unwrap();
+        assert_eq!(back, piece.as_bytes());
+    }
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn the_echo_ends_when_its_client_has() {
     let backends = start_backends().await.unwrap();
     let mut stream = TcpStream::connect(backends.echo).await.unwrap();

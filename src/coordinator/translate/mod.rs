@@ -92,8 +92,9 @@ impl Frame {
             return Err(Fault::at("allowed_client_ips", reason));
         }
         if !circuit.open_to_public && !self.allow_unauthenticated {
-            let reason = "must be true: this version does not check who calls, and would serve a \
-                          private app to anyone; [causeway] allow_unauthenticated = true permits it";
+            let reason = "must be true: this version does not check who calls, and would serve \
+                          a private app to anyone ([causeway] allow_unauthenticated = true \
+                          permits it)";
             return Err(Fault::at("open_to_public", reason));
         }
         Ok(())
