@@ -3,6 +3,9 @@
 //! The map is docs/ARCHITECTURE.md; `tests/architecture.rs` holds the modules to it.
 
 pub mod cluster;
+pub mod config;
+pub mod coordinator;
+pub mod demo;
 pub mod error;
 pub mod filter;
 pub mod http;
