@@ -44,6 +44,8 @@ pub struct Accepted {
     pub reader: Rc<RefCell<Reader>>,
     /// Fires when the connection is to end: after what runs now, no new work.
     pub drain: CancellationToken,
+    /// Counts the connection for the listener; dropped when the last tunnel of it has ended.
+    pub guard: Box<dyn std::any::Any>,
 }
 
 /// What all requests of a connection share.
@@ -54,6 +56,7 @@ pub struct Connection {
     pub local_port: Option<u16>,
     pub server_name: HeaderValue,
     pub drain: CancellationToken,
+    _guard: Box<dyn std::any::Any>,
     active: Cell<u32>,
     /// When the last request ended, or the connection began.
     idle_since: Cell<Instant>,
@@ -162,6 +165,7 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
         reader: accepted.reader,
         server_name,
         drain: accepted.drain,
+        _guard: accepted.guard,
         active: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
         manager,
