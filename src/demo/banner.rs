@@ -17,6 +17,22 @@ pub struct Addresses {
     pub management: SocketAddr,
 }
 
+impl Addresses {
+    /// Looks the demo's listeners up by name. `None` when one is not open.
+    pub fn from_listeners(
+        management: SocketAddr,
+        of: impl Fn(&str) -> Option<SocketAddr>,
+    ) -> Option<Self> {
+        Some(Self {
+            wildcard: of("wildcard")?,
+            notebook: of("slot/1")?,
+            echo: of("slot/2")?,
+            path: of("path")?,
+            management,
+        })
+    }
+}
+
 /// URLs of all sample apps, and a line to try each.
 pub fn banner(at: &Addresses) -> String {
     let wildcard = at.wildcard.port();
