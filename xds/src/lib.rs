@@ -8,13 +8,16 @@
 //! | [`extension`] | how the program checks configuration that only it understands |
 //! | [`reject`] | rejections and field paths |
 //! | [`source`] | what every producer of resources implements |
+//! | [`store`] | the last accepted version of every resource, and what an update changed |
 
 pub mod extension;
 pub mod proto;
 pub mod reject;
 pub mod resource;
 pub mod source;
+pub mod store;
 pub mod type_url;
 
 pub use reject::{FieldPath, Invalid, Rejected};
+pub use store::ResourceStore;
 pub use type_url::ResourceType;

@@ -18,6 +18,8 @@ pub mod load_assignment;
 pub mod matcher;
 mod references;
 pub mod route;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod tls;
 
 use std::sync::Arc;
@@ -70,6 +72,21 @@ impl Resource {
             Self::Cluster(c) => &c.name,
             Self::LoadAssignment(a) => &a.cluster_name,
             Self::Secret(s) => &s.name,
+        }
+    }
+
+    /// Whether both are the very same object in memory, which makes them equal without a look.
+    pub fn shares_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Listener(a), Self::Listener(b)) => Arc::ptr_eq(a, b),
+            (Self::RouteConfiguration(a), Self::RouteConfiguration(b)) => Arc::ptr_eq(a, b),
+            (Self::VirtualHost { host: a, .. }, Self::VirtualHost { host: b, .. }) => {
+                Arc::ptr_eq(a, b)
+            }
+            (Self::Cluster(a), Self::Cluster(b)) => Arc::ptr_eq(a, b),
+            (Self::LoadAssignment(a), Self::LoadAssignment(b)) => Arc::ptr_eq(a, b),
+            (Self::Secret(a), Self::Secret(b)) => Arc::ptr_eq(a, b),
+            _ => false,
         }
     }
 }
