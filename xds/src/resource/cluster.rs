@@ -1,5 +1,9 @@
 //! Cluster.
 
+mod decode;
+mod policy;
+mod protocol;
+
 use std::time::Duration;
 
 use super::config_source::ConfigSource;
@@ -93,3 +97,6 @@ pub struct TcpKeepalive {
     pub time: Option<Duration>,
     pub interval: Option<Duration>,
 }
+
+#[cfg(test)]
+mod tests;

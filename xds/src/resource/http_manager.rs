@@ -1,5 +1,9 @@
 //! HttpConnectionManager.
 
+mod decode;
+mod filters;
+mod protocol;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -152,3 +156,6 @@ pub enum ServerHeader {
     AppendIfAbsent,
     PassThrough,
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,12 +8,18 @@
 pub mod address;
 pub mod cluster;
 pub mod config_source;
+mod context;
+mod decode;
 pub mod headers;
 pub mod http_manager;
+mod ignored;
 pub mod listener;
 pub mod load_assignment;
 pub mod matcher;
+mod references;
 pub mod route;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod tls;
 
 use std::sync::Arc;
@@ -22,8 +28,11 @@ use crate::type_url::ResourceType;
 
 pub use address::Address;
 pub use cluster::Cluster;
+pub use decode::{Decoded, decode, decode_named, decode_noting, resource_name};
+pub use ignored::IGNORED;
 pub use listener::Listener;
 pub use load_assignment::LoadAssignment;
+pub use references::Reference;
 pub use route::{RouteConfiguration, VirtualHost};
 pub use tls::Secret;
 
@@ -63,6 +72,21 @@ impl Resource {
             Self::Cluster(c) => &c.name,
             Self::LoadAssignment(a) => &a.cluster_name,
             Self::Secret(s) => &s.name,
+        }
+    }
+
+    /// Whether both are the very same object in memory, which makes them equal without a look.
+    pub fn shares_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Listener(a), Self::Listener(b)) => Arc::ptr_eq(a, b),
+            (Self::RouteConfiguration(a), Self::RouteConfiguration(b)) => Arc::ptr_eq(a, b),
+            (Self::VirtualHost { host: a, .. }, Self::VirtualHost { host: b, .. }) => {
+                Arc::ptr_eq(a, b)
+            }
+            (Self::Cluster(a), Self::Cluster(b)) => Arc::ptr_eq(a, b),
+            (Self::LoadAssignment(a), Self::LoadAssignment(b)) => Arc::ptr_eq(a, b),
+            (Self::Secret(a), Self::Secret(b)) => Arc::ptr_eq(a, b),
+            _ => false,
         }
     }
 }

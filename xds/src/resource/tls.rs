@@ -1,5 +1,9 @@
 //! TLS contexts and secrets.
 
+mod common;
+mod decode;
+mod source;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -82,3 +86,6 @@ pub struct Secret {
 pub enum SecretValue {
     Certificate(TlsCertificate),
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! TLS contexts: message to typed.
+
+use super::common::Common;
+use super::{DownstreamTls, Secret, SecretValue, TlsCertificate, UpstreamTls};
+use crate::proto;
+use crate::proto::core::{TransportSocket, transport_socket};
+use crate::proto::tls::downstream_tls_context::SessionTicketKeysType;
+use crate::proto::tls::{self, DownstreamTlsContext, UpstreamTlsContext, secret};
+use crate::reject::Invalid;
+use crate::resource::context::{
+    At, Context, accept, not_empty, refuse, refuse_true, required, unknown_type, unpack,
+};
+use crate::type_url::message_name;
+
+const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
+const DOWNSTREAM: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+const UPSTREAM: &str = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+
+/// The TLS of a transport socket; none for plain text.
+fn of_socket<M: proto::Message + Default>(
+    message: TransportSocket,
+    tls_type: &str,
+) -> Result<Option<M>, Invalid> {
+    let TransportSocket {
+        name: _,
+        config_type,
+    } = message;
+    let transport_socket::ConfigType::TypedConfig(any) = required(config_type, "typed_config")?;
+    match message_name(&any.type_url) {
+        RAW_BUFFER => Ok(None),
+        name if name == tls_type => unpack(&any).at("typed_config").map(Some),
+        _ => Err(unknown_type(&any.type_url)).at("typed_config"),
+    }
+}
+
+impl DownstreamTls {
+    pub(crate) fn from_socket(
+        socket: Option<TransportSocket>,
+        ctx: &Context<'_>,
+    ) -> Result<Option<Self>, Invalid> {
+        let Some(socket) = socket else {
+            return Ok(None);
+        };
+        let tls = of_socket(socket, DOWNSTREAM)?;
+        tls.map(|message| Self::decode(message, ctx))
+            .transpose()
+            .at("typed_config")
+    }
+
+    fn decode(message: DownstreamTlsContext, ctx: &Context<'_>) -> Result<Self, Invalid> {
+        let DownstreamTlsContext {
+            common_tls_context,
+            require_client_certificate,
+            require_sni,
+            disable_stateful_session_resumption,
+            session_timeout,
+            ocsp_staple_policy,
+            full_scan_certs_on_sni_mismatch,
+            prefer_client_ciphers,
+            session_ticket_keys_type,
+        } = message;
+        refuse_true!(require_client_certificate, require_sni);
+        refuse!(ocsp_staple_policy);
+        accept!(ctx, "DownstreamTlsContext":
+            disable_stateful_session_resumption,
+            session_timeout,
+            full_scan_certs_on_sni_mismatch,
+            prefer_client_ciphers,
+        );
+        match session_ticket_keys_type {
+            None => {}
+            // No tickets are given out, so there is nothing to switch off.
+            Some(SessionTicketKeysType::DisableStatelessSessionResumption(
+                disable_stateless_session_resumption,
+            )) => {
+                accept!(ctx, "DownstreamTlsContext": disable_stateless_session_resumption);
+            }
+            Some(SessionTicketKeysType::SessionTicketKeys(_)) => {
+                return Err(Invalid::at("session_ticket_keys", "not supported yet"));
+            }
+            Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(_)) => {
+                return Err(Invalid::at(
+                    "session_ticket_keys_sds_secret_config",
+                    "not supported yet",
+                ));
+            }
+        }
+
+        let common = required(common_tls_context, "common_tls_context")?;
+        let common = Common::decode(common, ctx).at("common_tls_context")?;
+        if let Some(validation) = common.validation {
+            // It would check certificates of clients that send one.
+            return Err(Invalid::unsupported(validation.path())).at("common_tls_context");
+        }
+        if common.certificates.is_empty() {
+            return Err(Invalid::at("common_tls_context", "names no certificate"));
+        }
+        Ok(Self {
+            certificates: common.certificates,
+            alpn: common.alpn,
+            min_version: common.min_version,
+            max_version: common.max_version,
+            handshake_timeout: None,
+        })
+    }
+}
+
+impl UpstreamTls {
+    pub(crate) fn from_socket(
+        socket: Option<TransportSocket>,
+        ctx: &Context<'_>,
+    ) -> Result<Option<Self>, Invalid> {
+        let Some(socket) = socket else {
+            return Ok(None);
+        };
+        let tls = of_socket(socket, UPSTREAM)?;
+        tls.map(|message| Self::decode(message, ctx))
+            .transpose()
+            .at("typed_config")
+    }
+
+    fn decode(message: UpstreamTlsContext, ctx: &Context<'_>) -> Result<Self, Invalid> {
+        #[allow(deprecated, reason = "named so that nothing is skipped")]
+        let UpstreamTlsContext {
+            common_tls_context,
+            sni,
+            auto_host_sni,
+            auto_sni_san_validation,
+            allow_renegotiation,
+            max_session_keys,
+            enforce_rsa_key_usage,
+        } = message;
+        refuse!(auto_host_sni, auto_sni_san_validation);
+        accept!(ctx, "UpstreamTlsContext":
+            allow_renegotiation,
+            max_session_keys,
+            enforce_rsa_key_usage,
+        );
+        const MAX_SNI: usize = 255;
+        if sni.len() > MAX_SNI {
+            return Err(Invalid::at(
+                "sni",
+                format!("is longer than {MAX_SNI} bytes"),
+            ));
+        }
+
+        let common = common_tls_context.unwrap_or_default();
+        let common = Common::decode(common, ctx).at("common_tls_context")?;
+        let mut certificates = common.certificates.into_iter();
+        let client_certificate = certificates.next();
+        if certificates.next().is_some() {
+            return Err(Invalid::at(
+                "common_tls_context",
+                "more than one client certificate",
+            ));
+        }
+        Ok(Self {
+            sni,
+            alpn: common.alpn,
+            trusted_ca: common
+                .validation
+                .map_or(Ok(None), |v| v.trusted_ca(ctx))
+                .at("common_tls_context")?,
+            client_certificate,
+            min_version: common.min_version,
+            max_version: common.max_version,
+        })
+    }
+}
+
+impl Secret {
+    pub(crate) fn decode(message: tls::Secret, _: &Context<'_>) -> Result<Self, Invalid> {
+        let tls::Secret { name, r#type } = message;
+        let unsupported = |field| Err(Invalid::at(field, "not supported yet"));
+        let value = match r#type {
+            None => return Err(Invalid::at("type", "must be given")),
+            Some(secret::Type::TlsCertificate(certificate)) => {
+                SecretValue::Certificate(TlsCertificate::decode(certificate).at("tls_certificate")?)
+            }
+            Some(secret::Type::SessionTicketKeys(_)) => return unsupported("session_ticket_keys"),
+            Some(secret::Type::ValidationContext(_)) => return unsupported("validation_context"),
+            Some(secret::Type::GenericSecret(_)) => return unsupported("generic_secret"),
+        };
+        Ok(Self {
+            name: not_empty(name, "name")?,
+            value,
+        })
+    }
+}
