@@ -89,9 +89,13 @@ impl Failure {
     /// A request that must not be forwarded. The connection is closed after the answer, because
     /// where the next request begins is in doubt.
     pub fn bad_request(details: &'static str) -> Self {
-        Self::local(StatusCode::BAD_REQUEST, ResponseFlag::DownstreamProtocolError, details)
-            .saying("Bad Request")
-            .closing()
+        Self::local(
+            StatusCode::BAD_REQUEST,
+            ResponseFlag::DownstreamProtocolError,
+            details,
+        )
+        .saying("Bad Request")
+        .closing()
     }
 
     #[must_use]

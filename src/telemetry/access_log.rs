@@ -56,14 +56,21 @@ impl LogFiles {
         if let Some(file) = files.get(path).and_then(Weak::upgrade) {
             return Ok(file);
         }
-        let sink = std::fs::OpenOptions::new().append(true).create(true).open(path)?;
+        let sink = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)?;
         let (queue, lines) = sync_channel(QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
         let lost = Arc::clone(&dropped);
         std::thread::Builder::new()
             .name("access-log".into())
             .spawn(move || write_lines(sink, &lines, &lost))?;
-        let file = Arc::new(LogFile { path: path.to_owned(), queue, dropped });
+        let file = Arc::new(LogFile {
+            path: path.to_owned(),
+            queue,
+            dropped,
+        });
         files.retain(|_, file| file.strong_count() > 0);
         files.insert(path.to_owned(), Arc::downgrade(&file));
         Ok(file)
@@ -76,7 +83,9 @@ fn write_lines(mut sink: std::fs::File, lines: &Receiver<Vec<u8>>, lost: &Atomic
         let mut count = 1;
         buffer.extend_from_slice(&line);
         while buffer.len() < 64 * 1024 {
-            let Ok(line) = lines.recv_timeout(FLUSH_AFTER) else { break };
+            let Ok(line) = lines.recv_timeout(FLUSH_AFTER) else {
+                break;
+            };
             buffer.extend_from_slice(&line);
             count += 1;
         }

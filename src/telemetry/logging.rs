@@ -42,7 +42,11 @@ pub fn start(level: &str) -> Result<LogLevel, String> {
     let (filter, handle) = reload::Layer::new(filter);
     tracing_subscriber::registry()
         .with(filter)
-        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false))
+        .with(
+            tracing_subscriber::fmt::layer()
+                .with_writer(std::io::stderr)
+                .with_target(false),
+        )
         .try_init()
         .map_err(|e| e.to_string())?;
     Ok(LogLevel(handle))

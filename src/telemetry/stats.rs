@@ -118,9 +118,15 @@ impl Codes {
         for (i, class) in self.classes.iter().enumerate() {
             f(&format!("{prefix}{}xx", i + 1), Value::Counter(class));
         }
-        for (code, count) in self.exact.iter().filter(|(code, _)| exact && code.load(Relaxed) != 0)
+        for (code, count) in self
+            .exact
+            .iter()
+            .filter(|(code, _)| exact && code.load(Relaxed) != 0)
         {
-            f(&format!("{prefix}{}", code.load(Relaxed)), Value::Counter(count));
+            f(
+                &format!("{prefix}{}", code.load(Relaxed)),
+                Value::Counter(count),
+            );
         }
     }
 }
@@ -290,12 +296,18 @@ fn handle<T: Default>(scopes: &Scopes<T>, name: &str) -> Arc<T> {
 }
 
 fn forget<T>(scopes: &Scopes<T>, name: &str) {
-    scopes.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    scopes
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .remove(name);
 }
 
 fn copy<T>(scopes: &Scopes<T>) -> Vec<(String, Arc<T>)> {
     let scopes = scopes.lock().unwrap_or_else(PoisonError::into_inner);
-    scopes.iter().map(|(name, stats)| (name.clone(), Arc::clone(stats))).collect()
+    scopes
+        .iter()
+        .map(|(name, stats)| (name.clone(), Arc::clone(stats)))
+        .collect()
 }
 
 impl Stats {
@@ -309,7 +321,10 @@ impl Stats {
         handle(&self.listeners, name)
     }
     pub fn listener_http(&self, listener: &str, stat_prefix: &str) -> Arc<ListenerHttpStats> {
-        handle(&self.listener_http, &format!("{listener}.http.{stat_prefix}"))
+        handle(
+            &self.listener_http,
+            &format!("{listener}.http.{stat_prefix}"),
+        )
     }
     pub fn tcp(&self, stat_prefix: &str) -> Arc<TcpStats> {
         handle(&self.tcp, stat_prefix)
@@ -347,7 +362,9 @@ impl Stats {
             f: &mut Visitor<'_>,
         ) {
             for (name, stats) in all {
-                visit(&stats, &mut |stat, value| f(&format!("{kind}.{name}.{stat}"), value));
+                visit(&stats, &mut |stat, value| {
+                    f(&format!("{kind}.{name}.{stat}"), value)
+                });
             }
         }
         scoped("http", self.http_managers(), HttpStats::visit, f);
@@ -356,12 +373,22 @@ impl Stats {
         scoped("tcp", self.tcp_proxies(), TcpStats::visit, f);
         for (scope, stats) in self.listener_http_managers() {
             let name = |stat: &str| format!("listener.{scope}.{stat}");
-            f(&name("downstream_rq_completed"), Value::Counter(&stats.downstream_rq_completed));
-            stats.codes.visit("downstream_rq_", false, &mut |stat, value| f(&name(stat), value));
+            f(
+                &name("downstream_rq_completed"),
+                Value::Counter(&stats.downstream_rq_completed),
+            );
+            stats
+                .codes
+                .visit("downstream_rq_", false, &mut |stat, value| {
+                    f(&name(stat), value)
+                });
         }
-        self.listener_manager.visit(&mut |n, v| f(&format!("listener_manager.{n}"), v));
-        self.cluster_manager.visit(&mut |n, v| f(&format!("cluster_manager.{n}"), v));
-        self.pipeline.visit(&mut |n, v| f(&format!("causeway.{n}"), v));
+        self.listener_manager
+            .visit(&mut |n, v| f(&format!("listener_manager.{n}"), v));
+        self.cluster_manager
+            .visit(&mut |n, v| f(&format!("cluster_manager.{n}"), v));
+        self.pipeline
+            .visit(&mut |n, v| f(&format!("causeway.{n}"), v));
     }
 }
 

@@ -417,7 +417,7 @@ pub const IGNORED: &[(&str, &str)] = &[
     ("Route.decorator", "tracing is not offered"),
     (
         "Route.metadata",
-        "all but causeway.strip_prefix: metadata has no reader",
+        "all but causeway's strip_prefix: metadata has no reader",
     ),
     (
         "Route.per_request_buffer_limit_bytes",

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::proto;
 use crate::proto::core::Metadata;
+use crate::proto::google::protobuf::value;
 use crate::proto::route::route_match::PathSpecifier;
 use crate::proto::route::virtual_host::TlsRequirementType;
 use crate::proto::route::{self, Vhds};
@@ -22,8 +23,10 @@ use crate::resource::matcher::{HeaderMatcher, whole_regex};
 /// `max_direct_response_body_size_bytes` when it is not given.
 const DEFAULT_MAX_DIRECT_BODY: u32 = 4096;
 
-/// Metadata that makes a prefix rewrite a [`super::PathRewrite::StripPrefix`].
-const STRIP_PREFIX: &str = "causeway.strip_prefix";
+/// Metadata (`causeway: { strip_prefix: true }`) that makes a prefix rewrite a
+/// [`super::PathRewrite::StripPrefix`].
+const NAMESPACE: &str = "causeway";
+const STRIP_PREFIX: &str = "strip_prefix";
 
 impl RouteConfiguration {
     /// `inline`: part of a connection manager instead of a resource of its own.
@@ -263,7 +266,11 @@ impl Route {
 /// Our own key is read; the rest of the metadata is for whoever put it there.
 fn asks_to_strip_prefix(metadata: Option<Metadata>, ctx: &Context<'_>) -> bool {
     let mut metadata = metadata.unwrap_or_default();
-    let asked = metadata.filter_metadata.remove(STRIP_PREFIX).is_some();
+    let own = metadata.filter_metadata.remove(NAMESPACE);
+    let asked = own.is_some_and(|own| {
+        let flag = own.fields.get(STRIP_PREFIX).and_then(|value| value.kind.as_ref());
+        matches!(flag, Some(value::Kind::BoolValue(true)))
+    });
     accept!(ctx, "Route": metadata);
     asked
 }

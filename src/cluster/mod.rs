@@ -1,0 +1,58 @@
+//! Clusters: named sets of endpoints, and choosing one of them.
+
+mod endpoints;
+mod lb;
+
+use std::sync::Arc;
+
+use causeway_xds::resource::cluster::{self as model, Policy};
+use http::StatusCode;
+
+pub use endpoints::EndpointSet;
+pub use lb::Balancer;
+
+use crate::error::{Failure, ResponseFlag};
+use crate::upstream::{Endpoint, Transport};
+
+/// A cluster as one snapshot shows it. Everything that must outlive the snapshot is behind `Arc`s
+/// that the next one shares while the identity lasts.
+#[derive(Debug)]
+pub struct Cluster {
+    pub name: Arc<str>,
+    pub policy: Policy,
+    pub transport: Arc<Transport>,
+    pub endpoints: Arc<EndpointSet>,
+    pub balancer: Arc<Balancer>,
+    pub model: Arc<model::Cluster>,
+}
+
+/// Why no endpoint was chosen. Each variant is one row in docs/OPERATIONS, "503 by cause".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PickError {
+    #[error("the cluster has no endpoints")]
+    Empty,
+    #[error("all {0} endpoints are unhealthy")]
+    AllUnhealthy(usize),
+}
+
+impl From<PickError> for Failure {
+    fn from(error: PickError) -> Self {
+        Self::local(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ResponseFlag::NoHealthyUpstream,
+            "no_healthy_upstream",
+        )
+        .saying("no healthy upstream")
+        .because(error)
+    }
+}
+
+impl Cluster {
+    /// Chooses an endpoint.
+    ///
+    /// # Errors
+    /// [`PickError`]: there is none to choose.
+    pub fn pick(&self) -> Result<&Arc<Endpoint>, PickError> {
+        self.balancer.pick(&self.endpoints, self.policy)
+    }
+}

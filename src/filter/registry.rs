@@ -1,0 +1,158 @@
+//! Which extensions the program has. A new HTTP filter is one line in [`FACTORIES`].
+
+use std::sync::Arc;
+
+use causeway_xds::extension::{Extensions, TypedExtension};
+use causeway_xds::proto::Message;
+use causeway_xds::proto::envoy::extensions::access_loggers::file::v3::FileAccessLog;
+use causeway_xds::proto::envoy::extensions::access_loggers::file::v3::file_access_log::AccessLogFormat;
+use causeway_xds::proto::envoy::extensions::filters::http::router::v3::Router;
+use causeway_xds::reject::{FieldPath, Invalid};
+
+use super::{Chain, HttpFilter, RouterConfig};
+
+/// How a filter is made from its configuration.
+pub struct Factory {
+    /// Message name of the configuration.
+    pub message: &'static str,
+    /// Name for which per-route configuration is keyed, as Envoy calls the filter.
+    pub name: &'static str,
+    pub build: fn(&[u8]) -> Result<Arc<dyn HttpFilter>, Invalid>,
+    /// Checks per-route configuration; `None` when the filter takes none.
+    pub check_per_route: Option<fn(&TypedExtension) -> Result<(), Invalid>>,
+}
+
+/// Every HTTP filter except the router, which ends each chain.
+pub const FACTORIES: &[Factory] = &[];
+
+const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
+const FILE_ACCESS_LOG: &str = "envoy.extensions.access_loggers.file.v3.FileAccessLog";
+
+/// The program's extensions.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Registry;
+
+impl Registry {
+    /// Builds the chain of one connection manager.
+    ///
+    /// # Errors
+    /// A filter refuses its configuration. Decoding has checked it before, so this is only seen
+    /// when something outside (a file) has changed since.
+    pub fn chain<'f>(
+        self,
+        filters: impl Iterator<Item = &'f TypedExtension>,
+    ) -> Result<Chain, Invalid> {
+        let mut chain = Chain::default();
+        for filter in filters {
+            if filter.message_name() == ROUTER {
+                chain.router = router(filter)?;
+            } else {
+                chain.filters.push((factory(filter)?.build)(&filter.value)?);
+            }
+        }
+        Ok(chain)
+    }
+
+    /// Where a file access logger writes.
+    ///
+    /// # Errors
+    /// Another kind of logger, or a format of its own (not supported yet).
+    pub fn access_log_path(self, logger: &TypedExtension) -> Result<String, Invalid> {
+        access_log(logger).map(|log| log.path)
+    }
+}
+
+fn factory(filter: &TypedExtension) -> Result<&'static Factory, Invalid> {
+    FACTORIES
+        .iter()
+        .find(|f| f.message == filter.message_name())
+        .ok_or_else(|| unknown("HTTP filter", filter))
+}
+
+fn unknown(what: &str, extension: &TypedExtension) -> Invalid {
+    let kind = extension.message_name();
+    Invalid::at(
+        "typed_config",
+        format!("{what} \"{kind}\" is not supported"),
+    )
+}
+
+fn decode<M: Message + Default>(extension: &TypedExtension) -> Result<M, Invalid> {
+    M::decode(&*extension.value).map_err(|e| Invalid::at("typed_config", e.to_string()))
+}
+
+fn router(filter: &TypedExtension) -> Result<RouterConfig, Invalid> {
+    let at = FieldPath::root().field("typed_config");
+    let Router {
+        dynamic_stats: _, // always counted
+        start_child_span,
+        upstream_log,
+        upstream_log_options,
+        suppress_envoy_headers,
+        strict_check_headers,
+        respect_expected_rq_timeout,
+        suppress_grpc_request_failure_code_stats: _, // counted all the same
+        upstream_http_filters,
+        reject_connect_request_early_data,
+        ..
+    } = decode::<Router>(filter)?;
+    let refused = [
+        (start_child_span, "start_child_span"),
+        (!upstream_log.is_empty(), "upstream_log"),
+        (upstream_log_options.is_some(), "upstream_log_options"),
+        (!strict_check_headers.is_empty(), "strict_check_headers"),
+        (respect_expected_rq_timeout, "respect_expected_rq_timeout"),
+        (!upstream_http_filters.is_empty(), "upstream_http_filters"),
+        (
+            reject_connect_request_early_data.is_some(),
+            "reject_connect_request_early_data",
+        ),
+    ];
+    match refused.iter().find(|(set, _)| *set) {
+        Some((_, field)) => Err(Invalid::unsupported(at.field(field))),
+        None => Ok(RouterConfig {
+            suppress_envoy_headers,
+        }),
+    }
+}
+
+fn access_log(logger: &TypedExtension) -> Result<FileAccessLog, Invalid> {
+    if logger.message_name() != FILE_ACCESS_LOG {
+        return Err(unknown("access logger", logger));
+    }
+    let log = decode::<FileAccessLog>(logger)?;
+    if log.path.is_empty() {
+        return Err(Invalid::at("typed_config.path", "must not be empty"));
+    }
+    match &log.access_log_format {
+        None => Ok(log),
+        Some(AccessLogFormat::Format(text)) if text.is_empty() => Ok(log),
+        Some(_) => Err(Invalid::unsupported(
+            FieldPath::root().field("typed_config").field("log_format"),
+        )),
+    }
+}
+
+impl Extensions for Registry {
+    fn check_http_filter(&self, filter: &TypedExtension) -> Result<(), Invalid> {
+        if filter.message_name() == ROUTER {
+            return router(filter).map(drop);
+        }
+        (factory(filter)?.build)(&filter.value).map(drop)
+    }
+
+    fn check_per_route(&self, key: &str, config: &TypedExtension) -> Result<(), Invalid> {
+        match FACTORIES
+            .iter()
+            .find(|f| f.name == key)
+            .and_then(|f| f.check_per_route)
+        {
+            Some(check) => check(config),
+            None => Err(unknown("per-route configuration", config)),
+        }
+    }
+
+    fn check_access_log(&self, logger: &TypedExtension) -> Result<(), Invalid> {
+        access_log(logger).map(drop)
+    }
+}

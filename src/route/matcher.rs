@@ -1,0 +1,305 @@
+//! Matching one request against one route.
+
+use std::borrow::Cow;
+
+use causeway_xds::resource::matcher::{HeaderMatch, HeaderMatcher, StringMatcher, StringPattern};
+use causeway_xds::resource::route::{PathMatch, RouteMatch};
+use regex::Regex;
+use regex::bytes::Regex as BytesRegex;
+
+use super::RequestView;
+
+#[derive(Debug)]
+pub struct RouteMatcher {
+    path: PathMatcher,
+    headers: Vec<CompiledHeader>,
+}
+
+#[derive(Debug)]
+enum PathMatcher {
+    Prefix { text: String, ignore_case: bool },
+    Exact { text: String, ignore_case: bool },
+    SeparatedPrefix { text: String, ignore_case: bool },
+    Regex(Regex),
+}
+
+#[derive(Debug)]
+struct CompiledHeader {
+    name: String,
+    test: HeaderTest,
+    invert: bool,
+    missing_is_empty: bool,
+}
+
+#[derive(Debug)]
+enum HeaderTest {
+    Present,
+    Absent,
+    Range { start: i64, end: i64 },
+    Exact { text: Vec<u8>, ignore_case: bool },
+    Prefix { text: Vec<u8>, ignore_case: bool },
+    Suffix { text: Vec<u8>, ignore_case: bool },
+    Contains { text: Vec<u8>, ignore_case: bool },
+    Regex(BytesRegex),
+}
+
+/// Matches the whole text, as RE2's full match does. The pattern was checked to compile when the
+/// resource was decoded, so the fallback (which matches nothing) is never reached.
+pub fn whole(pattern: &str) -> Regex {
+    Regex::new(&format!("^(?:{pattern})$"))
+        .unwrap_or_else(|_| Regex::new("[^\\s\\S]").expect("a class that is empty"))
+}
+
+fn whole_bytes(pattern: &str) -> BytesRegex {
+    BytesRegex::new(&format!("^(?:{pattern})$"))
+        .unwrap_or_else(|_| BytesRegex::new("[^\\s\\S]").expect("a class that is empty"))
+}
+
+fn starts(text: &[u8], prefix: &[u8], ignore_case: bool) -> bool {
+    text.get(..prefix.len())
+        .is_some_and(|head| same(head, prefix, ignore_case))
+}
+
+fn same(a: &[u8], b: &[u8], ignore_case: bool) -> bool {
+    if ignore_case {
+        a.eq_ignore_ascii_case(b)
+    } else {
+        a == b
+    }
+}
+
+impl RouteMatcher {
+    pub fn compile(model: &RouteMatch) -> Self {
+        let ignore_case = !model.case_sensitive;
+        let path = match &model.path {
+            PathMatch::Prefix(text) => PathMatcher::Prefix {
+                text: text.clone(),
+                ignore_case,
+            },
+            PathMatch::Exact(text) => PathMatcher::Exact {
+                text: text.clone(),
+                ignore_case,
+            },
+            PathMatch::SeparatedPrefix(text) => PathMatcher::SeparatedPrefix {
+                text: text.clone(),
+                ignore_case,
+            },
+            PathMatch::Regex(pattern) => PathMatcher::Regex(whole(pattern)),
+        };
+        Self {
+            path,
+            headers: model.headers.iter().map(CompiledHeader::compile).collect(),
+        }
+    }
+
+    pub fn matches(&self, request: &impl RequestView) -> bool {
+        self.path.matches(request.path()) && self.headers.iter().all(|h| h.matches(request))
+    }
+}
+
+impl PathMatcher {
+    fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Prefix { text, ignore_case } => {
+                starts(path.as_bytes(), text.as_bytes(), *ignore_case)
+            }
+            Self::Exact { text, ignore_case } => {
+                same(path.as_bytes(), text.as_bytes(), *ignore_case)
+            }
+            Self::SeparatedPrefix { text, ignore_case } => {
+                starts(path.as_bytes(), text.as_bytes(), *ignore_case)
+                    && matches!(path.as_bytes().get(text.len()), None | Some(b'/'))
+            }
+            Self::Regex(regex) => regex.is_match(path),
+        }
+    }
+}
+
+impl CompiledHeader {
+    fn compile(model: &HeaderMatcher) -> Self {
+        let test = match &model.value {
+            HeaderMatch::Present => HeaderTest::Present,
+            HeaderMatch::Absent => HeaderTest::Absent,
+            HeaderMatch::Range { start, end } => HeaderTest::Range {
+                start: *start,
+                end: *end,
+            },
+            HeaderMatch::String(matcher) => HeaderTest::string(matcher),
+        };
+        Self {
+            name: model.name.clone(),
+            test,
+            invert: model.invert,
+            missing_is_empty: model.treat_missing_as_empty,
+        }
+    }
+
+    fn matches(&self, request: &impl RequestView) -> bool {
+        let value = request.header(&self.name);
+        match (&self.test, value) {
+            (HeaderTest::Present, value) => value.is_some() != self.invert,
+            (HeaderTest::Absent, value) => value.is_none() != self.invert,
+            (test, Some(value)) => test.matches(&value) != self.invert,
+            (test, None) if self.missing_is_empty => test.matches(b"") != self.invert,
+            // A missing header never matches a value test, inverted or not (Envoy 1.40).
+            (_, None) => false,
+        }
+    }
+}
+
+impl HeaderTest {
+    fn string(matcher: &StringMatcher) -> Self {
+        let ignore_case = matcher.ignore_case;
+        match &matcher.pattern {
+            StringPattern::Exact(t) => Self::Exact {
+                text: t.clone().into_bytes(),
+                ignore_case,
+            },
+            StringPattern::Prefix(t) => Self::Prefix {
+                text: t.clone().into_bytes(),
+                ignore_case,
+            },
+            StringPattern::Suffix(t) => Self::Suffix {
+                text: t.clone().into_bytes(),
+                ignore_case,
+            },
+            StringPattern::Contains(t) => Self::Contains {
+                text: t.clone().into_bytes(),
+                ignore_case,
+            },
+            StringPattern::Regex(pattern) => Self::Regex(whole_bytes(pattern)),
+        }
+    }
+
+    fn matches(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Present => true,
+            Self::Absent => false,
+            Self::Range { start, end } => std::str::from_utf8(value)
+                .ok()
+                .and_then(|text| text.strip_prefix('+').unwrap_or(text).parse::<i64>().ok())
+                .is_some_and(|n| (*start..*end).contains(&n)),
+            Self::Exact { text, ignore_case } => same(value, text, *ignore_case),
+            Self::Prefix { text, ignore_case } => starts(value, text, *ignore_case),
+            Self::Suffix { text, ignore_case } => value
+                .len()
+                .checked_sub(text.len())
+                .is_some_and(|from| same(&value[from..], text, *ignore_case)),
+            Self::Contains { text, ignore_case } => {
+                text.is_empty()
+                    || value
+                        .windows(text.len())
+                        .any(|part| same(part, text, *ignore_case))
+            }
+            Self::Regex(regex) => regex.is_match(value),
+        }
+    }
+}
+
+/// Joins the values of a repeated header with a comma, without copying a single one.
+pub fn joined<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Option<Cow<'a, [u8]>> {
+    let first = values.next()?;
+    let Some(second) = values.next() else {
+        return Some(Cow::Borrowed(first));
+    };
+    let mut all = first.to_vec();
+    for value in std::iter::once(second).chain(values) {
+        all.push(b',');
+        all.extend_from_slice(value);
+    }
+    Some(Cow::Owned(all))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Request(&'static str, Vec<(&'static str, &'static str)>);
+    impl RequestView for Request {
+        fn path(&self) -> &str {
+            self.0
+        }
+        fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+            joined(
+                self.1
+                    .iter()
+                    .filter(|(n, _)| *n == name)
+                    .map(|(_, v)| v.as_bytes()),
+            )
+        }
+    }
+
+    fn path(path: PathMatch, case_sensitive: bool) -> RouteMatcher {
+        RouteMatcher::compile(&RouteMatch {
+            path,
+            case_sensitive,
+            headers: vec![],
+        })
+    }
+
+    fn header(value: HeaderMatch, invert: bool, missing: bool) -> RouteMatcher {
+        RouteMatcher::compile(&RouteMatch {
+            path: PathMatch::Prefix(String::new()),
+            case_sensitive: true,
+            headers: vec![HeaderMatcher {
+                name: "x".into(),
+                value,
+                invert,
+                treat_missing_as_empty: missing,
+            }],
+        })
+    }
+
+    #[test]
+    fn paths_match_as_text() {
+        let hit = |m: &RouteMatcher, p: &'static str| m.matches(&Request(p, vec![]));
+        let prefix = path(PathMatch::Prefix("/api".into()), true);
+        assert!(hit(&prefix, "/api") && hit(&prefix, "/apix") && !hit(&prefix, "/API"));
+        let exact = path(PathMatch::Exact("/Mixed".into()), false);
+        assert!(hit(&exact, "/mIXED") && !hit(&exact, "/mixed/"));
+        let separated = path(PathMatch::SeparatedPrefix("/a/b".into()), true);
+        assert!(hit(&separated, "/a/b") && hit(&separated, "/a/b/c") && !hit(&separated, "/a/bc"));
+        let regex = path(PathMatch::Regex("/[0-9]+".into()), true);
+        assert!(hit(&regex, "/12") && !hit(&regex, "/12/") && !hit(&regex, "x/12"));
+    }
+
+    #[test]
+    fn a_missing_header_never_matches_a_value_unless_it_counts_as_empty() {
+        let value = || {
+            HeaderMatch::String(StringMatcher {
+                pattern: StringPattern::Exact("v".into()),
+                ignore_case: false,
+            })
+        };
+        let without = Request("/", vec![]);
+        assert!(!header(value(), true, false).matches(&without));
+        assert!(header(value(), true, true).matches(&without));
+        assert!(!header(HeaderMatch::Present, false, false).matches(&without));
+        assert!(header(HeaderMatch::Absent, false, false).matches(&without));
+    }
+
+    #[test]
+    fn ranges_take_a_plus_sign_and_exclude_the_end() {
+        let range = header(HeaderMatch::Range { start: 10, end: 20 }, false, false);
+        for (value, hit) in [("+15", true), ("10", true), ("20", false), ("x", false)] {
+            assert_eq!(
+                range.matches(&Request("/", vec![("x", value)])),
+                hit,
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn repeated_headers_are_joined() {
+        let exact = header(
+            HeaderMatch::String(StringMatcher {
+                pattern: StringPattern::Exact("a,b".into()),
+                ignore_case: false,
+            }),
+            false,
+            false,
+        );
+        assert!(exact.matches(&Request("/", vec![("x", "a"), ("x", "b")])));
+    }
+}

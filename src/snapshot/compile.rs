@@ -1,0 +1,542 @@
+//! Store -> snapshot, with work in proportion to the change.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use causeway_xds::ResourceType;
+use causeway_xds::extension::TypedExtension;
+use causeway_xds::reject::{FieldPath, Invalid, Rejected};
+use causeway_xds::resource::cluster::{Discovery, UpstreamProtocol};
+use causeway_xds::resource::http_manager::{HttpManager, RouteSource};
+use causeway_xds::resource::listener::{FilterChain, NetworkFilter};
+use causeway_xds::resource::tls::{CertificateRef, SecretValue, TlsCertificate};
+use causeway_xds::resource::{self as model, Address, Resource};
+use causeway_xds::store::{Changes, ResourceStore};
+
+use super::{
+    BindAddress, ChainKind, ChainSpec, HttpManagerSpec, ListenerSpec, RouteRef, Snapshot,
+    TcpProxySpec,
+};
+use crate::cluster::{Balancer, Cluster, EndpointSet};
+use crate::filter::Registry;
+use crate::route::{RouteTable, VirtualHost};
+use crate::telemetry::access_log::{LogFile, LogFiles};
+use crate::telemetry::stats::Stats;
+use crate::tls::{ClientTls, ServerTls};
+use crate::upstream::{Limits, Protocol, Transport};
+
+/// Compiles snapshots one after the other, and remembers who refers to what.
+pub struct Compiler {
+    stats: Arc<Stats>,
+    log_files: LogFiles,
+    registry: Registry,
+    /// Clusters by the load assignment they use.
+    eds_users: HashMap<String, BTreeSet<String>>,
+    /// Listeners and clusters by the secret they use.
+    secret_users: HashMap<String, BTreeSet<(ResourceType, String)>>,
+    /// Virtual hosts that are resources of their own, by route configuration.
+    virtual_hosts: HashMap<String, BTreeSet<String>>,
+}
+
+/// What a compilation led to.
+#[derive(Debug, Default)]
+pub struct Compiled {
+    pub snapshot: Snapshot,
+    pub retired: Vec<Retired>,
+    /// Valid resources that cannot be used all the same: a certificate file that is not there.
+    /// Their earlier version stays in use.
+    pub rejected: Vec<Rejected>,
+}
+
+/// Endpoints that no cluster has any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retired {
+    pub endpoints: Vec<u64>,
+    /// The whole cluster is gone: what still runs to them is ended.
+    pub cut: bool,
+}
+
+type Failed = Invalid;
+
+impl Compiler {
+    pub fn new(stats: Arc<Stats>) -> Self {
+        Self {
+            stats,
+            log_files: LogFiles::default(),
+            registry: Registry,
+            eds_users: HashMap::new(),
+            secret_users: HashMap::new(),
+            virtual_hosts: HashMap::new(),
+        }
+    }
+
+    /// The snapshot after `previous`. `changes` names everything in `store` that is not as
+    /// `previous` shows it; the generation is the caller's to count.
+    pub fn compile(
+        &mut self,
+        store: &ResourceStore,
+        changes: &Changes,
+        previous: &Snapshot,
+    ) -> Compiled {
+        let mut out = Compiled {
+            snapshot: previous.clone(),
+            ..Compiled::default()
+        };
+        let mut todo: BTreeMap<ResourceType, BTreeSet<&str>> = BTreeMap::new();
+        for (kind, name) in changes
+            .added
+            .iter()
+            .chain(&changes.changed)
+            .chain(&changes.removed)
+        {
+            todo.entry(*kind).or_default().insert(name);
+        }
+        let take = |kind: ResourceType, todo: &mut BTreeMap<_, _>| -> BTreeSet<&str> {
+            todo.remove(&kind).unwrap_or_default()
+        };
+        let secrets = take(ResourceType::Secret, &mut todo);
+        let users: Vec<(ResourceType, String)> = secrets
+            .iter()
+            .filter_map(|name| self.secret_users.get(*name))
+            .flatten()
+            .cloned()
+            .collect();
+        let named = |wanted: ResourceType| {
+            users
+                .iter()
+                .filter(move |(kind, _)| *kind == wanted)
+                .map(|(_, name)| name.clone())
+        };
+
+        let mut clusters: BTreeSet<String> = named(ResourceType::Cluster).collect();
+        let rebuilt = clusters.clone();
+        clusters.extend(
+            take(ResourceType::Cluster, &mut todo)
+                .iter()
+                .map(|n| (*n).to_owned()),
+        );
+        for assignment in take(ResourceType::LoadAssignment, &mut todo) {
+            clusters.extend(
+                self.eds_users
+                    .get(assignment)
+                    .into_iter()
+                    .flatten()
+                    .cloned(),
+            );
+        }
+        for name in &clusters {
+            self.cluster(store, name, rebuilt.contains(name), &mut out);
+        }
+
+        let hosts = take(ResourceType::VirtualHost, &mut todo);
+        self.routes(
+            store,
+            take(ResourceType::RouteConfiguration, &mut todo),
+            &hosts,
+            &mut out,
+        );
+
+        let mut listeners: BTreeSet<String> = named(ResourceType::Listener).collect();
+        listeners.extend(
+            take(ResourceType::Listener, &mut todo)
+                .iter()
+                .map(|n| (*n).to_owned()),
+        );
+        for name in &listeners {
+            self.listener(store, name, &mut out);
+        }
+        let active = i64::try_from(out.snapshot.clusters.len()).unwrap_or(i64::MAX);
+        self.stats.cluster_manager.active_clusters.set(active);
+        out
+    }
+
+    // ---- clusters
+
+    fn cluster(&mut self, store: &ResourceStore, name: &str, rebuild: bool, out: &mut Compiled) {
+        let before = out.snapshot.clusters.get(name).cloned();
+        let Some(Resource::Cluster(model)) = resource(store, ResourceType::Cluster, name) else {
+            if let Some(before) = before {
+                self.forget_cluster(&before, out);
+            }
+            return;
+        };
+        let assignment = match &model.discovery {
+            Discovery::Static(assignment) => Some(assignment),
+            Discovery::Eds { service_name, .. } => {
+                self.eds_users
+                    .entry(service_name.clone())
+                    .or_default()
+                    .insert(name.to_owned());
+                match resource(store, ResourceType::LoadAssignment, service_name) {
+                    Some(Resource::LoadAssignment(assignment)) => Some(&**assignment),
+                    _ => None,
+                }
+            }
+        };
+        let transport = match &before {
+            Some(before) if !rebuild && same_transport(&before.model, model) => {
+                before.transport.limits.set(&model.limits);
+                Arc::clone(&before.transport)
+            }
+            _ => match self.transport(store, model) {
+                Ok(transport) => Arc::new(transport),
+                Err(invalid) => {
+                    return out
+                        .rejected
+                        .push(Rejected::new(ResourceType::Cluster, name, invalid));
+                }
+            },
+        };
+        let same = before
+            .as_ref()
+            .filter(|b| Arc::ptr_eq(&b.transport, &transport));
+        let none = EndpointSet::default();
+        let old_set = same.map_or(&none, |b| &*b.endpoints);
+        let empty = model::LoadAssignment {
+            cluster_name: String::new(),
+            localities: vec![],
+        };
+        let endpoints = EndpointSet::build(assignment.unwrap_or(&empty), old_set);
+        if let Some(before) = &before {
+            retire(before.endpoints.gone(&endpoints), false, out);
+            self.stats.cluster_manager.cluster_modified.inc();
+        } else {
+            self.stats.cluster_manager.cluster_added.inc();
+        }
+        let stats = &transport.stats;
+        stats.membership_change.inc();
+        stats
+            .membership_total
+            .set(i64::try_from(endpoints.all().len()).unwrap_or(i64::MAX));
+        stats
+            .membership_healthy
+            .set(i64::try_from(endpoints.available()).unwrap_or(i64::MAX));
+        let balancer = before
+            .as_ref()
+            .map_or_else(Arc::<Balancer>::default, |b| Arc::clone(&b.balancer));
+        let name: Arc<str> = Arc::clone(&transport.cluster);
+        let cluster = Cluster {
+            name: Arc::clone(&name),
+            policy: model.policy,
+            transport,
+            endpoints: Arc::new(endpoints),
+            balancer,
+            model: Arc::clone(model),
+        };
+        out.snapshot.clusters.insert(name, Arc::new(cluster));
+    }
+
+    fn forget_cluster(&mut self, cluster: &Cluster, out: &mut Compiled) {
+        if let Discovery::Eds { service_name, .. } = &cluster.model.discovery
+            && let Some(users) = self.eds_users.get_mut(service_name)
+        {
+            users.remove(&*cluster.name);
+            if users.is_empty() {
+                self.eds_users.remove(service_name);
+            }
+        }
+        retire(cluster.endpoints.all().to_vec(), true, out);
+        out.snapshot.clusters.remove(&*cluster.name);
+        self.stats.cluster_manager.cluster_removed.inc();
+        self.stats.forget_cluster(stat_name(&cluster.model));
+    }
+
+    fn transport(
+        &mut self,
+        store: &ResourceStore,
+        model: &model::Cluster,
+    ) -> Result<Transport, Failed> {
+        let (protocol, alpn) = match &model.http.protocol {
+            UpstreamProtocol::Http1 => (Protocol::Http1, "http/1.1"),
+            UpstreamProtocol::Http2(options) => (Protocol::Http2(options.clone()), "h2"),
+        };
+        let tls = match &model.tls {
+            None => None,
+            Some(tls) => {
+                let user = (ResourceType::Cluster, model.name.clone());
+                self.note_secrets(tls.client_certificate.iter(), &user);
+                let tls = ClientTls::build(tls, &[alpn.to_owned()], &secrets(store));
+                Some(tls.map_err(|e| Invalid::at("transport_socket.typed_config", e.to_string()))?)
+            }
+        };
+        let limits = Arc::new(Limits::default());
+        limits.set(&model.limits);
+        Ok(Transport {
+            cluster: Arc::from(model.name.as_str()),
+            protocol,
+            tls,
+            connect_timeout: model.connect_timeout,
+            tcp_keepalive: model.tcp_keepalive,
+            idle_timeout: model.http.idle_timeout,
+            max_requests: model.http.max_requests_per_connection,
+            stats: self.stats.cluster(stat_name(model)),
+            limits,
+        })
+    }
+
+    // ---- routes
+
+    fn routes(
+        &mut self,
+        store: &ResourceStore,
+        configs: BTreeSet<&str>,
+        hosts: &BTreeSet<&str>,
+        out: &mut Compiled,
+    ) {
+        let mut by_config: HashMap<&str, Vec<&str>> = HashMap::new();
+        for name in hosts {
+            let Some((config, _)) = name.rsplit_once('/') else {
+                continue;
+            };
+            let known = self.virtual_hosts.entry(config.to_owned()).or_default();
+            if store.get(ResourceType::VirtualHost, name).is_some() {
+                known.insert((*name).to_owned());
+            } else {
+                known.remove(*name);
+            }
+            if !configs.contains(config) {
+                by_config.entry(config).or_default().push(name);
+            }
+        }
+        for name in configs {
+            let Some(Resource::RouteConfiguration(config)) =
+                resource(store, ResourceType::RouteConfiguration, name)
+            else {
+                out.snapshot.routes.remove(name);
+                continue;
+            };
+            let mut table = RouteTable::compile(config);
+            if config.vhds.is_some() {
+                for host in self.virtual_hosts.get(name).into_iter().flatten() {
+                    apply_host(store, &mut table, config, host);
+                }
+            }
+            out.snapshot
+                .routes
+                .insert(Arc::clone(&table.name), Arc::new(table));
+        }
+        for (config_name, hosts) in by_config {
+            let (Some(Resource::RouteConfiguration(config)), Some(table)) = (
+                resource(store, ResourceType::RouteConfiguration, config_name),
+                out.snapshot.routes.get(config_name),
+            ) else {
+                continue;
+            };
+            if config.vhds.is_none() {
+                continue;
+            }
+            let mut table = RouteTable::clone(table);
+            for host in hosts {
+                apply_host(store, &mut table, config, host);
+            }
+            out.snapshot
+                .routes
+                .insert(Arc::clone(&table.name), Arc::new(table));
+        }
+    }
+
+    // ---- listeners
+
+    fn listener(&mut self, store: &ResourceStore, name: &str, out: &mut Compiled) {
+        let Some(Resource::Listener(model)) = resource(store, ResourceType::Listener, name) else {
+            if let Some(gone) = out.snapshot.listeners.remove(name) {
+                self.stats.listener_manager.listener_removed.inc();
+                self.stats.forget_listener(&listener_stat_name(&gone.model));
+            }
+            return;
+        };
+        match self.listener_spec(store, model) {
+            Ok(spec) => {
+                let before = out
+                    .snapshot
+                    .listeners
+                    .insert(Arc::clone(&spec.name), Arc::new(spec));
+                let counted = match before {
+                    Some(_) => &self.stats.listener_manager.listener_modified,
+                    None => &self.stats.listener_manager.listener_added,
+                };
+                counted.inc();
+            }
+            Err(invalid) => {
+                out.rejected
+                    .push(Rejected::new(ResourceType::Listener, name, invalid));
+            }
+        }
+    }
+
+    fn listener_spec(
+        &mut self,
+        store: &ResourceStore,
+        model: &Arc<model::Listener>,
+    ) -> Result<ListenerSpec, Failed> {
+        let bind = match &model.address {
+            Address::Socket(address) => BindAddress::Socket(*address),
+            Address::Pipe(path) => BindAddress::Pipe(path.clone()),
+            Address::Named { .. } => return Err(Invalid::at("address", "is not an IP address")),
+        };
+        let stat_name = listener_stat_name(model);
+        let mut chains = Vec::with_capacity(model.filter_chains.len() + 1);
+        for (i, chain) in model.filter_chains.iter().enumerate() {
+            let at = FieldPath::root().field("filter_chains").index(i);
+            let spec = self.chain(store, model, chain, &stat_name);
+            chains.push(Arc::new(spec.map_err(|e| e.within(&at))?));
+        }
+        if let Some(chain) = &model.default_filter_chain {
+            let at = FieldPath::root().field("default_filter_chain");
+            let spec = self.chain(store, model, chain, &stat_name);
+            chains.push(Arc::new(spec.map_err(|e| e.within(&at))?));
+        }
+        Ok(ListenerSpec {
+            name: Arc::from(model.name.as_str()),
+            bind,
+            chains,
+            stats: self.stats.listener(&stat_name),
+            model: Arc::clone(model),
+        })
+    }
+
+    fn chain(
+        &mut self,
+        store: &ResourceStore,
+        listener: &model::Listener,
+        chain: &FilterChain,
+        stat_name: &str,
+    ) -> Result<ChainSpec, Failed> {
+        let tls = match &chain.tls {
+            None => None,
+            Some(tls) => {
+                let user = (ResourceType::Listener, listener.name.clone());
+                self.note_secrets(tls.certificates.iter(), &user);
+                let tls = ServerTls::build(tls, &secrets(store));
+                Some(tls.map_err(|e| Invalid::at("transport_socket.typed_config", e.to_string()))?)
+            }
+        };
+        let kind = match &chain.filter {
+            NetworkFilter::Tcp(tcp) => ChainKind::Tcp(Arc::new(TcpProxySpec {
+                cluster: Arc::from(tcp.cluster.as_str()),
+                idle_timeout: tcp.idle_timeout,
+                access_logs: self.access_logs(&tcp.access_logs)?,
+                stats: self.stats.tcp(&tcp.stat_prefix),
+            })),
+            NetworkFilter::Http(http) => {
+                let routes = match &http.routes {
+                    RouteSource::Inline(config) => {
+                        RouteRef::Inline(Arc::new(RouteTable::compile(config)))
+                    }
+                    RouteSource::Rds { name, .. } => RouteRef::Named(Arc::from(name.as_str())),
+                };
+                let filters = http
+                    .filters
+                    .iter()
+                    .filter(|f| !f.disabled)
+                    .map(|f| &f.config);
+                ChainKind::Http(Arc::new(HttpManagerSpec {
+                    routes,
+                    filters: self.registry.chain(filters)?,
+                    access_logs: self.access_logs(&http.access_logs)?,
+                    stats: self.stats.http(&http.stat_prefix),
+                    listener_stats: self.stats.listener_http(stat_name, &http.stat_prefix),
+                    model: HttpManager::clone(http),
+                }))
+            }
+        };
+        Ok(ChainSpec { tls, kind })
+    }
+
+    fn access_logs(&self, loggers: &[TypedExtension]) -> Result<Vec<Arc<LogFile>>, Failed> {
+        let mut files = Vec::with_capacity(loggers.len());
+        for (i, logger) in loggers.iter().enumerate() {
+            let at = FieldPath::root().field("access_log").index(i);
+            let path = self
+                .registry
+                .access_log_path(logger)
+                .map_err(|e| e.within(&at))?;
+            if path == "/dev/null" {
+                continue;
+            }
+            let file = self.log_files.open(Path::new(&path));
+            files.push(file.map_err(|e| Invalid::new(at, format!("{path}: {e}")))?);
+        }
+        Ok(files)
+    }
+
+    fn note_secrets<'c>(
+        &mut self,
+        references: impl Iterator<Item = &'c CertificateRef>,
+        user: &(ResourceType, String),
+    ) {
+        for reference in references {
+            if let CertificateRef::Secret { name, .. } = reference {
+                self.secret_users
+                    .entry(name.clone())
+                    .or_default()
+                    .insert(user.clone());
+            }
+        }
+    }
+}
+
+fn resource<'s>(store: &'s ResourceStore, kind: ResourceType, name: &str) -> Option<&'s Resource> {
+    store.get(kind, name).map(|entry| &entry.resource)
+}
+
+fn secrets(store: &ResourceStore) -> impl Fn(&str) -> Option<TlsCertificate> + '_ {
+    |name| match resource(store, ResourceType::Secret, name)? {
+        Resource::Secret(secret) => match &secret.value {
+            SecretValue::Certificate(certificate) => Some(certificate.clone()),
+        },
+        _ => None,
+    }
+}
+
+fn apply_host(
+    store: &ResourceStore,
+    table: &mut RouteTable,
+    config: &model::RouteConfiguration,
+    name: &str,
+) {
+    match resource(store, ResourceType::VirtualHost, name) {
+        Some(Resource::VirtualHost { host, .. }) => {
+            table.insert(VirtualHost::compile(host, config));
+        }
+        _ => table.remove(name),
+    }
+}
+
+fn retire(endpoints: Vec<Arc<crate::upstream::Endpoint>>, cut: bool, out: &mut Compiled) {
+    if endpoints.is_empty() {
+        return;
+    }
+    endpoints.iter().for_each(|endpoint| endpoint.retire());
+    out.retired.push(Retired {
+        endpoints: endpoints.iter().map(|e| e.uid).collect(),
+        cut,
+    });
+}
+
+/// Whether connections made for `a` may be used for `b`.
+fn same_transport(a: &model::Cluster, b: &model::Cluster) -> bool {
+    a.tls == b.tls
+        && a.http == b.http
+        && a.connect_timeout == b.connect_timeout
+        && a.tcp_keepalive == b.tcp_keepalive
+        && a.alt_stat_name == b.alt_stat_name
+}
+
+fn stat_name(cluster: &model::Cluster) -> &str {
+    if cluster.alt_stat_name.is_empty() {
+        &cluster.name
+    } else {
+        &cluster.alt_stat_name
+    }
+}
+
+/// Envoy's name of a listener in statistics: its prefix, or its address with `_` for `:`.
+fn listener_stat_name(listener: &model::Listener) -> String {
+    if listener.stat_prefix.is_empty() {
+        listener.address.to_string().replace(':', "_")
+    } else {
+        listener.stat_prefix.clone()
+    }
+}

@@ -1,0 +1,105 @@
+//! Snapshots: what the data threads serve from. Compiled, immutable, shared.
+//!
+//! A snapshot is made from the one before it; what did not change is the same `Arc`. Maps are
+//! persistent, so a change of one entry among many thousands copies a path of a few nodes.
+
+pub mod compile;
+pub mod publish;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use causeway_xds::resource::http_manager::HttpManager;
+use causeway_xds::resource::listener as model;
+use imbl::shared_ptr::DefaultSharedPtr;
+
+pub use compile::{Compiled, Compiler, Retired};
+pub use publish::{Publisher, Reader};
+
+use crate::cluster::Cluster;
+use crate::filter::Chain;
+use crate::route::RouteTable;
+use crate::telemetry::access_log::LogFile;
+use crate::telemetry::stats::{HttpStats, ListenerHttpStats, ListenerStats, TcpStats};
+use crate::tls::ServerTls;
+
+/// A persistent map by name.
+pub type Map<V> = imbl::GenericHashMap<Arc<str>, V, ahash::RandomState, DefaultSharedPtr>;
+
+/// Everything the data plane needs to serve.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Counts published snapshots; the first is 1.
+    pub generation: u64,
+    pub listeners: Map<Arc<ListenerSpec>>,
+    pub routes: Map<Arc<RouteTable>>,
+    pub clusters: Map<Arc<Cluster>>,
+}
+
+/// A listener, ready to be bound.
+#[derive(Debug)]
+pub struct ListenerSpec {
+    pub name: Arc<str>,
+    pub bind: BindAddress,
+    /// The first chain that takes the connection serves it.
+    pub chains: Vec<Arc<ChainSpec>>,
+    pub stats: Arc<ListenerStats>,
+    pub model: Arc<model::Listener>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum BindAddress {
+    Socket(SocketAddr),
+    Pipe(PathBuf),
+}
+
+impl std::fmt::Display for BindAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Socket(address) => address.fmt(f),
+            Self::Pipe(path) => path.display().fmt(f),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct ChainSpec {
+    pub tls: Option<ServerTls>,
+    pub kind: ChainKind,
+}
+
+#[derive(Debug)]
+pub enum ChainKind {
+    Http(Arc<HttpManagerSpec>),
+    Tcp(Arc<TcpProxySpec>),
+}
+
+/// An HTTP connection manager.
+#[derive(Debug)]
+pub struct HttpManagerSpec {
+    pub model: HttpManager,
+    pub routes: RouteRef,
+    pub filters: Chain,
+    pub access_logs: Vec<Arc<LogFile>>,
+    pub stats: Arc<HttpStats>,
+    pub listener_stats: Arc<ListenerHttpStats>,
+}
+
+/// Where the routes of a connection manager are.
+#[derive(Clone, Debug)]
+pub enum RouteRef {
+    Inline(Arc<RouteTable>),
+    /// In [`Snapshot::routes`].
+    Named(Arc<str>),
+}
+
+#[derive(Debug)]
+pub struct TcpProxySpec {
+    pub cluster: Arc<str>,
+    /// Zero is none.
+    pub idle_timeout: Duration,
+    pub access_logs: Vec<Arc<LogFile>>,
+    pub stats: Arc<TcpStats>,
+}

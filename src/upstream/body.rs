@@ -1,0 +1,98 @@
+//! The body of a request on its way up.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+/// What both directions of a stream note down while they move, for its idle deadline, its access
+/// log and its retry decision. One per stream, on one thread.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Moves with every frame, either way.
+    pub ticks: Cell<u32>,
+    /// Body bytes from the client.
+    pub received: Cell<u64>,
+    /// Body bytes to the client.
+    pub sent: Cell<u64>,
+    /// The client's body has ended.
+    pub request_ended: Cell<bool>,
+    /// The client's body has broken off.
+    pub request_broken: Cell<bool>,
+}
+
+impl Progress {
+    pub fn tick(&self) {
+        self.ticks.set(self.ticks.get().wrapping_add(1));
+    }
+}
+
+/// Streams the client's body, counting. Empty when there is none, or on a second attempt.
+#[derive(Debug)]
+pub struct RequestBody {
+    inner: Option<Incoming>,
+    progress: Rc<Progress>,
+}
+
+impl RequestBody {
+    pub fn streaming(inner: Incoming, progress: Rc<Progress>) -> Self {
+        let ended = inner.is_end_stream();
+        progress.request_ended.set(ended);
+        Self {
+            inner: (!ended).then_some(inner),
+            progress,
+        }
+    }
+
+    pub fn empty(progress: Rc<Progress>) -> Self {
+        Self {
+            inner: None,
+            progress,
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(None);
+        };
+        let frame = std::task::ready!(Pin::new(&mut *inner).poll_frame(cx));
+        let ended = inner.is_end_stream();
+        let progress = &self.progress;
+        progress.tick();
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    progress
+                        .received
+                        .set(progress.received.get() + data.len() as u64);
+                }
+                progress.request_ended.set(ended);
+            }
+            Some(Err(_)) => progress.request_broken.set(true),
+            None => progress.request_ended.set(true),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}

@@ -1,0 +1,160 @@
+//! Opening a connection to an endpoint.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use causeway_xds::resource::Address;
+use http::StatusCode;
+use rustls_pki_types::ServerName;
+use tokio::net::{TcpStream, UnixStream};
+
+use super::{Endpoint, Transport};
+use crate::error::{Failure, ResponseFlag};
+use crate::net::Io;
+
+/// Why there is no connection. Carries the address and the phase, for the log.
+#[derive(Debug, thiserror::Error)]
+#[error("{address}: {kind}")]
+pub struct ConnectError {
+    pub address: String,
+    pub kind: ConnectErrorKind,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectErrorKind {
+    #[error("connect: {0}")]
+    Connect(io::Error),
+    #[error("tls handshake: {0}")]
+    Tls(io::Error),
+    #[error("http handshake: {0}")]
+    Http(hyper::Error),
+    #[error("connect_timeout ({0:?}) fired in phase {1}")]
+    Timeout(Duration, &'static str),
+    #[error("an address that is a name cannot be connected to")]
+    Unresolved,
+    #[error("limit of {0} {1} reached")]
+    Overflow(u32, &'static str),
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        let reason = match &error.kind {
+            ConnectErrorKind::Overflow(..) => {
+                let text = "upstream connect error or disconnect/reset before headers. \
+                            reset reason: overflow";
+                let flag = ResponseFlag::UpstreamOverflow;
+                return Self::local(unavailable, flag, "upstream_reset_before_response_started")
+                    .saying(text)
+                    .because(error);
+            }
+            ConnectErrorKind::Timeout(..) => "connection timeout",
+            ConnectErrorKind::Connect(_) => "remote connection failure",
+            _ => "connection failure",
+        };
+        let flag = ResponseFlag::UpstreamConnectFailure;
+        Self::local(unavailable, flag, "upstream_reset_before_response_started")
+            .saying(format!(
+                "upstream connect error or disconnect/reset before headers. reset reason: {reason}"
+            ))
+            .because(error)
+            .retryable()
+    }
+}
+
+/// Connects, TLS included, within the cluster's `connect_timeout`.
+///
+/// # Errors
+/// [`ConnectError`], counted in the cluster's and the endpoint's statistics.
+pub async fn connect(endpoint: &Endpoint, transport: &Transport) -> Result<Io, ConnectError> {
+    let start = Instant::now();
+    let mut phase = "connect";
+    let limit = transport.connect_timeout;
+    let attempt = async {
+        let io = open(endpoint, transport).await?;
+        phase = "tls handshake";
+        secure(io, endpoint, transport).await
+    };
+    let result = match tokio::time::timeout(limit, attempt).await {
+        Ok(result) => result,
+        Err(_) => Err(ConnectErrorKind::Timeout(limit, phase)),
+    };
+    match result {
+        Ok(io) => {
+            let spent = start.elapsed().as_millis();
+            transport
+                .stats
+                .upstream_cx_connect_ms
+                .observe(u64::try_from(spent).unwrap_or(0));
+            Ok(io)
+        }
+        Err(kind) => {
+            transport.stats.upstream_cx_connect_fail.inc();
+            endpoint.stats.cx_connect_fail.inc();
+            if matches!(kind, ConnectErrorKind::Timeout(..)) {
+                transport.stats.upstream_cx_connect_timeout.inc();
+            }
+            Err(ConnectError {
+                address: endpoint.to_string(),
+                kind,
+            })
+        }
+    }
+}
+
+async fn open(endpoint: &Endpoint, transport: &Transport) -> Result<Io, ConnectErrorKind> {
+    match &endpoint.key.address {
+        Address::Socket(address) => {
+            let io = TcpStream::connect(address)
+                .await
+                .map_err(ConnectErrorKind::Connect)?;
+            // An error here means that the peer is gone already; the next read tells so.
+            io.set_nodelay(true).ok();
+            if let Some(keepalive) = &transport.tcp_keepalive {
+                let mut settings = socket2::TcpKeepalive::new();
+                if let Some(time) = keepalive.time {
+                    settings = settings.with_time(time);
+                }
+                if let Some(interval) = keepalive.interval {
+                    settings = settings.with_interval(interval);
+                }
+                if let Some(probes) = keepalive.probes {
+                    settings = settings.with_retries(probes);
+                }
+                socket2::SockRef::from(&io)
+                    .set_tcp_keepalive(&settings)
+                    .ok();
+            }
+            Ok(Io::Tcp(io))
+        }
+        Address::Pipe(path) => UnixStream::connect(path)
+            .await
+            .map(Io::Unix)
+            .map_err(ConnectErrorKind::Connect),
+        Address::Named { .. } => Err(ConnectErrorKind::Unresolved),
+    }
+}
+
+async fn secure(
+    io: Io,
+    endpoint: &Endpoint,
+    transport: &Transport,
+) -> Result<Io, ConnectErrorKind> {
+    let Some(tls) = &transport.tls else {
+        return Ok(io);
+    };
+    // TLS over a Unix socket is refused when the snapshot is compiled.
+    let Io::Tcp(tcp) = io else {
+        return Err(ConnectErrorKind::Unresolved);
+    };
+    let name = match (&tls.server_name, &endpoint.key.address) {
+        (Some(name), _) => name.clone(),
+        (None, Address::Socket(address)) => ServerName::IpAddress(address.ip().into()),
+        (None, _) => return Err(ConnectErrorKind::Unresolved),
+    };
+    tls.connector
+        .connect(name, tcp)
+        .await
+        .map(|tls| Io::ClientTls(Box::new(tls)))
+        .map_err(ConnectErrorKind::Tls)
+}
