@@ -173,6 +173,7 @@ fn the_protocol_is_read_from_either_place() {
     options.common_http_protocol_options = Some(core::HttpProtocolOptions {
         idle_timeout: seconds(0),
         max_requests_per_connection: uint(8),
+        max_connection_duration: seconds(0),
         ..Default::default()
     });
     let http = typed(&with_http(options)).http;

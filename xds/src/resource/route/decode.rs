@@ -268,7 +268,10 @@ fn asks_to_strip_prefix(metadata: Option<Metadata>, ctx: &Context<'_>) -> bool {
     let mut metadata = metadata.unwrap_or_default();
     let own = metadata.filter_metadata.remove(NAMESPACE);
     let asked = own.is_some_and(|own| {
-        let flag = own.fields.get(STRIP_PREFIX).and_then(|value| value.kind.as_ref());
+        let flag = own
+            .fields
+            .get(STRIP_PREFIX)
+            .and_then(|value| value.kind.as_ref());
         matches!(flag, Some(value::Kind::BoolValue(true)))
     });
     accept!(ctx, "Route": metadata);
