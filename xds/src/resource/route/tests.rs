@@ -3,7 +3,10 @@ use crate::proto::core::{self, HeaderValue, HeaderValueOption, Metadata};
 use crate::proto::envoy::r#type::matcher::v3 as matcher;
 use crate::proto::route::header_matcher::HeaderMatchSpecifier as Specifier;
 use crate::proto::route::{self, redirect_action as redirect, route_action, route_match};
-use crate::proto::{self, google::protobuf::Struct};
+use crate::proto::{
+    self,
+    google::protobuf::{Struct, Value, value},
+};
 use crate::resource::testing::*;
 use crate::resource::{Resource, decode, decode_named};
 use crate::type_url::{ResourceType, pack};
@@ -72,16 +75,21 @@ fn header(key: &str, value: &str) -> HeaderValueOption {
     }
 }
 
+fn set_strip_prefix(message: &mut route::Route, kind: value::Kind) {
+    let mut ours = Struct::default();
+    ours.fields
+        .insert("strip_prefix".into(), Value { kind: Some(kind) });
+    let mut metadata = Metadata::default();
+    metadata.filter_metadata.insert("causeway".into(), ours);
+    message.metadata = Some(metadata);
+}
+
 fn stripping() -> route::Route {
     let mut message = to(route::RouteAction {
         prefix_rewrite: "/".into(),
         ..forward()
     });
-    let mut metadata = Metadata::default();
-    metadata
-        .filter_metadata
-        .insert("causeway.strip_prefix".into(), Struct::default());
-    message.metadata = Some(metadata);
+    set_strip_prefix(&mut message, value::Kind::BoolValue(true));
     message
 }
 
@@ -669,6 +677,10 @@ fn other_actions_are_refused_by_path() {
             ("match: must be a prefix, for the route strips it", |r| {
                 r.r#match = path(route_match::PathSpecifier::Path("/x".into()));
             }),
+            (
+                "metadata.filter_metadata[\"causeway\"].strip_prefix: is not true or false",
+                |r| set_strip_prefix(r, value::Kind::NumberValue(1.0)),
+            ),
             (
                 "metadata: only a route to a cluster can strip its prefix",
                 |r| {
