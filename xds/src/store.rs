@@ -56,6 +56,7 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
     }
@@ -69,6 +70,7 @@ pub struct Applied {
 }
 
 impl ResourceStore {
+    /// A store without resources.
     pub fn new() -> Self {
         Self::default()
     }

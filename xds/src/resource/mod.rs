@@ -4,6 +4,9 @@
 //! Every field of a message is either read here or named in a refusal or in a list of what is
 //! accepted without effect; the decoders take messages apart without `..`, so a field that a new
 //! version of the message crate adds does not compile until somebody decides about it.
+//!
+//! Each typed resource is in a file of its own; its decoder is below it or in a directory of the
+//! same name. [`IGNORED`] is the list of what is accepted without effect.
 
 pub mod address;
 pub mod cluster;

@@ -245,7 +245,7 @@ impl Route {
         );
         let matcher = RouteMatch::decode(required(r#match, "match")?, ctx).at("match")?;
         let mut action = Action::decode(required(action, "action")?, ctx)?;
-        if asks_to_strip_prefix(metadata, ctx) {
+        if asks_to_strip_prefix(metadata, ctx)? {
             action.strip_prefix(&matcher.path)?;
         }
         Ok(Self {
@@ -264,18 +264,18 @@ impl Route {
 }
 
 /// Our own key is read; the rest of the metadata is for whoever put it there.
-fn asks_to_strip_prefix(metadata: Option<Metadata>, ctx: &Context<'_>) -> bool {
+fn asks_to_strip_prefix(metadata: Option<Metadata>, ctx: &Context<'_>) -> Result<bool, Invalid> {
     let mut metadata = metadata.unwrap_or_default();
     let own = metadata.filter_metadata.remove(NAMESPACE);
-    let asked = own.is_some_and(|own| {
-        let flag = own
-            .fields
-            .get(STRIP_PREFIX)
-            .and_then(|value| value.kind.as_ref());
-        matches!(flag, Some(value::Kind::BoolValue(true)))
-    });
     accept!(ctx, "Route": metadata);
-    asked
+    let flag = own.and_then(|mut own| own.fields.remove(STRIP_PREFIX));
+    match flag.map(|value| value.kind) {
+        None => Ok(false),
+        Some(Some(value::Kind::BoolValue(flag))) => Ok(flag),
+        Some(_) => Err(fault("is not true or false"))
+            .at(STRIP_PREFIX)
+            .at_key("metadata.filter_metadata", NAMESPACE),
+    }
 }
 
 impl RouteMatch {
