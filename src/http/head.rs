@@ -1,0 +1,360 @@
+//! Making a request head safe and uniform before anything looks at it.
+//!
+//! hyper has parsed the head; what hyper leaves to its user is done here: host rules, framing
+//! fields, hop-by-hop fields, one form of target. After [`sanitise`] the target is in origin form
+//! and `Host` is there, whatever the protocol.
+
+use std::borrow::Cow;
+
+use causeway_xds::resource::http_manager::{HttpManager, StripPort, Underscores};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Method, StatusCode, Uri, Version};
+
+use super::path::{self, Outcome};
+use crate::error::{Failure, ResponseFlag};
+use crate::route::RequestView;
+use crate::route::matcher::joined;
+
+/// Fields that describe a connection, not a message (RFC 9110 section 7.6.1), besides those that
+/// need a look at their value.
+const HOP_BY_HOP: [&str; 4] =
+    ["keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"];
+
+/// What a request asks its connection to become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpgradeRequest {
+    /// As sent.
+    pub protocol: HeaderValue,
+}
+
+/// What [`sanitise`] found.
+#[derive(Debug, Default)]
+pub struct Facts {
+    pub upgrade: Option<UpgradeRequest>,
+    /// Send the client to this path and query (307) instead of forwarding.
+    pub redirect: Option<String>,
+}
+
+/// A request as the route matchers see it.
+pub struct View<'r>(pub &'r Parts);
+
+impl RequestView for View<'_> {
+    fn path(&self) -> &str {
+        self.0.uri.path()
+    }
+
+    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        let parts = self.0;
+        match name {
+            ":method" => Some(Cow::Borrowed(parts.method.as_str().as_bytes())),
+            ":path" => parts.uri.path_and_query().map(|p| Cow::Borrowed(p.as_str().as_bytes())),
+            ":authority" | "host" => parts.headers.get(HOST).map(|h| h.as_bytes().into()),
+            _ => joined(parts.headers.get_all(name).iter().map(HeaderValue::as_bytes)),
+        }
+    }
+}
+
+/// Checks a head and brings it into the one form that the rest of the program handles.
+///
+/// # Errors
+/// A [`Failure`] with the answer; the connection is closed whenever framing is in doubt.
+pub fn sanitise(
+    parts: &mut Parts,
+    manager: &HttpManager,
+    local_port: Option<u16>,
+) -> Result<Facts, Failure> {
+    version(parts, manager)?;
+    target(parts, manager)?;
+    framing(parts)?;
+    underscores(&mut parts.headers, manager.underscores)?;
+    host(parts, manager, local_port)?;
+    let upgrade = hop_by_hop(parts)?;
+    let redirect = normal_path(parts, manager)?;
+    Ok(Facts { upgrade, redirect })
+}
+
+fn version(parts: &Parts, manager: &HttpManager) -> Result<(), Failure> {
+    if parts.version == Version::HTTP_10 && !manager.http1.accept_http_10 {
+        return Err(Failure::local(
+            StatusCode::UPGRADE_REQUIRED,
+            ResponseFlag::DownstreamProtocolError,
+            "low_version",
+        )
+        .closing());
+    }
+    Ok(())
+}
+
+/// Brings absolute form and the HTTP/2 pseudo headers down to origin form plus `Host`.
+fn target(parts: &mut Parts, manager: &HttpManager) -> Result<(), Failure> {
+    if parts.method == Method::CONNECT {
+        return Err(Failure::local(
+            StatusCode::NOT_FOUND,
+            ResponseFlag::NoRoute,
+            "connect_not_configured",
+        )
+        .closing());
+    }
+    if let Some(authority) = parts.uri.authority() {
+        if authority.as_str().contains('@') {
+            return Err(Failure::bad_request("userinfo_in_authority"));
+        }
+        let host = HeaderValue::from_str(authority.as_str())
+            .map_err(|_| Failure::bad_request("invalid_authority"))?;
+        let path = parts
+            .uri
+            .path_and_query()
+            .cloned()
+            .unwrap_or_else(|| PathAndQuery::from_static("/"));
+        parts.uri = Uri::from(path);
+        parts.headers.insert(HOST, host);
+    } else if parts.uri.path_and_query().is_none()
+        || !matches!(parts.uri.path().as_bytes().first(), Some(b'/' | b'*'))
+    {
+        return Err(Failure::bad_request("invalid_path"));
+    }
+    if parts.version == Version::HTTP_10
+        && !parts.headers.contains_key(HOST)
+        && let Ok(host) = HeaderValue::from_str(&manager.http1.default_host_for_http_10)
+        && !host.is_empty()
+    {
+        parts.headers.insert(HOST, host);
+    }
+    Ok(())
+}
+
+/// hyper takes any list that ends in `chunked`; the next hop might read it differently.
+fn framing(parts: &Parts) -> Result<(), Failure> {
+    let headers = &parts.headers;
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        if parts.version == Version::HTTP_2
+            || codings.next().is_some()
+            || !coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+        {
+            return Err(Failure::local(
+                StatusCode::NOT_IMPLEMENTED,
+                ResponseFlag::DownstreamProtocolError,
+                "http1.invalid_transfer_encoding",
+            )
+            .saying("Not Implemented")
+            .closing());
+        }
+        if headers.contains_key(CONTENT_LENGTH) {
+            return Err(Failure::bad_request("http1.content_length_and_chunked"));
+        }
+    }
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next()
+        && (lengths.next().is_some() || !length.as_bytes().iter().all(u8::is_ascii_digit))
+    {
+        return Err(Failure::bad_request("http1.invalid_content_length"));
+    }
+    Ok(())
+}
+
+fn underscores(headers: &mut HeaderMap, action: Underscores) -> Result<(), Failure> {
+    if action == Underscores::Allow || !headers.keys().any(|n| n.as_str().contains('_')) {
+        return Ok(());
+    }
+    if action == Underscores::RejectRequest {
+        return Err(Failure::bad_request("unexpected_underscore"));
+    }
+    let named: Vec<HeaderName> =
+        headers.keys().filter(|n| n.as_str().contains('_')).cloned().collect();
+    for name in named {
+        headers.remove(name);
+    }
+    Ok(())
+}
+
+/// Exactly one host, of characters a host can have (RFC 9112 section 3.2).
+fn host(
+    parts: &mut Parts,
+    manager: &HttpManager,
+    local_port: Option<u16>,
+) -> Result<(), Failure> {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let Some(host) = hosts.next() else {
+        let missing = Failure { body: Cow::Borrowed(""), ..Failure::bad_request("host_missing") };
+        return Err(missing);
+    };
+    if hosts.next().is_some() {
+        return Err(Failure::bad_request("host_repeated"));
+    }
+    let text = host.as_bytes();
+    if !text.iter().all(|b| is_host_byte(*b)) {
+        return Err(Failure::bad_request("host_invalid"));
+    }
+    let rules = &manager.host;
+    if rules.strip_port == StripPort::Keep && !rules.strip_trailing_dot {
+        return Ok(());
+    }
+    // Of ASCII by the check above.
+    let Ok(text) = std::str::from_utf8(text) else { return Ok(()) };
+    let mut kept = text;
+    let (name, port) = crate::route::action::split_port(kept);
+    if let Some(port) = port.and_then(|p| p.parse::<u16>().ok()) {
+        let strip = match rules.strip_port {
+            StripPort::Keep => false,
+            StripPort::Any => true,
+            StripPort::Matching => Some(port) == local_port,
+        };
+        if strip {
+            kept = name;
+        }
+    }
+    if rules.strip_trailing_dot {
+        kept = kept.strip_suffix('.').unwrap_or(kept);
+    }
+    if kept.len() != text.len()
+        && let Ok(kept) = HeaderValue::from_str(kept)
+    {
+        parts.headers.insert(HOST, kept);
+    }
+    Ok(())
+}
+
+const fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'%' | b'!' | b'$' | b'&' | b'\''
+                | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
+        )
+}
+
+/// Removes what describes this connection (RFC 9110 section 7.6.1), and tells what upgrade was
+/// asked for. `TE: trailers` survives, because gRPC servers require it.
+fn hop_by_hop(parts: &mut Parts) -> Result<Option<UpgradeRequest>, Failure> {
+    let headers = &mut parts.headers;
+    // One pass decides whether there is anything to do: a head without these fields is common.
+    let (mut connection, mut fixed, mut te, mut upgrade, mut expect) =
+        (false, false, false, false, false);
+    for name in headers.keys() {
+        let name = name.as_str();
+        match name.len() {
+            2 => te |= name == "te",
+            6 => expect |= name == "expect",
+            7 => upgrade |= name == "upgrade",
+            10 => {
+                connection |= name == "connection";
+                fixed |= name == "keep-alive";
+            }
+            16 | 18 | 19 => fixed |= HOP_BY_HOP.contains(&name),
+            _ => {}
+        }
+    }
+    let mut wants_upgrade = false;
+    if connection {
+        let named = connection_options(headers)?;
+        for option in &named {
+            wants_upgrade |= option == UPGRADE;
+            if option != TE && option != UPGRADE {
+                headers.remove(option);
+            }
+        }
+        headers.remove(CONNECTION);
+    }
+    if fixed {
+        for name in HOP_BY_HOP {
+            headers.remove(name);
+        }
+    }
+    if te {
+        let trailers = headers.get_all(TE).iter().any(|v| {
+            v.to_str().is_ok_and(|v| v.split(',').any(|t| t.trim().eq_ignore_ascii_case("trailers")))
+        });
+        headers.remove(TE);
+        if trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+    }
+    if expect && headers.get(EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        // Answered by us, when the body is first asked for.
+        headers.remove(EXPECT);
+    }
+    let protocol = if upgrade { headers.remove(UPGRADE) } else { None };
+    let asked = wants_upgrade && parts.version == Version::HTTP_11;
+    Ok(protocol.filter(|_| asked).map(|protocol| UpgradeRequest { protocol }))
+}
+
+/// The fields named by `Connection`.
+///
+/// # Errors
+/// It names a field that the message depends on: dropping it would let a client change what the
+/// origin sees, a known smuggling trick.
+fn connection_options(headers: &HeaderMap) -> Result<Vec<HeaderName>, Failure> {
+    let mut named = Vec::new();
+    for value in headers.get_all(CONNECTION) {
+        let text = value.to_str().map_err(|_| Failure::bad_request("connection_invalid"))?;
+        for option in text.split(',').map(str::trim).filter(|o| !o.is_empty()) {
+            if option.eq_ignore_ascii_case("close") || option.eq_ignore_ascii_case("keep-alive") {
+                continue;
+            }
+            let name: HeaderName =
+                option.parse().map_err(|_| Failure::bad_request("connection_invalid"))?;
+            if name == HOST || name == CONTENT_LENGTH || name == TRANSFER_ENCODING {
+                return Err(Failure::bad_request("connection_names_framing_field"));
+            }
+            named.push(name);
+        }
+    }
+    Ok(named)
+}
+
+fn normal_path(parts: &mut Parts, manager: &HttpManager) -> Result<Option<String>, Failure> {
+    let with_query = |path: &str, query: Option<&str>| match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let (path, query) = (parts.uri.path(), parts.uri.query());
+    match path::apply(path, &manager.path) {
+        Outcome::Path(Cow::Borrowed(_)) => Ok(None),
+        Outcome::Path(Cow::Owned(normal)) if normal == path => Ok(None),
+        Outcome::Path(Cow::Owned(normal)) => {
+            let target = with_query(&normal, query);
+            parts.uri = Uri::try_from(target).map_err(|_| Failure::bad_request("invalid_path"))?;
+            Ok(None)
+        }
+        Outcome::Redirect(normal) => Ok(Some(with_query(&normal, query))),
+        Outcome::Reject(why) => Err(Failure { close: false, ..Failure::bad_request(why) }),
+    }
+}
+
+/// Removes connection fields from a response. Framing is decided anew for the client.
+pub fn strip_response(headers: &mut HeaderMap) {
+    let (mut connection, mut fixed) = (false, false);
+    for name in headers.keys() {
+        let name = name.as_str();
+        match name.len() {
+            7 => fixed |= name == "upgrade",
+            10 => {
+                connection |= name == "connection";
+                fixed |= name == "keep-alive";
+            }
+            16 | 17 | 18 => {
+                fixed |= name == "transfer-encoding" || name == "proxy-connection";
+            }
+            _ => {}
+        }
+    }
+    if connection {
+        // A response cannot smuggle by naming fields, so an odd list is simply dropped.
+        for name in connection_options(headers).unwrap_or_default() {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    if fixed {
+        headers.remove(TRANSFER_ENCODING);
+        headers.remove(UPGRADE);
+        headers.remove("keep-alive");
+        headers.remove("proxy-connection");
+    }
+}
