@@ -24,6 +24,15 @@ impl TypedExtension {
         }
     }
 
+    /// As [`TypedExtension::new`], without copying the configuration.
+    pub fn from_any(name: impl Into<String>, any: Any) -> Self {
+        Self {
+            name: name.into(),
+            type_url: any.type_url,
+            value: any.value.into(),
+        }
+    }
+
     /// The message name, without the prefix of the type URL.
     pub fn message_name(&self) -> &str {
         message_name(&self.type_url)
@@ -33,6 +42,13 @@ impl TypedExtension {
 /// Checks extension configuration when a resource is decoded, so that a wrong one is a rejection
 /// with a path and never a surprise at request time.
 pub trait Extensions: Send + Sync {
+    /// Whether there is an HTTP filter that is configured by this message. A filter that is not
+    /// known is left out when its configuration says `is_optional`, and refused otherwise.
+    fn knows_http_filter(&self, message_name: &str) -> bool {
+        let _ = message_name;
+        true
+    }
+
     /// An HTTP filter of a connection manager.
     fn check_http_filter(&self, filter: &TypedExtension) -> Result<(), Invalid>;
 
@@ -41,4 +57,22 @@ pub trait Extensions: Send + Sync {
 
     /// An access logger.
     fn check_access_log(&self, logger: &TypedExtension) -> Result<(), Invalid>;
+}
+
+/// Takes every extension as it comes: for tools that only look at configuration, and for tests.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unchecked;
+
+impl Extensions for Unchecked {
+    fn check_http_filter(&self, _: &TypedExtension) -> Result<(), Invalid> {
+        Ok(())
+    }
+
+    fn check_per_route(&self, _: &str, _: &TypedExtension) -> Result<(), Invalid> {
+        Ok(())
+    }
+
+    fn check_access_log(&self, _: &TypedExtension) -> Result<(), Invalid> {
+        Ok(())
+    }
 }

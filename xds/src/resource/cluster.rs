@@ -1,5 +1,9 @@
 //! Cluster.
 
+mod decode;
+mod policy;
+mod protocol;
+
 use std::time::Duration;
 
 use super::config_source::ConfigSource;

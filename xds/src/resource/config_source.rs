@@ -3,6 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::context::{At, Context, accept, duration, enumeration, not_empty, refuse, required};
+use crate::proto::core::config_source::ConfigSourceSpecifier as Specifier;
+use crate::proto::core::{self, ApiVersion};
+use crate::reject::Invalid;
+
+/// `initial_fetch_timeout` when it is not given.
+pub const DEFAULT_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// The place a named resource is to be fetched from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ConfigSource {
@@ -24,4 +32,88 @@ pub enum Place {
     /// `self`: whoever delivered the resource that refers to this one. The in-process translator
     /// uses it: the resource arrives through the same store.
     SameOrigin,
+}
+
+impl ConfigSource {
+    pub(crate) fn decode(message: core::ConfigSource, ctx: &Context<'_>) -> Result<Self, Invalid> {
+        let core::ConfigSource {
+            authorities,
+            initial_fetch_timeout,
+            resource_api_version,
+            config_source_specifier,
+        } = message;
+        refuse!(authorities);
+        check_version(resource_api_version, "resource_api_version")?;
+
+        #[allow(
+            deprecated,
+            reason = "the older spelling is still written by control planes"
+        )]
+        let place = match config_source_specifier {
+            None => return Err(Invalid::at("config_source_specifier", "must be given")),
+            Some(Specifier::Path(path)) => Place::File {
+                path: not_empty(path, "path")?.into(),
+                watched_directory: None,
+            },
+            Some(Specifier::PathConfigSource(file)) => {
+                Place::file(file, ctx).at("path_config_source")?
+            }
+            Some(Specifier::ApiConfigSource(_)) => {
+                return Err(Invalid::at("api_config_source", "not supported yet"));
+            }
+            Some(Specifier::Ads(core::AggregatedConfigSource {})) => Place::Ads,
+            Some(Specifier::Self_(core::SelfConfigSource {
+                transport_api_version,
+            })) => {
+                check_version(transport_api_version, "transport_api_version").at("self")?;
+                Place::SameOrigin
+            }
+        };
+        let timeout = duration(initial_fetch_timeout, "initial_fetch_timeout")?;
+        Ok(Self {
+            place,
+            initial_fetch_timeout: timeout.unwrap_or(DEFAULT_FETCH_TIMEOUT),
+        })
+    }
+
+    /// A source in a field that must be there.
+    pub(crate) fn decode_field(
+        message: Option<core::ConfigSource>,
+        field: &str,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
+        Self::decode(required(message, field)?, ctx).at(field)
+    }
+}
+
+impl Place {
+    fn file(message: core::PathConfigSource, ctx: &Context<'_>) -> Result<Self, Invalid> {
+        let core::PathConfigSource {
+            path,
+            watched_directory,
+            poll_interval,
+        } = message;
+        // How a change is noticed, not what is read.
+        accept!(ctx, "PathConfigSource": poll_interval);
+        Ok(Self::File {
+            path: not_empty(path, "path")?.into(),
+            watched_directory: watched_directory
+                .map(|directory| {
+                    let core::WatchedDirectory { path, watch_modify } = directory;
+                    accept!(ctx, "WatchedDirectory": watch_modify);
+                    not_empty(path, "path")
+                        .at("watched_directory")
+                        .map(PathBuf::from)
+                })
+                .transpose()?,
+        })
+    }
+}
+
+fn check_version(version: i32, field: &str) -> Result<(), Invalid> {
+    #[allow(deprecated, reason = "named so that it can be refused")]
+    match enumeration(version, field)? {
+        ApiVersion::Auto | ApiVersion::V3 => Ok(()),
+        ApiVersion::V2 => Err(Invalid::at(field, "V2 of the API is no longer supported")),
+    }
 }

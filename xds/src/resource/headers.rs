@@ -1,5 +1,10 @@
 //! Header edits (`HeaderValueOption` and the remove lists).
 
+use super::context::{At, each, enumeration, fault, refuse, required};
+use crate::proto::core::header_value_option::HeaderAppendAction;
+use crate::proto::core::{HeaderValue, HeaderValueOption};
+use crate::reject::Invalid;
+
 /// What happens when the header is there already (`HeaderAppendAction`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AppendAction {
@@ -36,4 +41,136 @@ impl HeaderEdits {
     pub fn is_empty(&self) -> bool {
         self == &Self::default()
     }
+}
+
+/// The four fields that every level of a route configuration has.
+pub(crate) struct EditFields {
+    pub request_headers_to_add: Vec<HeaderValueOption>,
+    pub request_headers_to_remove: Vec<String>,
+    pub response_headers_to_add: Vec<HeaderValueOption>,
+    pub response_headers_to_remove: Vec<String>,
+}
+
+impl HeaderEdits {
+    pub(crate) fn decode(fields: EditFields) -> Result<Self, Invalid> {
+        let EditFields {
+            request_headers_to_add: request_add,
+            request_headers_to_remove: request_remove,
+            response_headers_to_add: response_add,
+            response_headers_to_remove: response_remove,
+        } = fields;
+        Ok(Self {
+            request_add: additions(request_add, "request_headers_to_add")?,
+            request_remove: each("request_headers_to_remove", request_remove, editable_name)?,
+            response_add: additions(response_add, "response_headers_to_add")?,
+            response_remove: each("response_headers_to_remove", response_remove, editable_name)?,
+        })
+    }
+}
+
+fn additions(options: Vec<HeaderValueOption>, field: &str) -> Result<Vec<HeaderEdit>, Invalid> {
+    // The limit that the message definition states.
+    const MAX: usize = 1000;
+    if options.len() > MAX {
+        return Err(Invalid::at(field, format!("more than {MAX} headers")));
+    }
+    each(field, options, HeaderEdit::decode)
+}
+
+impl HeaderEdit {
+    fn decode(message: HeaderValueOption) -> Result<Self, Invalid> {
+        #[allow(deprecated, reason = "`append` is still written by control planes")]
+        let HeaderValueOption {
+            header,
+            append,
+            append_action,
+            keep_empty_value,
+        } = message;
+        let HeaderValue {
+            key,
+            value,
+            raw_value,
+        } = required(header, "header")?;
+
+        let action = AppendAction::decode(append.map(|v| v.value), append_action)?;
+        let refuse_raw = || -> Result<(), Invalid> {
+            refuse!(raw_value);
+            Ok(())
+        };
+        refuse_raw().at("header")?;
+        Ok(Self {
+            name: editable_name(key).at("header.key")?,
+            value: literal(&value).at("header.value")?,
+            action,
+            keep_empty: keep_empty_value,
+        })
+    }
+}
+
+impl AppendAction {
+    fn decode(append: Option<bool>, action: i32) -> Result<Self, Invalid> {
+        let action = enumeration(action, "append_action")?;
+        match (append, action) {
+            (Some(true) | None, HeaderAppendAction::AppendIfExistsOrAdd) => Ok(Self::AppendOrAdd),
+            (Some(false), HeaderAppendAction::AppendIfExistsOrAdd) => Ok(Self::OverwriteOrAdd),
+            (Some(_), _) => Err(Invalid::at(
+                "append",
+                "is given together with append_action",
+            )),
+            (None, HeaderAppendAction::AddIfAbsent) => Ok(Self::AddIfAbsent),
+            (None, HeaderAppendAction::OverwriteIfExistsOrAdd) => Ok(Self::OverwriteOrAdd),
+            (None, HeaderAppendAction::OverwriteIfExists) => Ok(Self::OverwriteIfExists),
+        }
+    }
+}
+
+/// A header name in lower case (RFC 9110 section 5.1: a token).
+pub(crate) fn header_name(name: &str) -> Result<String, Invalid> {
+    const MAX: usize = 16_384;
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    match name {
+        "" => Err(fault("must not be empty")),
+        _ if name.len() > MAX => Err(fault("is too long for a header name")),
+        _ if !name.bytes().all(token) => Err(fault(format!("{name:?} is not a header name"))),
+        _ => Ok(name.to_ascii_lowercase()),
+    }
+}
+
+/// As [`header_name`], or a pseudo header.
+pub(crate) fn header_or_pseudo_name(name: &str) -> Result<String, Invalid> {
+    match name.strip_prefix(':') {
+        Some(rest) => header_name(rest).map(|rest| format!(":{rest}")),
+        None => header_name(name),
+    }
+}
+
+/// The name of a header that may be edited: pseudo headers and `host` are what the request is
+/// routed by, and have fields of their own for a rewrite.
+fn editable_name(name: String) -> Result<String, Invalid> {
+    if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
+        return Err(fault(format!("{name:?} may not be changed as a header")));
+    }
+    header_name(&name)
+}
+
+/// Refuses what cannot be sent as a header value (RFC 9110 section 5.5).
+pub(crate) fn header_value(value: &str) -> Result<(), Invalid> {
+    const MAX: usize = 16_384;
+    if value.len() > MAX {
+        return Err(fault("is too long for a header value"));
+    }
+    if value.bytes().any(|b| (b < 0x20 && b != b'\t') || b == 0x7f) {
+        return Err(fault("contains a control character"));
+    }
+    Ok(())
+}
+
+/// Undoes `%%`. A format command would be sent as it stands, so it is refused.
+fn literal(value: &str) -> Result<String, Invalid> {
+    header_value(value)?;
+    let parts: Vec<&str> = value.split("%%").collect();
+    if parts.iter().any(|part| part.contains('%')) {
+        return Err(fault("substitution is not supported yet"));
+    }
+    Ok(parts.join("%"))
 }

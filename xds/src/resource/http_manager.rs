@@ -1,5 +1,9 @@
 //! HttpConnectionManager.
 
+mod decode;
+mod filters;
+mod protocol;
+
 use std::sync::Arc;
 use std::time::Duration;
 

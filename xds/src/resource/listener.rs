@@ -1,5 +1,10 @@
 //! Listener.
 
+mod decode;
+mod tcp_proxy;
+
+pub(in crate::resource) use decode::decode_access_log;
+
 use std::time::Duration;
 
 use super::address::Address;

@@ -1,6 +1,18 @@
 //! ClusterLoadAssignment.
 
 use super::address::Address;
+use super::context::{
+    At, Context, accept, each, enumeration, fault, not_empty, number, refuse, required,
+};
+use crate::proto::core::{self, HealthStatus, Metadata};
+use crate::proto::endpoint::lb_endpoint::HostIdentifier;
+use crate::proto::endpoint::locality_lb_endpoints::LbConfig;
+use crate::proto::endpoint::{self, ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints};
+use crate::proto::google::protobuf::value::Kind;
+use crate::reject::Invalid;
+
+/// Namespace of our own keys in metadata.
+const OUR_METADATA: &str = "causeway";
 
 /// `envoy.config.endpoint.v3.ClusterLoadAssignment`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,4 +60,185 @@ pub enum EndpointHealth {
     Draining,
     Timeout,
     Degraded,
+}
+
+impl LoadAssignment {
+    pub(crate) fn decode(
+        message: ClusterLoadAssignment,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
+        let ClusterLoadAssignment {
+            cluster_name,
+            endpoints,
+            named_endpoints,
+            policy,
+        } = message;
+        refuse!(named_endpoints);
+        if let Some(policy) = policy {
+            check_policy(policy, ctx).at("policy")?;
+        }
+        Ok(Self {
+            cluster_name: not_empty(cluster_name, "cluster_name")?,
+            localities: each("endpoints", endpoints, |l| {
+                LocalityEndpoints::decode(l, ctx)
+            })?,
+        })
+    }
+}
+
+fn check_policy(
+    message: endpoint::cluster_load_assignment::Policy,
+    ctx: &Context<'_>,
+) -> Result<(), Invalid> {
+    let endpoint::cluster_load_assignment::Policy {
+        drop_overloads,
+        overprovisioning_factor,
+        endpoint_stale_after,
+        weighted_priority_health,
+    } = message;
+    refuse!(drop_overloads, endpoint_stale_after);
+    number(
+        overprovisioning_factor,
+        "overprovisioning_factor",
+        1..=u32::MAX,
+    )?;
+    accept!(ctx, "ClusterLoadAssignment.Policy": overprovisioning_factor, weighted_priority_health);
+    Ok(())
+}
+
+impl LocalityEndpoints {
+    fn decode(message: LocalityLbEndpoints, ctx: &Context<'_>) -> Result<Self, Invalid> {
+        let LocalityLbEndpoints {
+            locality,
+            metadata,
+            lb_endpoints,
+            load_balancing_weight,
+            priority,
+            proximity,
+            lb_config,
+        } = message;
+        accept!(ctx, "LocalityLbEndpoints": metadata, proximity);
+        check_lb_config(lb_config)?;
+        const MAX_PRIORITY: u32 = 128;
+        if priority > MAX_PRIORITY {
+            return Err(Invalid::at(
+                "priority",
+                format!("{priority} is above {MAX_PRIORITY}"),
+            ));
+        }
+        let endpoints = each("lb_endpoints", lb_endpoints, |e| Endpoint::decode(e, ctx))?;
+        // Balancers add weights up in 32 bits; the message definition asks for the same.
+        let total: u64 = endpoints.iter().map(|e| u64::from(e.weight)).sum();
+        if total > u64::from(u32::MAX) {
+            return Err(Invalid::at(
+                "lb_endpoints",
+                "the weights add up to more than 2^32 - 1",
+            ));
+        }
+        Ok(Self {
+            locality: locality.map(Locality::from).unwrap_or_default(),
+            priority,
+            weight: number(load_balancing_weight, "load_balancing_weight", 1..=u32::MAX)?,
+            endpoints,
+        })
+    }
+}
+
+#[allow(deprecated, reason = "named so that it can be refused")]
+fn check_lb_config(config: Option<LbConfig>) -> Result<(), Invalid> {
+    let field = match config {
+        None => return Ok(()),
+        Some(LbConfig::LoadBalancerEndpoints(_)) => "load_balancer_endpoints",
+        Some(LbConfig::LedsClusterLocalityConfig(_)) => "leds_cluster_locality_config",
+    };
+    Err(Invalid::at(field, "not supported yet"))
+}
+
+impl From<core::Locality> for Locality {
+    fn from(message: core::Locality) -> Self {
+        let core::Locality {
+            region,
+            zone,
+            sub_zone,
+        } = message;
+        Self {
+            region,
+            zone,
+            sub_zone,
+        }
+    }
+}
+
+impl Endpoint {
+    fn decode(message: LbEndpoint, ctx: &Context<'_>) -> Result<Self, Invalid> {
+        let LbEndpoint {
+            health_status,
+            metadata,
+            load_balancing_weight,
+            host_identifier,
+        } = message;
+        let endpoint = match host_identifier {
+            Some(HostIdentifier::Endpoint(endpoint)) => endpoint,
+            Some(HostIdentifier::EndpointName(_)) => {
+                return Err(Invalid::at("endpoint_name", "not supported yet"));
+            }
+            None => return Err(Invalid::at("endpoint", "must be given")),
+        };
+        let (address, hostname) = decode_host(endpoint, ctx).at("endpoint")?;
+        Ok(Self {
+            address,
+            hostname,
+            id: id_of(metadata).at("metadata")?,
+            weight: number(load_balancing_weight, "load_balancing_weight", 1..=u32::MAX)?
+                .unwrap_or(1),
+            health: EndpointHealth::decode(health_status)?,
+        })
+    }
+}
+
+fn decode_host(
+    message: endpoint::Endpoint,
+    ctx: &Context<'_>,
+) -> Result<(Address, String), Invalid> {
+    let endpoint::Endpoint {
+        address,
+        health_check_config,
+        hostname,
+        additional_addresses,
+        observability_name,
+    } = message;
+    refuse!(additional_addresses);
+    // Active health checks are refused where they would be switched on, in the cluster.
+    accept!(ctx, "Endpoint": health_check_config, observability_name);
+    // Names are resolved by DNS clusters only, and those are not supported yet.
+    let address = Address::decode_literal(required(address, "address")?).at("address")?;
+    Ok((address, hostname))
+}
+
+/// Other metadata is for policies that do not exist here (subsets, transport socket matches) and
+/// are refused where they are asked for.
+fn id_of(metadata: Option<Metadata>) -> Result<String, Invalid> {
+    let id = metadata
+        .and_then(|mut m| m.filter_metadata.remove(OUR_METADATA))
+        .and_then(|mut ours| ours.fields.remove("id"));
+    match id.map(|value| value.kind) {
+        None => Ok(String::new()),
+        Some(Some(Kind::StringValue(id))) => Ok(id),
+        Some(_) => Err(fault("is not a string"))
+            .at("id")
+            .at_key("filter_metadata", OUR_METADATA),
+    }
+}
+
+impl EndpointHealth {
+    fn decode(status: i32) -> Result<Self, Invalid> {
+        Ok(match enumeration(status, "health_status")? {
+            HealthStatus::Unknown => Self::Unknown,
+            HealthStatus::Healthy => Self::Healthy,
+            HealthStatus::Unhealthy => Self::Unhealthy,
+            HealthStatus::Draining => Self::Draining,
+            HealthStatus::Timeout => Self::Timeout,
+            HealthStatus::Degraded => Self::Degraded,
+        })
+    }
 }

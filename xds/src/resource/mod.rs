@@ -8,11 +8,15 @@
 pub mod address;
 pub mod cluster;
 pub mod config_source;
+mod context;
+mod decode;
 pub mod headers;
 pub mod http_manager;
+mod ignored;
 pub mod listener;
 pub mod load_assignment;
 pub mod matcher;
+mod references;
 pub mod route;
 pub mod tls;
 
@@ -22,8 +26,11 @@ use crate::type_url::ResourceType;
 
 pub use address::Address;
 pub use cluster::Cluster;
+pub use decode::{Decoded, decode, decode_named, decode_noting, resource_name};
+pub use ignored::IGNORED;
 pub use listener::Listener;
 pub use load_assignment::LoadAssignment;
+pub use references::Reference;
 pub use route::{RouteConfiguration, VirtualHost};
 pub use tls::Secret;
 

@@ -1,5 +1,10 @@
 //! RouteConfiguration and what it is made of.
 
+mod action;
+mod decode;
+mod domains;
+mod redirect;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -176,4 +181,11 @@ pub enum RedirectPath {
 pub struct DirectResponse {
     pub status: u16,
     pub body: bytes::Bytes,
+}
+
+/// The two parts of the name of a virtual host that is a resource of its own. The name of a route
+/// configuration may contain slashes, that of the virtual host in it may not.
+pub fn split_virtual_host_name(name: &str) -> Option<(&str, &str)> {
+    name.rsplit_once('/')
+        .filter(|(routes, host)| !routes.is_empty() && !host.is_empty())
 }

@@ -1,5 +1,8 @@
 //! TLS contexts and secrets.
 
+mod decode;
+mod source;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,0 +1,310 @@
+//! Cluster: message to typed.
+
+use std::time::Duration;
+
+use super::{Cluster, Discovery, Limits, Policy, TcpKeepalive, UpstreamHttp};
+use crate::proto;
+use crate::proto::core::{self, RoutingPriority};
+use crate::proto::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, DiscoveryType, EdsClusterConfig,
+};
+use crate::proto::envoy::config::cluster::v3::{
+    CircuitBreakers, UpstreamConnectionOptions, circuit_breakers::Thresholds,
+};
+use crate::reject::Invalid;
+use crate::resource::config_source::ConfigSource;
+use crate::resource::context::{
+    At, Context, accept, duration, enumeration, not_empty, number, refuse, required,
+};
+use crate::resource::load_assignment::LoadAssignment;
+use crate::resource::tls::UpstreamTls;
+
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Cluster {
+    pub(crate) fn decode(message: proto::Cluster, ctx: &Context<'_>) -> Result<Self, Invalid> {
+        #[allow(
+            deprecated,
+            reason = "older fields are still sent; the others are refused"
+        )]
+        let proto::Cluster {
+            transport_socket_matches,
+            transport_socket_matcher,
+            name,
+            alt_stat_name,
+            stats_matcher,
+            eds_cluster_config,
+            connect_timeout,
+            per_connection_buffer_limit_bytes,
+            per_connection_buffer_high_watermark_timeout,
+            lb_policy,
+            load_assignment,
+            health_checks,
+            max_requests_per_connection,
+            circuit_breakers,
+            upstream_http_protocol_options,
+            common_http_protocol_options,
+            http_protocol_options,
+            http2_protocol_options,
+            typed_extension_protocol_options,
+            dns_refresh_rate,
+            dns_jitter,
+            dns_failure_refresh_rate,
+            respect_dns_ttl,
+            dns_lookup_family,
+            dns_resolvers,
+            use_tcp_for_dns_lookups,
+            dns_resolution_config,
+            typed_dns_resolver_config,
+            wait_for_warm_on_init,
+            outlier_detection,
+            cleanup_interval,
+            upstream_bind_config,
+            lb_subset_config,
+            common_lb_config,
+            transport_socket,
+            metadata,
+            protocol_selection,
+            upstream_connection_options,
+            close_connections_on_host_health_failure,
+            ignore_health_on_host_removal,
+            filters,
+            load_balancing_policy,
+            lrs_server,
+            lrs_report_endpoint_metrics,
+            track_timeout_budgets,
+            upstream_config,
+            track_cluster_stats,
+            preconnect_policy,
+            connection_pool_per_downstream_connection,
+            queuing_policies,
+            cluster_discovery_type,
+            lb_config,
+        } = message;
+        refuse!(
+            transport_socket_matches,
+            transport_socket_matcher,
+            per_connection_buffer_high_watermark_timeout,
+            health_checks,
+            outlier_detection,
+            upstream_bind_config,
+            lb_subset_config,
+            protocol_selection,
+            close_connections_on_host_health_failure,
+            filters,
+            upstream_config,
+            connection_pool_per_downstream_connection,
+            queuing_policies,
+        );
+        accept!(ctx, "Cluster":
+            stats_matcher,
+            per_connection_buffer_limit_bytes,
+            dns_refresh_rate,
+            dns_jitter,
+            dns_failure_refresh_rate,
+            respect_dns_ttl,
+            dns_lookup_family,
+            dns_resolvers,
+            use_tcp_for_dns_lookups,
+            dns_resolution_config,
+            typed_dns_resolver_config,
+            wait_for_warm_on_init,
+            cleanup_interval,
+            metadata,
+            ignore_health_on_host_removal,
+            lrs_server,
+            lrs_report_endpoint_metrics,
+            track_timeout_budgets,
+            track_cluster_stats,
+            preconnect_policy,
+        );
+        if let Some(common) = common_lb_config {
+            super::policy::check_common(common, ctx).at("common_lb_config")?;
+        }
+
+        let name = not_empty(name, "name")?;
+        let timeout = duration(connect_timeout, "connect_timeout")?;
+        let connect_timeout = timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT);
+        if connect_timeout.is_zero() {
+            return Err(Invalid::at("connect_timeout", "must be greater than zero"));
+        }
+        Ok(Self {
+            discovery: Discovery::decode(
+                &name,
+                cluster_discovery_type,
+                load_assignment,
+                eds_cluster_config,
+                ctx,
+            )?,
+            name,
+            alt_stat_name,
+            connect_timeout,
+            policy: Policy::decode(lb_policy, lb_config, load_balancing_policy, ctx)?,
+            limits: circuit_breakers
+                .map_or(Ok(Limits::default()), |c| Limits::decode(c, ctx))
+                .at("circuit_breakers")?,
+            http: UpstreamHttp::decode(
+                super::protocol::HttpFields {
+                    typed: typed_extension_protocol_options,
+                    max_requests_per_connection,
+                    upstream_http_protocol_options,
+                    common_http_protocol_options,
+                    http_protocol_options,
+                    http2_protocol_options,
+                },
+                ctx,
+            )?,
+            tls: UpstreamTls::from_socket(transport_socket, ctx).at("transport_socket")?,
+            tcp_keepalive: upstream_connection_options
+                .map_or(Ok(None), |options| decode_connection(options, ctx))
+                .at("upstream_connection_options")?,
+        })
+    }
+}
+
+impl Discovery {
+    fn decode(
+        cluster: &str,
+        kind: Option<ClusterDiscoveryType>,
+        load_assignment: Option<proto::ClusterLoadAssignment>,
+        eds: Option<EdsClusterConfig>,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
+        let kind = match kind {
+            None => DiscoveryType::Static,
+            Some(ClusterDiscoveryType::Type(kind)) => enumeration(kind, "type")?,
+            Some(ClusterDiscoveryType::ClusterType(_)) => {
+                return Err(Invalid::at("cluster_type", "not supported yet"));
+            }
+        };
+        match kind {
+            DiscoveryType::Static => {
+                if eds.is_some() {
+                    return Err(Invalid::at(
+                        "eds_cluster_config",
+                        "the cluster is not of type EDS",
+                    ));
+                }
+                let assignment = match load_assignment {
+                    Some(message) => LoadAssignment::decode(message, ctx).at("load_assignment")?,
+                    None => LoadAssignment {
+                        cluster_name: cluster.to_owned(),
+                        localities: vec![],
+                    },
+                };
+                Ok(Self::Static(assignment))
+            }
+            DiscoveryType::Eds => {
+                if load_assignment.is_some() {
+                    return Err(Invalid::at("load_assignment", "the cluster is of type EDS"));
+                }
+                let EdsClusterConfig {
+                    eds_config,
+                    service_name,
+                } = required(eds, "eds_cluster_config")?;
+                let source = ConfigSource::decode_field(eds_config, "eds_config", ctx)
+                    .at("eds_cluster_config")?;
+                let service_name = match service_name.is_empty() {
+                    true => cluster.to_owned(),
+                    false => service_name,
+                };
+                Ok(Self::Eds {
+                    service_name,
+                    source,
+                })
+            }
+            other => Err(Invalid::at(
+                "type",
+                format!("{} is not supported yet", other.as_str_name()),
+            )),
+        }
+    }
+}
+
+impl Limits {
+    fn decode(message: CircuitBreakers, ctx: &Context<'_>) -> Result<Self, Invalid> {
+        let CircuitBreakers {
+            thresholds,
+            per_host_thresholds,
+        } = message;
+        refuse!(per_host_thresholds);
+        let mut limits = None;
+        for (index, one) in thresholds.into_iter().enumerate() {
+            let one = Self::threshold(one, ctx).at_index("thresholds", index)?;
+            // The first of a priority counts, as in Envoy.
+            limits = limits.or(one);
+        }
+        Ok(limits.unwrap_or_default())
+    }
+
+    /// The limits of the default priority; nothing for the other one, which no route can ask for.
+    fn threshold(message: Thresholds, ctx: &Context<'_>) -> Result<Option<Self>, Invalid> {
+        let Thresholds {
+            priority,
+            max_connections,
+            max_pending_requests,
+            max_requests,
+            max_retries,
+            retry_budget,
+            track_remaining,
+            max_connection_pools,
+        } = message;
+        accept!(ctx, "CircuitBreakers.Thresholds": track_remaining, max_connection_pools);
+        match enumeration(priority, "priority")? {
+            RoutingPriority::High => {
+                accept!(ctx, "CircuitBreakers.Thresholds": priority);
+                return Ok(None);
+            }
+            RoutingPriority::Default => {}
+        }
+        refuse!(retry_budget);
+        let default = Self::default();
+        let or = |given: Option<proto::UInt32Value>, default| given.map_or(default, |v| v.value);
+        Ok(Some(Self {
+            max_connections: or(max_connections, default.max_connections),
+            max_pending_requests: or(max_pending_requests, default.max_pending_requests),
+            max_requests: or(max_requests, default.max_requests),
+            max_retries: or(max_retries, default.max_retries),
+        }))
+    }
+}
+
+fn decode_connection(
+    message: UpstreamConnectionOptions,
+    ctx: &Context<'_>,
+) -> Result<Option<TcpKeepalive>, Invalid> {
+    let UpstreamConnectionOptions {
+        tcp_keepalive,
+        set_local_interface_name_on_upstream_connections,
+        happy_eyeballs_config,
+    } = message;
+    accept!(ctx, "UpstreamConnectionOptions":
+        set_local_interface_name_on_upstream_connections,
+        happy_eyeballs_config,
+    );
+    tcp_keepalive
+        .map(TcpKeepalive::decode)
+        .transpose()
+        .at("tcp_keepalive")
+}
+
+impl TcpKeepalive {
+    fn decode(message: core::TcpKeepalive) -> Result<Self, Invalid> {
+        let core::TcpKeepalive {
+            keepalive_probes,
+            keepalive_time,
+            keepalive_interval,
+        } = message;
+        // The bounds of the Linux socket options.
+        const PROBES: std::ops::RangeInclusive<u32> = 1..=127;
+        const SECONDS: std::ops::RangeInclusive<u32> = 1..=32_767;
+        let seconds = |value, field: &str| {
+            number(value, field, SECONDS).map(|v| v.map(|v| Duration::from_secs(v.into())))
+        };
+        Ok(Self {
+            probes: number(keepalive_probes, "keepalive_probes", PROBES)?,
+            time: seconds(keepalive_time, "keepalive_time")?,
+            interval: seconds(keepalive_interval, "keepalive_interval")?,
+        })
+    }
+}

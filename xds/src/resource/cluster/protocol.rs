@@ -1,0 +1,324 @@
+//! How HTTP is spoken: `HttpProtocolOptions`, and the older fields of the cluster it replaces.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::{Http2Options, UpstreamHttp, UpstreamProtocol};
+use crate::proto::core::{
+    self, Http1ProtocolOptions, Http2ProtocolOptions, UpstreamHttpProtocolOptions,
+};
+use crate::proto::upstream_http::HttpProtocolOptions;
+use crate::proto::upstream_http::http_protocol_options::explicit_http_config::ProtocolConfig;
+use crate::proto::upstream_http::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions,
+};
+use crate::proto::{Any, UInt32Value};
+use crate::reject::Invalid;
+use crate::resource::context::{
+    At, Context, accept, duration, number, refuse, refuse_true, required, unknown_type, unpack,
+};
+use crate::type_url::message_name;
+
+const TYPED: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+impl Default for UpstreamHttp {
+    fn default() -> Self {
+        Self {
+            protocol: UpstreamProtocol::Http1,
+            idle_timeout: DEFAULT_IDLE_TIMEOUT,
+            max_requests_per_connection: 0,
+        }
+    }
+}
+
+/// The fields of the cluster that are about HTTP.
+pub(super) struct HttpFields {
+    pub typed: HashMap<String, Any>,
+    pub max_requests_per_connection: Option<UInt32Value>,
+    pub upstream_http_protocol_options: Option<UpstreamHttpProtocolOptions>,
+    pub common_http_protocol_options: Option<core::HttpProtocolOptions>,
+    pub http_protocol_options: Option<Http1ProtocolOptions>,
+    pub http2_protocol_options: Option<Http2ProtocolOptions>,
+}
+
+impl UpstreamHttp {
+    pub(super) fn decode(fields: HttpFields, ctx: &Context<'_>) -> Result<Self, Invalid> {
+        let HttpFields {
+            typed,
+            max_requests_per_connection,
+            upstream_http_protocol_options,
+            common_http_protocol_options,
+            http_protocol_options,
+            http2_protocol_options,
+        } = fields;
+        if let Some(options) = take_typed(typed)? {
+            // Two places that could contradict each other.
+            refuse!(
+                max_requests_per_connection,
+                upstream_http_protocol_options,
+                common_http_protocol_options,
+                http_protocol_options,
+                http2_protocol_options,
+            );
+            return Self::typed(options, ctx).at_key("typed_extension_protocol_options", TYPED);
+        }
+
+        check_upstream(upstream_http_protocol_options)?;
+        let mut http = Self::default();
+        if let Some(common) = common_http_protocol_options {
+            http.common(common, ctx)
+                .at("common_http_protocol_options")?;
+        }
+        if let Some(max) = max_requests_per_connection {
+            http.max_requests_per_connection = max.value;
+        }
+        if let Some(options) = http_protocol_options {
+            check_http1(options, ctx).at("http_protocol_options")?;
+        }
+        if let Some(options) = http2_protocol_options {
+            let options = Http2Options::decode(options, ctx).at("http2_protocol_options")?;
+            http.protocol = UpstreamProtocol::Http2(options);
+        }
+        Ok(http)
+    }
+
+    fn typed(message: HttpProtocolOptions, ctx: &Context<'_>) -> Result<Self, Invalid> {
+        let HttpProtocolOptions {
+            common_http_protocol_options,
+            upstream_http_protocol_options,
+            http_filters,
+            header_validation_config,
+            outlier_detection,
+            request_mirror_policies,
+            hash_policy,
+            retry_policy,
+            upstream_protocol_options,
+        } = message;
+        refuse!(
+            http_filters,
+            header_validation_config,
+            outlier_detection,
+            request_mirror_policies,
+            hash_policy,
+            retry_policy,
+        );
+        check_upstream(upstream_http_protocol_options)?;
+
+        let mut http = Self::default();
+        if let Some(common) = common_http_protocol_options {
+            http.common(common, ctx)
+                .at("common_http_protocol_options")?;
+        }
+        http.protocol = match required(upstream_protocol_options, "upstream_protocol_options")? {
+            UpstreamProtocolOptions::ExplicitHttpConfig(config) => {
+                UpstreamProtocol::explicit(config, ctx).at("explicit_http_config")?
+            }
+            UpstreamProtocolOptions::UseDownstreamProtocolConfig(_) => {
+                return Err(Invalid::at(
+                    "use_downstream_protocol_config",
+                    "not supported yet",
+                ));
+            }
+            UpstreamProtocolOptions::AutoConfig(_) => {
+                return Err(Invalid::at("auto_config", "not supported yet"));
+            }
+        };
+        Ok(http)
+    }
+
+    fn common(
+        &mut self,
+        message: core::HttpProtocolOptions,
+        ctx: &Context<'_>,
+    ) -> Result<(), Invalid> {
+        let core::HttpProtocolOptions {
+            idle_timeout,
+            max_connection_duration,
+            max_connection_duration_jitter,
+            max_headers_count,
+            max_response_headers_kb,
+            max_stream_duration,
+            headers_with_underscores_action,
+            max_requests_per_connection,
+        } = message;
+        refuse!(
+            max_connection_duration,
+            max_connection_duration_jitter,
+            max_stream_duration
+        );
+        accept!(ctx, "Cluster.HttpProtocolOptions":
+            max_headers_count,
+            max_response_headers_kb,
+            headers_with_underscores_action,
+        );
+        if let Some(timeout) = duration(idle_timeout, "idle_timeout")? {
+            self.idle_timeout = timeout;
+        }
+        if let Some(max) = max_requests_per_connection {
+            self.max_requests_per_connection = max.value;
+        }
+        Ok(())
+    }
+}
+
+/// The one extension we know. Its key is its type name; under another one Envoy looks for another
+/// extension.
+fn take_typed(typed: HashMap<String, Any>) -> Result<Option<HttpProtocolOptions>, Invalid> {
+    const FIELD: &str = "typed_extension_protocol_options";
+    let mut sorted: Vec<_> = typed.into_iter().collect();
+    sorted.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut options = None;
+    for (key, any) in sorted {
+        if message_name(&any.type_url) != TYPED || key != TYPED {
+            return Err(unknown_type(&any.type_url)).at_key(FIELD, &key);
+        }
+        options = Some(unpack(&any).at_key(FIELD, &key)?);
+    }
+    Ok(options)
+}
+
+fn check_upstream(message: Option<UpstreamHttpProtocolOptions>) -> Result<(), Invalid> {
+    let Some(UpstreamHttpProtocolOptions {
+        auto_sni,
+        auto_san_validation,
+        override_auto_sni_header,
+    }) = message
+    else {
+        return Ok(());
+    };
+    let check = || -> Result<(), Invalid> {
+        refuse!(auto_sni, auto_san_validation, override_auto_sni_header);
+        Ok(())
+    };
+    check().at("upstream_http_protocol_options")
+}
+
+impl UpstreamProtocol {
+    fn explicit(message: ExplicitHttpConfig, ctx: &Context<'_>) -> Result<Self, Invalid> {
+        let ExplicitHttpConfig { protocol_config } = message;
+        match required(protocol_config, "protocol_config")? {
+            ProtocolConfig::HttpProtocolOptions(options) => {
+                check_http1(options, ctx).at("http_protocol_options")?;
+                Ok(Self::Http1)
+            }
+            ProtocolConfig::Http2ProtocolOptions(options) => Http2Options::decode(options, ctx)
+                .at("http2_protocol_options")
+                .map(Self::Http2),
+            ProtocolConfig::Http3ProtocolOptions(_) => {
+                Err(Invalid::at("http3_protocol_options", "not supported yet"))
+            }
+        }
+    }
+}
+
+fn check_http1(message: Http1ProtocolOptions, ctx: &Context<'_>) -> Result<(), Invalid> {
+    #[allow(deprecated, reason = "named so that nothing is skipped")]
+    let Http1ProtocolOptions {
+        allow_absolute_url,
+        accept_http_10,
+        default_host_for_http_10,
+        header_key_format,
+        enable_trailers,
+        allow_chunked_length,
+        override_stream_error_on_invalid_http_message,
+        send_fully_qualified_url,
+        use_balsa_parser,
+        allow_custom_methods,
+        ignore_http_11_upgrade,
+    } = message;
+    refuse!(
+        header_key_format,
+        enable_trailers,
+        allow_chunked_length,
+        send_fully_qualified_url,
+        ignore_http_11_upgrade,
+    );
+    accept!(ctx, "Cluster.Http1ProtocolOptions":
+        allow_absolute_url,
+        accept_http_10,
+        default_host_for_http_10,
+        override_stream_error_on_invalid_http_message,
+        use_balsa_parser,
+        allow_custom_methods,
+    );
+    Ok(())
+}
+
+impl Http2Options {
+    pub(crate) fn decode(
+        message: Http2ProtocolOptions,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
+        #[allow(deprecated, reason = "named so that nothing is skipped")]
+        let Http2ProtocolOptions {
+            hpack_table_size,
+            max_concurrent_streams,
+            initial_stream_window_size,
+            initial_connection_window_size,
+            allow_connect,
+            allow_metadata,
+            max_outbound_frames,
+            max_outbound_control_frames,
+            max_consecutive_inbound_frames_with_empty_payload,
+            max_inbound_priority_frames_per_stream,
+            max_inbound_window_update_frames_per_data_frame_sent,
+            stream_error_on_invalid_http_messaging,
+            override_stream_error_on_invalid_http_message,
+            custom_settings_parameters,
+            connection_keepalive,
+            use_oghttp2_codec,
+            max_metadata_size,
+            enable_huffman_encoding,
+            max_header_field_size_kb,
+            disallow_obs_text,
+            stream_reset_burst,
+            stream_reset_rate,
+        } = message;
+        refuse!(
+            allow_connect,
+            allow_metadata,
+            custom_settings_parameters,
+            connection_keepalive
+        );
+        refuse_true!(disallow_obs_text);
+        accept!(ctx, "Http2ProtocolOptions":
+            hpack_table_size,
+            max_outbound_frames,
+            max_outbound_control_frames,
+            max_consecutive_inbound_frames_with_empty_payload,
+            max_inbound_priority_frames_per_stream,
+            max_inbound_window_update_frames_per_data_frame_sent,
+            stream_error_on_invalid_http_messaging,
+            override_stream_error_on_invalid_http_message,
+            use_oghttp2_codec,
+            max_metadata_size,
+            enable_huffman_encoding,
+            max_header_field_size_kb,
+            stream_reset_burst,
+            stream_reset_rate,
+        );
+
+        const MAX: u32 = 0x7fff_ffff; // RFC 9113 section 6.5.2
+        const WINDOW: std::ops::RangeInclusive<u32> = 65_535..=MAX;
+        let [streams, stream_window, connection_window] = [
+            ("max_concurrent_streams", max_concurrent_streams, 1..=MAX),
+            (
+                "initial_stream_window_size",
+                initial_stream_window_size,
+                WINDOW,
+            ),
+            (
+                "initial_connection_window_size",
+                initial_connection_window_size,
+                WINDOW,
+            ),
+        ]
+        .map(|(field, value, bounds)| number(value, field, bounds));
+        Ok(Self {
+            max_concurrent_streams: streams?,
+            initial_stream_window_size: stream_window?,
+            initial_connection_window_size: connection_window?,
+        })
+    }
+}

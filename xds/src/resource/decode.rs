@@ -1,0 +1,140 @@
+//! From `Any` to [`Resource`].
+
+use std::sync::Arc;
+
+use super::context::{Context, fault, unpack};
+use super::{Cluster, Listener, LoadAssignment, Resource, RouteConfiguration, Secret, VirtualHost};
+use crate::extension::Extensions;
+use crate::proto::{self, Any, Message};
+use crate::reject::{Invalid, Rejected};
+use crate::type_url::ResourceType;
+
+/// A resource, and the fields of it that were set without having any effect.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decoded {
+    pub resource: Resource,
+    /// Entries of [`super::IGNORED`], sorted.
+    pub ignored: Vec<&'static str>,
+}
+
+/// Decodes and validates a resource.
+///
+/// A virtual host that is a resource of its own is expected to carry its resource name,
+/// `<route configuration>/<virtual host>`, as its name; see [`decode_named`] for one that does not.
+///
+/// # Errors
+///
+/// [`Rejected`] names the resource, the field, and the reason.
+pub fn decode(any: &Any, extensions: &dyn Extensions) -> Result<Resource, Rejected> {
+    decode_noting(any, None, extensions).map(|decoded| decoded.resource)
+}
+
+/// As [`decode`], for a resource that was delivered under a name (the incremental protocol and the
+/// `Resource` wrapper do that).
+///
+/// # Errors
+///
+/// As [`decode`], and when the resource calls itself something else. A virtual host may: VHDS names
+/// the resource, not the virtual host.
+pub fn decode_named(
+    name: &str,
+    any: &Any,
+    extensions: &dyn Extensions,
+) -> Result<Resource, Rejected> {
+    decode_noting(any, Some(name), extensions).map(|decoded| decoded.resource)
+}
+
+/// As [`decode`] (or [`decode_named`], when a name is given), with the list of ignored fields.
+///
+/// # Errors
+///
+/// As [`decode`].
+pub fn decode_noting(
+    any: &Any,
+    name: Option<&str>,
+    extensions: &dyn Extensions,
+) -> Result<Decoded, Rejected> {
+    let Some(kind) = ResourceType::from_type_url(&any.type_url) else {
+        // No kind of ours: report it under the one the text can stand beside.
+        let reason = format!("resource type {:?} is not supported", any.type_url);
+        let name = name.unwrap_or_default();
+        return Err(Rejected::new(ResourceType::Listener, name, fault(reason)));
+    };
+    let reject = |invalid| {
+        let own = || resource_name(any).unwrap_or_default();
+        Rejected::new(kind, name.map_or_else(own, str::to_owned), invalid)
+    };
+    let ctx = Context::new(extensions);
+    let resource = decode_as(kind, any, name, &ctx).map_err(reject)?;
+    match name {
+        Some(given) if given != resource.name() => Err(reject(fault(format!(
+            "was delivered under the name {given:?} but is named {:?}",
+            resource.name()
+        )))),
+        _ => Ok(Decoded {
+            resource,
+            ignored: ctx.into_ignored(),
+        }),
+    }
+}
+
+fn decode_as(
+    kind: ResourceType,
+    any: &Any,
+    name: Option<&str>,
+    ctx: &Context<'_>,
+) -> Result<Resource, Invalid> {
+    Ok(match kind {
+        ResourceType::Listener => Resource::Listener(Arc::new(Listener::decode(
+            unpack::<proto::Listener>(any)?,
+            ctx,
+        )?)),
+        ResourceType::RouteConfiguration => {
+            let message: proto::RouteConfiguration = unpack(any)?;
+            if message.name.is_empty() {
+                return Err(Invalid::at("name", "must not be empty"));
+            }
+            Resource::RouteConfiguration(Arc::new(RouteConfiguration::decode(message, false, ctx)?))
+        }
+        ResourceType::VirtualHost => {
+            let message: proto::VirtualHost = unpack(any)?;
+            let name = name.unwrap_or(&message.name).to_owned();
+            if super::route::split_virtual_host_name(&name).is_none() {
+                return Err(Invalid::at(
+                    "name",
+                    "must be <route configuration>/<virtual host>, neither of them empty",
+                ));
+            }
+            let host = Arc::new(VirtualHost::decode_alone(message, ctx)?);
+            Resource::VirtualHost { name, host }
+        }
+        ResourceType::Cluster => Resource::Cluster(Arc::new(Cluster::decode(
+            unpack::<proto::Cluster>(any)?,
+            ctx,
+        )?)),
+        ResourceType::LoadAssignment => {
+            let message: proto::ClusterLoadAssignment = unpack(any)?;
+            Resource::LoadAssignment(Arc::new(LoadAssignment::decode(message, ctx)?))
+        }
+        ResourceType::Secret => Resource::Secret(Arc::new(Secret::decode(
+            unpack::<proto::Secret>(any)?,
+            ctx,
+        )?)),
+    })
+}
+
+/// The name that a packed resource gives itself, without decoding the rest; `None` when the bytes
+/// do not even tell that.
+///
+/// Every kind we know keeps its name in field 1, so one pass that skips everything else finds it,
+/// also in a resource whose inner messages are broken.
+pub fn resource_name(any: &Any) -> Option<String> {
+    #[derive(Clone, PartialEq, Message)]
+    struct Named {
+        #[prost(string, tag = "1")]
+        name: String,
+    }
+    Named::decode(any.value.as_slice())
+        .ok()
+        .map(|named| named.name)
+}

@@ -1,0 +1,526 @@
+//! The fields that are accepted without having an effect.
+
+/// Every accepted-and-ignored field: `Message.field`, and why it can be ignored. They tune or
+/// observe; a field that would change what a request means is refused instead.
+///
+/// Options that mean different things for a listener and for a cluster are listed as
+/// `Cluster.<message>.<field>` for the latter.
+pub const IGNORED: &[(&str, &str)] = &[
+    (
+        "CertificateValidationContext.suppress_client_ca_list",
+        "about asking clients for certificates, which is refused",
+    ),
+    (
+        "CircuitBreakers.Thresholds.max_connection_pools",
+        "the number of pools follows from the number of threads",
+    ),
+    (
+        "CircuitBreakers.Thresholds.priority",
+        "the limits of priority HIGH; no route can ask for it",
+    ),
+    (
+        "CircuitBreakers.Thresholds.track_remaining",
+        "statistics have their own fixed set",
+    ),
+    (
+        "Cluster.Http1ProtocolOptions.accept_http_10",
+        "about requests that arrive, not requests that are sent",
+    ),
+    (
+        "Cluster.Http1ProtocolOptions.allow_absolute_url",
+        "about requests that arrive, not requests that are sent",
+    ),
+    (
+        "Cluster.Http1ProtocolOptions.allow_custom_methods",
+        "about requests that arrive, not requests that are sent",
+    ),
+    (
+        "Cluster.Http1ProtocolOptions.default_host_for_http_10",
+        "about requests that arrive, not requests that are sent",
+    ),
+    (
+        "Cluster.Http1ProtocolOptions.override_stream_error_on_invalid_http_message",
+        "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says",
+    ),
+    (
+        "Cluster.Http1ProtocolOptions.use_balsa_parser",
+        "there is one parser",
+    ),
+    (
+        "Cluster.HttpProtocolOptions.headers_with_underscores_action",
+        "without effect on responses, in Envoy too",
+    ),
+    (
+        "Cluster.HttpProtocolOptions.max_headers_count",
+        "the limits of the HTTP client are fixed",
+    ),
+    (
+        "Cluster.HttpProtocolOptions.max_response_headers_kb",
+        "the limits of the HTTP client are fixed",
+    ),
+    (
+        "Cluster.cleanup_interval",
+        "without effect for STATIC and EDS clusters, and others are refused",
+    ),
+    (
+        "Cluster.dns_failure_refresh_rate",
+        "without effect for STATIC and EDS clusters, and others are refused",
+    ),
+    (
+        "Cluster.dns_jitter",
+        "without effect for STATIC and EDS clusters, and others are refused",
+    ),
+    (
+        "Cluster.dns_lookup_family",
+        "without effect for STATIC and EDS clusters, and others are refused",
+    ),
+    (
+        "Cluster.dns_refresh_rate",
+        "without effect for STATIC and EDS clusters, and others are refused",
+    ),
+    (
+        "Cluster.dns_resolution_config",
+        "without effect for STATIC and EDS clusters, and others are refused",
+    ),
+    (
+        "Cluster.dns_resolvers",
+        "without effect for STATIC and EDS clusters, and others are refused",
+    ),
+    (
+        "Cluster.ignore_health_on_host_removal",
+        "endpoints that are no longer named go at once, healthy or not",
+    ),
+    (
+        "Cluster.lrs_report_endpoint_metrics",
+        "load reporting is not offered",
+    ),
+    ("Cluster.lrs_server", "load reporting is not offered"),
+    ("Cluster.metadata", "metadata has no reader"),
+    (
+        "Cluster.per_connection_buffer_limit_bytes",
+        "back-pressure uses a buffer size of its own",
+    ),
+    (
+        "Cluster.preconnect_policy",
+        "connections are opened when they are needed",
+    ),
+    (
+        "Cluster.respect_dns_ttl",
+        "without effect for STATIC and EDS clusters, and others are refused",
+    ),
+    (
+        "Cluster.stats_matcher",
+        "statistics have their own fixed set",
+    ),
+    (
+        "Cluster.track_cluster_stats",
+        "statistics have their own fixed set",
+    ),
+    (
+        "Cluster.track_timeout_budgets",
+        "statistics have their own fixed set",
+    ),
+    (
+        "Cluster.typed_dns_resolver_config",
+        "without effect for STATIC and EDS clusters, and others are refused",
+    ),
+    (
+        "Cluster.use_tcp_for_dns_lookups",
+        "without effect for STATIC and EDS clusters, and others are refused",
+    ),
+    (
+        "Cluster.wait_for_warm_on_init",
+        "warming is the same for every cluster",
+    ),
+    (
+        "ClusterLoadAssignment.Policy.overprovisioning_factor",
+        "how priorities take over from each other is fixed",
+    ),
+    (
+        "ClusterLoadAssignment.Policy.weighted_priority_health",
+        "how priorities take over from each other is fixed",
+    ),
+    (
+        "CommonLbConfig.ignore_new_hosts_until_first_hc",
+        "without active health checks there is no first one",
+    ),
+    (
+        "CommonLbConfig.locality_weighted_lb_config",
+        "localities are not weighted against each other",
+    ),
+    (
+        "CommonLbConfig.update_merge_window",
+        "updates take effect at once",
+    ),
+    (
+        "CommonLbConfig.zone_aware_lb_config",
+        "localities are not weighted against each other",
+    ),
+    (
+        "CommonTlsContext.key_log",
+        "session keys are never written out",
+    ),
+    (
+        "DownstreamTlsContext.disable_stateful_session_resumption",
+        "resumption is that of the TLS library",
+    ),
+    (
+        "DownstreamTlsContext.disable_stateless_session_resumption",
+        "no session tickets are given out",
+    ),
+    (
+        "DownstreamTlsContext.full_scan_certs_on_sni_mismatch",
+        "a certificate is always chosen among all of them",
+    ),
+    (
+        "DownstreamTlsContext.prefer_client_ciphers",
+        "the set of ciphers is fixed and all are strong",
+    ),
+    (
+        "DownstreamTlsContext.session_timeout",
+        "resumption is that of the TLS library",
+    ),
+    (
+        "Endpoint.health_check_config",
+        "active health checks are refused in the cluster",
+    ),
+    (
+        "Endpoint.observability_name",
+        "statistics have their own fixed set",
+    ),
+    ("FilterChain.metadata", "metadata has no reader"),
+    (
+        "Http1ProtocolOptions.override_stream_error_on_invalid_http_message",
+        "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says",
+    ),
+    (
+        "Http1ProtocolOptions.use_balsa_parser",
+        "there is one parser",
+    ),
+    (
+        "Http2ProtocolOptions.enable_huffman_encoding",
+        "header compression is not adjustable",
+    ),
+    (
+        "Http2ProtocolOptions.hpack_table_size",
+        "header compression is not adjustable",
+    ),
+    (
+        "Http2ProtocolOptions.max_consecutive_inbound_frames_with_empty_payload",
+        "the HTTP/2 implementation has flood limits of its own",
+    ),
+    (
+        "Http2ProtocolOptions.max_header_field_size_kb",
+        "header compression is not adjustable",
+    ),
+    (
+        "Http2ProtocolOptions.max_inbound_priority_frames_per_stream",
+        "the HTTP/2 implementation has flood limits of its own",
+    ),
+    (
+        "Http2ProtocolOptions.max_inbound_window_update_frames_per_data_frame_sent",
+        "the HTTP/2 implementation has flood limits of its own",
+    ),
+    (
+        "Http2ProtocolOptions.max_metadata_size",
+        "metadata frames are refused where they would be switched on",
+    ),
+    (
+        "Http2ProtocolOptions.max_outbound_control_frames",
+        "the HTTP/2 implementation has flood limits of its own",
+    ),
+    (
+        "Http2ProtocolOptions.max_outbound_frames",
+        "the HTTP/2 implementation has flood limits of its own",
+    ),
+    (
+        "Http2ProtocolOptions.override_stream_error_on_invalid_http_message",
+        "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says",
+    ),
+    (
+        "Http2ProtocolOptions.stream_error_on_invalid_http_messaging",
+        "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says",
+    ),
+    (
+        "Http2ProtocolOptions.stream_reset_burst",
+        "the HTTP/2 implementation has flood limits of its own",
+    ),
+    (
+        "Http2ProtocolOptions.stream_reset_rate",
+        "the HTTP/2 implementation has flood limits of its own",
+    ),
+    (
+        "Http2ProtocolOptions.use_oghttp2_codec",
+        "there is one codec",
+    ),
+    (
+        "HttpConnectionManager.access_log_flush_interval",
+        "log entries are written when a stream or connection ends",
+    ),
+    (
+        "HttpConnectionManager.access_log_options",
+        "log entries are written when a stream or connection ends",
+    ),
+    (
+        "HttpConnectionManager.add_proxy_protocol_connection_state",
+        "filters do not see the PROXY protocol",
+    ),
+    (
+        "HttpConnectionManager.drain_timeout_jitter",
+        "connections drain at their own time anyway",
+    ),
+    (
+        "HttpConnectionManager.flush_access_log_on_new_request",
+        "log entries are written when a stream or connection ends",
+    ),
+    (
+        "HttpConnectionManager.http1_safe_max_connection_duration",
+        "only matters with max_connection_duration, which is refused",
+    ),
+    (
+        "HttpConnectionManager.http3_protocol_options",
+        "HTTP/3 is not offered",
+    ),
+    (
+        "HttpConnectionManager.set_current_client_cert_details",
+        "only matters when client certificate details are forwarded, which is refused",
+    ),
+    (
+        "HttpConnectionManager.stream_error_on_invalid_http_message",
+        "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says",
+    ),
+    (
+        "HttpConnectionManager.stream_flush_timeout",
+        "the stream idle timeout covers it",
+    ),
+    ("HttpConnectionManager.tracing", "tracing is not offered"),
+    (
+        "HttpFilter.unknown_optional_filter",
+        "an unknown filter with is_optional is left out, as it asks",
+    ),
+    (
+        "HttpProtocolOptions.max_response_headers_kb",
+        "a limit of clusters, not of listeners",
+    ),
+    ("LeastRequest.choice_count", "always the better of two"),
+    (
+        "LeastRequest.locality_lb_config",
+        "localities are not weighted against each other",
+    ),
+    (
+        "LeastRequestLbConfig.choice_count",
+        "always the better of two",
+    ),
+    (
+        "Listener.access_log",
+        "connections that no chain takes are counted, not logged",
+    ),
+    (
+        "Listener.bypass_overload_manager",
+        "there is no overload manager",
+    ),
+    (
+        "Listener.connection_balance_config",
+        "the kernel spreads connections over the threads",
+    ),
+    (
+        "Listener.continue_on_listener_filters_timeout",
+        "the deadline for the first bytes is that of the chain",
+    ),
+    (
+        "Listener.default_filter_chain.filter_chain_match",
+        "without effect on the default chain, in Envoy too",
+    ),
+    (
+        "Listener.drain_type",
+        "every listener drains when it changes and when the program stops",
+    ),
+    (
+        "Listener.enable_mptcp",
+        "the operating system's setting is used",
+    ),
+    (
+        "Listener.enable_reuse_port",
+        "the kernel spreads connections over the threads",
+    ),
+    (
+        "Listener.ignore_global_conn_limit",
+        "there is no overload manager",
+    ),
+    (
+        "Listener.listener_filters_timeout",
+        "the deadline for the first bytes is that of the chain",
+    ),
+    (
+        "Listener.max_connections_to_accept_per_socket_event",
+        "the kernel spreads connections over the threads",
+    ),
+    ("Listener.metadata", "metadata has no reader"),
+    (
+        "Listener.reuse_port",
+        "the kernel spreads connections over the threads",
+    ),
+    (
+        "Listener.socket_options",
+        "the operating system's setting is used",
+    ),
+    (
+        "Listener.stats_matcher",
+        "statistics have their own fixed set",
+    ),
+    (
+        "Listener.tcp_backlog_size",
+        "the operating system's setting is used",
+    ),
+    (
+        "Listener.tcp_fast_open_queue_length",
+        "the operating system's setting is used",
+    ),
+    (
+        "Listener.tcp_keepalive",
+        "the operating system's setting is used",
+    ),
+    (
+        "Listener.traffic_direction",
+        "only a label, and a filter for draining by direction",
+    ),
+    (
+        "ListenerFilter.filter_disabled",
+        "the chain looks at the first bytes when it needs to; inspectors add nothing",
+    ),
+    (
+        "ListenerFilter.typed_config",
+        "the chain looks at the first bytes when it needs to; inspectors add nothing",
+    ),
+    ("LocalityLbEndpoints.metadata", "metadata has no reader"),
+    (
+        "LocalityLbEndpoints.proximity",
+        "without effect in Envoy too",
+    ),
+    (
+        "PathConfigSource.poll_interval",
+        "the file system reports changes",
+    ),
+    (
+        "Random.locality_lb_config",
+        "localities are not weighted against each other",
+    ),
+    ("RegexMatcher.engine_type", "there is one engine"),
+    (
+        "RequestIDExtension.typed_config",
+        "settings of the UUID extension are about tracing",
+    ),
+    (
+        "RoundRobin.locality_lb_config",
+        "localities are not weighted against each other",
+    ),
+    ("Route.decorator", "tracing is not offered"),
+    (
+        "Route.metadata",
+        "all but causeway.strip_prefix: metadata has no reader",
+    ),
+    (
+        "Route.per_request_buffer_limit_bytes",
+        "bodies are kept for retries and mirrors only, which are refused",
+    ),
+    (
+        "Route.request_body_buffer_limit",
+        "bodies are kept for retries and mirrors only, which are refused",
+    ),
+    ("Route.stat_prefix", "statistics have their own fixed set"),
+    ("Route.tracing", "tracing is not offered"),
+    (
+        "RouteAction.early_data_policy",
+        "TLS early data is not offered",
+    ),
+    ("RouteAction.flush_timeout", "the idle timeout covers it"),
+    (
+        "RouteAction.include_vh_rate_limits",
+        "rate limits are refused",
+    ),
+    (
+        "RouteAction.max_internal_redirects",
+        "internal redirects are refused",
+    ),
+    ("RouteConfiguration.metadata", "metadata has no reader"),
+    (
+        "TcpProxy.access_log_flush_interval",
+        "log entries are written when a stream or connection ends",
+    ),
+    (
+        "TcpProxy.access_log_options",
+        "log entries are written when a stream or connection ends",
+    ),
+    (
+        "TcpProxy.check_drain_close",
+        "draining is the same for every connection",
+    ),
+    (
+        "TcpProxy.flush_access_log_on_connected",
+        "log entries are written when a stream or connection ends",
+    ),
+    (
+        "UpstreamConnectionOptions.happy_eyeballs_config",
+        "an endpoint has one address",
+    ),
+    (
+        "UpstreamConnectionOptions.set_local_interface_name_on_upstream_connections",
+        "connections do not report the local interface",
+    ),
+    (
+        "UpstreamTlsContext.allow_renegotiation",
+        "TLS 1.2 renegotiation is never done",
+    ),
+    (
+        "UpstreamTlsContext.enforce_rsa_key_usage",
+        "key usage is always enforced",
+    ),
+    (
+        "UpstreamTlsContext.max_session_keys",
+        "resumption is that of the TLS library",
+    ),
+    ("VirtualHost.metadata", "metadata has no reader"),
+    (
+        "VirtualHost.per_request_buffer_limit_bytes",
+        "bodies are kept for retries and mirrors only, which are refused",
+    ),
+    (
+        "VirtualHost.request_body_buffer_limit",
+        "bodies are kept for retries and mirrors only, which are refused",
+    ),
+    (
+        "VirtualHost.virtual_clusters",
+        "statistics have their own fixed set",
+    ),
+    (
+        "WatchedDirectory.watch_modify",
+        "changes inside a watched directory are always seen",
+    ),
+];
+
+/// Whether a field is in the table. For the compiler, which asks at every use of `accept!`.
+pub(crate) const fn is_listed(field: &str) -> bool {
+    let mut i = 0;
+    while i < IGNORED.len() {
+        if same(IGNORED[i].0.as_bytes(), field.as_bytes()) {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
+/// `==` of slices is not `const`.
+const fn same(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut i = 0;
+    while i < a.len() {
+        if a[i] != b[i] {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}

@@ -1,0 +1,119 @@
+//! What a resource refers to by name.
+
+use super::cluster::{Cluster, Discovery};
+use super::config_source::{ConfigSource, DEFAULT_FETCH_TIMEOUT, Place};
+use super::http_manager::{HttpManager, RouteSource};
+use super::listener::{FilterChain, Listener, NetworkFilter};
+use super::route::RouteConfiguration;
+use super::tls::{CertificateRef, DownstreamTls};
+use super::{Resource, VirtualHost};
+use crate::type_url::ResourceType;
+
+/// A resource that another one needs, and where it is to come from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Reference {
+    pub kind: ResourceType,
+    /// For a virtual host this is the prefix of the names to ask for, slash included:
+    /// `<route configuration>/`.
+    pub name: String,
+    /// [`Place::SameOrigin`] for a secret without a source: it is among the static ones, and those
+    /// live in the same store.
+    pub source: ConfigSource,
+}
+
+impl Resource {
+    /// The named resources this one cannot do its work without: load assignments, route
+    /// configurations, secrets, virtual hosts. Clusters that routes name are not among them: a
+    /// missing one is answered when a request asks for it.
+    pub fn references(&self) -> Vec<Reference> {
+        let mut found = Vec::new();
+        match self {
+            Self::Listener(listener) => of_listener(listener, &mut found),
+            Self::RouteConfiguration(routes) => of_routes(routes, &mut found),
+            Self::Cluster(cluster) => of_cluster(cluster, &mut found),
+            Self::VirtualHost { .. } | Self::LoadAssignment(_) | Self::Secret(_) => {}
+        }
+        found
+    }
+}
+
+impl VirtualHost {
+    /// The resource name of a virtual host of `route_configuration`.
+    pub fn resource_name(route_configuration: &str, virtual_host: &str) -> String {
+        format!("{route_configuration}/{virtual_host}")
+    }
+}
+
+fn of_listener(listener: &Listener, found: &mut Vec<Reference>) {
+    for chain in listener
+        .filter_chains
+        .iter()
+        .chain(&listener.default_filter_chain)
+    {
+        of_chain(chain, found);
+    }
+}
+
+fn of_chain(chain: &FilterChain, found: &mut Vec<Reference>) {
+    if let Some(DownstreamTls { certificates, .. }) = &chain.tls {
+        certificates.iter().for_each(|c| of_certificate(c, found));
+    }
+    if let NetworkFilter::Http(manager) = &chain.filter {
+        of_manager(manager, found);
+    }
+}
+
+fn of_manager(manager: &HttpManager, found: &mut Vec<Reference>) {
+    match &manager.routes {
+        RouteSource::Inline(routes) => of_routes(routes, found),
+        RouteSource::Rds { name, source } => found.push(Reference {
+            kind: ResourceType::RouteConfiguration,
+            name: name.clone(),
+            source: source.clone(),
+        }),
+    }
+}
+
+fn of_routes(routes: &RouteConfiguration, found: &mut Vec<Reference>) {
+    if let Some(source) = &routes.vhds {
+        found.push(Reference {
+            kind: ResourceType::VirtualHost,
+            name: format!("{}/", routes.name),
+            source: source.clone(),
+        });
+    }
+}
+
+fn of_cluster(cluster: &Cluster, found: &mut Vec<Reference>) {
+    if let Discovery::Eds {
+        service_name,
+        source,
+    } = &cluster.discovery
+    {
+        found.push(Reference {
+            kind: ResourceType::LoadAssignment,
+            name: service_name.clone(),
+            source: source.clone(),
+        });
+    }
+    if let Some(certificate) = cluster
+        .tls
+        .as_ref()
+        .and_then(|t| t.client_certificate.as_ref())
+    {
+        of_certificate(certificate, found);
+    }
+}
+
+fn of_certificate(certificate: &CertificateRef, found: &mut Vec<Reference>) {
+    if let CertificateRef::Secret { name, source } = certificate {
+        found.push(Reference {
+            kind: ResourceType::Secret,
+            name: name.clone(),
+            source: source.clone().unwrap_or(ConfigSource {
+                place: Place::SameOrigin,
+                initial_fetch_timeout: DEFAULT_FETCH_TIMEOUT,
+            }),
+        });
+    }
+}

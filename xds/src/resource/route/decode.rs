@@ -1,0 +1,333 @@
+//! Route tables: message to typed, down to the choice of a route.
+
+use std::sync::Arc;
+
+use super::{
+    Action, PathMatch, RequireTls, Route, RouteConfiguration, RouteMatch, VirtualHost,
+    VirtualHostKey, domains,
+};
+use crate::proto;
+use crate::proto::core::Metadata;
+use crate::proto::route::route_match::PathSpecifier;
+use crate::proto::route::virtual_host::TlsRequirementType;
+use crate::proto::route::{self, Vhds};
+use crate::reject::Invalid;
+use crate::resource::config_source::ConfigSource;
+use crate::resource::context::{
+    At, Context, accept, each, enumeration, fault, filter_config, flag, not_empty, refuse, required,
+};
+use crate::resource::headers::{EditFields, HeaderEdits};
+use crate::resource::matcher::{HeaderMatcher, whole_regex};
+
+/// `max_direct_response_body_size_bytes` when it is not given.
+const DEFAULT_MAX_DIRECT_BODY: u32 = 4096;
+
+/// Metadata that makes a prefix rewrite a [`super::PathRewrite::StripPrefix`].
+const STRIP_PREFIX: &str = "causeway.strip_prefix";
+
+impl RouteConfiguration {
+    /// `inline`: part of a connection manager instead of a resource of its own.
+    pub(crate) fn decode(
+        message: proto::RouteConfiguration,
+        inline: bool,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
+        let proto::RouteConfiguration {
+            name,
+            virtual_hosts,
+            vhds,
+            internal_only_headers,
+            response_headers_to_add,
+            response_headers_to_remove,
+            request_headers_to_add,
+            request_headers_to_remove,
+            most_specific_header_mutations_wins,
+            validate_clusters,
+            max_direct_response_body_size_bytes,
+            cluster_specifier_plugins,
+            request_mirror_policies,
+            ignore_port_in_host_matching,
+            vhost_header,
+            ignore_path_parameters_in_path_matching,
+            typed_per_filter_config,
+            metadata,
+            route_specifiers,
+        } = message;
+        refuse!(
+            internal_only_headers,
+            cluster_specifier_plugins,
+            request_mirror_policies,
+            ignore_path_parameters_in_path_matching,
+            typed_per_filter_config,
+            route_specifiers,
+        );
+        accept!(ctx, "RouteConfiguration": metadata);
+
+        let vhds = vhds
+            .map(|Vhds { config_source }| {
+                ConfigSource::decode_field(config_source, "config_source", ctx)
+            })
+            .transpose()
+            .at("vhds")?;
+        if vhds.is_some() && name.is_empty() {
+            return Err(Invalid::at(
+                "name",
+                "must not be empty: vhds builds names from it",
+            ));
+        }
+        let virtual_hosts = each("virtual_hosts", virtual_hosts, |h| {
+            VirtualHost::decode(h, ctx)
+        })?;
+        domains::check_unique(&virtual_hosts)?;
+        let max_body =
+            max_direct_response_body_size_bytes.map_or(DEFAULT_MAX_DIRECT_BODY, |v| v.value);
+        for (index, host) in virtual_hosts.iter().enumerate() {
+            host.check_direct_bodies(max_body)
+                .at_index("virtual_hosts", index)?;
+        }
+        Ok(Self {
+            name,
+            virtual_hosts: virtual_hosts.into_iter().map(Arc::new).collect(),
+            vhds,
+            vhost_key: VirtualHostKey::decode(&vhost_header)?,
+            ignore_port_in_host_matching,
+            edits: HeaderEdits::decode(EditFields {
+                request_headers_to_add,
+                request_headers_to_remove,
+                response_headers_to_add,
+                response_headers_to_remove,
+            })?,
+            most_specific_edits_win: most_specific_header_mutations_wins,
+            // What is written down in one piece is expected to fit together.
+            validate_clusters: flag(validate_clusters, inline),
+        })
+    }
+}
+
+impl VirtualHostKey {
+    fn decode(header: &str) -> Result<Self, Invalid> {
+        match header {
+            "" => Ok(Self::Host),
+            ":first-path-segment" => Ok(Self::FirstPathSegment),
+            _ => Err(Invalid::at("vhost_header", "not supported yet")),
+        }
+    }
+}
+
+impl VirtualHost {
+    /// A virtual host that is a resource of its own. The limit for direct responses that its route
+    /// configuration sets is not known here, so the default one holds.
+    pub(crate) fn decode_alone(
+        message: proto::VirtualHost,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
+        let host = Self::decode(message, ctx)?;
+        domains::check_unique_within(&host)?;
+        host.check_direct_bodies(DEFAULT_MAX_DIRECT_BODY)?;
+        Ok(host)
+    }
+
+    fn decode(message: proto::VirtualHost, ctx: &Context<'_>) -> Result<Self, Invalid> {
+        #[allow(deprecated, reason = "named so that nothing is skipped")]
+        let proto::VirtualHost {
+            name,
+            domains,
+            routes,
+            matcher,
+            require_tls,
+            virtual_clusters,
+            rate_limits,
+            request_headers_to_add,
+            request_headers_to_remove,
+            response_headers_to_add,
+            response_headers_to_remove,
+            cors,
+            typed_per_filter_config,
+            include_request_attempt_count,
+            include_attempt_count_in_response,
+            retry_policy,
+            retry_policy_typed_config,
+            hedge_policy,
+            include_is_timeout_retry_header,
+            per_request_buffer_limit_bytes,
+            request_body_buffer_limit,
+            request_mirror_policies,
+            metadata,
+            route_specifiers,
+        } = message;
+        refuse!(
+            matcher,
+            rate_limits,
+            cors,
+            include_attempt_count_in_response,
+            retry_policy,
+            retry_policy_typed_config,
+            hedge_policy,
+            include_is_timeout_retry_header,
+            request_mirror_policies,
+            route_specifiers,
+        );
+        accept!(ctx, "VirtualHost":
+            virtual_clusters,
+            per_request_buffer_limit_bytes,
+            request_body_buffer_limit,
+            metadata,
+        );
+        if domains.is_empty() {
+            return Err(Invalid::at("domains", "must not be empty"));
+        }
+        Ok(Self {
+            name: not_empty(name, "name")?,
+            domains: each("domains", domains, domains::decode)?,
+            routes: each("routes", routes, |route| Route::decode(route, ctx))?,
+            require_tls: match enumeration(require_tls, "require_tls")? {
+                TlsRequirementType::None => RequireTls::None,
+                TlsRequirementType::ExternalOnly => RequireTls::ExternalOnly,
+                TlsRequirementType::All => RequireTls::All,
+            },
+            edits: HeaderEdits::decode(EditFields {
+                request_headers_to_add,
+                request_headers_to_remove,
+                response_headers_to_add,
+                response_headers_to_remove,
+            })?,
+            include_request_attempt_count,
+            filter_config: filter_config(typed_per_filter_config, ctx)?,
+        })
+    }
+
+    fn check_direct_bodies(&self, max: u32) -> Result<(), Invalid> {
+        for (index, route) in self.routes.iter().enumerate() {
+            let Action::Direct(direct) = &route.action else {
+                continue;
+            };
+            if direct.body.len() > max as usize {
+                return Err(Invalid::at(
+                    format!("routes[{index}].direct_response.body"),
+                    format!("{} bytes are more than {max}", direct.body.len()),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Route {
+    fn decode(message: route::Route, ctx: &Context<'_>) -> Result<Self, Invalid> {
+        #[allow(deprecated, reason = "named so that nothing is skipped")]
+        let route::Route {
+            name,
+            r#match,
+            metadata,
+            decorator,
+            typed_per_filter_config,
+            request_headers_to_add,
+            request_headers_to_remove,
+            response_headers_to_add,
+            response_headers_to_remove,
+            tracing,
+            per_request_buffer_limit_bytes,
+            stat_prefix,
+            request_body_buffer_limit,
+            route_specifiers,
+            action,
+        } = message;
+        refuse!(route_specifiers);
+        accept!(ctx, "Route":
+            decorator,
+            tracing,
+            per_request_buffer_limit_bytes,
+            stat_prefix,
+            request_body_buffer_limit,
+        );
+        let matcher = RouteMatch::decode(required(r#match, "match")?, ctx).at("match")?;
+        let mut action = Action::decode(required(action, "action")?, ctx)?;
+        if asks_to_strip_prefix(metadata, ctx) {
+            action.strip_prefix(&matcher.path)?;
+        }
+        Ok(Self {
+            name,
+            matcher,
+            action,
+            edits: HeaderEdits::decode(EditFields {
+                request_headers_to_add,
+                request_headers_to_remove,
+                response_headers_to_add,
+                response_headers_to_remove,
+            })?,
+            filter_config: filter_config(typed_per_filter_config, ctx)?,
+        })
+    }
+}
+
+/// Our own key is read; the rest of the metadata is for whoever put it there.
+fn asks_to_strip_prefix(metadata: Option<Metadata>, ctx: &Context<'_>) -> bool {
+    let mut metadata = metadata.unwrap_or_default();
+    let asked = metadata.filter_metadata.remove(STRIP_PREFIX).is_some();
+    accept!(ctx, "Route": metadata);
+    asked
+}
+
+impl RouteMatch {
+    fn decode(message: route::RouteMatch, ctx: &Context<'_>) -> Result<Self, Invalid> {
+        let route::RouteMatch {
+            case_sensitive,
+            runtime_fraction,
+            headers,
+            query_parameters,
+            cookies,
+            grpc,
+            tls_context,
+            dynamic_metadata,
+            filter_state,
+            path_specifier,
+        } = message;
+        refuse!(
+            runtime_fraction,
+            query_parameters,
+            cookies,
+            grpc,
+            tls_context,
+            dynamic_metadata,
+            filter_state,
+        );
+        Ok(Self {
+            path: PathMatch::decode(required(path_specifier, "path_specifier")?, ctx)?,
+            case_sensitive: flag(case_sensitive, true),
+            headers: each("headers", headers, |header| {
+                HeaderMatcher::decode(header, ctx)
+            })?,
+        })
+    }
+}
+
+impl PathMatch {
+    fn decode(message: PathSpecifier, ctx: &Context<'_>) -> Result<Self, Invalid> {
+        match message {
+            PathSpecifier::Prefix(prefix) => Ok(Self::Prefix(prefix)),
+            PathSpecifier::Path(path) => Ok(Self::Exact(path)),
+            PathSpecifier::SafeRegex(regex) => {
+                whole_regex(regex, ctx).at("safe_regex").map(Self::Regex)
+            }
+            PathSpecifier::PathSeparatedPrefix(prefix) => separated_prefix(prefix)
+                .at("path_separated_prefix")
+                .map(Self::SeparatedPrefix),
+            PathSpecifier::ConnectMatcher(_) => {
+                Err(Invalid::at("connect_matcher", "not supported yet"))
+            }
+            PathSpecifier::PathMatchPolicy(_) => {
+                Err(Invalid::at("path_match_policy", "not supported yet"))
+            }
+        }
+    }
+}
+
+/// The message definition's own pattern: a slash at the end could never be followed by one.
+fn separated_prefix(prefix: String) -> Result<String, Invalid> {
+    match prefix.chars().last() {
+        None => Err(fault("must not be empty")),
+        Some('/') => Err(fault("must not end with a slash")),
+        _ if prefix.contains(['?', '#']) => Err(fault("must not contain ? or #")),
+        _ => Ok(prefix),
+    }
+}
