@@ -3,12 +3,18 @@
 //! The map is docs/ARCHITECTURE.md; `tests/architecture.rs` holds the modules to it.
 
 pub mod cluster;
+pub mod config;
+pub mod coordinator;
+pub mod demo;
 pub mod error;
 pub mod filter;
+pub mod http;
+pub mod listener;
 pub mod net;
 pub mod route;
 pub mod runtime;
 pub mod snapshot;
+pub mod tcp;
 pub mod telemetry;
 pub mod tls;
 pub mod upstream;

@@ -1,1 +1,9 @@
-fn main() {}
+//! The program: see `causeway::cli`.
+
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> std::process::ExitCode {
+    causeway::cli::main()
+}

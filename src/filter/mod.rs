@@ -1,14 +1,12 @@
 //! HTTP filters: what stands between the codec and the router.
 //!
-//! A filter sees a [`Stream`], never a connection. Its methods are synchronous; only a filter that
-//! really waits suspends, so the common case allocates nothing.
+//! A filter sees a [`Stream`], never a connection. Its methods are synchronous, so a chain
+//! allocates nothing; the first filter that has to wait brings a third [`Flow`].
 
 pub mod registry;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -27,8 +25,6 @@ pub struct Stream<'s> {
 pub enum Flow {
     Continue,
     Reply(LocalReply),
-    /// Resumes with the future's outcome.
-    Suspend(Pin<Box<dyn Future<Output = Flow>>>),
 }
 
 /// A response we make ourselves.

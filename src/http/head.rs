@@ -22,8 +22,12 @@ use crate::route::matcher::joined;
 
 /// Fields that describe a connection, not a message (RFC 9110 section 7.6.1), besides those that
 /// need a look at their value.
-const HOP_BY_HOP: [&str; 4] =
-    ["keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"];
+const HOP_BY_HOP: [&str; 4] = [
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+];
 
 /// What a request asks its connection to become.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,9 +56,18 @@ impl RequestView for View<'_> {
         let parts = self.0;
         match name {
             ":method" => Some(Cow::Borrowed(parts.method.as_str().as_bytes())),
-            ":path" => parts.uri.path_and_query().map(|p| Cow::Borrowed(p.as_str().as_bytes())),
+            ":path" => parts
+                .uri
+                .path_and_query()
+                .map(|p| Cow::Borrowed(p.as_str().as_bytes())),
             ":authority" | "host" => parts.headers.get(HOST).map(|h| h.as_bytes().into()),
-            _ => joined(parts.headers.get_all(name).iter().map(HeaderValue::as_bytes)),
+            _ => joined(
+                parts
+                    .headers
+                    .get_all(name)
+                    .iter()
+                    .map(HeaderValue::as_bytes),
+            ),
         }
     }
 }
@@ -165,8 +178,11 @@ fn underscores(headers: &mut HeaderMap, action: Underscores) -> Result<(), Failu
     if action == Underscores::RejectRequest {
         return Err(Failure::bad_request("unexpected_underscore"));
     }
-    let named: Vec<HeaderName> =
-        headers.keys().filter(|n| n.as_str().contains('_')).cloned().collect();
+    let named: Vec<HeaderName> = headers
+        .keys()
+        .filter(|n| n.as_str().contains('_'))
+        .cloned()
+        .collect();
     for name in named {
         headers.remove(name);
     }
@@ -174,14 +190,13 @@ fn underscores(headers: &mut HeaderMap, action: Underscores) -> Result<(), Failu
 }
 
 /// Exactly one host, of characters a host can have (RFC 9112 section 3.2).
-fn host(
-    parts: &mut Parts,
-    manager: &HttpManager,
-    local_port: Option<u16>,
-) -> Result<(), Failure> {
+fn host(parts: &mut Parts, manager: &HttpManager, local_port: Option<u16>) -> Result<(), Failure> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let Some(host) = hosts.next() else {
-        let missing = Failure { body: Cow::Borrowed(""), ..Failure::bad_request("host_missing") };
+        let missing = Failure {
+            body: Cow::Borrowed(""),
+            ..Failure::bad_request("host_missing")
+        };
         return Err(missing);
     };
     if hosts.next().is_some() {
@@ -196,7 +211,9 @@ fn host(
         return Ok(());
     }
     // Of ASCII by the check above.
-    let Ok(text) = std::str::from_utf8(text) else { return Ok(()) };
+    let Ok(text) = std::str::from_utf8(text) else {
+        return Ok(());
+    };
     let mut kept = text;
     let (name, port) = crate::route::action::split_port(kept);
     if let Some(port) = port.and_then(|p| p.parse::<u16>().ok()) {
@@ -224,8 +241,24 @@ const fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,
-            b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'%' | b'!' | b'$' | b'&' | b'\''
-                | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
+            b'-' | b'.'
+                | b'_'
+                | b'~'
+                | b':'
+                | b'['
+                | b']'
+                | b'%'
+                | b'!'
+                | b'$'
+                | b'&'
+                | b'\''
+                | b'('
+                | b')'
+                | b'*'
+                | b'+'
+                | b','
+                | b';'
+                | b'='
         )
 }
 
@@ -268,20 +301,33 @@ fn hop_by_hop(parts: &mut Parts) -> Result<Option<UpgradeRequest>, Failure> {
     }
     if te {
         let trailers = headers.get_all(TE).iter().any(|v| {
-            v.to_str().is_ok_and(|v| v.split(',').any(|t| t.trim().eq_ignore_ascii_case("trailers")))
+            v.to_str().is_ok_and(|v| {
+                v.split(',')
+                    .any(|t| t.trim().eq_ignore_ascii_case("trailers"))
+            })
         });
         headers.remove(TE);
         if trailers {
             headers.insert(TE, HeaderValue::from_static("trailers"));
         }
     }
-    if expect && headers.get(EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+    if expect
+        && headers
+            .get(EXPECT)
+            .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    {
         // Answered by us, when the body is first asked for.
         headers.remove(EXPECT);
     }
-    let protocol = if upgrade { headers.remove(UPGRADE) } else { None };
+    let protocol = if upgrade {
+        headers.remove(UPGRADE)
+    } else {
+        None
+    };
     let asked = wants_upgrade && parts.version == Version::HTTP_11;
-    Ok(protocol.filter(|_| asked).map(|protocol| UpgradeRequest { protocol }))
+    Ok(protocol
+        .filter(|_| asked)
+        .map(|protocol| UpgradeRequest { protocol }))
 }
 
 /// The fields named by `Connection`.
@@ -292,13 +338,16 @@ fn hop_by_hop(parts: &mut Parts) -> Result<Option<UpgradeRequest>, Failure> {
 fn connection_options(headers: &HeaderMap) -> Result<Vec<HeaderName>, Failure> {
     let mut named = Vec::new();
     for value in headers.get_all(CONNECTION) {
-        let text = value.to_str().map_err(|_| Failure::bad_request("connection_invalid"))?;
+        let text = value
+            .to_str()
+            .map_err(|_| Failure::bad_request("connection_invalid"))?;
         for option in text.split(',').map(str::trim).filter(|o| !o.is_empty()) {
             if option.eq_ignore_ascii_case("close") || option.eq_ignore_ascii_case("keep-alive") {
                 continue;
             }
-            let name: HeaderName =
-                option.parse().map_err(|_| Failure::bad_request("connection_invalid"))?;
+            let name: HeaderName = option
+                .parse()
+                .map_err(|_| Failure::bad_request("connection_invalid"))?;
             if name == HOST || name == CONTENT_LENGTH || name == TRANSFER_ENCODING {
                 return Err(Failure::bad_request("connection_names_framing_field"));
             }
@@ -323,7 +372,10 @@ fn normal_path(parts: &mut Parts, manager: &HttpManager) -> Result<Option<String
             Ok(None)
         }
         Outcome::Redirect(normal) => Ok(Some(with_query(&normal, query))),
-        Outcome::Reject(why) => Err(Failure { close: false, ..Failure::bad_request(why) }),
+        Outcome::Reject(why) => Err(Failure {
+            close: false,
+            ..Failure::bad_request(why)
+        }),
     }
 }
 

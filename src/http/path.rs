@@ -44,14 +44,21 @@ pub fn apply<'p>(path: &'p str, rules: &PathRules) -> Outcome<'p> {
     if rules.merge_slashes {
         path = Cow::Owned(merge_slashes(&path));
     }
-    if redirect { Outcome::Redirect(path.into_owned()) } else { Outcome::Path(path) }
+    if redirect {
+        Outcome::Redirect(path.into_owned())
+    } else {
+        Outcome::Path(path)
+    }
 }
 
 fn is_suspicious(path: &str) -> bool {
     let bytes = path.as_bytes();
-    bytes.iter().zip(bytes.iter().skip(1).chain(&[b'/'])).any(|(a, b)| {
-        matches!(a, b'%' | b'\\') || (*a == b'/' && matches!(b, b'/' | b'.') && bytes.len() > 1)
-    })
+    bytes
+        .iter()
+        .zip(bytes.iter().skip(1).chain(&[b'/']))
+        .any(|(a, b)| {
+            matches!(a, b'%' | b'\\') || (*a == b'/' && matches!(b, b'/' | b'.') && bytes.len() > 1)
+        })
 }
 
 /// `%2F` and `%5C`, in either case.
@@ -154,7 +161,11 @@ mod tests {
     use super::*;
 
     fn rules(escaped_slashes: EscapedSlashes) -> PathRules {
-        PathRules { normalize: true, merge_slashes: true, escaped_slashes }
+        PathRules {
+            normalize: true,
+            merge_slashes: true,
+            escaped_slashes,
+        }
     }
 
     #[test]
@@ -184,9 +195,18 @@ mod tests {
     fn escaped_slashes_are_kept_refused_or_undone() {
         let with = |escaped| apply("/a%2Fb%5cc", &rules(escaped));
         assert!(matches!(with(EscapedSlashes::Reject), Outcome::Reject(_)));
-        assert_eq!(with(EscapedSlashes::UnescapeAndForward), Outcome::Path("/a/b/c".into()));
-        assert_eq!(with(EscapedSlashes::UnescapeAndRedirect), Outcome::Redirect("/a/b/c".into()));
-        assert!(matches!(apply("/a%00", &rules(EscapedSlashes::Keep)), Outcome::Reject(_)));
+        assert_eq!(
+            with(EscapedSlashes::UnescapeAndForward),
+            Outcome::Path("/a/b/c".into())
+        );
+        assert_eq!(
+            with(EscapedSlashes::UnescapeAndRedirect),
+            Outcome::Redirect("/a/b/c".into())
+        );
+        assert!(matches!(
+            apply("/a%00", &rules(EscapedSlashes::Keep)),
+            Outcome::Reject(_)
+        ));
     }
 
     #[test]

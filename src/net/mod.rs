@@ -1,5 +1,6 @@
 //! Sockets: one stream type for all transports, and listening sockets.
 
+pub mod copy;
 pub mod listen;
 pub mod stream;
 

@@ -74,6 +74,10 @@ impl AsyncWrite for Io {
 }
 
 impl Io {
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::ServerTls(_) | Self::ClientTls(_))
+    }
+
     /// The TCP socket below, whatever is on top.
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {

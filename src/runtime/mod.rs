@@ -1,3 +1,4 @@
 //! Threads and time.
 
+pub mod threads;
 pub mod timer;

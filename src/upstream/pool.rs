@@ -35,6 +35,8 @@ thread_local! {
 #[derive(Default)]
 struct Pool {
     idle: VecDeque<Idle>,
+    /// Of the connections in `idle`.
+    transport: Option<Arc<Transport>>,
     http2: Option<http2::SendRequest<RequestBody>>,
     /// Somebody is opening the HTTP/2 connection; the others wait here.
     opening: Option<Vec<oneshot::Sender<()>>>,
@@ -120,7 +122,7 @@ pub fn spawn_tied(endpoint: &Endpoint, future: impl Future<Output = ()> + 'stati
 }
 
 /// Counts a connection as long as it lives.
-struct Counted {
+pub struct Counted {
     endpoint: Arc<Endpoint>,
     transport: Arc<Transport>,
     _permit: Permit,
@@ -150,8 +152,15 @@ impl Drop for Counted {
 
 /// A raw connection, for TCP proxying, counted like any other.
 pub struct RawConnection {
-    pub io: Io,
-    _counted: Box<dyn std::any::Any>,
+    io: Io,
+    counted: Counted,
+}
+
+impl RawConnection {
+    /// The stream, and what must live as long as it does.
+    pub fn into_parts(self) -> (Io, Counted) {
+        (self.io, self.counted)
+    }
 }
 
 /// Opens a connection that is not pooled.
@@ -164,10 +173,8 @@ pub async fn open_raw(
 ) -> Result<RawConnection, ConnectError> {
     let permit = connection_permit(endpoint, transport)?;
     let io = connect(endpoint, transport).await?;
-    Ok(RawConnection {
-        io,
-        _counted: Box::new(Counted::new(endpoint, transport, permit)),
-    })
+    let counted = Counted::new(endpoint, transport, permit);
+    Ok(RawConnection { io, counted })
 }
 
 fn connection_permit(endpoint: &Endpoint, transport: &Transport) -> Result<Permit, ConnectError> {
@@ -431,6 +438,8 @@ impl Lease {
                     Err(back) => connection = back,
                 }
             }
+            pool.transport
+                .get_or_insert_with(|| Arc::clone(&self.transport));
             pool.idle.push_back(Idle {
                 connection,
                 since: Instant::now(),
@@ -461,22 +470,20 @@ pub fn retire(endpoints: &[u64], cut: bool) {
 }
 
 /// Closes connections that were idle too long and forgets pools that hold nothing.
-pub fn sweep(idle_timeout: impl Fn(u64) -> Option<(Duration, Arc<Transport>)>) {
+pub fn sweep() {
     let now = Instant::now();
     let mut dropped = Vec::new();
     POOLS.with_borrow_mut(|pools| {
-        pools.retain(|uid, pool| {
-            match idle_timeout(*uid) {
-                None => dropped.extend(pool.idle.drain(..)),
-                Some((limit, transport)) => {
-                    // The oldest are in front.
-                    while pool.idle.front().is_some_and(|idle| {
-                        idle.connection.sender.is_closed()
-                            || (!limit.is_zero() && now.duration_since(idle.since) >= limit)
-                    }) {
-                        transport.stats.upstream_cx_idle_timeout.inc();
-                        dropped.extend(pool.idle.pop_front());
-                    }
+        pools.retain(|_, pool| {
+            if let Some(transport) = &pool.transport {
+                let limit = transport.idle_timeout;
+                // The oldest are in front.
+                while pool.idle.front().is_some_and(|idle| {
+                    idle.connection.sender.is_closed()
+                        || (!limit.is_zero() && now.duration_since(idle.since) >= limit)
+                }) {
+                    transport.stats.upstream_cx_idle_timeout.inc();
+                    dropped.extend(pool.idle.pop_front());
                 }
             }
             if pool

@@ -41,6 +41,9 @@ impl TypedExtension {
 
 /// Checks extension configuration when a resource is decoded, so that a wrong one is a rejection
 /// with a path and never a surprise at request time.
+///
+/// The path of a fault starts inside the configuration message: the caller puts in front of it
+/// where that message stands, its `typed_config` included.
 pub trait Extensions: Send + Sync {
     /// Whether there is an HTTP filter that is configured by this message. A filter that is not
     /// known is left out when its configuration says `is_optional`, and refused otherwise.

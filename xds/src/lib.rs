@@ -11,6 +11,7 @@
 //! | [`extension`] | how the program checks configuration that only it understands |
 //! | [`reject`] | rejections and field paths |
 //! | [`source`] | what every producer of resources implements |
+//! | [`store`] | the last accepted version of every resource, and what an update changed |
 
 pub mod descriptor;
 pub mod extension;
@@ -25,4 +26,5 @@ pub mod text;
 pub mod type_url;
 
 pub use reject::{FieldPath, Invalid, Rejected};
+pub use store::ResourceStore;
 pub use type_url::ResourceType;

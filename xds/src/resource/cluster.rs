@@ -97,3 +97,6 @@ pub struct TcpKeepalive {
     pub time: Option<Duration>,
     pub interval: Option<Duration>,
 }
+
+#[cfg(test)]
+mod tests;

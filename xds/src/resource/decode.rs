@@ -138,3 +138,79 @@ pub fn resource_name(any: &Any) -> Option<String> {
         .ok()
         .map(|named| named.name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::testing::{Known, certificate, listener, manager, routes, to};
+    use crate::resource::testing::{any, cluster, forward, host, with_manager};
+    use crate::type_url::{PREFIX, pack};
+
+    #[test]
+    fn an_unknown_kind_is_refused() {
+        let rejected = decode(&any("test.Runtime", b""), &Known).unwrap_err();
+        let expected =
+            "listener \"\": resource type \"type.googleapis.com/test.Runtime\" is not supported";
+        assert_eq!(rejected.to_string(), expected);
+    }
+
+    #[test]
+    fn a_resource_that_does_not_parse_is_named_all_the_same() {
+        let mut message = pack(&cluster());
+        // Field 4, connect_timeout, with a length that its bytes do not have.
+        message.value.extend([0x22, 0x02, 0x08]);
+        message.value.push(0x80);
+        let rejected = decode(&message, &Known).unwrap_err();
+        assert_eq!(rejected.name, "app");
+        assert!(
+            rejected
+                .invalid
+                .to_string()
+                .starts_with("bytes do not parse: ")
+        );
+    }
+
+    /// No bytes may make a decoder panic; what they lead to is another matter.
+    #[test]
+    fn damaged_messages_never_panic() {
+        let inline = proto::HttpConnectionManager {
+            route_specifier: Some(
+                proto::hcm::http_connection_manager::RouteSpecifier::RouteConfig(routes(host(to(
+                    forward(),
+                )))),
+            ),
+            ..manager()
+        };
+        let secret = proto::tls::Secret {
+            name: "s".into(),
+            r#type: Some(proto::tls::secret::Type::TlsCertificate(certificate())),
+        };
+        let whole = [
+            pack(&listener()),
+            pack(&with_manager(inline)),
+            pack(&cluster()),
+            pack(&routes(host(to(forward())))),
+            pack(&secret),
+        ];
+        let mut state = 1_u64;
+        let mut random = |bound: usize| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 33) as usize % bound
+        };
+        for _ in 0..20_000 {
+            let mut message = whole[random(whole.len())].clone();
+            for _ in 0..=random(4) {
+                let at = random(message.value.len());
+                message.value[at] = random(256) as u8;
+            }
+            message.value.truncate(message.value.len() - random(3));
+            if random(8) == 0 {
+                let kind = ResourceType::ALL[random(ResourceType::ALL.len())];
+                message.type_url = format!("{PREFIX}{}", kind.message_name());
+            }
+            let _ = decode(&message, &Known);
+        }
+    }
+}

@@ -156,3 +156,6 @@ pub enum ServerHeader {
     AppendIfAbsent,
     PassThrough,
 }
+
+#[cfg(test)]
+mod tests;

@@ -417,7 +417,7 @@ pub const IGNORED: &[(&str, &str)] = &[
     ("Route.decorator", "tracing is not offered"),
     (
         "Route.metadata",
-        "all but causeway.strip_prefix: metadata has no reader",
+        "all but causeway's strip_prefix: metadata has no reader",
     ),
     (
         "Route.per_request_buffer_limit_bytes",
@@ -523,4 +523,51 @@ const fn same(a: &[u8], b: &[u8]) -> bool {
         i += 1;
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    /// Every `Message.field` that an `accept!` in this directory names.
+    fn accepted_in(directory: &Path, found: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                accepted_in(&path, found);
+                continue;
+            }
+            let source = std::fs::read_to_string(&path).unwrap();
+            for call in source.split("accept!(ctx, \"").skip(1) {
+                let Some((message, rest)) = call.split_once("\":") else {
+                    continue;
+                };
+                let fields = rest.split(')').next().unwrap_or_default();
+                let fields = fields
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|field| !field.is_empty());
+                found.extend(fields.map(|field| format!("{message}.{field}")));
+            }
+        }
+    }
+
+    /// The compiler checks that what is ignored is in the table; this is the other direction.
+    #[test]
+    fn the_table_is_what_the_decoders_ignore() {
+        let mut found = BTreeSet::new();
+        accepted_in(
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join("src/resource"),
+            &mut found,
+        );
+        // The loop above finds itself.
+        found.retain(|field| !field.contains('"') && !field.contains('\\'));
+        let listed: BTreeSet<String> = IGNORED.iter().map(|(field, _)| field.to_string()).collect();
+        assert_eq!(found, listed);
+        assert_eq!(listed.len(), IGNORED.len(), "a field is listed twice");
+        assert!(IGNORED.is_sorted());
+    }
 }

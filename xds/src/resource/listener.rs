@@ -47,3 +47,6 @@ pub struct TcpProxy {
     pub idle_timeout: Duration,
     pub access_logs: Vec<TypedExtension>,
 }
+
+#[cfg(test)]
+mod tests;

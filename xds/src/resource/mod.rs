@@ -4,6 +4,9 @@
 //! Every field of a message is either read here or named in a refusal or in a list of what is
 //! accepted without effect; the decoders take messages apart without `..`, so a field that a new
 //! version of the message crate adds does not compile until somebody decides about it.
+//!
+//! Each typed resource is in a file of its own; its decoder is below it or in a directory of the
+//! same name. [`IGNORED`] is the list of what is accepted without effect.
 
 pub mod address;
 pub mod cluster;
@@ -18,6 +21,8 @@ pub mod load_assignment;
 pub mod matcher;
 mod references;
 pub mod route;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod tls;
 
 use std::sync::Arc;
@@ -70,6 +75,21 @@ impl Resource {
             Self::Cluster(c) => &c.name,
             Self::LoadAssignment(a) => &a.cluster_name,
             Self::Secret(s) => &s.name,
+        }
+    }
+
+    /// Whether both are the very same object in memory, which makes them equal without a look.
+    pub fn shares_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Listener(a), Self::Listener(b)) => Arc::ptr_eq(a, b),
+            (Self::RouteConfiguration(a), Self::RouteConfiguration(b)) => Arc::ptr_eq(a, b),
+            (Self::VirtualHost { host: a, .. }, Self::VirtualHost { host: b, .. }) => {
+                Arc::ptr_eq(a, b)
+            }
+            (Self::Cluster(a), Self::Cluster(b)) => Arc::ptr_eq(a, b),
+            (Self::LoadAssignment(a), Self::LoadAssignment(b)) => Arc::ptr_eq(a, b),
+            (Self::Secret(a), Self::Secret(b)) => Arc::ptr_eq(a, b),
+            _ => false,
         }
     }
 }

@@ -189,3 +189,6 @@ pub fn split_virtual_host_name(name: &str) -> Option<(&str, &str)> {
     name.rsplit_once('/')
         .filter(|(routes, host)| !routes.is_empty() && !host.is_empty())
 }
+
+#[cfg(test)]
+mod tests;

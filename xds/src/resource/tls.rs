@@ -1,5 +1,6 @@
 //! TLS contexts and secrets.
 
+mod common;
 mod decode;
 mod source;
 
@@ -85,3 +86,6 @@ pub struct Secret {
 pub enum SecretValue {
     Certificate(TlsCertificate),
 }
+
+#[cfg(test)]
+mod tests;

@@ -142,11 +142,16 @@ impl UpstreamHttp {
             headers_with_underscores_action,
             max_requests_per_connection,
         } = message;
-        refuse!(
-            max_connection_duration,
-            max_connection_duration_jitter,
-            max_stream_duration
-        );
+        // Zero says "no limit", which is what there is.
+        for (field, limit) in [
+            ("max_connection_duration", max_connection_duration),
+            ("max_stream_duration", max_stream_duration),
+        ] {
+            if duration(limit, field)?.is_some_and(|limit| !limit.is_zero()) {
+                return Err(Invalid::at(field, "not supported yet"));
+            }
+        }
+        refuse!(max_connection_duration_jitter);
         accept!(ctx, "Cluster.HttpProtocolOptions":
             max_headers_count,
             max_response_headers_kb,

@@ -286,9 +286,7 @@ pub(in crate::resource) fn decode_access_log(
         config_type,
     } = message;
     refuse!(filter);
-    let any = match required(config_type, "typed_config")? {
-        access_log::ConfigType::TypedConfig(any) => any,
-    };
+    let access_log::ConfigType::TypedConfig(any) = required(config_type, "typed_config")?;
     let logger = TypedExtension::from_any(name, any);
     ctx.extensions
         .check_access_log(&logger)

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::proto;
 use crate::proto::core::Metadata;
+use crate::proto::google::protobuf::value;
 use crate::proto::route::route_match::PathSpecifier;
 use crate::proto::route::virtual_host::TlsRequirementType;
 use crate::proto::route::{self, Vhds};
@@ -22,8 +23,10 @@ use crate::resource::matcher::{HeaderMatcher, whole_regex};
 /// `max_direct_response_body_size_bytes` when it is not given.
 const DEFAULT_MAX_DIRECT_BODY: u32 = 4096;
 
-/// Metadata that makes a prefix rewrite a [`super::PathRewrite::StripPrefix`].
-const STRIP_PREFIX: &str = "causeway.strip_prefix";
+/// Metadata (`causeway: { strip_prefix: true }`) that makes a prefix rewrite a
+/// [`super::PathRewrite::StripPrefix`].
+const NAMESPACE: &str = "causeway";
+const STRIP_PREFIX: &str = "strip_prefix";
 
 impl RouteConfiguration {
     /// `inline`: part of a connection manager instead of a resource of its own.
@@ -242,7 +245,7 @@ impl Route {
         );
         let matcher = RouteMatch::decode(required(r#match, "match")?, ctx).at("match")?;
         let mut action = Action::decode(required(action, "action")?, ctx)?;
-        if asks_to_strip_prefix(metadata, ctx) {
+        if asks_to_strip_prefix(metadata, ctx)? {
             action.strip_prefix(&matcher.path)?;
         }
         Ok(Self {
@@ -261,11 +264,18 @@ impl Route {
 }
 
 /// Our own key is read; the rest of the metadata is for whoever put it there.
-fn asks_to_strip_prefix(metadata: Option<Metadata>, ctx: &Context<'_>) -> bool {
+fn asks_to_strip_prefix(metadata: Option<Metadata>, ctx: &Context<'_>) -> Result<bool, Invalid> {
     let mut metadata = metadata.unwrap_or_default();
-    let asked = metadata.filter_metadata.remove(STRIP_PREFIX).is_some();
+    let own = metadata.filter_metadata.remove(NAMESPACE);
     accept!(ctx, "Route": metadata);
-    asked
+    let flag = own.and_then(|mut own| own.fields.remove(STRIP_PREFIX));
+    match flag.map(|value| value.kind) {
+        None => Ok(false),
+        Some(Some(value::Kind::BoolValue(flag))) => Ok(flag),
+        Some(_) => Err(fault("is not true or false"))
+            .at(STRIP_PREFIX)
+            .at_key("metadata.filter_metadata", NAMESPACE),
+    }
 }
 
 impl RouteMatch {

@@ -1,0 +1,248 @@
+//! Where everything meets: builds the parts in order, runs them, ends them.
+//!
+//! Tests use the same door as the program.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow};
+use causeway_xds::source::Update;
+use tokio::sync::{mpsc, watch};
+
+use crate::admin::{self, AdminCommand, AdminState};
+use crate::config::WorkerConfig;
+use crate::config::bootstrap::BootstrapConfig;
+use crate::control::{self, BindFailure, Control, ControlHandle, Reconcile, Start};
+use crate::coordinator::{Circuits, Frame, shim};
+use crate::listener::{Addresses, Listeners, run_worker};
+use crate::runtime::threads;
+use crate::snapshot::{Publisher, Retired, Snapshot};
+use crate::telemetry::logging::LogLevel;
+use crate::telemetry::stats::Stats;
+
+/// How a process is run, whatever it serves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Data threads.
+    pub concurrency: usize,
+    /// How long connections may go on once the process is to end.
+    pub drain_time: Duration,
+    pub log_level: Option<LogLevel>,
+    /// As given on the command line, for `/server_info`.
+    pub command_line: Vec<(String, String)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            concurrency: std::thread::available_parallelism().map_or(1, usize::from),
+            drain_time: Duration::from_secs(4),
+            log_level: None,
+            command_line: Vec::new(),
+        }
+    }
+}
+
+/// What a process serves.
+pub enum Config {
+    /// An Envoy bootstrap: only what it names is opened.
+    Bootstrap(Box<BootstrapConfig>),
+    /// The Backend.AI worker.
+    Worker(Box<WorkerConfig>),
+}
+
+/// A running process.
+pub struct Running {
+    pub control: ControlHandle,
+    pub publisher: Publisher,
+    pub stats: Arc<Stats>,
+    /// Where listeners really listen.
+    pub addresses: Addresses,
+    /// Where the management port really is.
+    pub management: Option<SocketAddr>,
+    /// In worker mode.
+    pub circuits: Option<Arc<Circuits>>,
+    listeners: Arc<Mutex<Listeners>>,
+    threads: Vec<JoinHandle<()>>,
+    commands: mpsc::Receiver<AdminCommand>,
+    stop: watch::Sender<bool>,
+    drain_time: Duration,
+}
+
+/// The listeners as the control task sees them.
+struct Shared(Arc<Mutex<Listeners>>);
+
+impl Reconcile for Shared {
+    fn reconcile(
+        &mut self,
+        _: &Snapshot,
+        next: &Snapshot,
+        retired: &[Retired],
+    ) -> Vec<BindFailure> {
+        let mut listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let failures = listeners.reconcile(next, retired);
+        failures
+            .into_iter()
+            .map(|f| BindFailure { listener: f.listener, address: f.address, error: f.error })
+            .collect()
+    }
+}
+
+/// Starts everything. Returns once all listeners of the configuration are open.
+///
+/// # Errors
+/// The configuration cannot be used (every reason is in the text), or a port is in use.
+pub async fn start(config: Config, options: Options) -> Result<Running> {
+    crate::tls::install_provider();
+    let stats = Arc::new(Stats::default());
+    let publisher = Publisher::default();
+    let mut threads = Vec::with_capacity(options.concurrency);
+    let mut senders = Vec::with_capacity(options.concurrency);
+    for index in 0..options.concurrency {
+        let (sender, commands) = mpsc::unbounded_channel();
+        let reader = publisher.reader();
+        let work = move || -> threads::Local { Box::pin(run_worker(commands, reader)) };
+        threads.push(threads::spawn(index, work).context("cannot start a data thread")?);
+        senders.push(sender);
+    }
+    let listeners = Listeners::new(senders, Arc::clone(&stats));
+    let addresses = listeners.addresses();
+    let listeners = Arc::new(Mutex::new(listeners));
+    let (sources, updates, management, bootstrap) = match &config {
+        Config::Bootstrap(b) => (b.sources(), b.static_update.clone(), b.admin, Some(&**b)),
+        Config::Worker(w) => (Vec::new(), Vec::new(), Some(w.causeway.management), None),
+    };
+    let (mut control, handle) = Control::new(Start {
+        stats: Arc::clone(&stats),
+        publisher: publisher.clone(),
+        reconcile: Box::new(Shared(Arc::clone(&listeners))),
+        sources,
+    });
+    begin(&mut control, updates)?;
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(control.run(stopping(stopped.clone())));
+
+    let circuits = match &config {
+        Config::Worker(worker) => {
+            let circuits = Circuits::new(Frame::from(&**worker), handle.batches.clone());
+            circuits.install_frame().await.map_err(|e| anyhow!("cannot open the frontends: {e}"))?;
+            Some(circuits)
+        }
+        Config::Bootstrap(_) => None,
+    };
+
+    let (command, commands) = mpsc::channel(16);
+    let state = AdminState::new(admin::Parts {
+        stats: Arc::clone(&stats),
+        publisher: publisher.clone(),
+        control: handle.clone(),
+        addresses: addresses_of(&addresses),
+        log_level: options.log_level.clone(),
+        commands: command,
+        bootstrap: bootstrap.cloned(),
+        concurrency: options.concurrency,
+        command_line: options.command_line.clone(),
+    });
+    let mut router = admin::router(state);
+    if let (Some(circuits), Config::Worker(worker)) = (&circuits, &config) {
+        router = router.merge(shim::router(Arc::clone(circuits), worker.api_secret.clone()));
+    }
+    let management = match management {
+        None => None,
+        Some(address) => {
+            let socket = tokio::net::TcpListener::bind(address)
+                .await
+                .with_context(|| format!("cannot bind the management port {address}"))?;
+            let address = socket.local_addr()?;
+            let serve = axum::serve(socket, router).with_graceful_shutdown(stopping(stopped));
+            tokio::spawn(async move {
+                if let Err(error) = serve.await {
+                    tracing::error!(%error, "management port ended");
+                }
+            });
+            Some(address)
+        }
+    };
+    Ok(Running {
+        control: handle,
+        publisher,
+        stats,
+        addresses,
+        management,
+        circuits,
+        listeners,
+        threads,
+        commands,
+        stop,
+        drain_time: options.drain_time,
+    })
+}
+
+/// Static resources are all or nothing: a process that starts with half of them would hide it.
+fn begin(control: &mut Control, updates: Vec<Update>) -> Result<()> {
+    let outcome = control.begin(updates);
+    if outcome.rejected.is_empty() {
+        return Ok(());
+    }
+    let reasons: Vec<String> = outcome.rejected.iter().map(ToString::to_string).collect();
+    Err(anyhow!("{}", reasons.join("\n")))
+}
+
+fn addresses_of(addresses: &Addresses) -> admin::AddressOf {
+    let addresses = addresses.clone();
+    Arc::new(move |listener| addresses.of(listener))
+}
+
+async fn stopping(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which says the same.
+    stopped.wait_for(|stop| *stop).await.ok();
+}
+
+impl Running {
+    /// Waits until an operator asks the process to end, carrying out other commands meanwhile.
+    pub async fn asked_to_quit(&mut self) {
+        while let Some(command) = self.commands.recv().await {
+            match command {
+                AdminCommand::DrainListeners => self.drain(),
+                AdminCommand::Quit => return,
+            }
+        }
+        std::future::pending().await
+    }
+
+    fn drain(&self) {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).drain();
+    }
+
+    /// Connections that are open, tunnels included.
+    fn open(&self) -> i64 {
+        self.stats.listeners().iter().map(|(_, stats)| stats.downstream_cx_active.value()).sum()
+    }
+
+    /// Stops accepting, lets connections end for at most the drain time, then ends them.
+    pub async fn shutdown(self) {
+        self.control.readiness.set_draining();
+        self.drain();
+        let deadline = Instant::now() + self.drain_time;
+        while self.open() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let cut = self.open();
+        if cut > 0 {
+            tracing::warn!(connections = cut, limit = ?self.drain_time, "drain deadline fired");
+        }
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).exit();
+        self.stop.send(true).ok();
+        let threads = self.threads;
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("a data thread had panicked");
+                }
+            }
+        });
+        joined.await.ok();
+    }
+}

@@ -1,0 +1,252 @@
+//! The only place that knows Backend.AI: circuits in, xDS messages out.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`model`], [`wire`] | circuits, validated; their JSON form |
+//! | [`registry`] | the circuits in force; which change touches what |
+//! | [`translate`] | circuits -> xDS messages, pure |
+//! | [`shim`] | the REST interface for pushes |
+//!
+//! [`Circuits`] ties them together: a change is tried on a copy of the registry, translated,
+//! sent to the control plane as one batch, and kept only once its generation is live.
+
+mod fault;
+pub mod model;
+pub mod registry;
+pub mod shim;
+#[cfg(test)]
+mod testing;
+pub mod translate;
+pub mod wire;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use causeway_xds::reject::Rejected;
+use causeway_xds::source::{Batch, Batches, OnRejection, Outcome, Update};
+use tokio::sync::{Mutex, oneshot};
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+pub use fault::{Fault, PushError};
+use model::{Circuit, Slot};
+use registry::{CircuitRegistry, Touched};
+use translate::{Frame, names};
+use wire::WireRoute;
+
+/// The circuits of this worker, shared by everything that announces them.
+///
+/// One change at a time: the next waits until the one before is live or refused. A caller that
+/// goes away does not undo its change; what was sent to the control plane is seen through.
+#[derive(Debug)]
+pub struct Circuits {
+    frame: Frame,
+    batches: Batches,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    registry: CircuitRegistry,
+    /// The generation that shows `registry`.
+    generation: u64,
+    /// Counts changes; the version of the messages sent.
+    version: u64,
+}
+
+/// What a change led to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Applied {
+    pub generation: u64,
+    /// Whether there is a new generation because of it.
+    pub changed: bool,
+    /// Whether a circuit is new, not just different.
+    pub created: bool,
+    /// The circuits that the change named, as they are now.
+    pub circuits: Vec<Arc<Circuit>>,
+}
+
+impl Circuits {
+    pub fn new(frame: Frame, batches: Batches) -> Arc<Self> {
+        Arc::new(Self {
+            frame,
+            batches,
+            state: Mutex::default(),
+        })
+    }
+
+    /// Sends what stands before the first circuit: listeners, and every slot still empty. To be
+    /// called once, before anything is announced.
+    pub async fn install_frame(&self) -> Result<Outcome, PushError> {
+        let mut state = self.state.lock().await;
+        let outcome = self.send(translate::frame(&self.frame)).await?;
+        state.generation = outcome.generation;
+        Ok(outcome)
+    }
+
+    /// Makes `circuits` the whole set.
+    pub async fn replace_all(
+        self: &Arc<Self>,
+        circuits: Vec<Circuit>,
+    ) -> Result<Applied, PushError> {
+        self.check(&circuits)?;
+        self.apply(move |registry| {
+            let ids = ids(&circuits);
+            Ok((registry.replace_all(circuits), ids))
+        })
+        .await
+    }
+
+    /// Adds circuits, or brings known ones up to date.
+    pub async fn announce(self: &Arc<Self>, circuits: Vec<Circuit>) -> Result<Applied, PushError> {
+        self.check(&circuits)?;
+        self.apply(move |registry| {
+            let ids = ids(&circuits);
+            Ok((registry.announce(circuits), ids))
+        })
+        .await
+    }
+
+    /// Replaces the kernels of one circuit.
+    pub async fn set_routes(
+        self: &Arc<Self>,
+        id: Uuid,
+        routes: Vec<WireRoute>,
+    ) -> Result<Applied, PushError> {
+        self.apply(move |registry| {
+            let protocol = registry.get(id).ok_or(PushError::Unknown(id))?.protocol;
+            let routes = wire::kernel_routes(routes, protocol).map_err(PushError::Invalid)?;
+            let touched = registry
+                .set_routes(id, routes)
+                .ok_or(PushError::Unknown(id))?;
+            Ok((touched, vec![id]))
+        })
+        .await
+    }
+
+    pub async fn remove(self: &Arc<Self>, id: Uuid) -> Result<Applied, PushError> {
+        self.apply(move |registry| {
+            let touched = registry.remove(id).ok_or(PushError::Unknown(id))?;
+            Ok((touched, Vec::new()))
+        })
+        .await
+    }
+
+    /// Every circuit in force, oldest first, and the generation that shows them.
+    pub async fn list(&self) -> (u64, Vec<Arc<Circuit>>) {
+        let state = self.state.lock().await;
+        (state.generation, state.registry.list())
+    }
+
+    pub async fn get(&self, id: Uuid) -> Option<Arc<Circuit>> {
+        self.state.lock().await.registry.get(id).cloned()
+    }
+
+    /// What can be said about a push without knowing what is in force.
+    fn check(&self, circuits: &[Circuit]) -> Result<(), PushError> {
+        let mut ids = HashMap::with_capacity(circuits.len());
+        let mut slots: HashMap<&Slot, usize> = HashMap::with_capacity(circuits.len());
+        for (i, circuit) in circuits.iter().enumerate() {
+            let here = format!("circuits[{i}]");
+            self.frame
+                .check(circuit)
+                .map_err(|f| PushError::Invalid(f.within(&here)))?;
+            let taken = |field: &str, what: String, by: usize| {
+                let reason = format!("{what} is claimed by circuits[{by}] of this push too");
+                PushError::Conflict(Fault::at(format!("{here}.{field}"), reason))
+            };
+            if let Some(other) = ids.insert(circuit.id, i) {
+                return Err(taken("id", format!("circuit {}", circuit.id), other));
+            }
+            if let Some(other) = slots.insert(&circuit.slot, i) {
+                return Err(taken(circuit.slot.field(), circuit.slot.to_string(), other));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a change to its end even if the caller is dropped meanwhile: between sending a batch
+    /// and keeping the registry that belongs to it nothing may be lost.
+    async fn apply(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut CircuitRegistry) -> Result<(Touched, Vec<Uuid>), PushError>
+        + Send
+        + 'static,
+    ) -> Result<Applied, PushError> {
+        let this = Arc::clone(self);
+        let task = tokio::spawn(async move { this.apply_here(change).await });
+        task.await.unwrap_or(Err(PushError::Stopped))
+    }
+
+    async fn apply_here(
+        &self,
+        change: impl FnOnce(&mut CircuitRegistry) -> Result<(Touched, Vec<Uuid>), PushError>,
+    ) -> Result<Applied, PushError> {
+        let mut state = self.state.lock().await;
+        let mut next = state.registry.clone();
+        let (touched, named) = change(&mut next)?;
+        let created = named.iter().any(|id| state.registry.get(*id).is_none());
+        let circuits = named
+            .iter()
+            .filter_map(|id| next.get(*id).cloned())
+            .collect();
+        let mut changed = false;
+        if !touched.is_empty() {
+            let version = (state.version + 1).to_string();
+            let updates = translate::change(&self.frame, &next, &touched, &version);
+            let outcome = self.send(updates).await?;
+            debug!(
+                generation = outcome.generation,
+                circuits = next.len(),
+                "circuits changed"
+            );
+            state.registry = next;
+            state.version += 1;
+            state.generation = outcome.generation;
+            changed = outcome.changed;
+        }
+        Ok(Applied {
+            generation: state.generation,
+            changed,
+            created,
+            circuits,
+        })
+    }
+
+    /// All or nothing; waits until it is live.
+    async fn send(&self, updates: Vec<Update>) -> Result<Outcome, PushError> {
+        let (answer, answered) = oneshot::channel();
+        let batch = Batch {
+            updates,
+            on_rejection: OnRejection::ApplyNothing,
+            answer: Some(answer),
+        };
+        self.batches
+            .send(batch)
+            .await
+            .map_err(|_| PushError::Stopped)?;
+        let outcome = answered.await.map_err(|_| PushError::Stopped)?;
+        match outcome.rejected.first() {
+            None => Ok(outcome),
+            Some(first) => {
+                warn!(rejected = outcome.rejected.len(), %first, "translation was refused");
+                Err(PushError::Invalid(refusal(first)))
+            }
+        }
+    }
+}
+
+fn ids(circuits: &[Circuit]) -> Vec<Uuid> {
+    circuits.iter().map(|circuit| circuit.id).collect()
+}
+
+/// The control plane speaks of messages, the caller of circuits.
+fn refusal(rejected: &Rejected) -> Fault {
+    match names::circuit_id(&rejected.name) {
+        Some(id) => Fault::at(
+            id.to_string(),
+            format!("{} ({})", rejected.invalid, rejected.kind),
+        ),
+        None => Fault::at("", rejected.to_string()),
+    }
+}

@@ -1,0 +1,157 @@
+//! Listeners, and the two kinds of filter chain that circuits need.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use causeway_xds::proto::Message;
+use causeway_xds::proto::core::{
+    self, ConfigSource, HttpProtocolOptions, SelfConfigSource, SocketAddress,
+    config_source::ConfigSourceSpecifier, socket_address,
+};
+use causeway_xds::proto::envoy::extensions::filters::http::router::v3::Router;
+use causeway_xds::proto::hcm::http_connection_manager::{
+    CodecType, RouteSpecifier, ServerHeaderTransformation, UpgradeConfig,
+};
+use causeway_xds::proto::hcm::{HttpFilter, Rds, http_filter};
+use causeway_xds::proto::listener::{Filter, FilterChain, filter};
+use causeway_xds::proto::tcp_proxy::tcp_proxy::ClusterSpecifier;
+use causeway_xds::proto::{self, HttpConnectionManager, Listener, TcpProxy};
+use causeway_xds::type_url::pack_as;
+
+use super::names;
+use crate::coordinator::model::Circuit;
+
+const HCM: &str =
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
+/// A notebook page left alone keeps its connection; the legacy 30 s cost a reconnect per click.
+const KEEP_ALIVE: Duration = Duration::from_secs(3600);
+/// More than the default 60: cookies of several apps on one domain add up.
+const MAX_HEADERS_KB: u32 = 96;
+
+/// A listener that serves HTTP by the RouteConfiguration of the same name.
+pub fn http(name: &str, at: SocketAddr) -> Listener {
+    // One prefix for all slots: statistics must not grow with the port range.
+    let stat_prefix = name.split('/').next().unwrap_or(name);
+    let manager = HttpConnectionManager {
+        stat_prefix: stat_prefix.to_owned(),
+        codec_type: CodecType::Auto.into(),
+        http_filters: vec![router()],
+        use_remote_address: Some(proto::BoolValue { value: true }),
+        generate_request_id: Some(proto::BoolValue { value: true }),
+        server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
+        max_request_headers_kb: Some(uint32(MAX_HEADERS_KB)),
+        common_http_protocol_options: Some(HttpProtocolOptions {
+            idle_timeout: Some(duration(KEEP_ALIVE)),
+            ..HttpProtocolOptions::default()
+        }),
+        // A kernel socket may be silent for hours and a model may think for minutes.
+        stream_idle_timeout: Some(duration(Duration::ZERO)),
+        // Any upgrade: which protocols an app speaks is not ours to know.
+        upgrade_configs: vec![UpgradeConfig {
+            upgrade_type: "*".to_owned(),
+            ..UpgradeConfig::default()
+        }],
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: Some(same_origin()),
+            route_config_name: name.to_owned(),
+        })),
+        ..HttpConnectionManager::default()
+    };
+    listener(
+        name,
+        at,
+        "envoy.filters.network.http_connection_manager",
+        &manager,
+        HCM,
+    )
+}
+
+/// A listener that hands connections to a circuit's kernels as they are.
+pub fn tcp(name: &str, at: SocketAddr, circuit: &Circuit) -> Listener {
+    let proxy = TcpProxy {
+        stat_prefix: "slot".to_owned(),
+        // SSH and database connections are idle by nature.
+        idle_timeout: Some(duration(Duration::ZERO)),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(names::circuit(circuit.id))),
+        ..TcpProxy::default()
+    };
+    listener(
+        name,
+        at,
+        "envoy.filters.network.tcp_proxy",
+        &proxy,
+        TCP_PROXY,
+    )
+}
+
+fn listener(
+    name: &str,
+    at: SocketAddr,
+    filter: &str,
+    config: &impl Message,
+    kind: &str,
+) -> Listener {
+    let filter = Filter {
+        name: filter.to_owned(),
+        config_type: Some(filter::ConfigType::TypedConfig(pack_as(config, kind))),
+    };
+    Listener {
+        name: name.to_owned(),
+        address: Some(address(at)),
+        filter_chains: vec![FilterChain {
+            filters: vec![filter],
+            ..FilterChain::default()
+        }],
+        ..Listener::default()
+    }
+}
+
+fn router() -> HttpFilter {
+    let config = Router {
+        // Apps see the headers of their users, not those of the proxy.
+        suppress_envoy_headers: true,
+        ..Router::default()
+    };
+    HttpFilter {
+        name: "envoy.filters.http.router".to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(pack_as(
+            &config, ROUTER,
+        ))),
+        ..HttpFilter::default()
+    }
+}
+
+/// `self`: what is referred to comes from the Coordinator too.
+pub(super) fn same_origin() -> ConfigSource {
+    ConfigSource {
+        resource_api_version: core::ApiVersion::V3.into(),
+        config_source_specifier: Some(ConfigSourceSpecifier::Self_(SelfConfigSource {
+            transport_api_version: core::ApiVersion::V3.into(),
+        })),
+        ..ConfigSource::default()
+    }
+}
+
+pub(super) fn address(at: SocketAddr) -> core::Address {
+    let socket = SocketAddress {
+        address: at.ip().to_string(),
+        port_specifier: Some(socket_address::PortSpecifier::PortValue(at.port().into())),
+        ..SocketAddress::default()
+    };
+    core::Address {
+        address: Some(core::address::Address::SocketAddress(socket)),
+    }
+}
+
+pub(super) fn duration(length: Duration) -> proto::Duration {
+    proto::Duration {
+        seconds: i64::try_from(length.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(length.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+pub(super) const fn uint32(value: u32) -> proto::UInt32Value {
+    proto::UInt32Value { value }
+}

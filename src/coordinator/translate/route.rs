@@ -1,0 +1,223 @@
+//! RouteConfigurations and virtual hosts.
+
+use std::time::Duration;
+
+use causeway_xds::proto::core::{
+    DataSource, HeaderValue, HeaderValueOption, data_source,
+    header_value_option::HeaderAppendAction,
+};
+use causeway_xds::proto::google::protobuf::value;
+use causeway_xds::proto::route::route_action::{ClusterNotFoundResponseCode, ClusterSpecifier};
+use causeway_xds::proto::route::{
+    DirectResponseAction, Route, RouteAction, RouteMatch, Vhds, route, route_match,
+};
+use causeway_xds::proto::{RouteConfiguration, VirtualHost};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::cluster::own_metadata;
+use super::listener::{duration, same_origin};
+use super::names;
+use crate::coordinator::model::Circuit;
+
+/// The first path segment chooses the virtual host: our addition, see docs/XDS-SUPPORT.md. It
+/// makes a compute session on the path frontend as cheap as a subdomain.
+const FIRST_PATH_SEGMENT: &str = ":first-path-segment";
+
+/// A port nobody has: every request is told so.
+pub fn empty_slot(number: u16) -> RouteConfiguration {
+    let problem = bad_request(&format!("Unregistered slot {number}"));
+    port_routes(number, direct(400, &problem))
+}
+
+/// A port that a circuit has: everything goes there, whatever the host.
+pub fn slot(number: u16, circuit: &Circuit) -> RouteConfiguration {
+    port_routes(number, to_circuit(circuit))
+}
+
+fn port_routes(number: u16, route: Route) -> RouteConfiguration {
+    RouteConfiguration {
+        name: names::slot(number),
+        virtual_hosts: vec![everyone(route)],
+        ..RouteConfiguration::default()
+    }
+}
+
+/// The wildcard frontend: one virtual host per subdomain arrives by VHDS, and who asks for
+/// another is told that it is not registered.
+pub fn wildcard() -> RouteConfiguration {
+    // The contract's text names the subdomain. A fixed body cannot, and must not echo anyway.
+    let problem = bad_request("E20009: Subdomain not registered");
+    RouteConfiguration {
+        name: names::WILDCARD.to_owned(),
+        virtual_hosts: vec![everyone(direct(400, &problem))],
+        vhds: Some(vhds()),
+        // Browsers send the port along; the domains of the virtual hosts have none.
+        ignore_port_in_host_matching: true,
+        ..RouteConfiguration::default()
+    }
+}
+
+pub fn wildcard_host(label: &str, domain: &str, circuit: &Circuit) -> VirtualHost {
+    VirtualHost {
+        name: names::wildcard_host(label),
+        domains: vec![format!("{label}{domain}")],
+        routes: vec![to_circuit(circuit)],
+        ..VirtualHost::default()
+    }
+}
+
+/// The path frontend: one virtual host per compute session or model service arrives by VHDS.
+pub fn path() -> RouteConfiguration {
+    RouteConfiguration {
+        name: names::PATH.to_owned(),
+        virtual_hosts: vec![everyone(direct(404, &not_found()))],
+        vhds: Some(vhds()),
+        vhost_header: FIRST_PATH_SEGMENT.to_owned(),
+        ..RouteConfiguration::default()
+    }
+}
+
+/// `circuits` newest first: of two with the same app name, the newer one is meant. `None` when
+/// nothing is under the segment.
+pub fn path_host(segment: Uuid, circuits: &[&Circuit], strip: bool) -> Option<VirtualHost> {
+    let mut routes: Vec<Route> = Vec::with_capacity(circuits.len() + 1);
+    let mut apps = Vec::with_capacity(circuits.len());
+    for circuit in circuits {
+        if !apps.contains(&circuit.app.as_str()) {
+            apps.push(circuit.app.as_str());
+            routes.push(under_prefix(segment, circuit, strip));
+        }
+    }
+    if routes.is_empty() {
+        return None;
+    }
+    routes.push(direct(404, &not_found()));
+    Some(VirtualHost {
+        name: names::path_host(segment),
+        domains: vec![segment.to_string()],
+        routes,
+        ..VirtualHost::default()
+    })
+}
+
+/// `/<segment>/<app>` and everything below. A separated prefix, so that the app `ttyd` does not
+/// answer for `ttyd2`, and no order among the routes matters.
+fn under_prefix(segment: Uuid, circuit: &Circuit, strip: bool) -> Route {
+    let prefix = format!("/{segment}/{}", path_segment(&circuit.app));
+    let mut route = to_circuit(circuit);
+    route.r#match = Some(RouteMatch {
+        path_specifier: Some(route_match::PathSpecifier::PathSeparatedPrefix(prefix)),
+        ..RouteMatch::default()
+    });
+    if strip {
+        // Tells the data plane to cut the prefix and to say so in x-forwarded-prefix; it also
+        // sees to it that what remains begins with exactly one slash.
+        route.metadata = Some(own_metadata("strip_prefix", value::Kind::BoolValue(true)));
+        if let Some(route::Action::Route(action)) = &mut route.action {
+            "/".clone_into(&mut action.prefix_rewrite);
+        }
+    }
+    route
+}
+
+/// The app's name as it appears in a path: everything but unreserved characters is
+/// percent-encoded (RFC 3986 §2.3), as a browser does.
+fn path_segment(app: &str) -> String {
+    use std::fmt::Write;
+    let mut out = String::with_capacity(app.len());
+    for byte in app.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+fn to_circuit(circuit: &Circuit) -> Route {
+    let name = names::circuit(circuit.id);
+    let action = RouteAction {
+        cluster_specifier: Some(ClusterSpecifier::Cluster(name.clone())),
+        cluster_not_found_response_code: ClusterNotFoundResponseCode::ServiceUnavailable.into(),
+        // Uploads, downloads and answers of models take the time they take.
+        timeout: Some(duration(Duration::ZERO)),
+        ..RouteAction::default()
+    };
+    Route {
+        name,
+        r#match: Some(everything()),
+        action: Some(route::Action::Route(action)),
+        ..Route::default()
+    }
+}
+
+fn everyone(route: Route) -> VirtualHost {
+    VirtualHost {
+        name: "any".to_owned(),
+        domains: vec!["*".to_owned()],
+        routes: vec![route],
+        ..VirtualHost::default()
+    }
+}
+
+fn everything() -> RouteMatch {
+    RouteMatch {
+        path_specifier: Some(route_match::PathSpecifier::Prefix("/".to_owned())),
+        ..RouteMatch::default()
+    }
+}
+
+fn vhds() -> Vhds {
+    Vhds {
+        config_source: Some(same_origin()),
+    }
+}
+
+/// An answer of our own, with a problem document.
+fn direct(status: u32, problem: &str) -> Route {
+    let content_type = HeaderValueOption {
+        header: Some(HeaderValue {
+            key: "content-type".to_owned(),
+            value: "application/problem+json".to_owned(),
+            ..HeaderValue::default()
+        }),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..HeaderValueOption::default()
+    };
+    let body = data_source::Specifier::InlineString(problem.to_owned());
+    let action = DirectResponseAction {
+        status,
+        body: Some(DataSource {
+            specifier: Some(body),
+            ..DataSource::default()
+        }),
+        ..DirectResponseAction::default()
+    };
+    Route {
+        r#match: Some(everything()),
+        response_headers_to_add: vec![content_type],
+        action: Some(route::Action::DirectResponse(action)),
+        ..Route::default()
+    }
+}
+
+fn bad_request(msg: &str) -> String {
+    json!({
+        "type": "https://api.backend.ai/probs/generic-bad-request",
+        "title": "Bad request.",
+        "error_code": "agent_request_bad-request",
+        "msg": msg,
+    })
+    .to_string()
+}
+
+fn not_found() -> String {
+    json!({
+        "type": "https://api.backend.ai/probs/url-not-found",
+        "title": "Unknown URL path.",
+        "error_code": "agent_request_not-found",
+    })
+    .to_string()
+}

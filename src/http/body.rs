@@ -1,0 +1,154 @@
+//! The body of a response on its way down.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::exchange::Exchange;
+use super::watch::{Fired, Watch};
+use crate::error::ResponseFlag;
+use crate::upstream::pool::Lease;
+
+/// What a client is sent.
+pub enum Body {
+    Empty,
+    Full(Option<Bytes>, Exchange),
+    Upstream(Box<Relay>),
+}
+
+/// Streams an upstream's body, and owns what must last as long as it does.
+pub struct Relay {
+    inner: Incoming,
+    lease: Option<Lease>,
+    watch: Watch,
+    exchange: Exchange,
+}
+
+/// Why a body broke off. The connection (or stream) is reset, so that the client can never take
+/// what it has for the whole.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("upstream: {0}")]
+    Upstream(hyper::Error),
+    #[error("{0} fired")]
+    Deadline(Fired),
+}
+
+impl Body {
+    pub fn relay(inner: Incoming, lease: Option<Lease>, watch: Watch, exchange: Exchange) -> Self {
+        let mut relay = Box::new(Relay {
+            inner,
+            lease,
+            watch,
+            exchange,
+        });
+        if relay.inner.is_end_stream() {
+            relay.ended();
+        }
+        Self::Upstream(relay)
+    }
+
+    pub fn full(bytes: Bytes, exchange: Exchange) -> Self {
+        if bytes.is_empty() {
+            exchange.complete();
+        }
+        Self::Full((!bytes.is_empty()).then_some(bytes), exchange)
+    }
+}
+
+impl Relay {
+    /// The response is whole: its connection can serve the next one.
+    fn ended(&mut self) {
+        self.exchange.complete();
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+    }
+
+    fn failed(&mut self, flag: ResponseFlag) {
+        self.exchange.flag(flag);
+        self.exchange
+            .connection
+            .manager
+            .stats
+            .downstream_rq_tx_reset
+            .inc();
+        self.lease = None;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let progress = &self.exchange.progress;
+                progress.tick();
+                if let Some(data) = frame.data_ref() {
+                    progress.sent.set(progress.sent.get() + data.len() as u64);
+                }
+                if self.inner.is_end_stream() {
+                    self.ended();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                self.ended();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                tracing::debug!(%error, "upstream body broke off");
+                self.failed(ResponseFlag::UpstreamConnectionTermination);
+                Poll::Ready(Some(Err(BodyError::Upstream(error))))
+            }
+            Poll::Pending => {
+                let fired = std::task::ready!(self.watch.poll(cx, &self.exchange.progress));
+                fired.count(&self.exchange);
+                self.failed(fired.flag());
+                Poll::Ready(Some(Err(BodyError::Deadline(fired))))
+            }
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes, exchange) => Poll::Ready(bytes.take().map(|bytes| {
+                exchange.progress.sent.set(bytes.len() as u64);
+                exchange.complete();
+                Ok(Frame::data(bytes))
+            })),
+            Self::Upstream(relay) => relay.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes, _) => bytes.is_none(),
+            Self::Upstream(relay) => relay.inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes, _) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
+            }
+            Self::Upstream(relay) => relay.inner.size_hint(),
+        }
+    }
+}
+
+/// The service never fails: what goes wrong is a response or a reset.
+pub type Never = Infallible;

@@ -1,0 +1,435 @@
+//! One downstream connection: its codec, its timers, its requests.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use causeway_xds::resource::http_manager::Codec;
+use http::header::HeaderValue;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio_util::sync::CancellationToken;
+
+use super::forwarded::Peer;
+use super::serve_request;
+use crate::net::Io;
+use crate::runtime::timer::Deadline;
+use crate::snapshot::{HttpManagerSpec, Reader};
+use crate::upstream::pool::LocalExecutor;
+
+/// HTTP/2 windows when the configuration gives none: enough for a fast link, small enough for many
+/// connections.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Streams per connection when the configuration gives none (Envoy's default since 1.36).
+const MAX_STREAMS: u32 = 1024;
+
+/// What the listener knows of a connection.
+pub struct Accepted {
+    /// `None` for a Unix socket.
+    pub peer: Option<SocketAddr>,
+    pub local: Option<SocketAddr>,
+    pub tls: bool,
+    /// What ALPN chose.
+    pub alpn: Option<Vec<u8>>,
+    pub reader: Rc<RefCell<Reader>>,
+    /// Fires when the connection is to end: after what runs now, no new work.
+    pub drain: CancellationToken,
+    /// Counts the connection for the listener; dropped when the last tunnel of it has ended.
+    pub guard: Box<dyn std::any::Any>,
+}
+
+/// What all requests of a connection share.
+pub struct Connection {
+    pub manager: Arc<HttpManagerSpec>,
+    pub reader: Rc<RefCell<Reader>>,
+    pub peer: Peer,
+    pub local_port: Option<u16>,
+    pub server_name: HeaderValue,
+    pub drain: CancellationToken,
+    _guard: Box<dyn std::any::Any>,
+    active: Cell<u32>,
+    /// When the last request ended, or the connection began.
+    idle_since: Cell<Instant>,
+}
+
+impl Connection {
+    pub fn request_began(&self) {
+        self.active.set(self.active.get() + 1);
+    }
+
+    pub fn request_ended(&self) {
+        self.active.set(self.active.get() - 1);
+        self.idle_since.set(Instant::now());
+    }
+}
+
+/// Notes when the first byte of a request arrives, for the head's deadline. Must be `Send`, since
+/// hyper hands it over on an upgrade.
+pub struct Counted {
+    io: Io,
+    reading: Arc<AtomicBool>,
+}
+
+impl Counted {
+    pub fn into_inner(self) -> Io {
+        self.io
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.io).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.reading.store(true, Relaxed);
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// Serves a connection to its end.
+pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
+    let stats = Arc::clone(&manager.stats);
+    stats.downstream_cx_total.inc();
+    stats.downstream_cx_active.inc();
+    if accepted.tls {
+        stats.downstream_cx_ssl_total.inc();
+    }
+    let _counted = ConnectionCount(Arc::clone(&manager), Instant::now());
+    let is_http2 = match (manager.model.codec, accepted.alpn.as_deref()) {
+        (Codec::Http1, _) => false,
+        (Codec::Http2, _) => true,
+        (Codec::Auto, Some(alpn)) => alpn == b"h2",
+        (Codec::Auto, None) => {
+            let limit = manager.model.timeouts.request_headers;
+            let limit = if limit.is_zero() {
+                manager.model.timeouts.idle
+            } else {
+                limit
+            };
+            tokio::select! {
+                found = begins_http2(&io) => found,
+                () = Deadline::after(limit) => return,
+                () = accepted.drain.cancelled() => return,
+            }
+        }
+    };
+    let ip = accepted
+        .peer
+        .map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |p| p.ip().to_canonical());
+    let server_name = HeaderValue::from_str(&manager.model.server_name)
+        .unwrap_or_else(|_| HeaderValue::from_static("envoy"));
+    let connection = Rc::new(Connection {
+        peer: Peer::new(ip, accepted.tls),
+        local_port: accepted.local.map(|a| a.port()),
+        reader: accepted.reader,
+        server_name,
+        drain: accepted.drain,
+        _guard: accepted.guard,
+        active: Cell::new(0),
+        idle_since: Cell::new(Instant::now()),
+        manager,
+    });
+    if is_http2 {
+        stats.downstream_cx_http2_total.inc();
+        serve_http2(io, connection).await;
+    } else {
+        stats.downstream_cx_http1_total.inc();
+        serve_http1(io, connection).await;
+    }
+}
+
+/// Counts a connection for as long as it is open, also when its task is cut.
+struct ConnectionCount(Arc<HttpManagerSpec>, Instant);
+
+impl Drop for ConnectionCount {
+    fn drop(&mut self) {
+        let stats = &self.0.stats;
+        stats.downstream_cx_active.dec();
+        stats.downstream_cx_destroy.inc();
+        let ms = u64::try_from(self.1.elapsed().as_millis()).unwrap_or(u64::MAX);
+        stats.downstream_cx_length_ms.observe(ms);
+    }
+}
+
+/// Whether a clear-text connection begins with HTTP/2's preface (RFC 9113 section 3.4). No method
+/// of HTTP/1 begins like it.
+async fn begins_http2(io: &Io) -> bool {
+    let Some(tcp) = io.tcp().filter(|_| !io.is_tls()) else {
+        return false;
+    };
+    let mut start = [0; 4];
+    // A peer that sends less than four bytes at first is slow or hostile; look again a few times,
+    // then let the HTTP/1 codec wait for the rest.
+    for _ in 0..50 {
+        match tcp.peek(&mut start).await {
+            Ok(n) if n > 0 && n < 4 && start[..n] == b"PRI "[..n] => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Ok(n) => return n == 4 && start == *b"PRI ",
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
+/// What the driver of a connection does when nothing else happens.
+enum Tick {
+    Nothing,
+    HeadTimeout,
+    IdleTimeout,
+}
+
+/// The deadlines of a connection between and before requests, looked at by one timer.
+struct Clock {
+    idle: Duration,
+    head: Duration,
+    deadline: Deadline,
+    /// When the timer first saw bytes of a request whose head is not complete.
+    head_since: Option<Instant>,
+}
+
+impl Clock {
+    fn new(idle: Duration, head: Duration) -> Self {
+        let period = [idle, head].into_iter().filter(|d| !d.is_zero()).min();
+        let deadline = period.map_or_else(Deadline::never, Deadline::after);
+        Self {
+            idle,
+            head,
+            deadline,
+            head_since: None,
+        }
+    }
+
+    /// Call when polled. `reading`: bytes of a request have come and its head is not complete.
+    fn poll(&mut self, cx: &mut Context<'_>, connection: &Connection, reading: bool) -> Tick {
+        let busy = connection.active.get() > 0;
+        match (reading && !busy, self.head_since) {
+            (true, None) if !self.head.is_zero() => {
+                self.head_since = Some(Instant::now());
+                self.deadline.reset(self.head);
+            }
+            (false, Some(_)) => self.head_since = None,
+            _ => {}
+        }
+        while Pin::new(&mut self.deadline).poll(cx).is_ready() {
+            let limits = [
+                (self.head_since, self.head, Tick::HeadTimeout),
+                (
+                    (!busy && self.head_since.is_none()).then(|| connection.idle_since.get()),
+                    self.idle,
+                    Tick::IdleTimeout,
+                ),
+            ];
+            let mut next = if self.idle.is_zero() {
+                self.head
+            } else {
+                self.idle
+            };
+            for (since, limit, tick) in limits {
+                if let (Some(since), false) = (since, limit.is_zero()) {
+                    match limit
+                        .checked_sub(since.elapsed())
+                        .filter(|left| !left.is_zero())
+                    {
+                        None => return tick,
+                        Some(left) => next = next.min(left),
+                    }
+                }
+            }
+            self.deadline.reset(next);
+        }
+        Tick::Nothing
+    }
+}
+
+async fn serve_http1(io: Io, connection: Rc<Connection>) {
+    let model = &connection.manager.model;
+    let reading = Arc::new(AtomicBool::new(false));
+    let counted = Counted {
+        io,
+        reading: Arc::clone(&reading),
+    };
+    let mut builder = http1::Builder::new();
+    builder
+        .max_header_size(model.max_request_headers_kb as usize * 1024)
+        .header_read_timeout(None);
+    if model.max_headers_count != 100 {
+        // hyper's own default; stating it would cost an allocation per request.
+        builder.max_headers(model.max_headers_count as usize);
+    }
+    let service = {
+        let (connection, reading) = (Rc::clone(&connection), Arc::clone(&reading));
+        service_fn(move |request| {
+            reading.store(false, Relaxed);
+            let connection = Rc::clone(&connection);
+            async move { Ok::<_, Infallible>(serve_request::handle(connection, request).await) }
+        })
+    };
+    let mut http = builder
+        .serve_connection(TokioIo::new(counted), service)
+        .with_upgrades();
+    let mut clock = Clock::new(model.timeouts.idle, model.timeouts.request_headers);
+    let mut drained = std::pin::pin!(connection.drain.cancelled());
+    let mut draining = false;
+    let ended = std::future::poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(result) = Pin::new(&mut http).poll(cx) {
+                return Poll::Ready(Ok(result));
+            }
+            if !draining && drained.as_mut().poll(cx).is_ready() {
+                draining = true;
+                connection.manager.stats.downstream_cx_drain_close.inc();
+                Pin::new(&mut http).graceful_shutdown();
+                continue;
+            }
+            return match clock.poll(cx, &connection, reading.load(Relaxed)) {
+                Tick::Nothing => Poll::Pending,
+                tick => Poll::Ready(Err(tick)),
+            };
+        }
+    })
+    .await;
+    let stats = &connection.manager.stats;
+    let leftover = http
+        .into_parts()
+        .map(|parts| parts.io.into_inner().into_inner());
+    match ended {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            if error.is_parse() {
+                stats.downstream_cx_protocol_error.inc();
+            }
+            tracing::debug!(%error, peer = %connection.peer.ip, "connection ended");
+            if error.is_user() || error.is_body_write_aborted() {
+                // The response broke off: a reset tells the client that it is not whole.
+                return;
+            }
+        }
+        Err(Tick::IdleTimeout) => stats.downstream_cx_idle_timeout.inc(),
+        Err(Tick::HeadTimeout) => {
+            stats.downstream_rq_header_timeout.inc();
+            if let Some(mut io) = leftover {
+                let text = "HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain\r\n\
+                            content-length: 22\r\nconnection: close\r\n\r\nrequest header timeout";
+                // Best effort: the client may be gone.
+                io.write_all(text.as_bytes()).await.ok();
+                io.shutdown().await.ok();
+                linger(io, connection.manager.model.timeouts.delayed_close).await;
+            }
+            return;
+        }
+        Err(Tick::Nothing) => {}
+    }
+    if let Some(io) = leftover {
+        linger(io, connection.manager.model.timeouts.delayed_close).await;
+    }
+}
+
+/// Reads what the client still sends, for a moment: closing at once would reset the connection,
+/// and the client might never see our last answer (RFC 9112 section 9.6).
+async fn linger(mut io: Io, limit: Duration) {
+    if limit.is_zero() {
+        return;
+    }
+    let mut discarded = [0; 4096];
+    let drain = async { while io.read(&mut discarded).await.is_ok_and(|n| n > 0) {} };
+    // Either end will do; the deadline is `delayed_close_timeout`.
+    tokio::time::timeout(limit, drain).await.ok();
+}
+
+async fn serve_http2(io: Io, connection: Rc<Connection>) {
+    let model = &connection.manager.model;
+    let counted = Counted {
+        io,
+        reading: Arc::default(),
+    };
+    let options = &model.http2;
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(options.max_concurrent_streams.unwrap_or(MAX_STREAMS))
+        .initial_stream_window_size(options.initial_stream_window_size.unwrap_or(STREAM_WINDOW))
+        .initial_connection_window_size(
+            options
+                .initial_connection_window_size
+                .unwrap_or(CONNECTION_WINDOW),
+        )
+        .max_header_list_size(model.max_request_headers_kb * 1024);
+    let service = {
+        let connection = Rc::clone(&connection);
+        service_fn(move |request| {
+            let connection = Rc::clone(&connection);
+            async move { Ok::<_, Infallible>(serve_request::handle(connection, request).await) }
+        })
+    };
+    let mut http = std::pin::pin!(builder.serve_connection(TokioIo::new(counted), service));
+    let mut clock = Clock::new(model.timeouts.idle, Duration::ZERO);
+    let mut drained = std::pin::pin!(connection.drain.cancelled());
+    let mut draining = false;
+    let result = std::future::poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(result) = http.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
+            if !draining && drained.as_mut().poll(cx).is_ready() {
+                draining = true;
+                connection.manager.stats.downstream_cx_drain_close.inc();
+                http.as_mut().graceful_shutdown();
+                continue;
+            }
+            if matches!(clock.poll(cx, &connection, false), Tick::IdleTimeout) && !draining {
+                draining = true;
+                connection.manager.stats.downstream_cx_idle_timeout.inc();
+                http.as_mut().graceful_shutdown();
+                continue;
+            }
+            return Poll::Pending;
+        }
+    })
+    .await;
+    if let Err(error) = result {
+        connection.manager.stats.downstream_cx_protocol_error.inc();
+        tracing::debug!(%error, peer = %connection.peer.ip, "connection ended");
+    }
+}

@@ -1,0 +1,118 @@
+//! Who the client is, and telling the upstream.
+
+use std::net::IpAddr;
+
+use causeway_xds::resource::http_manager::HttpManager;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What is known about the connection a request came on; made once per connection.
+#[derive(Debug)]
+pub struct Peer {
+    pub ip: IpAddr,
+    /// `ip` as `x-forwarded-for` shows it.
+    pub text: HeaderValue,
+    pub scheme: HeaderValue,
+}
+
+impl Peer {
+    pub fn new(ip: IpAddr, tls: bool) -> Self {
+        let text = HeaderValue::try_from(ip.to_string())
+            .expect("an address is made of visible characters");
+        Self {
+            ip,
+            text,
+            scheme: HeaderValue::from_static(if tls { "https" } else { "http" }),
+        }
+    }
+}
+
+/// Sets the fields that tell the upstream where a request came from, and returns the client's
+/// address: the peer's, or the one that the last trusted hop saw.
+pub fn apply(headers: &mut HeaderMap, manager: &HttpManager, peer: &Peer) -> IpAddr {
+    let rules = &manager.forwarded;
+    let hops = rules.xff_num_trusted_hops as usize;
+    let mut client = peer.ip;
+    // With use_remote_address the peer itself is the first hop that we can vouch for.
+    let wanted = if rules.use_remote_address {
+        hops.checked_sub(1)
+    } else {
+        Some(hops)
+    };
+    if let Some(from_right) = wanted
+        && let Some(seen) = nth_from_right(headers, from_right)
+    {
+        client = seen;
+    }
+    if rules.use_remote_address && !rules.skip_xff_append {
+        match headers.get(&X_FORWARDED_FOR) {
+            None => {
+                headers.insert(X_FORWARDED_FOR, peer.text.clone());
+            }
+            Some(_) => append_peer(headers, peer),
+        }
+    }
+    let trusted_hop = hops > 0 && headers.contains_key(&X_FORWARDED_PROTO);
+    if (rules.use_remote_address && !trusted_hop) || !headers.contains_key(&X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, peer.scheme.clone());
+    }
+    client
+}
+
+fn nth_from_right(headers: &HeaderMap, n: usize) -> Option<IpAddr> {
+    let mut all = Vec::new();
+    for value in headers.get_all(&X_FORWARDED_FOR) {
+        all.extend(value.to_str().ok()?.split(',').map(str::trim));
+    }
+    all.iter().rev().nth(n)?.parse().ok()
+}
+
+fn append_peer(headers: &mut HeaderMap, peer: &Peer) {
+    let mut joined: Vec<u8> = Vec::new();
+    for value in headers.get_all(&X_FORWARDED_FOR) {
+        joined.extend_from_slice(value.as_bytes());
+        joined.push(b',');
+    }
+    joined.extend_from_slice(peer.text.as_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        headers.insert(X_FORWARDED_FOR, value);
+    }
+}
+
+/// Gives the request an id unless it has one that may be kept.
+pub fn request_id(headers: &mut HeaderMap, manager: &HttpManager) {
+    if !manager.generate_request_id {
+        return;
+    }
+    let keep = !manager.forwarded.use_remote_address || manager.preserve_external_request_id;
+    if keep && headers.contains_key(&X_REQUEST_ID) {
+        return;
+    }
+    headers.insert(X_REQUEST_ID, new_request_id());
+}
+
+/// A random version 4 UUID. Unique, not secret: a fast generator will do.
+fn new_request_id() -> HeaderValue {
+    let mut buffer = uuid::Uuid::encode_buffer();
+    let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
+    let text = id.hyphenated().encode_lower(&mut buffer);
+    HeaderValue::from_str(text).expect("hexadecimal digits and hyphens")
+}
+
+/// Removes `x-envoy-*` from a client's request: they steer retries and timeouts, and no client of
+/// ours is internal.
+pub fn strip_internal(headers: &mut HeaderMap) {
+    let is_internal = |name: &HeaderName| name.as_str().starts_with("x-envoy-");
+    if !headers.keys().any(is_internal) {
+        return;
+    }
+    let named: Vec<HeaderName> = headers.keys().filter(|n| is_internal(n)).cloned().collect();
+    for name in named {
+        headers.remove(name);
+    }
+}

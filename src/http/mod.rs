@@ -1,0 +1,15 @@
+//! HTTP: from an accepted connection to a response, steps 5b to 16 of a request's life.
+
+pub mod body;
+pub mod connection_manager;
+mod exchange;
+mod forwarded;
+mod head;
+mod path;
+mod reply;
+mod router;
+mod serve_request;
+mod upgrade;
+mod watch;
+
+pub use connection_manager::{Accepted, serve};

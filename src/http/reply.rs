@@ -1,0 +1,160 @@
+//! Local replies: what a client is told when the answer is ours.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use http::{Response, StatusCode};
+
+use super::body::Body;
+use super::exchange::Exchange;
+use crate::error::Failure;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// What a local reply depends on besides what it says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Manner {
+    /// The request was gRPC: the status goes into trailers-only form.
+    pub grpc: bool,
+    /// The connection ends after this reply.
+    pub close: bool,
+    /// The client speaks HTTP/2, which has no way to say so.
+    pub http2: bool,
+}
+
+/// Whether a request is gRPC, by its content type (gRPC over HTTP/2, "Requests").
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        let value = value.as_bytes();
+        value.starts_with(b"application/grpc") && matches!(value.get(16), None | Some(b'+' | b';'))
+    })
+}
+
+pub fn from_failure(failure: &Failure, manner: Manner, exchange: Exchange) -> Response<Body> {
+    if let Some(flag) = failure.flag {
+        exchange.flag(flag);
+    }
+    tracing::debug!(
+        status = failure.status.as_u16(),
+        flag = failure.flag.map_or("-", crate::error::ResponseFlag::short),
+        details = failure.details,
+        cause = failure.cause.as_deref().unwrap_or("-"),
+        "local reply"
+    );
+    let body = match &failure.body {
+        Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
+        Cow::Owned(text) => Bytes::copy_from_slice(text.as_bytes()),
+    };
+    let manner = Manner {
+        close: manner.close || failure.close,
+        ..manner
+    };
+    direct(failure.status, body, HeaderMap::new(), manner, exchange)
+}
+
+/// A response with a body of ours; `headers` are kept.
+pub fn direct(
+    status: StatusCode,
+    body: Bytes,
+    mut headers: HeaderMap,
+    manner: Manner,
+    exchange: Exchange,
+) -> Response<Body> {
+    let mut status = status;
+    let mut body = body;
+    if manner.grpc {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(GRPC_STATUS, grpc_status(status));
+        if !body.is_empty()
+            && let Ok(message) = HeaderValue::from_str(&percent_encoded(&body))
+        {
+            headers.insert(GRPC_MESSAGE, message);
+        }
+        status = StatusCode::OK;
+        body = Bytes::new();
+    } else if !body.is_empty() && !headers.contains_key(CONTENT_TYPE) {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    if manner.close && !manner.http2 {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    exchange.answered(status);
+    let mut response = Response::new(Body::full(body, exchange));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+pub fn redirect(
+    status: StatusCode,
+    location: &str,
+    manner: Manner,
+    exchange: Exchange,
+) -> Response<Body> {
+    let mut headers = HeaderMap::new();
+    // A location is built from checked parts; one that is no header value is not sent.
+    if let Ok(location) = HeaderValue::from_str(location) {
+        headers.insert(LOCATION, location);
+    }
+    direct(
+        status,
+        Bytes::new(),
+        headers,
+        Manner {
+            grpc: false,
+            ..manner
+        },
+        exchange,
+    )
+}
+
+/// HTTP status to gRPC status ("HTTP to gRPC Status Code Mapping").
+fn grpc_status(status: StatusCode) -> HeaderValue {
+    HeaderValue::from_static(match status.as_u16() {
+        400 => "13",
+        401 => "16",
+        403 => "7",
+        404 => "12",
+        429 | 502..=504 => "14",
+        _ => "2",
+    })
+}
+
+/// gRPC "Status-Message": visible ASCII as it is, the rest and `%` percent-encoded.
+fn percent_encoded(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for byte in bytes {
+        match byte {
+            b' '..=b'~' if *byte != b'%' => out.push(char::from(*byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_is_told_by_content_type() {
+        let with = |value: &'static str| {
+            is_grpc(&HeaderMap::from_iter([(
+                CONTENT_TYPE,
+                HeaderValue::from_static(value),
+            )]))
+        };
+        assert!(with("application/grpc") && with("application/grpc+proto"));
+        assert!(!with("application/grpc-web") && !with("text/plain"));
+    }
+
+    #[test]
+    fn messages_are_percent_encoded() {
+        assert_eq!(
+            percent_encoded("a b%\n\u{e9}".as_bytes()),
+            "a b%25%0A%C3%A9"
+        );
+    }
+}

@@ -1,0 +1,433 @@
+//! Forwarding one request to an endpoint.
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use causeway_xds::resource::http_manager::ServerHeader;
+use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, SERVER, UPGRADE, VIA};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+
+use super::body::Body;
+use super::exchange::Exchange;
+use super::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PREFIX};
+use super::head::{UpgradeRequest, strip_response};
+use super::reply::{self, Manner};
+use super::upgrade;
+use super::watch::{Fired, Watch};
+use crate::cluster::Cluster;
+use crate::error::{Failure, ResponseFlag};
+use crate::route::Route;
+use crate::route::action::{Forward, HostRewrite};
+use crate::upstream::body::RequestBody;
+use crate::upstream::pool::{self, Lease, SendError};
+
+const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+
+/// Endpoints that one request may try before its answer is a failure: the first, and one more when
+/// a pooled connection turned out to be dead.
+const TRANSPARENT_ATTEMPTS: u32 = 2;
+
+/// A request on its way to a cluster.
+pub struct Job<'j> {
+    pub parts: Parts,
+    pub body: Incoming,
+    pub route: &'j Route,
+    pub forward: &'j Forward,
+    /// `None`: the snapshot has no such cluster.
+    pub cluster: Option<Arc<Cluster>>,
+    pub upgrade: Option<UpgradeRequest>,
+    /// Hyper's half of a downstream upgrade, taken before the request was taken apart.
+    pub on_upgrade: Option<hyper::upgrade::OnUpgrade>,
+    pub manner: Manner,
+}
+
+/// Forwards, and makes a response of whatever comes of it.
+pub async fn forward(job: Job<'_>, exchange: Exchange) -> Response<Body> {
+    let manner = job.manner;
+    let route = job.route;
+    let connection = Rc::clone(&exchange.connection);
+    let mut exchange = Some(exchange);
+    let mut response = match attempt(job, &mut exchange).await {
+        Ok(response) => response,
+        Err(failure) => {
+            // A request whose body was not read to its end leaves the connection in doubt.
+            match exchange {
+                Some(exchange) => {
+                    let close = manner.close || !exchange.progress.request_ended.get();
+                    reply::from_failure(&failure, Manner { close, ..manner }, exchange)
+                }
+                None => unreachable!("only a success takes the exchange"),
+            }
+        }
+    };
+    route.edits.apply_to_response(response.headers_mut());
+    let manager = &connection.manager.model;
+    if !manager.via.is_empty()
+        && let Ok(via) = HeaderValue::from_str(&manager.via)
+    {
+        response.headers_mut().append(VIA, via);
+    }
+    response
+}
+
+async fn attempt(job: Job<'_>, slot: &mut Option<Exchange>) -> Result<Response<Body>, Failure> {
+    let Job {
+        mut parts,
+        body,
+        forward,
+        cluster,
+        upgrade,
+        on_upgrade,
+        manner,
+        route,
+    } = job;
+    let exchange = slot.as_ref().expect("filled by the caller");
+    let connection = Rc::clone(&exchange.connection);
+    let progress = Rc::clone(&exchange.progress);
+    let Some(cluster) = cluster else {
+        connection.manager.stats.no_cluster.inc();
+        progress
+            .request_ended
+            .set(http_body::Body::is_end_stream(&body));
+        return Err(Failure::local(
+            forward.cluster_not_found,
+            ResponseFlag::NoCluster,
+            "cluster_not_found",
+        ));
+    };
+    let mut body = Some(RequestBody::streaming(body, Rc::clone(&progress)));
+    let replayable = progress.request_ended.get();
+    let idle = forward
+        .idle_timeout
+        .unwrap_or(connection.manager.model.timeouts.stream_idle);
+    let mut watch = Watch::new(forward.timeout, idle);
+    edit_request(
+        &mut parts,
+        forward,
+        route,
+        !connection.manager.filters.router.suppress_envoy_headers,
+    );
+
+    let mut attempts = 0;
+    let (lease, response) = loop {
+        attempts += 1;
+        let endpoint = cluster.pick().inspect_err(|_| {
+            cluster.transport.stats.upstream_cx_none_healthy.inc();
+        })?;
+        let Some(permit) = cluster.transport.limits.requests.acquire() else {
+            cluster.transport.stats.upstream_rq_pending_overflow.inc();
+            return Err(overflow(cluster.transport.limits.requests.max()));
+        };
+        exchange.asked(endpoint, &cluster.transport, permit);
+        let checkout = pool::checkout(endpoint, &cluster.transport, attempts > 1);
+        let mut lease = match watched(checkout, &mut watch, exchange).await? {
+            Ok(lease) => lease,
+            Err(error) => {
+                let failure = Failure::from(error);
+                exchange.upstream_failed(failure.status);
+                return Err(failure);
+            }
+        };
+        let last = attempts >= TRANSPARENT_ATTEMPTS || !lease.reused || !replayable;
+        let head = if last { take(&mut parts) } else { copy(&parts) };
+        let sent = body
+            .take()
+            .unwrap_or_else(|| RequestBody::empty(Rc::clone(&progress)));
+        let request = prepare(head, sent, &lease, forward, upgrade.as_ref());
+        match watched(lease.send(request), &mut watch, exchange).await? {
+            Ok(response) => break (lease, response),
+            Err(error) if !last && is_stale(&error) => {
+                cluster.transport.stats.upstream_cx_destroy.inc();
+                tracing::debug!(endpoint = %lease.endpoint(), error = %error.error,
+                    "a pooled connection was dead, trying a fresh one");
+            }
+            Err(error) => {
+                let failure = send_failure(&error, &lease);
+                exchange.upstream_failed(failure.status);
+                return Err(failure);
+            }
+        }
+    };
+    let exchange = slot.take().expect("filled by the caller");
+    Ok(match (upgrade, on_upgrade) {
+        (Some(asked), Some(on_upgrade)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            watch.without_route_timeout();
+            upgrade::switch(
+                response,
+                asked,
+                on_upgrade,
+                upgrade::Ends { lease, idle },
+                exchange,
+            )
+        }
+        (asked, _) => {
+            let close = manner.close || asked.is_some();
+            respond(
+                response,
+                lease,
+                watch,
+                Manner {
+                    grpc: false,
+                    close,
+                    ..manner
+                },
+                exchange,
+            )
+        }
+    })
+}
+
+/// Waits for `future` as long as no deadline of the stream fires.
+async fn watched<F: Future>(
+    future: F,
+    watch: &mut Watch,
+    exchange: &Exchange,
+) -> Result<F::Output, Failure> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        watch.poll(cx, &exchange.progress).map(|fired| {
+            fired.count(exchange);
+            Err(deadline_failure(fired, exchange))
+        })
+    })
+    .await
+}
+
+fn deadline_failure(fired: Fired, exchange: &Exchange) -> Failure {
+    match fired {
+        Fired::RouteTimeout(_) => {
+            exchange.upstream_failed(StatusCode::GATEWAY_TIMEOUT);
+            Failure::local(
+                StatusCode::GATEWAY_TIMEOUT,
+                ResponseFlag::UpstreamTimeout,
+                "response_timeout",
+            )
+            .saying("upstream request timeout")
+            .because(fired)
+        }
+        Fired::StreamIdle(_) => {
+            let timeout = StatusCode::REQUEST_TIMEOUT;
+            Failure::local(
+                timeout,
+                ResponseFlag::StreamIdleTimeout,
+                "stream_idle_timeout",
+            )
+            .saying("stream timeout")
+            .because(fired)
+        }
+    }
+}
+
+fn overflow(max: u32) -> Failure {
+    Failure::local(
+        StatusCode::SERVICE_UNAVAILABLE,
+        ResponseFlag::UpstreamOverflow,
+        "upstream_reset_before_response_started{overflow}",
+    )
+    .saying("upstream connect error or disconnect/reset before headers. reset reason: overflow")
+    .because(format!("limit of {max} requests reached"))
+}
+
+/// The peer closed a connection that it had kept open between requests: it has not seen this one.
+fn is_stale(error: &SendError) -> bool {
+    error.unsent
+        || error.error.is_canceled()
+        || error.error.is_closed()
+        || error.error.is_incomplete_message()
+        || std::error::Error::source(&error.error)
+            .and_then(|e| e.downcast_ref::<std::io::Error>())
+            .is_some_and(|e| {
+                matches!(
+                    e.kind(),
+                    std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe
+                )
+            })
+}
+
+fn send_failure(error: &SendError, lease: &Lease) -> Failure {
+    let cause = format!(
+        "{}: waiting for response head: {:?}",
+        lease.endpoint(),
+        error.error
+    );
+    if error.error.is_parse() || error.error.is_parse_too_large() {
+        return Failure::local(
+            StatusCode::BAD_GATEWAY,
+            ResponseFlag::UpstreamProtocolError,
+            "upstream_reset_before_response_started{protocol_error}",
+        )
+        .saying(
+            "upstream connect error or disconnect/reset before headers. \
+             reset reason: protocol error",
+        )
+        .because(cause);
+    }
+    let (flag, reason) = if lease.is_http2() {
+        (ResponseFlag::UpstreamRemoteReset, "remote reset")
+    } else {
+        (
+            ResponseFlag::UpstreamConnectionTermination,
+            "connection termination",
+        )
+    };
+    Failure::local(
+        StatusCode::SERVICE_UNAVAILABLE,
+        flag,
+        "upstream_reset_before_response_started{connection_termination}",
+    )
+    .saying(format!(
+        "upstream connect error or disconnect/reset before headers. reset reason: {reason}"
+    ))
+    .because(cause)
+    .retryable()
+}
+
+/// Edits that are the same for every attempt.
+fn edit_request(parts: &mut Parts, forward: &Forward, route: &Route, envoy_headers: bool) {
+    if envoy_headers && let Some(timeout) = &forward.timeout_header {
+        parts.headers.insert(EXPECTED_TIMEOUT, timeout.clone());
+    }
+    if let Some(prefix) = forward.path_rewrite.told_prefix(parts.uri.path())
+        && let Ok(prefix) = HeaderValue::from_str(prefix)
+    {
+        parts.headers.insert(X_FORWARDED_PREFIX, prefix);
+    }
+    if let Some(target) = forward
+        .path_rewrite
+        .apply(parts.uri.path(), parts.uri.query())
+        && let Ok(rewritten) = target.parse::<PathAndQuery>()
+    {
+        if envoy_headers
+            && let Some(original) = parts.uri.path_and_query()
+            && let Ok(original) = HeaderValue::from_str(original.as_str())
+        {
+            parts.headers.insert(ORIGINAL_PATH, original);
+        }
+        parts.uri = Uri::from(rewritten);
+    }
+    let rewritten = match &forward.host_rewrite {
+        HostRewrite::Literal(host) => Some(host.clone()),
+        HostRewrite::None | HostRewrite::Auto => None,
+    };
+    if let Some(host) = rewritten {
+        if forward.append_x_forwarded_host
+            && let Some(original) = parts.headers.get(HOST).cloned()
+        {
+            parts.headers.append(X_FORWARDED_HOST, original);
+        }
+        parts.headers.insert(HOST, host);
+    }
+    route.edits.apply_to_request(&mut parts.headers);
+}
+
+fn take(parts: &mut Parts) -> Parts {
+    let (empty, ()) = Request::new(()).into_parts();
+    std::mem::replace(parts, empty)
+}
+
+/// Copies what is forwarded; extensions are hyper's own and stay behind.
+fn copy(parts: &Parts) -> Parts {
+    let (mut copy, ()) = Request::new(()).into_parts();
+    copy.method = parts.method.clone();
+    copy.uri = parts.uri.clone();
+    copy.headers = parts.headers.clone();
+    copy
+}
+
+/// Puts a head into the form that the endpoint's protocol wants.
+fn prepare(
+    mut head: Parts,
+    body: RequestBody,
+    lease: &Lease,
+    forward: &Forward,
+    upgrade: Option<&UpgradeRequest>,
+) -> Request<RequestBody> {
+    head.extensions.clear();
+    let hostname = &lease.endpoint().hostname;
+    if matches!(forward.host_rewrite, HostRewrite::Auto)
+        && !hostname.is_empty()
+        && let Ok(host) = HeaderValue::from_str(hostname)
+    {
+        head.headers.insert(HOST, host);
+    }
+    head.headers.remove(http::header::TRANSFER_ENCODING);
+    if lease.is_http2() {
+        head.version = Version::HTTP_2;
+        let authority = head.headers.remove(HOST);
+        let authority = authority
+            .as_ref()
+            .and_then(|h| h.to_str().ok())
+            .unwrap_or("");
+        let mut uri = std::mem::take(&mut head.uri).into_parts();
+        uri.scheme = Some(http::uri::Scheme::HTTP);
+        uri.authority = authority.parse().ok();
+        head.uri = Uri::from_parts(uri).unwrap_or_default();
+    } else {
+        head.version = Version::HTTP_11;
+    }
+    if let Some(upgrade) = upgrade {
+        head.headers
+            .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        head.headers.insert(UPGRADE, upgrade.protocol.clone());
+    }
+    Request::from_parts(head, body)
+}
+
+fn respond(
+    response: Response<Incoming>,
+    lease: Lease,
+    watch: Watch,
+    manner: Manner,
+    exchange: Exchange,
+) -> Response<Body> {
+    let (mut head, incoming) = response.into_parts();
+    let connection = Rc::clone(&exchange.connection);
+    if head.status.is_informational() {
+        // 101 that nobody asked for: what follows is not HTTP.
+        let failure = Failure::local(
+            StatusCode::BAD_GATEWAY,
+            ResponseFlag::UpstreamProtocolError,
+            "upstream_unrequested_upgrade",
+        )
+        .saying("upstream connect error or disconnect/reset before headers. reset reason: protocol error");
+        exchange.upstream_failed(failure.status);
+        return reply::from_failure(&failure, manner, exchange);
+    }
+    let ms = exchange.upstream_answered(head.status);
+    exchange.answered(head.status);
+    head.version = Version::HTTP_11;
+    head.extensions.clear();
+    strip_response(&mut head.headers);
+    if !connection.manager.filters.router.suppress_envoy_headers {
+        head.headers.insert(SERVICE_TIME, HeaderValue::from(ms));
+    }
+    server_header(&mut head.headers, &connection);
+    if manner.close && !manner.http2 {
+        head.headers
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Response::from_parts(head, Body::relay(incoming, Some(lease), watch, exchange))
+}
+
+pub(super) fn server_header(
+    headers: &mut http::HeaderMap,
+    connection: &super::connection_manager::Connection,
+) {
+    match connection.manager.model.server_header {
+        ServerHeader::PassThrough => {}
+        ServerHeader::AppendIfAbsent if headers.contains_key(SERVER) => {}
+        ServerHeader::Overwrite | ServerHeader::AppendIfAbsent => {
+            headers.insert(SERVER, connection.server_name.clone());
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! One request: from its head to the action of its route.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use causeway_xds::resource::route::{RequireTls, Upgrade};
+use http::header::{HOST, HeaderMap, UPGRADE};
+use http::request::Parts;
+use http::{Request, Response, StatusCode, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use super::body::Body;
+use super::connection_manager::Connection;
+use super::exchange::Exchange;
+use super::forwarded::{self, X_FORWARDED_PROTO};
+use super::head::{self, UpgradeRequest, View};
+use super::reply::{self, Manner};
+use super::router::{self, Job};
+use crate::cluster::Cluster;
+use crate::error::{Failure, ResponseFlag};
+use crate::filter::{Flow, LocalReply, Stream};
+use crate::route::action::Redirect;
+use crate::route::{Action, Route, RouteTable, host_key};
+use crate::snapshot::RouteRef;
+
+/// What the route table says about a request.
+enum Chosen {
+    Route {
+        route: Arc<Route>,
+        cluster: Option<Arc<Cluster>>,
+    },
+    ToHttps,
+    Nothing,
+}
+
+/// Serves one request of `connection`.
+pub async fn handle(connection: Rc<Connection>, mut request: Request<Incoming>) -> Response<Body> {
+    let on_upgrade = request
+        .headers()
+        .contains_key(UPGRADE)
+        .then(|| hyper::upgrade::on(&mut request));
+    let (mut parts, body) = request.into_parts();
+    connection.request_began();
+    let exchange = Exchange::begin(&connection, &parts);
+    exchange.progress.request_ended.set(body.is_end_stream());
+    let manner = Manner {
+        grpc: reply::is_grpc(&parts.headers),
+        // An answer that does not wait for the body leaves the connection in doubt.
+        close: !body.is_end_stream() || connection.drain.is_cancelled(),
+        http2: parts.version == Version::HTTP_2,
+    };
+    let mut response = match decide(&connection, &mut parts, &exchange) {
+        Ok(Decided::Forward {
+            route,
+            cluster,
+            upgrade,
+        }) => {
+            let Action::Forward(forward) = &route.action else {
+                unreachable!("decided by the action")
+            };
+            let close = connection.drain.is_cancelled();
+            let manner = Manner { close, ..manner };
+            let job = Job {
+                parts,
+                body,
+                route: &route,
+                forward,
+                cluster,
+                upgrade,
+                on_upgrade,
+                manner,
+            };
+            // The chain has run on the way up; it runs in reverse on the way down.
+            return down_the_chain(router::forward(job, exchange).await, &connection);
+        }
+        Ok(Decided::Reply {
+            status,
+            body,
+            headers,
+        }) => reply::direct(status, body, headers, manner, exchange),
+        Ok(Decided::Redirect { status, location }) => {
+            reply::redirect(status, &location, manner, exchange)
+        }
+        Err(failure) => reply::from_failure(&failure, manner, exchange),
+    };
+    router::server_header(response.headers_mut(), &connection);
+    response
+}
+
+enum Decided {
+    Forward {
+        route: Arc<Route>,
+        cluster: Option<Arc<Cluster>>,
+        upgrade: Option<UpgradeRequest>,
+    },
+    Reply {
+        status: StatusCode,
+        body: Bytes,
+        headers: HeaderMap,
+    },
+    Redirect {
+        status: StatusCode,
+        location: String,
+    },
+}
+
+fn decide(
+    connection: &Rc<Connection>,
+    parts: &mut Parts,
+    exchange: &Exchange,
+) -> Result<Decided, Failure> {
+    let manager = &connection.manager;
+    let facts = head::sanitise(parts, &manager.model, connection.local_port)?;
+    if let Some(location) = facts.redirect {
+        return Ok(Decided::Redirect {
+            status: StatusCode::TEMPORARY_REDIRECT,
+            location,
+        });
+    }
+    forwarded::strip_internal(&mut parts.headers);
+    let client = forwarded::apply(&mut parts.headers, &manager.model, &connection.peer);
+    forwarded::request_id(&mut parts.headers, &manager.model);
+    exchange.request_id(&parts.headers);
+
+    let (route, cluster) = match choose(connection, parts) {
+        Chosen::Route { route, cluster } => (route, cluster),
+        Chosen::ToHttps => return Ok(redirected(&Redirect::to_https(), parts)),
+        Chosen::Nothing => {
+            manager.stats.no_route.inc();
+            return Err(Failure::local(
+                StatusCode::NOT_FOUND,
+                ResponseFlag::NoRoute,
+                "route_not_found",
+            ));
+        }
+    };
+    let upgrade = facts
+        .upgrade
+        .filter(|u| !u.protocol.as_bytes().eq_ignore_ascii_case(b"h2c"));
+    if let (Some(asked), Action::Forward(forward)) = (&upgrade, &route.action)
+        && !upgrade_allowed(asked, &forward.upgrades, &manager.model.upgrades)
+    {
+        manager.stats.downstream_rq_ws_on_non_ws_route.inc();
+        return Err(Failure::local(
+            StatusCode::FORBIDDEN,
+            ResponseFlag::NoRoute,
+            "upgrade_failed",
+        )
+        .closing());
+    }
+    for filter in &manager.filters.filters {
+        let mut stream = Stream {
+            request: parts,
+            client,
+        };
+        match filter.request(&mut stream) {
+            Flow::Continue => {}
+            Flow::Reply(LocalReply {
+                status,
+                body,
+                headers,
+            }) => {
+                let body = Bytes::from(body.into_owned());
+                return Ok(Decided::Reply {
+                    status,
+                    body,
+                    headers,
+                });
+            }
+        }
+    }
+    match &route.action {
+        Action::Forward(_) => Ok(Decided::Forward {
+            route,
+            cluster,
+            upgrade,
+        }),
+        Action::Direct { status, body } => {
+            manager.stats.rq_direct_response.inc();
+            let mut headers = HeaderMap::new();
+            if !body.is_empty() {
+                headers.insert(
+                    http::header::CONTENT_TYPE,
+                    http::HeaderValue::from_static("text/plain"),
+                );
+            }
+            route.edits.apply_to_response(&mut headers);
+            Ok(Decided::Reply {
+                status: *status,
+                body: body.clone(),
+                headers,
+            })
+        }
+        Action::Redirect(redirect) => {
+            manager.stats.rq_redirect.inc();
+            Ok(redirected(redirect, parts))
+        }
+    }
+}
+
+/// The one look at the snapshot: afterwards the request holds only what it needs of it.
+fn choose(connection: &Connection, parts: &Parts) -> Chosen {
+    let mut reader = connection.reader.borrow_mut();
+    let snapshot = reader.load();
+    let table: Option<&RouteTable> = match &connection.manager.routes {
+        RouteRef::Inline(table) => Some(table),
+        RouteRef::Named(name) => snapshot.routes.get(name).map(|table| &**table),
+    };
+    let path = parts.uri.path();
+    let host = parts
+        .headers
+        .get(HOST)
+        .and_then(|h| h.to_str().ok())
+        .unwrap_or("");
+    let Some(virtual_host) = table
+        .filter(|_| path.starts_with('/'))
+        .and_then(|table| table.virtual_host(host_key(table, host, path)))
+    else {
+        return Chosen::Nothing;
+    };
+    if virtual_host.require_tls != RequireTls::None
+        && parts
+            .headers
+            .get(&X_FORWARDED_PROTO)
+            .is_none_or(|p| p != "https")
+    {
+        return Chosen::ToHttps;
+    }
+    let Some(route) = virtual_host.find(&View(parts)) else {
+        return Chosen::Nothing;
+    };
+    let cluster = match &route.action {
+        Action::Forward(forward) => snapshot.clusters.get(&forward.cluster).cloned(),
+        _ => None,
+    };
+    Chosen::Route {
+        route: Arc::clone(route),
+        cluster,
+    }
+}
+
+fn redirected(redirect: &Redirect, parts: &Parts) -> Decided {
+    let text = |name: &http::HeaderName| {
+        parts
+            .headers
+            .get(name)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or("")
+    };
+    let scheme = match text(&X_FORWARDED_PROTO) {
+        "" => "http",
+        scheme => scheme,
+    };
+    let location = redirect.location(scheme, text(&HOST), parts.uri.path(), parts.uri.query());
+    Decided::Redirect {
+        status: redirect.status,
+        location,
+    }
+}
+
+/// The route's word counts before the connection manager's.
+fn upgrade_allowed(asked: &UpgradeRequest, route: &[Upgrade], manager: &[Upgrade]) -> bool {
+    let asked = asked.protocol.as_bytes();
+    let says = |list: &[Upgrade]| {
+        list.iter()
+            .find(|u| u.kind == "*" || u.kind.as_bytes().eq_ignore_ascii_case(asked))
+            .map(|u| u.enabled)
+    };
+    says(route).or_else(|| says(manager)).unwrap_or(false)
+}
+
+fn down_the_chain(mut response: Response<Body>, connection: &Connection) -> Response<Body> {
+    let status = response.status();
+    for filter in connection.manager.filters.filters.iter().rev() {
+        filter.response(status, response.headers_mut());
+    }
+    response
+}

@@ -1,0 +1,114 @@
+//! The deadlines of one stream.
+
+use std::fmt;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use super::exchange::Exchange;
+use crate::error::ResponseFlag;
+use crate::runtime::timer::Deadline;
+use crate::upstream::body::Progress;
+
+/// Which deadline fired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fired {
+    /// The route's `timeout`: from the end of the request to the end of the response.
+    RouteTimeout(Duration),
+    /// `stream_idle_timeout` or the route's `idle_timeout`: no byte either way.
+    StreamIdle(Duration),
+}
+
+impl Fired {
+    pub fn flag(self) -> ResponseFlag {
+        match self {
+            Self::RouteTimeout(_) => ResponseFlag::UpstreamTimeout,
+            Self::StreamIdle(_) => ResponseFlag::StreamIdleTimeout,
+        }
+    }
+
+    pub fn count(self, exchange: &Exchange) {
+        if matches!(self, Self::StreamIdle(_)) {
+            exchange
+                .connection
+                .manager
+                .stats
+                .downstream_rq_idle_timeout
+                .inc();
+        }
+    }
+}
+
+impl fmt::Display for Fired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RouteTimeout(limit) => write!(f, "route timeout ({limit:?})"),
+            Self::StreamIdle(limit) => write!(f, "stream idle timeout ({limit:?})"),
+        }
+    }
+}
+
+/// Watches one stream. Polled only when nothing else is ready.
+pub struct Watch {
+    route: Duration,
+    idle: Duration,
+    /// Starts when the request has ended.
+    route_deadline: Option<Deadline>,
+    idle_deadline: Option<Deadline>,
+    seen: u32,
+    /// When `seen` was seen to change.
+    last: Instant,
+}
+
+impl Watch {
+    /// Zero means none.
+    pub fn new(route: Duration, idle: Duration) -> Self {
+        Self {
+            route,
+            idle,
+            route_deadline: None,
+            idle_deadline: None,
+            seen: 0,
+            last: Instant::now(),
+        }
+    }
+
+    /// Envoy does not apply the route's timeout to an upgraded stream.
+    pub fn without_route_timeout(&mut self) {
+        self.route = Duration::ZERO;
+        self.route_deadline = None;
+    }
+
+    pub fn poll(&mut self, cx: &mut Context<'_>, progress: &Progress) -> Poll<Fired> {
+        if !self.route.is_zero() && progress.request_ended.get() {
+            let deadline = self
+                .route_deadline
+                .get_or_insert_with(|| Deadline::after(self.route));
+            if std::pin::Pin::new(deadline).poll(cx).is_ready() {
+                return Poll::Ready(Fired::RouteTimeout(self.route));
+            }
+        }
+        if self.idle.is_zero() {
+            return Poll::Pending;
+        }
+        let ticks = progress.ticks.get();
+        if ticks != self.seen {
+            self.seen = ticks;
+            self.last = Instant::now();
+        }
+        let deadline = self
+            .idle_deadline
+            .get_or_insert_with(|| Deadline::after(self.idle));
+        // Frames are many and deadlines long: the deadline is moved when it fires, not per frame.
+        loop {
+            ready!(std::pin::Pin::new(&mut *deadline).poll(cx));
+            match self
+                .idle
+                .checked_sub(self.last.elapsed())
+                .filter(|left| !left.is_zero())
+            {
+                Some(left) => deadline.reset(left),
+                None => return Poll::Ready(Fired::StreamIdle(self.idle)),
+            }
+        }
+    }
+}

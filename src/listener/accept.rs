@@ -1,0 +1,163 @@
+//! Accepting connections, and taking one as far as its protocol (steps 1 to 5 of a request).
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+
+use super::worker::Current;
+use crate::http::{self, Accepted};
+use crate::net::Io;
+use crate::snapshot::{ChainKind, ChainSpec, ListenerSpec, Reader};
+use crate::tcp;
+use crate::telemetry::stats::ListenerStats;
+
+/// How long accepting pauses when the process is out of file descriptors: retrying at once would
+/// spin, since the connection stays in the queue.
+const PAUSE: Duration = Duration::from_millis(50);
+
+pub enum Acceptor {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Acceptor {
+    async fn accept(&self) -> io::Result<(Io, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp(socket) => {
+                let (io, peer) = socket.accept().await?;
+                // An error here means that the peer is gone already.
+                io.set_nodelay(true).ok();
+                Ok((Io::Tcp(io), Some(peer)))
+            }
+            Self::Unix(socket) => Ok((Io::Unix(socket.accept().await?.0), None)),
+        }
+    }
+}
+
+pub async fn accept_forever(
+    acceptor: Acceptor,
+    current: Rc<RefCell<Current>>,
+    reader: Rc<RefCell<Reader>>,
+) {
+    loop {
+        match acceptor.accept().await {
+            Ok((io, peer)) => {
+                let (spec, drain) = {
+                    let current = current.borrow();
+                    (Arc::clone(&current.spec), current.drain.clone())
+                };
+                tokio::task::spawn_local(connection(io, peer, spec, drain, Rc::clone(&reader)));
+            }
+            Err(error) => {
+                let spec = Arc::clone(&current.borrow().spec);
+                spec.stats.downstream_cx_overflow.inc();
+                tracing::warn!(listener = %spec.name, %error, "accept failed");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Counts a connection for as long as it, or a tunnel that came of it, is open.
+struct Guard(Arc<ListenerStats>, Instant);
+
+impl Guard {
+    fn new(stats: &Arc<ListenerStats>) -> Self {
+        stats.downstream_cx_total.inc();
+        stats.downstream_cx_active.inc();
+        Self(Arc::clone(stats), Instant::now())
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.downstream_cx_active.dec();
+        self.0.downstream_cx_destroy.inc();
+        let ms = u64::try_from(self.1.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.downstream_cx_length_ms.observe(ms);
+    }
+}
+
+async fn connection(
+    io: Io,
+    peer: Option<SocketAddr>,
+    spec: Arc<ListenerSpec>,
+    drain: CancellationToken,
+    reader: Rc<RefCell<Reader>>,
+) {
+    let guard = Box::new(Guard::new(&spec.stats));
+    let Some(chain) = spec.chains.first().cloned() else {
+        return spec.stats.no_filter_chain_match.inc();
+    };
+    let local = io.tcp().and_then(|tcp| tcp.local_addr().ok());
+    let Some((io, alpn)) = secure(io, &chain, &spec, &drain).await else {
+        return;
+    };
+    match &chain.kind {
+        ChainKind::Http(manager) => {
+            let tls = chain.tls.is_some();
+            let accepted = Accepted {
+                peer,
+                local,
+                tls,
+                alpn,
+                reader,
+                drain,
+                guard,
+            };
+            http::serve(io, accepted, Arc::clone(manager)).await;
+        }
+        ChainKind::Tcp(proxy) => {
+            let cluster = {
+                let mut reader = reader.borrow_mut();
+                reader.load().clusters.get(&proxy.cluster).cloned()
+            };
+            tcp::proxy(io, Arc::clone(proxy), cluster, guard).await;
+        }
+    }
+}
+
+/// The TLS handshake, if the chain wants one, within its deadline.
+async fn secure(
+    io: Io,
+    chain: &ChainSpec,
+    spec: &ListenerSpec,
+    drain: &CancellationToken,
+) -> Option<(Io, Option<Vec<u8>>)> {
+    let Some(tls) = &chain.tls else {
+        return Some((io, None));
+    };
+    let Io::Tcp(tcp) = io else {
+        tracing::warn!(listener = %spec.name, "TLS over a Unix socket is not supported");
+        return None;
+    };
+    let handshake = tokio::time::timeout(tls.handshake_timeout, tls.acceptor.accept(tcp));
+    let result = tokio::select! {
+        result = handshake => result,
+        () = drain.cancelled() => return None,
+    };
+    match result {
+        Ok(Ok(stream)) => {
+            spec.stats.ssl_handshake.inc();
+            let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+            Some((Io::ServerTls(Box::new(stream)), alpn))
+        }
+        Ok(Err(error)) => {
+            spec.stats.ssl_connection_error.inc();
+            tracing::debug!(listener = %spec.name, %error, "TLS handshake failed");
+            None
+        }
+        Err(_) => {
+            spec.stats.downstream_pre_cx_timeout.inc();
+            tracing::debug!(listener = %spec.name, limit = ?tls.handshake_timeout,
+                "TLS handshake deadline fired");
+            None
+        }
+    }
+}

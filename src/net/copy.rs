@@ -1,0 +1,167 @@
+//! Bytes both ways between two connections.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Io;
+use crate::runtime::timer::Deadline;
+
+/// What one read may bring. One buffer per thread serves every tunnel: an idle tunnel holds none.
+const SCRATCH: usize = 256 * 1024;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// One end of a tunnel.
+#[derive(Debug)]
+pub struct Side {
+    io: Io,
+    /// Read from this side and not yet written to the other.
+    waiting: Bytes,
+    /// This side will send nothing more.
+    read_done: bool,
+    /// The other side has been told so.
+    shut: bool,
+    /// Written to this side and perhaps still inside its TLS session.
+    unflushed: bool,
+}
+
+impl Side {
+    /// `early` was read from the connection before the tunnel began.
+    pub fn new(io: Io, early: Bytes) -> Self {
+        Self {
+            io,
+            waiting: early,
+            read_done: false,
+            shut: false,
+            unflushed: false,
+        }
+    }
+}
+
+/// How a tunnel ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Both sides had finished.
+    Closed,
+    /// Nothing moved for as long as is allowed.
+    Idle,
+    /// One side broke off; the other is cut as well.
+    Broken(io::Error),
+}
+
+/// Copies until both sides have finished, one breaks off, or nothing moves for `idle` (zero: for
+/// ever). Half-close is passed on. `moved` is told of bytes written to `a` and to `b`.
+pub async fn both(
+    mut a: Side,
+    mut b: Side,
+    idle: Duration,
+    mut moved: impl FnMut(u64, u64),
+) -> Ended {
+    let mut deadline = Deadline::after(idle);
+    let mut last = Instant::now();
+    std::future::poll_fn(|cx| {
+        let mut active = false;
+        let to_b = transfer(cx, &mut a, &mut b, |n| {
+            active = true;
+            moved(0, n);
+        });
+        let to_a = transfer(cx, &mut b, &mut a, |n| {
+            active = true;
+            moved(n, 0);
+        });
+        match (to_a, to_b) {
+            (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => {
+                return Poll::Ready(Ended::Broken(error));
+            }
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ended::Closed),
+            _ => {}
+        }
+        if idle.is_zero() {
+            return Poll::Pending;
+        }
+        if active {
+            last = Instant::now();
+        }
+        loop {
+            ready!(Pin::new(&mut deadline).poll(cx));
+            match idle
+                .checked_sub(last.elapsed())
+                .filter(|left| !left.is_zero())
+            {
+                Some(left) => deadline.reset(left),
+                None => return Poll::Ready(Ended::Idle),
+            }
+        }
+    })
+    .await
+}
+
+/// One direction. Ready once `from` has finished and `to` has been told.
+fn transfer(
+    cx: &mut Context<'_>,
+    from: &mut Side,
+    to: &mut Side,
+    mut moved: impl FnMut(u64),
+) -> Poll<io::Result<()>> {
+    loop {
+        if to.unflushed {
+            ready!(Pin::new(&mut to.io).poll_flush(cx))?;
+            to.unflushed = false;
+        }
+        while from.waiting.has_remaining() {
+            let n = ready!(Pin::new(&mut to.io).poll_write(cx, &from.waiting))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            from.waiting.advance(n);
+            to.unflushed = to.io.is_tls();
+            moved(n as u64);
+        }
+        if from.read_done {
+            if !from.shut {
+                ready!(Pin::new(&mut to.io).poll_shutdown(cx))?;
+                from.shut = true;
+            }
+            return Poll::Ready(Ok(()));
+        }
+        let read = BUFFER.with_borrow_mut(|buffer| {
+            buffer.resize(SCRATCH, 0);
+            let mut space = ReadBuf::new(buffer);
+            ready!(Pin::new(&mut from.io).poll_read(cx, &mut space))?;
+            let mut filled: &[u8] = space.filled();
+            let count = filled.len();
+            // What the other side takes at once is never copied.
+            while !filled.is_empty() {
+                match Pin::new(&mut to.io).poll_write(cx, filled) {
+                    Poll::Ready(Ok(0)) => {
+                        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                    }
+                    Poll::Ready(Ok(n)) => {
+                        filled = &filled[n..];
+                        moved(n as u64);
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => {
+                        from.waiting = Bytes::copy_from_slice(filled);
+                        break;
+                    }
+                }
+            }
+            Poll::Ready(io::Result::Ok(count))
+        });
+        match ready!(read)? {
+            0 => from.read_done = true,
+            _ if from.waiting.has_remaining() => return Poll::Pending,
+            // TLS may hold encrypted bytes back until it is flushed.
+            _ => to.unflushed = to.io.is_tls(),
+        }
+    }
+}

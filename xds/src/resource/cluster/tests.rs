@@ -1,0 +1,626 @@
+use std::collections::HashMap;
+
+use super::*;
+use crate::proto::core::{self, Metadata};
+use crate::proto::endpoint::{self, lb_endpoint::HostIdentifier};
+use crate::proto::envoy::config::cluster::v3 as cluster_proto;
+use crate::proto::envoy::config::cluster::v3::cluster::{
+    self as inner, ClusterDiscoveryType, EdsClusterConfig, LbConfig,
+};
+use crate::proto::envoy::extensions::load_balancing_policies::least_request::v3::LeastRequest;
+use crate::proto::google::protobuf::{Struct, Value, value};
+use crate::proto::upstream_http::http_protocol_options as upstream;
+use crate::proto::{self, HttpProtocolOptions};
+use crate::resource::testing::*;
+use crate::resource::{Address, Resource};
+use crate::type_url::{ResourceType, pack};
+
+const HTTP: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+fn typed(message: &proto::Cluster) -> Cluster {
+    let Resource::Cluster(cluster) = resource(message) else {
+        panic!()
+    };
+    (*cluster).clone()
+}
+
+fn eds() -> proto::Cluster {
+    proto::Cluster {
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(3)),
+        eds_cluster_config: Some(EdsClusterConfig {
+            eds_config: ads(),
+            ..Default::default()
+        }),
+        ..cluster()
+    }
+}
+
+fn explicit(config: upstream::explicit_http_config::ProtocolConfig) -> HttpProtocolOptions {
+    HttpProtocolOptions {
+        upstream_protocol_options: Some(upstream::UpstreamProtocolOptions::ExplicitHttpConfig(
+            upstream::ExplicitHttpConfig {
+                protocol_config: Some(config),
+            },
+        )),
+        ..Default::default()
+    }
+}
+
+fn http2_options() -> HttpProtocolOptions {
+    explicit(
+        upstream::explicit_http_config::ProtocolConfig::Http2ProtocolOptions(Default::default()),
+    )
+}
+
+fn with_http(options: HttpProtocolOptions) -> proto::Cluster {
+    proto::Cluster {
+        typed_extension_protocol_options: HashMap::from([(HTTP.to_owned(), pack(&options))]),
+        ..cluster()
+    }
+}
+
+fn policies(names: &[&str]) -> Option<cluster_proto::LoadBalancingPolicy> {
+    let policies = names
+        .iter()
+        .map(|name| cluster_proto::load_balancing_policy::Policy {
+            typed_extension_config: Some(extension(name)),
+        })
+        .collect();
+    Some(cluster_proto::LoadBalancingPolicy { policies })
+}
+
+fn endpoint_at(address: Option<core::Address>) -> endpoint::LbEndpoint {
+    endpoint::LbEndpoint {
+        host_identifier: Some(HostIdentifier::Endpoint(endpoint::Endpoint {
+            address,
+            ..Default::default()
+        })),
+        ..Default::default()
+    }
+}
+
+fn assignment() -> proto::ClusterLoadAssignment {
+    proto::ClusterLoadAssignment {
+        cluster_name: "app".into(),
+        endpoints: vec![endpoint::LocalityLbEndpoints {
+            lb_endpoints: vec![endpoint_at(address("10.0.0.1", 80))],
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_small_cluster_gets_envoys_defaults() {
+    let cluster = typed(&cluster());
+    assert_eq!(cluster.connect_timeout, Duration::from_secs(5));
+    assert_eq!(cluster.policy, Policy::RoundRobin);
+    assert_eq!(cluster.limits, Limits::default());
+    assert_eq!(cluster.http, UpstreamHttp::default());
+    let Discovery::Static(assignment) = cluster.discovery else {
+        panic!()
+    };
+    assert_eq!(
+        (
+            assignment.cluster_name.as_str(),
+            assignment.localities.len()
+        ),
+        ("app", 0)
+    );
+}
+
+#[test]
+fn an_eds_cluster_refers_to_its_endpoints() {
+    let references = resource(&eds()).references();
+    assert_eq!(
+        (references[0].kind, references[0].name.as_str()),
+        (ResourceType::LoadAssignment, "app")
+    );
+    let mut message = eds();
+    message.eds_cluster_config.as_mut().unwrap().service_name = "service".into();
+    assert_eq!(resource(&message).references()[0].name, "service");
+}
+
+#[test]
+fn limits_and_keepalive_are_read() {
+    use cluster_proto::circuit_breakers::Thresholds;
+    let mut message = cluster();
+    message.circuit_breakers = Some(cluster_proto::CircuitBreakers {
+        thresholds: vec![
+            Thresholds {
+                priority: 1,
+                max_requests: uint(1),
+                ..Default::default()
+            },
+            Thresholds {
+                max_requests: uint(2),
+                max_retries: uint(0),
+                ..Default::default()
+            },
+            Thresholds {
+                max_requests: uint(3),
+                ..Default::default()
+            },
+        ],
+        ..Default::default()
+    });
+    message.upstream_connection_options = Some(cluster_proto::UpstreamConnectionOptions {
+        tcp_keepalive: Some(core::TcpKeepalive {
+            keepalive_time: uint(30),
+            ..Default::default()
+        }),
+        ..Default::default()
+    });
+    let cluster = typed(&message);
+    assert_eq!(
+        cluster.limits,
+        Limits {
+            max_requests: 2,
+            max_retries: 0,
+            ..Limits::default()
+        }
+    );
+    let keepalive = cluster.tcp_keepalive.unwrap();
+    assert_eq!(
+        (keepalive.time, keepalive.probes),
+        (Some(Duration::from_secs(30)), None)
+    );
+}
+
+#[test]
+fn the_protocol_is_read_from_either_place() {
+    let mut options = http2_options();
+    options.common_http_protocol_options = Some(core::HttpProtocolOptions {
+        idle_timeout: seconds(0),
+        max_requests_per_connection: uint(8),
+        max_connection_duration: seconds(0),
+        ..Default::default()
+    });
+    let http = typed(&with_http(options)).http;
+    assert_eq!(
+        http.protocol,
+        UpstreamProtocol::Http2(Http2Options::default())
+    );
+    assert_eq!(
+        (http.idle_timeout, http.max_requests_per_connection),
+        (Duration::ZERO, 8)
+    );
+
+    let mut message = cluster();
+    #[allow(deprecated, reason = "the older place is the subject")]
+    {
+        message.http2_protocol_options = Some(Default::default());
+    }
+    assert_eq!(
+        typed(&message).http.protocol,
+        UpstreamProtocol::Http2(Http2Options::default())
+    );
+}
+
+#[test]
+fn the_first_supported_policy_of_the_list_is_taken() {
+    let random = "envoy.extensions.load_balancing_policies.random.v3.Random";
+    let round = "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin";
+    let mut message = cluster();
+    message.load_balancing_policy = policies(&["test.Maglev", random, round]);
+    assert_eq!(typed(&message).policy, Policy::Random);
+
+    let mut message = cluster();
+    message.lb_policy = 1;
+    assert_eq!(typed(&message).policy, Policy::LeastRequest);
+}
+
+#[test]
+fn a_cluster_is_refused_by_path() {
+    fn least_request(cluster: &mut proto::Cluster, change: fn(&mut LeastRequest)) {
+        let mut config = LeastRequest::default();
+        change(&mut config);
+        cluster.load_balancing_policy = policies(&["x"]);
+        let policy = &mut cluster.load_balancing_policy.as_mut().unwrap().policies[0];
+        policy.typed_extension_config.as_mut().unwrap().typed_config = Some(pack(&config));
+    }
+    assert_refused(
+        cluster,
+        |c| c,
+        "",
+        &[
+            ("name: must not be empty", |c| c.name.clear()),
+            ("connect_timeout: must be greater than zero", |c| {
+                c.connect_timeout = seconds(0)
+            }),
+            ("connect_timeout: must not be negative", |c| {
+                c.connect_timeout = seconds(-1)
+            }),
+            ("type: STRICT_DNS is not supported yet", |c| {
+                c.cluster_discovery_type = Some(ClusterDiscoveryType::Type(1));
+            }),
+            ("type: 9 is not a known value", |c| {
+                c.cluster_discovery_type = Some(ClusterDiscoveryType::Type(9));
+            }),
+            ("cluster_type: not supported yet", |c| {
+                c.cluster_discovery_type =
+                    Some(ClusterDiscoveryType::ClusterType(Default::default()));
+            }),
+            ("eds_cluster_config: the cluster is not of type EDS", |c| {
+                c.eds_cluster_config = Some(Default::default());
+            }),
+            ("eds_cluster_config: must be given", |c| {
+                c.cluster_discovery_type = Some(ClusterDiscoveryType::Type(3));
+            }),
+            ("eds_cluster_config.eds_config: must be given", |c| {
+                *c = eds();
+                c.eds_cluster_config = Some(Default::default());
+            }),
+            ("load_assignment: the cluster is of type EDS", |c| {
+                *c = eds();
+                c.load_assignment = Some(assignment());
+            }),
+            ("load_assignment.cluster_name: must not be empty", |c| {
+                c.load_assignment = Some(Default::default());
+            }),
+            ("health_checks: not supported yet", |c| {
+                c.health_checks = vec![Default::default()]
+            }),
+            ("outlier_detection: not supported yet", |c| {
+                c.outlier_detection = Some(Default::default());
+            }),
+            ("upstream_bind_config: not supported yet", |c| {
+                c.upstream_bind_config = Some(Default::default());
+            }),
+            ("transport_socket_matches: not supported yet", |c| {
+                c.transport_socket_matches = vec![Default::default()];
+            }),
+            ("lb_policy: MAGLEV is not supported yet", |c| {
+                c.lb_policy = 5
+            }),
+            ("ring_hash_lb_config: not supported yet", |c| {
+                c.lb_config = Some(LbConfig::RingHashLbConfig(Default::default()));
+            }),
+            (
+                "round_robin_lb_config.slow_start_config: not supported yet",
+                |c| {
+                    c.lb_config = Some(LbConfig::RoundRobinLbConfig(inner::RoundRobinLbConfig {
+                        slow_start_config: Some(Default::default()),
+                    }));
+                },
+            ),
+            (
+                "load_balancing_policy.policies: extension type \
+             \"type.googleapis.com/test.Maglev\" is not supported",
+                |c| c.load_balancing_policy = policies(&["test.Maglev"]),
+            ),
+            ("load_balancing_policy.policies: must not be empty", |c| {
+                c.load_balancing_policy = policies(&[]);
+            }),
+            (
+                "load_balancing_policy.policies[0].typed_extension_config.typed_config.\
+             selection_method: not supported yet",
+                |c| least_request(c, |l| l.selection_method = 1),
+            ),
+            (
+                "load_balancing_policy.policies[0].typed_extension_config.typed_config.\
+             choice_count: 1 is not within 2 and 4294967295",
+                |c| least_request(c, |l| l.choice_count = uint(1)),
+            ),
+            (
+                "common_lb_config.healthy_panic_threshold: not supported yet",
+                |c| {
+                    c.common_lb_config = Some(inner::CommonLbConfig {
+                        healthy_panic_threshold: Some(Default::default()),
+                        ..Default::default()
+                    });
+                },
+            ),
+            (
+                "circuit_breakers.thresholds[0].retry_budget: not supported yet",
+                |c| {
+                    c.circuit_breakers = Some(cluster_proto::CircuitBreakers {
+                        thresholds: vec![cluster_proto::circuit_breakers::Thresholds {
+                            retry_budget: Some(Default::default()),
+                            ..Default::default()
+                        }],
+                        ..Default::default()
+                    });
+                },
+            ),
+            (
+                "circuit_breakers.per_host_thresholds: not supported yet",
+                |c| {
+                    c.circuit_breakers = Some(cluster_proto::CircuitBreakers {
+                        per_host_thresholds: vec![Default::default()],
+                        ..Default::default()
+                    });
+                },
+            ),
+            (
+                "typed_extension_protocol_options[\"redis\"]: extension type \
+             \"type.googleapis.com/test.Redis\" is not supported",
+                |c| {
+                    c.typed_extension_protocol_options
+                        .insert("redis".into(), any("test.Redis", b""));
+                },
+            ),
+            (
+                "upstream_connection_options.tcp_keepalive.keepalive_probes: 0 is not within 1 and 127",
+                |c| {
+                    c.upstream_connection_options =
+                        Some(cluster_proto::UpstreamConnectionOptions {
+                            tcp_keepalive: Some(core::TcpKeepalive {
+                                keepalive_probes: uint(0),
+                                ..Default::default()
+                            }),
+                            ..Default::default()
+                        });
+                },
+            ),
+        ],
+    );
+}
+
+#[test]
+fn http_options_are_refused_by_path() {
+    let at = format!("typed_extension_protocol_options[\"{HTTP}\"]");
+    assert_refused(
+        http2_options,
+        with_http,
+        &at,
+        &[
+            ("upstream_protocol_options: must be given", |o| {
+                o.upstream_protocol_options = None
+            }),
+            ("auto_config: not supported yet", |o| {
+                o.upstream_protocol_options = Some(upstream::UpstreamProtocolOptions::AutoConfig(
+                    Default::default(),
+                ));
+            }),
+            ("use_downstream_protocol_config: not supported yet", |o| {
+                o.upstream_protocol_options = Some(
+                    upstream::UpstreamProtocolOptions::UseDownstreamProtocolConfig(
+                        Default::default(),
+                    ),
+                );
+            }),
+            ("explicit_http_config.protocol_config: must be given", |o| {
+                o.upstream_protocol_options = Some(
+                    upstream::UpstreamProtocolOptions::ExplicitHttpConfig(Default::default()),
+                );
+            }),
+            (
+                "explicit_http_config.http3_protocol_options: not supported yet",
+                |o| {
+                    *o = explicit(
+                        upstream::explicit_http_config::ProtocolConfig::Http3ProtocolOptions(
+                            Default::default(),
+                        ),
+                    );
+                },
+            ),
+            (
+                "explicit_http_config.http_protocol_options.enable_trailers: not supported yet",
+                |o| {
+                    *o = explicit(
+                        upstream::explicit_http_config::ProtocolConfig::HttpProtocolOptions(
+                            core::Http1ProtocolOptions {
+                                enable_trailers: true,
+                                ..Default::default()
+                            },
+                        ),
+                    );
+                },
+            ),
+            (
+                "upstream_http_protocol_options.auto_sni: not supported yet",
+                |o| {
+                    o.upstream_http_protocol_options = Some(core::UpstreamHttpProtocolOptions {
+                        auto_sni: true,
+                        ..Default::default()
+                    });
+                },
+            ),
+            (
+                "common_http_protocol_options.max_stream_duration: not supported yet",
+                |o| {
+                    o.common_http_protocol_options = Some(core::HttpProtocolOptions {
+                        max_stream_duration: seconds(1),
+                        ..Default::default()
+                    });
+                },
+            ),
+        ],
+    );
+}
+
+#[test]
+fn endpoints_are_read() {
+    let mut message = assignment();
+    let endpoint = &mut message.endpoints[0].lb_endpoints[0];
+    endpoint.health_status = 3;
+    endpoint.load_balancing_weight = uint(7);
+    let id = Value {
+        kind: Some(value::Kind::StringValue("kernel-1".into())),
+    };
+    let ours = Struct {
+        fields: HashMap::from([("id".to_owned(), id)]),
+    };
+    endpoint.metadata = Some(Metadata {
+        filter_metadata: HashMap::from([("causeway".to_owned(), ours)]),
+        ..Default::default()
+    });
+    message.endpoints[0]
+        .lb_endpoints
+        .push(endpoint_at(address("::1", 81)));
+    message.endpoints[0].priority = 1;
+
+    let Resource::LoadAssignment(assignment) = resource(&message) else {
+        panic!()
+    };
+    let locality = &assignment.localities[0];
+    assert_eq!((locality.priority, locality.weight), (1, None));
+    use crate::resource::load_assignment::{Endpoint, EndpointHealth};
+    assert_eq!(
+        locality.endpoints,
+        [
+            Endpoint {
+                address: Address::Socket("10.0.0.1:80".parse().unwrap()),
+                hostname: String::new(),
+                id: "kernel-1".into(),
+                weight: 7,
+                health: EndpointHealth::Draining,
+            },
+            Endpoint {
+                address: Address::Socket("[::1]:81".parse().unwrap()),
+                hostname: String::new(),
+                id: String::new(),
+                weight: 1,
+                health: EndpointHealth::Unknown,
+            },
+        ]
+    );
+}
+
+#[test]
+fn an_assignment_is_refused_by_path() {
+    fn first(a: &mut proto::ClusterLoadAssignment) -> &mut endpoint::LbEndpoint {
+        &mut a.endpoints[0].lb_endpoints[0]
+    }
+    assert_refused(
+        assignment,
+        |a| a,
+        "",
+        &[
+            ("cluster_name: must not be empty", |a| {
+                a.cluster_name.clear()
+            }),
+            ("named_endpoints: not supported yet", |a| {
+                a.named_endpoints.insert("x".into(), Default::default());
+            }),
+            ("policy.drop_overloads: not supported yet", |a| {
+                a.policy = Some(endpoint::cluster_load_assignment::Policy {
+                    drop_overloads: vec![Default::default()],
+                    ..Default::default()
+                });
+            }),
+            ("endpoints[0].priority: 129 is above 128", |a| {
+                a.endpoints[0].priority = 129
+            }),
+            (
+                "endpoints[0].load_balancing_weight: 0 is not within 1 and 4294967295",
+                |a| {
+                    a.endpoints[0].load_balancing_weight = uint(0);
+                },
+            ),
+            (
+                "endpoints[0].leds_cluster_locality_config: not supported yet",
+                |a| {
+                    a.endpoints[0].lb_config = Some(
+                        endpoint::locality_lb_endpoints::LbConfig::LedsClusterLocalityConfig(
+                            Default::default(),
+                        ),
+                    );
+                },
+            ),
+            (
+                "endpoints[0].lb_endpoints: the weights add up to more than 2^32 - 1",
+                |a| {
+                    first(a).load_balancing_weight = uint(u32::MAX);
+                    let again = first(a).clone();
+                    a.endpoints[0].lb_endpoints.push(again);
+                },
+            ),
+            (
+                "endpoints[0].lb_endpoints[0].load_balancing_weight: \
+             0 is not within 1 and 4294967295",
+                |a| first(a).load_balancing_weight = uint(0),
+            ),
+            (
+                "endpoints[0].lb_endpoints[0].health_status: 6 is not a known value",
+                |a| {
+                    first(a).health_status = 6;
+                },
+            ),
+            (
+                "endpoints[0].lb_endpoints[0].endpoint: must be given",
+                |a| {
+                    first(a).host_identifier = None;
+                },
+            ),
+            (
+                "endpoints[0].lb_endpoints[0].endpoint_name: not supported yet",
+                |a| {
+                    first(a).host_identifier = Some(HostIdentifier::EndpointName("x".into()));
+                },
+            ),
+            (
+                "endpoints[0].lb_endpoints[0].endpoint.address: must be given",
+                |a| {
+                    *first(a) = endpoint_at(None);
+                },
+            ),
+            (
+                "endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address: \
+             \"db.test\" is not an IP address",
+                |a| *first(a) = endpoint_at(address("db.test", 1)),
+            ),
+            (
+                "endpoints[0].lb_endpoints[0].metadata.filter_metadata[\"causeway\"].id: \
+             is not a string",
+                |a| {
+                    let id = Value {
+                        kind: Some(value::Kind::BoolValue(true)),
+                    };
+                    let ours = Struct {
+                        fields: HashMap::from([("id".to_owned(), id)]),
+                    };
+                    first(a).metadata = Some(Metadata {
+                        filter_metadata: HashMap::from([("causeway".to_owned(), ours)]),
+                        ..Default::default()
+                    });
+                },
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_config_source_is_refused_by_path() {
+    use core::config_source::ConfigSourceSpecifier as Specifier;
+    fn source(cluster: &mut proto::Cluster) -> &mut core::ConfigSource {
+        cluster
+            .eds_cluster_config
+            .as_mut()
+            .unwrap()
+            .eds_config
+            .as_mut()
+            .unwrap()
+    }
+    assert_refused(
+        eds,
+        |c| c,
+        "eds_cluster_config.eds_config",
+        &[
+            ("config_source_specifier: must be given", |c| {
+                source(c).config_source_specifier = None
+            }),
+            ("api_config_source: not supported yet", |c| {
+                source(c).config_source_specifier =
+                    Some(Specifier::ApiConfigSource(Default::default()));
+            }),
+            ("path_config_source.path: must not be empty", |c| {
+                source(c).config_source_specifier =
+                    Some(Specifier::PathConfigSource(Default::default()));
+            }),
+            (
+                "resource_api_version: V2 of the API is no longer supported",
+                |c| {
+                    source(c).resource_api_version = 1;
+                },
+            ),
+            ("authorities: not supported yet", |c| {
+                source(c).authorities = vec![Default::default()];
+            }),
+            ("initial_fetch_timeout: is not a valid duration", |c| {
+                source(c).initial_fetch_timeout = seconds(i64::MAX);
+            }),
+        ],
+    );
+}

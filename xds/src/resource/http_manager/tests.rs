@@ -1,0 +1,365 @@
+use super::*;
+use crate::proto;
+use crate::proto::envoy::config::accesslog::v3::{AccessLog, access_log};
+use crate::proto::hcm::http_connection_manager::{RouteSpecifier, StripPortMode, UpgradeConfig};
+use crate::resource::listener::NetworkFilter;
+use crate::resource::testing::*;
+use crate::resource::{Reference, Resource};
+use crate::type_url::ResourceType;
+
+const AT: &str = "filter_chains[0].filters[0].typed_config";
+
+fn typed(message: proto::HttpConnectionManager) -> HttpManager {
+    let Resource::Listener(listener) = resource(&with_manager(message)) else {
+        panic!()
+    };
+    let NetworkFilter::Http(manager) = &listener.filter_chains[0].filter else {
+        panic!()
+    };
+    (**manager).clone()
+}
+
+fn upgrade(kind: &str) -> UpgradeConfig {
+    UpgradeConfig {
+        upgrade_type: kind.into(),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_small_manager_gets_envoys_defaults() {
+    let manager = typed(manager());
+    assert_eq!(manager.codec, Codec::Auto);
+    assert_eq!(manager.timeouts, Timeouts::default());
+    assert_eq!(
+        (manager.max_request_headers_kb, manager.max_headers_count),
+        (60, 100)
+    );
+    assert_eq!(manager.server_name, "envoy");
+    assert_eq!(manager.path, PathRules::default());
+    assert_eq!(manager.http2, Http2Options::default());
+    assert!(manager.generate_request_id);
+    assert!(!manager.forwarded.use_remote_address);
+    let RouteSource::Rds { name, source } = &manager.routes else {
+        panic!()
+    };
+    assert_eq!(name, "routes");
+    assert_eq!(source.initial_fetch_timeout, Duration::from_secs(15));
+}
+
+#[test]
+fn what_is_set_is_read() {
+    let mut message = manager();
+    message.codec_type = 2;
+    message.request_timeout = seconds(7);
+    message.stream_idle_timeout = seconds(0);
+    message.common_http_protocol_options = Some(proto::core::HttpProtocolOptions {
+        idle_timeout: seconds(9),
+        headers_with_underscores_action: 1,
+        ..Default::default()
+    });
+    message.normalize_path = boolean(true);
+    message.path_with_escaped_slashes_action = 4;
+    message.strip_port_mode = Some(StripPortMode::StripAnyHostPort(true));
+    message.upgrade_configs = vec![upgrade("WebSocket"), upgrade("*")];
+    message.http_filters.insert(0, http_filter("test.Filter"));
+
+    let manager = typed(message);
+    assert_eq!(manager.codec, Codec::Http2);
+    assert_eq!(manager.timeouts.request, Duration::from_secs(7));
+    assert_eq!(manager.timeouts.stream_idle, Duration::ZERO);
+    assert_eq!(manager.timeouts.idle, Duration::from_secs(9));
+    assert_eq!(manager.underscores, Underscores::RejectRequest);
+    assert_eq!(
+        manager.path.escaped_slashes,
+        EscapedSlashes::UnescapeAndForward
+    );
+    assert_eq!(manager.host.strip_port, StripPort::Any);
+    let kinds: Vec<_> = manager
+        .upgrades
+        .iter()
+        .map(|u| (u.kind.as_str(), u.enabled))
+        .collect();
+    assert_eq!(kinds, [("websocket", true), ("*", true)]);
+    let filters: Vec<_> = manager
+        .filters
+        .iter()
+        .map(|f| f.config.message_name())
+        .collect();
+    assert_eq!(filters, ["test.Filter", ROUTER]);
+}
+
+#[test]
+fn an_unknown_filter_is_left_out_only_if_it_is_optional() {
+    let mut message = manager();
+    message.http_filters.insert(0, http_filter("test.Unknown"));
+    message.http_filters[0].is_optional = true;
+    let decoded = decoded(&with_manager(message.clone()));
+    assert_eq!(decoded.ignored, ["HttpFilter.unknown_optional_filter"]);
+
+    message.http_filters[0].is_optional = false;
+    assert_eq!(
+        refusal(&with_manager(message)),
+        format!(
+            "{AT}.http_filters[0].typed_config: extension type \
+             \"type.googleapis.com/test.Unknown\" is not supported"
+        )
+    );
+}
+
+#[test]
+fn rds_and_inline_vhds_are_references() {
+    let rds = resource(&listener()).references();
+    let [
+        Reference {
+            kind: ResourceType::RouteConfiguration,
+            name,
+            source,
+        },
+    ] = &rds[..]
+    else {
+        panic!("{rds:?}")
+    };
+    assert_eq!(
+        (name.as_str(), &source.place),
+        ("routes", &crate::resource::config_source::Place::Ads)
+    );
+
+    let mut message = manager();
+    let mut inline = routes(host(to(forward())));
+    inline.vhds = Some(proto::route::Vhds {
+        config_source: ads(),
+    });
+    message.route_specifier = Some(RouteSpecifier::RouteConfig(inline));
+    let vhds = resource(&with_manager(message)).references();
+    assert_eq!(
+        (vhds[0].kind, vhds[0].name.as_str()),
+        (ResourceType::VirtualHost, "routes/")
+    );
+}
+
+#[test]
+fn a_manager_is_refused_by_path() {
+    assert_refused(
+        manager,
+        with_manager,
+        AT,
+        &[
+            ("stat_prefix: must not be empty", |m| m.stat_prefix.clear()),
+            ("codec_type: HTTP3 is not supported yet", |m| {
+                m.codec_type = 3
+            }),
+            ("codec_type: 9 is not a known value", |m| m.codec_type = 9),
+            ("route_specifier: must be given", |m| {
+                m.route_specifier = None
+            }),
+            ("scoped_routes: not supported yet", |m| {
+                m.route_specifier = Some(RouteSpecifier::ScopedRoutes(Default::default()));
+            }),
+            ("rds.config_source: must be given", |m| {
+                m.route_specifier = Some(RouteSpecifier::Rds(proto::hcm::Rds {
+                    route_config_name: "x".into(),
+                    config_source: None,
+                }));
+            }),
+            ("rds.route_config_name: must not be empty", |m| {
+                m.route_specifier = Some(RouteSpecifier::Rds(proto::hcm::Rds {
+                    config_source: ads(),
+                    ..Default::default()
+                }));
+            }),
+            ("http_filters: must end with the router", |m| {
+                m.http_filters.clear()
+            }),
+            ("http_filters[0]: the last filter must be the router", |m| {
+                m.http_filters[0] = http_filter("test.Filter");
+            }),
+            ("http_filters[0]: the router must be last", |m| {
+                m.http_filters.push(http_filter("test.Filter"));
+            }),
+            (
+                "http_filters[0].disabled: the router must be enabled",
+                |m| {
+                    m.http_filters[0].disabled = true;
+                },
+            ),
+            ("http_filters[0].name: must not be empty", |m| {
+                m.http_filters[0].name.clear()
+            }),
+            ("http_filters[0].typed_config.inner: is bad", |m| {
+                m.http_filters[0].config_type = Some(
+                    proto::hcm::http_filter::ConfigType::TypedConfig(any(ROUTER, b"bad")),
+                );
+            }),
+            ("http_filters[0].config_discovery: not supported yet", |m| {
+                m.http_filters[0].config_type = Some(
+                    proto::hcm::http_filter::ConfigType::ConfigDiscovery(Default::default()),
+                );
+            }),
+            ("add_user_agent: not supported yet", |m| {
+                m.add_user_agent = boolean(true)
+            }),
+            ("internal_address_config: not supported yet", |m| {
+                m.internal_address_config = Some(Default::default());
+            }),
+            ("forward_client_cert_details: not supported yet", |m| {
+                m.forward_client_cert_details = 1
+            }),
+            ("local_reply_config: not supported yet", |m| {
+                m.local_reply_config = Some(Default::default());
+            }),
+            ("original_ip_detection_extensions: not supported yet", |m| {
+                m.original_ip_detection_extensions = vec![extension("x")];
+            }),
+            ("proxy_100_continue: not supported yet", |m| {
+                m.proxy_100_continue = true
+            }),
+            ("via: contains a control character", |m| {
+                m.via = "a\r\nb".into()
+            }),
+            ("server_name: contains a control character", |m| {
+                m.server_name = "\0".into()
+            }),
+            ("request_timeout: must not be negative", |m| {
+                m.request_timeout = seconds(-1)
+            }),
+            (
+                "max_request_headers_kb: 8193 is not within 1 and 8192",
+                |m| {
+                    m.max_request_headers_kb = uint(8193);
+                },
+            ),
+            (
+                "strip_matching_host_port: is given together with strip_any_host_port",
+                |m| {
+                    m.strip_matching_host_port = true;
+                    m.strip_port_mode = Some(StripPortMode::StripAnyHostPort(true));
+                },
+            ),
+            (
+                "upgrade_configs[0].upgrade_type: \"connect\" is not supported yet",
+                |m| {
+                    m.upgrade_configs = vec![upgrade("CONNECT")];
+                },
+            ),
+            (
+                "upgrade_configs[1].upgrade_type: \"websocket\" is given twice",
+                |m| {
+                    m.upgrade_configs = vec![upgrade("websocket"), upgrade("WEBSOCKET")];
+                },
+            ),
+            ("upgrade_configs[0].filters: not supported yet", |m| {
+                m.upgrade_configs = vec![UpgradeConfig {
+                    filters: vec![http_filter(ROUTER)],
+                    ..upgrade("x")
+                }];
+            }),
+            ("access_log[0].filter: not supported yet", |m| {
+                m.access_log = vec![AccessLog {
+                    filter: Some(Default::default()),
+                    ..log()
+                }];
+            }),
+            (
+                "access_log[0].typed_config: extension type \
+             \"type.googleapis.com/test.Other\" is not supported",
+                |m| {
+                    m.access_log = vec![AccessLog {
+                        config_type: Some(access_log::ConfigType::TypedConfig(any(
+                            "test.Other",
+                            b"",
+                        ))),
+                        ..log()
+                    }];
+                },
+            ),
+            (
+                "request_id_extension.typed_config: extension type \"type.googleapis.com/x\" is not supported",
+                |m| {
+                    m.request_id_extension = Some(proto::hcm::RequestIdExtension {
+                        typed_config: Some(any("x", b"")),
+                    });
+                },
+            ),
+        ],
+    );
+}
+
+fn log() -> AccessLog {
+    AccessLog {
+        name: "log".into(),
+        config_type: Some(access_log::ConfigType::TypedConfig(any("test.Log", b""))),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn protocol_options_are_refused_by_path() {
+    fn common(m: &mut proto::HttpConnectionManager) -> &mut proto::core::HttpProtocolOptions {
+        m.common_http_protocol_options.get_or_insert_default()
+    }
+    fn http1(m: &mut proto::HttpConnectionManager) -> &mut proto::core::Http1ProtocolOptions {
+        m.http_protocol_options.get_or_insert_default()
+    }
+    fn http2(m: &mut proto::HttpConnectionManager) -> &mut proto::core::Http2ProtocolOptions {
+        m.http2_protocol_options.get_or_insert_default()
+    }
+    assert_refused(
+        manager,
+        with_manager,
+        AT,
+        &[
+            (
+                "common_http_protocol_options.max_connection_duration: not supported yet",
+                |m| {
+                    common(m).max_connection_duration = seconds(1);
+                },
+            ),
+            (
+                "common_http_protocol_options.max_requests_per_connection: not supported yet",
+                |m| {
+                    common(m).max_requests_per_connection = uint(1);
+                },
+            ),
+            (
+                "common_http_protocol_options.max_headers_count: 0 is not within 1 and 4294967295",
+                |m| {
+                    common(m).max_headers_count = uint(0);
+                },
+            ),
+            (
+                "http_protocol_options.allow_absolute_url: not supported yet",
+                |m| {
+                    http1(m).allow_absolute_url = boolean(false);
+                },
+            ),
+            (
+                "http_protocol_options.allow_chunked_length: not supported yet",
+                |m| {
+                    http1(m).allow_chunked_length = true;
+                },
+            ),
+            (
+                "http2_protocol_options.connection_keepalive: not supported yet",
+                |m| {
+                    http2(m).connection_keepalive = Some(Default::default());
+                },
+            ),
+            (
+                "http2_protocol_options.allow_connect: not supported yet",
+                |m| {
+                    http2(m).allow_connect = true;
+                },
+            ),
+            (
+                "http2_protocol_options.initial_stream_window_size: \
+             65534 is not within 65535 and 2147483647",
+                |m| http2(m).initial_stream_window_size = uint(65_534),
+            ),
+            (
+                "http2_protocol_options.max_concurrent_streams: 0 is not within 1 and 2147483647",
+                |m| http2(m).max_concurrent_streams = uint(0),
+            ),
+        ],
+    );
+}

@@ -1,0 +1,270 @@
+use std::time::Duration;
+
+use super::*;
+use crate::proto::listener::{FilterChainMatch, ListenerFilter, listener_filter};
+use crate::proto::tcp_proxy::tcp_proxy as tcp;
+use crate::proto::{self, core};
+use crate::resource::Resource;
+use crate::resource::testing::*;
+use crate::type_url::pack;
+
+fn tcp_proxy() -> proto::TcpProxy {
+    proto::TcpProxy {
+        stat_prefix: "tcp".into(),
+        cluster_specifier: Some(tcp::ClusterSpecifier::Cluster("db".into())),
+        ..Default::default()
+    }
+}
+
+fn with_tcp(proxy: proto::TcpProxy) -> proto::Listener {
+    proto::Listener {
+        filter_chains: vec![chain(pack(&proxy))],
+        ..listener()
+    }
+}
+
+fn typed(message: &proto::Listener) -> std::sync::Arc<Listener> {
+    match resource(message) {
+        Resource::Listener(listener) => listener,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn inspector(name: &str) -> ListenerFilter {
+    ListenerFilter {
+        name: "x".into(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(any(name, b""))),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_small_listener_gets_the_defaults() {
+    let listener = typed(&listener());
+    assert_eq!(listener.address.to_string(), "127.0.0.1:8080");
+    assert_eq!(listener.buffer_limit, 1024 * 1024);
+    assert_eq!(listener.default_filter_chain, None);
+    assert_eq!(listener.filter_chains.len(), 1);
+    assert_eq!(listener.filter_chains[0].tls, None);
+}
+
+#[test]
+fn a_tcp_chain_and_a_pipe_are_read() {
+    let mut message = with_tcp(proto::TcpProxy {
+        idle_timeout: seconds(0),
+        ..tcp_proxy()
+    });
+    message.address = Some(core::Address {
+        address: Some(core::address::Address::Pipe(core::Pipe {
+            path: "/run/x.sock".into(),
+            mode: 0,
+        })),
+    });
+    let listener = typed(&message);
+    assert_eq!(listener.address, Address::Pipe("/run/x.sock".into()));
+    let NetworkFilter::Tcp(proxy) = &listener.filter_chains[0].filter else {
+        panic!()
+    };
+    assert_eq!(
+        (proxy.cluster.as_str(), proxy.idle_timeout),
+        ("db", Duration::ZERO)
+    );
+
+    let listener = typed(&with_tcp(tcp_proxy()));
+    let NetworkFilter::Tcp(proxy) = &listener.filter_chains[0].filter else {
+        panic!()
+    };
+    assert_eq!(proxy.idle_timeout, Duration::from_secs(3600));
+}
+
+#[test]
+fn fields_that_only_tune_are_accepted_and_noted() {
+    let mut message = listener();
+    message.traffic_direction = 1;
+    message.enable_reuse_port = boolean(false);
+    message.listener_filters = vec![inspector(
+        "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+    )];
+    // The match of a default chain is not looked at.
+    let mut default = message.filter_chains[0].clone();
+    default.filter_chain_match = Some(FilterChainMatch {
+        server_names: vec!["a".into()],
+        ..Default::default()
+    });
+    message.default_filter_chain = Some(default);
+    // An empty match is none.
+    message.filter_chains[0].filter_chain_match = Some(FilterChainMatch::default());
+
+    let decoded = decoded(&message);
+    assert_eq!(
+        decoded.ignored,
+        [
+            "Listener.default_filter_chain.filter_chain_match",
+            "Listener.enable_reuse_port",
+            "Listener.traffic_direction",
+            "ListenerFilter.typed_config",
+        ]
+    );
+}
+
+#[test]
+fn a_listener_is_refused_by_path() {
+    assert_refused(
+        listener,
+        |l| l,
+        "",
+        &[
+            ("name: must not be empty", |l| l.name.clear()),
+            ("address: must be given", |l| l.address = None),
+            ("address: must be given", |l| {
+                l.address = Some(core::Address::default())
+            }),
+            (
+                "address.socket_address.address: \"localhost\" is not an IP address",
+                |l| {
+                    l.address = address("localhost", 1);
+                },
+            ),
+            ("address.socket_address.address: must not be empty", |l| {
+                l.address = address("", 1)
+            }),
+            (
+                "address.socket_address.port_value: 65536 is above 65535",
+                |l| {
+                    l.address = address("::1", 65_536);
+                },
+            ),
+            ("address.socket_address.protocol: not supported yet", |l| {
+                let Some(core::address::Address::SocketAddress(socket)) =
+                    &mut l.address.as_mut().unwrap().address
+                else {
+                    panic!()
+                };
+                socket.protocol = 1;
+            }),
+            ("address.pipe.mode: not supported yet", |l| {
+                l.address = Some(core::Address {
+                    address: Some(core::address::Address::Pipe(core::Pipe {
+                        path: "/x".into(),
+                        mode: 0o600,
+                    })),
+                });
+            }),
+            ("additional_addresses: not supported yet", |l| {
+                l.additional_addresses = vec![Default::default()];
+            }),
+            ("use_original_dst: not supported yet", |l| {
+                l.use_original_dst = boolean(true)
+            }),
+            ("transparent: not supported yet", |l| {
+                l.transparent = boolean(true)
+            }),
+            ("bind_to_port: not supported yet", |l| {
+                l.bind_to_port = boolean(false)
+            }),
+            ("udp_listener_config: not supported yet", |l| {
+                l.udp_listener_config = Some(Default::default());
+            }),
+            ("listener_filters_timeout: must not be negative", |l| {
+                l.listener_filters_timeout = seconds(-1);
+            }),
+            (
+                "listener_filters[0].typed_config: extension type \
+             \"type.googleapis.com/test.Other\" is not supported",
+                |l| l.listener_filters = vec![inspector("test.Other")],
+            ),
+            ("filter_chains: must not be empty", |l| {
+                l.filter_chains.clear()
+            }),
+            (
+                "filter_chains[1].filter_chain_match: is the same as that of filter_chains[0]",
+                |l| {
+                    l.filter_chains.push(l.filter_chains[0].clone());
+                },
+            ),
+            (
+                "filter_chains[0].filter_chain_match.server_names: not supported yet",
+                |l| {
+                    l.filter_chains[0].filter_chain_match = Some(FilterChainMatch {
+                        server_names: vec!["a".into()],
+                        ..Default::default()
+                    });
+                },
+            ),
+            ("filter_chains[0].filters: must not be empty", |l| {
+                l.filter_chains[0].filters.clear()
+            }),
+            (
+                "filter_chains[0].filters[1]: nothing may follow http_connection_manager or tcp_proxy",
+                |l| {
+                    let again = l.filter_chains[0].filters[0].clone();
+                    l.filter_chains[0].filters.push(again);
+                },
+            ),
+            (
+                "filter_chains[0].filters[0].typed_config: extension type \
+             \"type.googleapis.com/test.Echo\" is not supported",
+                |l| l.filter_chains[0].filters[0] = filter(any("test.Echo", b"")),
+            ),
+            ("default_filter_chain.filters: must not be empty", |l| {
+                l.default_filter_chain = Some(Default::default());
+            }),
+            (
+                "filter_chains[0].transport_socket.typed_config: extension type \
+             \"type.googleapis.com/test.Quic\" is not supported",
+                |l| l.filter_chains[0].transport_socket = transport_socket(any("test.Quic", b"")),
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_tcp_proxy_is_refused_by_path() {
+    assert_refused(
+        tcp_proxy,
+        with_tcp,
+        "filter_chains[0].filters[0].typed_config",
+        &[
+            ("stat_prefix: must not be empty", |p| p.stat_prefix.clear()),
+            ("cluster: must be given", |p| p.cluster_specifier = None),
+            ("cluster: must not be empty", |p| {
+                p.cluster_specifier = Some(tcp::ClusterSpecifier::Cluster(String::new()));
+            }),
+            ("weighted_clusters: not supported yet", |p| {
+                p.cluster_specifier =
+                    Some(tcp::ClusterSpecifier::WeightedClusters(Default::default()));
+            }),
+            ("tunneling_config: not supported yet", |p| {
+                p.tunneling_config = Some(Default::default())
+            }),
+            ("max_connect_attempts: not supported yet", |p| {
+                p.max_connect_attempts = uint(2)
+            }),
+            (
+                "max_connect_attempts: 0 is not within 1 and 4294967295",
+                |p| {
+                    p.max_connect_attempts = uint(0);
+                },
+            ),
+            ("idle_timeout: must not be negative", |p| {
+                p.idle_timeout = seconds(-5)
+            }),
+            ("access_log[0].typed_config: must be given", |p| {
+                p.access_log = vec![Default::default()];
+            }),
+        ],
+    );
+}
+
+#[test]
+fn broken_bytes_are_refused_where_they_are() {
+    let mut message = listener();
+    let broken = any(
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        &[0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f],
+    );
+    message.filter_chains[0].filters[0] = filter(broken);
+    let text = refusal(&message);
+    let expected = "filter_chains[0].filters[0].typed_config: bytes do not parse: ";
+    assert!(text.starts_with(expected), "{text}");
+}

@@ -1,0 +1,729 @@
+use super::*;
+use crate::proto::core::{self, HeaderValue, HeaderValueOption, Metadata};
+use crate::proto::envoy::r#type::matcher::v3 as matcher;
+use crate::proto::route::header_matcher::HeaderMatchSpecifier as Specifier;
+use crate::proto::route::{self, redirect_action as redirect, route_action, route_match};
+use crate::proto::{
+    self,
+    google::protobuf::{Struct, Value, value},
+};
+use crate::resource::testing::*;
+use crate::resource::{Resource, decode, decode_named};
+use crate::type_url::{ResourceType, pack};
+
+const ROUTE: &str = "virtual_hosts[0].routes[0]";
+
+fn table() -> proto::RouteConfiguration {
+    routes(host(route()))
+}
+
+fn route() -> route::Route {
+    to(forward())
+}
+
+fn in_table(route: route::Route) -> proto::RouteConfiguration {
+    routes(host(route))
+}
+
+fn typed(message: &proto::RouteConfiguration) -> RouteConfiguration {
+    let Resource::RouteConfiguration(routes) = resource(message) else {
+        panic!()
+    };
+    (*routes).clone()
+}
+
+fn typed_route(message: route::Route) -> Route {
+    typed(&in_table(message)).virtual_hosts[0].routes[0].clone()
+}
+
+fn forwarded(action: route::RouteAction) -> Forward {
+    let Action::Forward(forward) = typed_route(to(action)).action else {
+        panic!()
+    };
+    *forward
+}
+
+fn regex(pattern: &str) -> matcher::RegexMatcher {
+    matcher::RegexMatcher {
+        regex: pattern.into(),
+        ..Default::default()
+    }
+}
+
+fn substitute(pattern: &str, substitution: &str) -> matcher::RegexMatchAndSubstitute {
+    matcher::RegexMatchAndSubstitute {
+        pattern: Some(regex(pattern)),
+        substitution: substitution.into(),
+    }
+}
+
+fn path(specifier: route_match::PathSpecifier) -> Option<route::RouteMatch> {
+    Some(route::RouteMatch {
+        path_specifier: Some(specifier),
+        ..Default::default()
+    })
+}
+
+fn header(key: &str, value: &str) -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(HeaderValue {
+            key: key.into(),
+            value: value.into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn set_strip_prefix(message: &mut route::Route, kind: value::Kind) {
+    let mut ours = Struct::default();
+    ours.fields
+        .insert("strip_prefix".into(), Value { kind: Some(kind) });
+    let mut metadata = Metadata::default();
+    metadata.filter_metadata.insert("causeway".into(), ours);
+    message.metadata = Some(metadata);
+}
+
+fn stripping() -> route::Route {
+    let mut message = to(route::RouteAction {
+        prefix_rewrite: "/".into(),
+        ..forward()
+    });
+    set_strip_prefix(&mut message, value::Kind::BoolValue(true));
+    message
+}
+
+#[test]
+fn a_small_table_gets_the_defaults() {
+    let routes = typed(&table());
+    assert!(!routes.validate_clusters);
+    assert_eq!(routes.vhost_key, VirtualHostKey::Host);
+    assert!(routes.edits.is_empty());
+    let route = &routes.virtual_hosts[0].routes[0];
+    assert!(route.matcher.case_sensitive);
+    let Action::Forward(forward) = &route.action else {
+        panic!()
+    };
+    assert_eq!(forward.timeout, Duration::from_secs(15));
+    assert_eq!(
+        (forward.idle_timeout, forward.cluster_not_found),
+        (None, 503)
+    );
+}
+
+#[test]
+fn the_inline_table_validates_its_clusters() {
+    use crate::resource::listener::NetworkFilter;
+    let mut manager = manager();
+    manager.route_specifier =
+        Some(proto::hcm::http_connection_manager::RouteSpecifier::RouteConfig(table()));
+    let Resource::Listener(listener) = resource(&with_manager(manager)) else {
+        panic!()
+    };
+    let NetworkFilter::Http(manager) = &listener.filter_chains[0].filter else {
+        panic!()
+    };
+    let crate::resource::http_manager::RouteSource::Inline(routes) = &manager.routes else {
+        panic!()
+    };
+    assert!(routes.validate_clusters);
+}
+
+#[test]
+fn rewrites_are_read() {
+    let rewrite = |action| forwarded(action).path_rewrite;
+    assert_eq!(rewrite(forward()), PathRewrite::None);
+    assert_eq!(
+        rewrite(route::RouteAction {
+            prefix_rewrite: "/x".into(),
+            ..forward()
+        }),
+        PathRewrite::Prefix("/x".into())
+    );
+    let swap = substitute("^/(a+)/(.*)$", r"/\2\\$\1");
+    assert_eq!(
+        rewrite(route::RouteAction {
+            regex_rewrite: Some(swap),
+            ..forward()
+        }),
+        PathRewrite::Regex {
+            pattern: "^/(a+)/(.*)$".into(),
+            substitution: r"/${2}\$$${1}".into()
+        }
+    );
+    let Action::Forward(stripped) = typed_route(stripping()).action else {
+        panic!()
+    };
+    assert_eq!(stripped.path_rewrite, PathRewrite::StripPrefix);
+    let host =
+        route_action::HostRewriteSpecifier::AutoHostRewrite(proto::BoolValue { value: true });
+    let auto = route::RouteAction {
+        host_rewrite_specifier: Some(host),
+        ..forward()
+    };
+    assert_eq!(forwarded(auto).host_rewrite, HostRewrite::Auto);
+}
+
+#[test]
+fn redirects_and_direct_responses_are_read() {
+    let action = route::route::Action::Redirect(route::RedirectAction {
+        port_redirect: 8443,
+        response_code: 4,
+        scheme_rewrite_specifier: Some(redirect::SchemeRewriteSpecifier::HttpsRedirect(true)),
+        path_rewrite_specifier: Some(redirect::PathRewriteSpecifier::PrefixRewrite("/n".into())),
+        ..Default::default()
+    });
+    let Action::Redirect(redirect) = typed_route(route::Route {
+        action: Some(action),
+        ..route()
+    })
+    .action
+    else {
+        panic!()
+    };
+    assert_eq!(
+        *redirect,
+        Redirect {
+            scheme: Some("https".into()),
+            port: Some(8443),
+            path: RedirectPath::Prefix("/n".into()),
+            status: 308,
+            ..Default::default()
+        }
+    );
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "from a file").unwrap();
+    let name = file.path().to_str().unwrap().to_owned();
+    let action = route::route::Action::DirectResponse(route::DirectResponseAction {
+        status: 418,
+        body: Some(core::DataSource {
+            specifier: Some(core::data_source::Specifier::Filename(name)),
+            ..Default::default()
+        }),
+        body_format: None,
+    });
+    let Action::Direct(direct) = typed_route(route::Route {
+        action: Some(action),
+        ..route()
+    })
+    .action
+    else {
+        panic!()
+    };
+    assert_eq!(
+        direct,
+        DirectResponse {
+            status: 418,
+            body: "from a file".into()
+        }
+    );
+}
+
+#[test]
+#[allow(deprecated, reason = "the older spellings are the subject")]
+fn every_kind_of_header_matcher_is_read() {
+    use crate::resource::matcher::{HeaderMatch, StringMatcher, StringPattern};
+    let string = |pattern| {
+        HeaderMatch::String(StringMatcher {
+            pattern,
+            ignore_case: false,
+        })
+    };
+    let modern = matcher::StringMatcher {
+        ignore_case: true,
+        match_pattern: Some(matcher::string_matcher::MatchPattern::Suffix("z".into())),
+    };
+    let range = proto::envoy::r#type::v3::Int64Range { start: 1, end: 5 };
+    let cases = [
+        (None, HeaderMatch::Present),
+        (Some(Specifier::PresentMatch(true)), HeaderMatch::Present),
+        (Some(Specifier::PresentMatch(false)), HeaderMatch::Absent),
+        (
+            Some(Specifier::RangeMatch(range)),
+            HeaderMatch::Range { start: 1, end: 5 },
+        ),
+        (
+            Some(Specifier::ExactMatch("".into())),
+            string(StringPattern::Exact("".into())),
+        ),
+        (
+            Some(Specifier::PrefixMatch("a".into())),
+            string(StringPattern::Prefix("a".into())),
+        ),
+        (
+            Some(Specifier::SuffixMatch("a".into())),
+            string(StringPattern::Suffix("a".into())),
+        ),
+        (
+            Some(Specifier::ContainsMatch("a".into())),
+            string(StringPattern::Contains("a".into())),
+        ),
+        (
+            Some(Specifier::SafeRegexMatch(regex("a|b"))),
+            string(StringPattern::Regex("a|b".into())),
+        ),
+        (
+            Some(Specifier::StringMatch(modern)),
+            HeaderMatch::String(StringMatcher {
+                pattern: StringPattern::Suffix("z".into()),
+                ignore_case: true,
+            }),
+        ),
+    ];
+    for (specifier, expected) in cases {
+        let mut message = route();
+        message.r#match.as_mut().unwrap().headers = vec![route::HeaderMatcher {
+            name: ":Authority".into(),
+            header_match_specifier: specifier,
+            ..Default::default()
+        }];
+        let matcher = &typed_route(message).matcher.headers[0];
+        assert_eq!(
+            (matcher.name.as_str(), &matcher.value),
+            (":authority", &expected)
+        );
+    }
+}
+
+#[test]
+fn header_edits_are_read() {
+    let mut message = table();
+    message.request_headers_to_add = vec![header("X-A", "100%%"), header("x-b", "")];
+    message.request_headers_to_add[1].append_action = 2;
+    message.response_headers_to_remove = vec!["Server".into()];
+    #[allow(deprecated, reason = "still written by control planes")]
+    {
+        message.response_headers_to_add = vec![HeaderValueOption {
+            append: boolean(false),
+            ..header("x-c", "%%%%")
+        }];
+    }
+    let edits = typed(&message).edits;
+    let added: Vec<_> = edits
+        .request_add
+        .iter()
+        .map(|e| (e.name.as_str(), e.value.as_str(), e.action))
+        .collect();
+    use crate::resource::headers::AppendAction as A;
+    assert_eq!(
+        added,
+        [
+            ("x-a", "100%", A::AppendOrAdd),
+            ("x-b", "", A::OverwriteOrAdd)
+        ]
+    );
+    assert_eq!(edits.response_remove, ["server"]);
+    let added = &edits.response_add[0];
+    assert_eq!(
+        (added.value.as_str(), added.action),
+        ("%%", A::OverwriteOrAdd)
+    );
+}
+
+#[test]
+fn a_table_is_refused_by_path() {
+    assert_refused(
+        table,
+        |t| t,
+        "",
+        &[
+            ("name: must not be empty", |t| t.name.clear()),
+            ("vhost_header: not supported yet", |t| {
+                t.vhost_header = "x-key".into()
+            }),
+            ("vhds.config_source: must be given", |t| {
+                t.vhds = Some(Default::default())
+            }),
+            ("internal_only_headers: not supported yet", |t| {
+                t.internal_only_headers = vec!["x".into()];
+            }),
+            ("request_mirror_policies: not supported yet", |t| {
+                t.request_mirror_policies = vec![Default::default()];
+            }),
+            ("typed_per_filter_config: not supported yet", |t| {
+                t.typed_per_filter_config
+                    .insert("x".into(), any("test.Filter", b""));
+            }),
+            (
+                "virtual_hosts[1].domains[1]: \"a.test\" is a domain of virtual host \"first\" already",
+                |t| {
+                    let mut first = host(route());
+                    first.name = "first".into();
+                    first.domains = vec!["A.test".into()];
+                    let mut second = host(route());
+                    second.domains = vec!["*".into(), "a.test".into()];
+                    t.virtual_hosts = vec![first, second];
+                },
+            ),
+            ("virtual_hosts[0].name: must not be empty", |t| {
+                t.virtual_hosts[0].name.clear()
+            }),
+            ("virtual_hosts[0].domains: must not be empty", |t| {
+                t.virtual_hosts[0].domains.clear()
+            }),
+            ("virtual_hosts[0].domains[0]: must not be empty", |t| {
+                t.virtual_hosts[0].domains[0].clear();
+            }),
+            (
+                "virtual_hosts[0].domains[0]: \"a.*.c\" has a wildcard that is not at its start or end",
+                |t| t.virtual_hosts[0].domains[0] = "a.*.c".into(),
+            ),
+            ("virtual_hosts[0].retry_policy: not supported yet", |t| {
+                t.virtual_hosts[0].retry_policy = Some(Default::default());
+            }),
+            (
+                "virtual_hosts[0].require_tls: 7 is not a known value",
+                |t| {
+                    t.virtual_hosts[0].require_tls = 7;
+                },
+            ),
+            (
+                "virtual_hosts[0].typed_per_filter_config[\"x\"].inner: is bad",
+                |t| {
+                    t.virtual_hosts[0]
+                        .typed_per_filter_config
+                        .insert("x".into(), any("test.Filter", b"bad"));
+                },
+            ),
+            ("request_headers_to_add[0].header: must be given", |t| {
+                t.request_headers_to_add = vec![Default::default()];
+            }),
+            (
+                "request_headers_to_add[0].header.key: \":path\" may not be changed as a header",
+                |t| {
+                    t.request_headers_to_add = vec![header(":path", "/")];
+                },
+            ),
+            (
+                "request_headers_to_add[0].header.key: \"a b\" is not a header name",
+                |t| {
+                    t.request_headers_to_add = vec![header("a b", "/")];
+                },
+            ),
+            (
+                "request_headers_to_add[0].header.value: substitution is not supported yet",
+                |t| {
+                    t.request_headers_to_add = vec![header("a", "%PROTOCOL%")];
+                },
+            ),
+            (
+                "request_headers_to_add[0].header.value: substitution is not supported yet",
+                |t| {
+                    t.request_headers_to_add = vec![header("a", "%%%")];
+                },
+            ),
+            (
+                "request_headers_to_add[0].header.value: contains a control character",
+                |t| {
+                    t.request_headers_to_add = vec![header("a", "b\r\nc")];
+                },
+            ),
+            (
+                "request_headers_to_remove[0]: \"Host\" may not be changed as a header",
+                |t| {
+                    t.request_headers_to_remove = vec!["Host".into()];
+                },
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_match_is_refused_by_path() {
+    use route_match::PathSpecifier as Path;
+    fn inner(r: &mut route::Route) -> &mut route::RouteMatch {
+        r.r#match.as_mut().unwrap()
+    }
+    assert_refused(
+        route,
+        in_table,
+        ROUTE,
+        &[
+            ("match: must be given", |r| r.r#match = None),
+            ("match.path_specifier: must be given", |r| {
+                inner(r).path_specifier = None
+            }),
+            ("match.runtime_fraction: not supported yet", |r| {
+                inner(r).runtime_fraction = Some(Default::default());
+            }),
+            ("match.query_parameters: not supported yet", |r| {
+                inner(r).query_parameters = vec![Default::default()];
+            }),
+            ("match.grpc: not supported yet", |r| {
+                inner(r).grpc = Some(Default::default())
+            }),
+            ("match.connect_matcher: not supported yet", |r| {
+                r.r#match = path(Path::ConnectMatcher(Default::default()));
+            }),
+            (
+                "match.path_separated_prefix: must not end with a slash",
+                |r| {
+                    r.r#match = path(Path::PathSeparatedPrefix("/a/".into()));
+                },
+            ),
+            (
+                "match.path_separated_prefix: must not contain ? or #",
+                |r| {
+                    r.r#match = path(Path::PathSeparatedPrefix("/a?b".into()));
+                },
+            ),
+            ("match.safe_regex.regex: must not be empty", |r| {
+                r.r#match = path(Path::SafeRegex(Default::default()));
+            }),
+            (
+                "match.safe_regex.regex: does not compile: unclosed group",
+                |r| {
+                    r.r#match = path(Path::SafeRegex(regex("(a")));
+                },
+            ),
+            (
+                "match.safe_regex.regex: does not compile: unopened group",
+                |r| {
+                    r.r#match = path(Path::SafeRegex(regex("a)|(b")));
+                },
+            ),
+            ("match.headers[0].name: must not be empty", |r| {
+                inner(r).headers = vec![Default::default()];
+            }),
+            (
+                "match.headers[0].string_match.match_pattern: must be given",
+                |r| {
+                    inner(r).headers = vec![route::HeaderMatcher {
+                        name: "x".into(),
+                        header_match_specifier: Some(Specifier::StringMatch(Default::default())),
+                        ..Default::default()
+                    }];
+                },
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_route_action_is_refused_by_path() {
+    use route_action::ClusterSpecifier as Cluster;
+    fn in_route(action: route::RouteAction) -> proto::RouteConfiguration {
+        in_table(to(action))
+    }
+    assert_refused(
+        forward,
+        in_route,
+        &format!("{ROUTE}.route"),
+        &[
+            ("cluster_specifier: must be given", |a| {
+                a.cluster_specifier = None
+            }),
+            ("cluster: must not be empty", |a| {
+                a.cluster_specifier = Some(Cluster::Cluster(String::new()));
+            }),
+            ("cluster_header: not supported yet", |a| {
+                a.cluster_specifier = Some(Cluster::ClusterHeader("x".into()));
+            }),
+            ("weighted_clusters: not supported yet", |a| {
+                a.cluster_specifier = Some(Cluster::WeightedClusters(Default::default()));
+            }),
+            ("retry_policy: not supported yet", |a| {
+                a.retry_policy = Some(Default::default())
+            }),
+            ("hash_policy: not supported yet", |a| {
+                a.hash_policy = vec![Default::default()]
+            }),
+            ("request_mirror_policies: not supported yet", |a| {
+                a.request_mirror_policies = vec![Default::default()];
+            }),
+            ("max_stream_duration: not supported yet", |a| {
+                a.max_stream_duration = Some(Default::default());
+            }),
+            ("timeout: must not be negative", |a| a.timeout = seconds(-1)),
+            (
+                "regex_rewrite: is given together with prefix_rewrite",
+                |a| {
+                    a.prefix_rewrite = "/".into();
+                    a.regex_rewrite = Some(substitute("a", "b"));
+                },
+            ),
+            (
+                "regex_rewrite.pattern.regex: does not compile: unclosed group",
+                |a| {
+                    a.regex_rewrite = Some(substitute("(", "b"));
+                },
+            ),
+            (
+                "regex_rewrite.substitution: group 2 is not in the pattern",
+                |a| {
+                    a.regex_rewrite = Some(substitute("(a)", r"\2"));
+                },
+            ),
+            (
+                "regex_rewrite.substitution: a backslash stands before a digit or a backslash only",
+                |a| a.regex_rewrite = Some(substitute("(a)", r"\")),
+            ),
+            ("host_rewrite_header: not supported yet", |a| {
+                a.host_rewrite_specifier = Some(
+                    route_action::HostRewriteSpecifier::HostRewriteHeader("x".into()),
+                );
+            }),
+            (
+                "cluster_not_found_response_code: 9 is not a known value",
+                |a| {
+                    a.cluster_not_found_response_code = 9;
+                },
+            ),
+            (
+                "upgrade_configs[0].connect_config: not supported yet",
+                |a| {
+                    a.upgrade_configs = vec![route_action::UpgradeConfig {
+                        upgrade_type: "x".into(),
+                        connect_config: Some(Default::default()),
+                        ..Default::default()
+                    }];
+                },
+            ),
+        ],
+    );
+}
+
+#[test]
+fn other_actions_are_refused_by_path() {
+    use redirect::PathRewriteSpecifier as Path;
+    use route::route::Action as Kind;
+    fn set_redirect(r: &mut route::Route, change: fn(&mut route::RedirectAction)) {
+        let mut action = route::RedirectAction::default();
+        change(&mut action);
+        r.action = Some(Kind::Redirect(action));
+    }
+    fn set_direct(r: &mut route::Route, status: u32, body: &str) {
+        r.action = Some(Kind::DirectResponse(route::DirectResponseAction {
+            status,
+            body: inline(body),
+            body_format: None,
+        }));
+    }
+    assert_refused(
+        route,
+        in_table,
+        ROUTE,
+        &[
+            ("action: must be given", |r| r.action = None),
+            ("filter_action: not supported yet", |r| {
+                r.action = Some(Kind::FilterAction(Default::default()));
+            }),
+            ("redirect.port_redirect: 70000 is above 65535", |r| {
+                set_redirect(r, |a| a.port_redirect = 70_000);
+            }),
+            ("redirect.scheme_redirect: \"a b\" is not a scheme", |r| {
+                set_redirect(r, |a| {
+                    a.scheme_rewrite_specifier = Some(
+                        redirect::SchemeRewriteSpecifier::SchemeRedirect("a b".into()),
+                    );
+                });
+            }),
+            (
+                "redirect.path_redirect: contains a control character",
+                |r| {
+                    set_redirect(r, |a| {
+                        a.path_rewrite_specifier = Some(Path::PathRedirect("\n".into()))
+                    });
+                },
+            ),
+            ("redirect.regex_rewrite.pattern: must be given", |r| {
+                set_redirect(r, |a| {
+                    a.path_rewrite_specifier = Some(Path::RegexRewrite(Default::default()));
+                });
+            }),
+            (
+                "direct_response.status: 199 is not within 200 and 599",
+                |r| set_direct(r, 199, ""),
+            ),
+            ("direct_response.body: 4097 bytes are more than 4096", |r| {
+                set_direct(r, 200, &"a".repeat(4097));
+            }),
+            ("direct_response.body: must be given", |r| {
+                r.action = Some(Kind::DirectResponse(route::DirectResponseAction {
+                    status: 200,
+                    body: Some(Default::default()),
+                    body_format: None,
+                }));
+            }),
+            (
+                "direct_response.body.filename: /dev/zero: is not a file",
+                |r| {
+                    r.action = Some(Kind::DirectResponse(route::DirectResponseAction {
+                        status: 200,
+                        body: Some(core::DataSource {
+                            specifier: Some(core::data_source::Specifier::Filename(
+                                "/dev/zero".into(),
+                            )),
+                            ..Default::default()
+                        }),
+                        body_format: None,
+                    }));
+                },
+            ),
+        ],
+    );
+    assert_refused(
+        stripping,
+        in_table,
+        ROUTE,
+        &[
+            (
+                "route.prefix_rewrite: must be \"/\" on a route that strips its prefix",
+                |r| {
+                    r.action = Some(Kind::Route(forward()));
+                },
+            ),
+            ("match: must be a prefix, for the route strips it", |r| {
+                r.r#match = path(route_match::PathSpecifier::Path("/x".into()));
+            }),
+            (
+                "metadata.filter_metadata[\"causeway\"].strip_prefix: is not true or false",
+                |r| set_strip_prefix(r, value::Kind::NumberValue(1.0)),
+            ),
+            (
+                "metadata: only a route to a cluster can strip its prefix",
+                |r| {
+                    r.action = Some(Kind::Redirect(Default::default()));
+                },
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_virtual_host_of_its_own_is_named_after_its_table() {
+    let mut message = host(route());
+    message.name = "slot/10205/app-1".into();
+    let resource = decode(&pack(&message), &Known).unwrap();
+    assert_eq!(
+        (resource.kind(), resource.name()),
+        (ResourceType::VirtualHost, "slot/10205/app-1")
+    );
+    assert_eq!(
+        split_virtual_host_name("slot/10205/app-1"),
+        Some(("slot/10205", "app-1"))
+    );
+
+    for name in ["app-1", "/app-1", "wildcard/"] {
+        message.name = name.into();
+        let rejected = decode(&pack(&message), &Known).unwrap_err();
+        assert_eq!(rejected.name, name);
+        assert!(
+            rejected
+                .invalid
+                .to_string()
+                .starts_with("name: must be <route configuration>/")
+        );
+    }
+    // VHDS names the resource, not the virtual host in it.
+    message.name = "anything".into();
+    let resource = decode_named("wildcard/app-1", &pack(&message), &Known).unwrap();
+    assert_eq!(resource.name(), "wildcard/app-1");
+
+    let rejected = decode_named("other", &pack(&table()), &Known).unwrap_err();
+    assert_eq!(
+        rejected.to_string(),
+        "route \"other\": was delivered under the name \"other\" but is named \"routes\""
+    );
+}

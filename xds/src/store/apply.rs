@@ -1,0 +1,257 @@
+//! Applying updates, with a way back.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::entry::{Accepted, Entry, Refusal};
+use super::{Applied, Changes, ResourceStore, is_reserved};
+use crate::extension::Extensions;
+use crate::proto::Any;
+use crate::reject::{FieldPath, Invalid, Rejected};
+use crate::resource::{Resource, decode_noting, resource_name};
+use crate::source::{Extent, Origin, Update};
+use crate::type_url::ResourceType;
+
+/// A batch on its way into the store.
+pub(super) struct Transaction<'a> {
+    store: &'a mut ResourceStore,
+    extensions: &'a dyn Extensions,
+    now: SystemTime,
+    /// What was known about each name before this batch touched it: the way back, and what the net
+    /// changes are counted from.
+    before: BTreeMap<(ResourceType, Arc<str>), Option<Entry>>,
+    rejected: Vec<Rejected>,
+}
+
+/// Who says something, and under which version.
+struct Delivery {
+    origin: Origin,
+    kind: ResourceType,
+    version: String,
+}
+
+impl<'a> Transaction<'a> {
+    pub(super) fn new(
+        store: &'a mut ResourceStore,
+        extensions: &'a dyn Extensions,
+        now: SystemTime,
+    ) -> Self {
+        Self {
+            store,
+            extensions,
+            now,
+            before: BTreeMap::new(),
+            rejected: Vec::new(),
+        }
+    }
+
+    pub(super) fn apply(&mut self, update: Update) {
+        let Update {
+            origin,
+            kind,
+            version,
+            extent,
+            upserts,
+            removals,
+        } = update;
+        let delivery = Delivery {
+            origin,
+            kind,
+            version,
+        };
+
+        let mut named = Vec::with_capacity(upserts.len());
+        let mut all_named = true;
+        for any in upserts {
+            match name_of(kind, &any) {
+                Ok(name) => named.push((name, any)),
+                Err(reason) => {
+                    all_named = false;
+                    self.rejected.push(Rejected::new(kind, "", reason));
+                }
+            }
+        }
+        let mut times: HashMap<String, usize> = HashMap::new();
+        for (name, _) in &named {
+            *times.entry(name.clone()).or_default() += 1;
+        }
+        for (name, any) in named {
+            match times.get_mut(&name) {
+                Some(1) => self.upsert(&delivery, &name, any),
+                // Which of them is meant cannot be known. Reported once, at the first.
+                Some(n) if *n > 1 => {
+                    *n = 0;
+                    self.refuse(&delivery, &name, fault("is named twice in one update"));
+                }
+                _ => {}
+            }
+        }
+        for name in &removals {
+            self.remove(&delivery, name);
+        }
+        // A resource without a readable name may be any of those that seem to be missing.
+        if extent == Extent::StateOfTheWorld && all_named {
+            self.remove_all_but(&delivery, &times);
+        }
+    }
+
+    fn upsert(&mut self, delivery: &Delivery, name: &str, any: Any) {
+        if let Err(reason) = self.may_own(delivery, name) {
+            self.refuse(delivery, name, reason);
+            return;
+        }
+        let known = self.store.entry(delivery.kind, name);
+        let accepted = known.and_then(|entry| entry.accepted.as_ref());
+        let accepted = match accepted {
+            // Sent again: nothing to decode.
+            Some(same) if *same.any == any => Accepted {
+                version: delivery.version.clone(),
+                ..same.clone()
+            },
+            earlier => match decode_noting(&any, None, self.extensions) {
+                Err(rejected) => {
+                    self.refuse(delivery, name, rejected.invalid);
+                    return;
+                }
+                Ok(decoded) => {
+                    let equal = earlier.filter(|e| e.resource == decoded.resource);
+                    Accepted {
+                        origin: delivery.origin.clone(),
+                        version: delivery.version.clone(),
+                        any: Arc::new(any),
+                        since: equal.map_or(self.now, |e| e.since),
+                        // The same `Arc` as before tells everybody at a glance that it is equal.
+                        resource: equal.map_or(decoded.resource, |e| e.resource.clone()),
+                        ignored: decoded.ignored,
+                    }
+                }
+            },
+        };
+        self.edit(delivery.kind, name, |entry| {
+            entry.forgive(&accepted.origin);
+            entry.accepted = Some(accepted);
+        });
+    }
+
+    fn may_own(&self, delivery: &Delivery, name: &str) -> Result<(), Invalid> {
+        if is_reserved(name) && delivery.origin != Origin::Coordinator {
+            return Err(fault("is a name that is reserved for the Coordinator"));
+        }
+        let owner = self.store.entry(delivery.kind, name).and_then(Entry::owner);
+        match owner {
+            Some(owner) if *owner != delivery.origin => {
+                Err(fault(format!("the name is owned by {owner}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn refuse(&mut self, delivery: &Delivery, name: &str, reason: Invalid) {
+        self.rejected
+            .push(Rejected::new(delivery.kind, name, reason.clone()));
+        let refusal = Refusal {
+            origin: delivery.origin.clone(),
+            version: delivery.version.clone(),
+            reason,
+            at: self.now,
+        };
+        self.edit(delivery.kind, name, |entry| entry.refuse(refusal));
+    }
+
+    /// Takes back everything that the origin ever said about a name. Another origin's resource
+    /// stays.
+    fn remove(&mut self, delivery: &Delivery, name: &str) {
+        let origin = &delivery.origin;
+        let known = self.store.entry(delivery.kind, name);
+        if !known.is_some_and(|entry| entry.origins().any(|o| o == origin)) {
+            return;
+        }
+        self.edit(delivery.kind, name, |entry| {
+            entry.forgive(origin);
+            entry
+                .accepted
+                .take_if(|accepted| accepted.origin == *origin);
+        });
+    }
+
+    fn remove_all_but(&mut self, delivery: &Delivery, kept: &HashMap<String, usize>) {
+        let names = self.store.of(delivery.kind).by_origin.get(&delivery.origin);
+        let gone: Vec<Arc<str>> = names
+            .into_iter()
+            .flatten()
+            .filter(|name| !kept.contains_key(&***name))
+            .cloned()
+            .collect();
+        for name in gone {
+            self.remove(delivery, &name);
+        }
+    }
+
+    /// Changes what is known about a name, remembering what was known before this batch.
+    fn edit(&mut self, kind: ResourceType, name: &str, edit: impl FnOnce(&mut Entry)) {
+        let known = self.store.of(kind).entries.get_key_value(name);
+        let (name, entry) = match known {
+            Some((name, entry)) => (name.clone(), Some(entry.clone())),
+            None => (Arc::from(name), None),
+        };
+        let mut edited = entry.clone().unwrap_or_default();
+        self.before.entry((kind, name.clone())).or_insert(entry);
+        edit(&mut edited);
+        self.store.of_mut(kind).set(&name, Some(edited));
+    }
+
+    pub(super) fn finish(self, all_or_nothing: bool) -> Applied {
+        let Self {
+            store,
+            before,
+            rejected,
+            ..
+        } = self;
+        let mut changes = Changes::default();
+        if all_or_nothing && !rejected.is_empty() {
+            for ((kind, name), entry) in before {
+                store.of_mut(kind).set(&name, entry);
+            }
+            return Applied { changes, rejected };
+        }
+        for ((kind, name), earlier) in &before {
+            let earlier = earlier
+                .as_ref()
+                .and_then(|e| e.accepted.as_ref())
+                .map(|a| &a.resource);
+            let list = match (earlier, store.get(*kind, name)) {
+                (None, Some(_)) => &mut changes.added,
+                (Some(_), None) => &mut changes.removed,
+                (Some(earlier), Some(later)) if !same(earlier, later) => &mut changes.changed,
+                _ => continue,
+            };
+            list.push((*kind, name.to_string()));
+        }
+        Applied { changes, rejected }
+    }
+}
+
+fn same(a: &Resource, b: &Resource) -> bool {
+    a.shares_with(b) || a == b
+}
+
+/// The name of a packed resource, if it is of the kind it was announced as.
+fn name_of(kind: ResourceType, any: &Any) -> Result<String, Invalid> {
+    if ResourceType::from_type_url(&any.type_url) != Some(kind) {
+        let reason = format!(
+            "is of type {:?} among resources of type {kind}",
+            any.type_url
+        );
+        return Err(fault(reason));
+    }
+    match resource_name(any) {
+        None => Err(fault("bytes do not parse")),
+        Some(name) if name.is_empty() => Err(Invalid::at("name", "must not be empty")),
+        Some(name) => Ok(name),
+    }
+}
+
+fn fault(reason: impl Into<std::borrow::Cow<'static, str>>) -> Invalid {
+    Invalid::new(FieldPath::root(), reason)
+}
