@@ -8,13 +8,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
+use causeway_xds::ResourceType;
+use causeway_xds::file::FileSource;
+use causeway_xds::reject::Rejected;
 use causeway_xds::source::Update;
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, AdminCommand, AdminState};
 use crate::config::WorkerConfig;
 use crate::config::bootstrap::BootstrapConfig;
-use crate::control::{self, BindFailure, Control, ControlHandle, Reconcile, Start};
+use crate::control::{BindFailure, Control, ControlHandle, Reconcile, Start, StartSource};
 use crate::coordinator::{Circuits, Frame, shim};
 use crate::listener::{Addresses, Listeners, run_worker};
 use crate::runtime::threads;
@@ -85,7 +88,11 @@ impl Reconcile for Shared {
         let failures = listeners.reconcile(next, retired);
         failures
             .into_iter()
-            .map(|f| BindFailure { listener: f.listener, address: f.address, error: f.error })
+            .map(|f| BindFailure {
+                listener: f.listener,
+                address: f.address,
+                error: f.error,
+            })
             .collect()
     }
 }
@@ -111,7 +118,7 @@ pub async fn start(config: Config, options: Options) -> Result<Running> {
     let addresses = listeners.addresses();
     let listeners = Arc::new(Mutex::new(listeners));
     let (sources, updates, management, bootstrap) = match &config {
-        Config::Bootstrap(b) => (b.sources(), b.static_update.clone(), b.admin, Some(&**b)),
+        Config::Bootstrap(b) => (sources(b), b.static_updates.clone(), b.admin, Some(&**b)),
         Config::Worker(w) => (Vec::new(), Vec::new(), Some(w.causeway.management), None),
     };
     let (mut control, handle) = Control::new(Start {
@@ -127,7 +134,10 @@ pub async fn start(config: Config, options: Options) -> Result<Running> {
     let circuits = match &config {
         Config::Worker(worker) => {
             let circuits = Circuits::new(Frame::from(&**worker), handle.batches.clone());
-            circuits.install_frame().await.map_err(|e| anyhow!("cannot open the frontends: {e}"))?;
+            circuits
+                .install_frame()
+                .await
+                .map_err(|e| anyhow!("cannot open the frontends: {e}"))?;
             Some(circuits)
         }
         Config::Bootstrap(_) => None,
@@ -147,7 +157,10 @@ pub async fn start(config: Config, options: Options) -> Result<Running> {
     });
     let mut router = admin::router(state);
     if let (Some(circuits), Config::Worker(worker)) = (&circuits, &config) {
-        router = router.merge(shim::router(Arc::clone(circuits), worker.api_secret.clone()));
+        router = router.merge(shim::router(
+            Arc::clone(circuits),
+            worker.api_secret.clone(),
+        ));
     }
     let management = match management {
         None => None,
@@ -178,6 +191,43 @@ pub async fn start(config: Config, options: Options) -> Result<Running> {
         stop,
         drain_time: options.drain_time,
     })
+}
+
+/// The file sources that a bootstrap's `dynamic_resources` name.
+fn sources(bootstrap: &BootstrapConfig) -> Vec<StartSource> {
+    let both = [
+        (&bootstrap.cds, ResourceType::Cluster),
+        (&bootstrap.lds, ResourceType::Listener),
+    ];
+    both.into_iter()
+        .filter_map(|(source, kind)| Some((source.as_ref()?, kind)))
+        .map(|(at, kind)| StartSource {
+            source: Box::new(FileSource::new(
+                at.path.clone(),
+                at.watched_directory.clone(),
+                kind,
+            )),
+            kind: Some(kind),
+            initial_fetch_timeout: at.initial_fetch_timeout,
+        })
+        .collect()
+}
+
+/// Reads and compiles static resources without opening anything, and returns what is refused.
+pub fn check(updates: Vec<Update>) -> Vec<Rejected> {
+    struct Nothing;
+    impl Reconcile for Nothing {
+        fn reconcile(&mut self, _: &Snapshot, _: &Snapshot, _: &[Retired]) -> Vec<BindFailure> {
+            Vec::new()
+        }
+    }
+    let (mut control, _handle) = Control::new(Start {
+        stats: Arc::default(),
+        publisher: Publisher::default(),
+        reconcile: Box::new(Nothing),
+        sources: Vec::new(),
+    });
+    control.begin(updates).rejected
 }
 
 /// Static resources are all or nothing: a process that starts with half of them would hide it.
@@ -213,17 +263,24 @@ impl Running {
     }
 
     fn drain(&self) {
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).drain();
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain();
     }
 
     /// Connections that are open, tunnels included.
     fn open(&self) -> i64 {
-        self.stats.listeners().iter().map(|(_, stats)| stats.downstream_cx_active.value()).sum()
+        self.stats
+            .listeners()
+            .iter()
+            .map(|(_, stats)| stats.downstream_cx_active.value())
+            .sum()
     }
 
     /// Stops accepting, lets connections end for at most the drain time, then ends them.
     pub async fn shutdown(self) {
-        self.control.readiness.set_draining();
+        self.control.readiness.set_draining(true);
         self.drain();
         let deadline = Instant::now() + self.drain_time;
         while self.open() > 0 && Instant::now() < deadline {
@@ -233,7 +290,10 @@ impl Running {
         if cut > 0 {
             tracing::warn!(connections = cut, limit = ?self.drain_time, "drain deadline fired");
         }
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).exit();
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .exit();
         self.stop.send(true).ok();
         let threads = self.threads;
         let joined = tokio::task::spawn_blocking(move || {

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::{self, Config, Options, Running};
 use crate::config::WorkerConfig;
-use crate::config::bootstrap::{BootstrapConfig, BootstrapOptions, looks_like_bootstrap};
+use crate::config::bootstrap::{BootstrapConfig, Overrides, looks_like_bootstrap};
 use crate::demo;
 use crate::telemetry::logging;
 
@@ -40,7 +40,13 @@ enum Command {
 #[derive(Clone, Debug, Args)]
 struct ServeArgs {
     /// An Envoy bootstrap (YAML or JSON) or the worker's TOML; recognised by its content.
-    #[arg(short = 'c', long, short_alias = 'f', alias = "config", value_name = "FILE")]
+    #[arg(
+        short = 'c',
+        long,
+        short_alias = 'f',
+        alias = "config",
+        value_name = "FILE"
+    )]
     config_path: Option<PathBuf>,
     /// Envoy bootstrap as text, merged over the file.
     #[arg(long, value_name = "YAML")]
@@ -106,9 +112,17 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Version => {
             println!("causeway {}", env!("CAUSEWAY_VERSION"));
-            println!("commit   {} (dirty: {})", env!("CAUSEWAY_COMMIT"), env!("CAUSEWAY_DIRTY"));
+            println!(
+                "commit   {} (dirty: {})",
+                env!("CAUSEWAY_COMMIT"),
+                env!("CAUSEWAY_DIRTY")
+            );
             println!("rustc    {}", env!("CAUSEWAY_RUSTC"));
-            println!("target   {} ({})", env!("CAUSEWAY_TARGET"), env!("CAUSEWAY_PROFILE"));
+            println!(
+                "target   {} ({})",
+                env!("CAUSEWAY_TARGET"),
+                env!("CAUSEWAY_PROFILE")
+            );
             Ok(())
         }
         Command::Demo(args) => {
@@ -162,24 +176,24 @@ fn path_text(path: Option<&Path>) -> String {
 
 /// Reads the configuration; the content of a file tells its kind.
 fn load(args: &ServeArgs) -> Result<Config> {
-    let bootstrap = BootstrapOptions {
+    let overrides = Overrides {
+        config_yaml: args.config_yaml.clone(),
+        service_node: args.service_node.clone(),
+        service_cluster: args.service_cluster.clone(),
         allow_unknown_fields: args.allow_unknown_static_fields,
-        node_id: args.service_node.clone(),
-        node_cluster: args.service_cluster.clone(),
     };
-    let overlay = args.config_yaml.as_deref();
     let Some(path) = &args.config_path else {
-        let Some(text) = overlay else {
+        if args.config_yaml.is_none() {
             bail!("no configuration: give --config-path FILE, or try `causeway demo`");
-        };
-        let parsed = BootstrapConfig::parse(text, None, &bootstrap);
-        return Ok(Config::Bootstrap(Box::new(parsed.map_err(|e| anyhow!("--config-yaml: {e}"))?)));
+        }
+        let parsed = BootstrapConfig::parse("--config-yaml", "", &overrides)?;
+        return Ok(Config::Bootstrap(Box::new(parsed)));
     };
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    if overlay.is_some() || looks_like_bootstrap(&text) {
-        let parsed = BootstrapConfig::parse(&text, overlay, &bootstrap);
-        let parsed = parsed.map_err(|e| anyhow!("{}: {e}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if args.config_yaml.is_some() || looks_like_bootstrap(&text) {
+        let file = path.display().to_string();
+        let parsed = BootstrapConfig::parse(&file, &text, &overrides)?;
         return Ok(Config::Bootstrap(Box::new(parsed)));
     }
     Ok(Config::Worker(Box::new(WorkerConfig::parse(&text, path)?)))
@@ -190,13 +204,16 @@ fn validate(args: &ServeArgs) -> Result<()> {
     crate::tls::install_provider();
     let config = load(args)?;
     if let Config::Bootstrap(bootstrap) = &config {
-        let rejected = crate::control::check(bootstrap.static_update.clone());
+        let rejected = app::check(bootstrap.static_updates.clone());
         if !rejected.is_empty() {
             let reasons: Vec<String> = rejected.iter().map(ToString::to_string).collect();
             bail!("{}", reasons.join("\n"));
         }
     }
-    println!("configuration '{}' OK", path_text(args.config_path.as_deref()));
+    println!(
+        "configuration '{}' OK",
+        path_text(args.config_path.as_deref())
+    );
     Ok(())
 }
 
@@ -232,9 +249,13 @@ async fn until_stopped(mut running: Running) -> Result<()> {
 async fn run_demo(options: Options) -> Result<()> {
     let config = demo::config();
     let secret = config.api_secret.clone();
-    let backends = demo::start_backends().await.context("cannot start the sample back ends")?;
+    let backends = demo::start_backends()
+        .await
+        .context("cannot start the sample back ends")?;
     let running = app::start(Config::Worker(Box::new(config)), options).await?;
-    let management = running.management.context("the demo has a management port")?;
+    let management = running
+        .management
+        .context("the demo has a management port")?;
     demo::push(management, &secret, &demo::circuits(&backends)).await?;
     let addresses = demo::Addresses::from_listeners(management, |name| running.addresses.of(name))
         .context("a listener of the demo is not open")?;

@@ -31,7 +31,8 @@ use uuid::Uuid;
 pub use fault::{Fault, PushError};
 use model::{Circuit, Slot};
 use registry::{CircuitRegistry, Touched};
-use translate::{Frame, names};
+pub use translate::Frame;
+use translate::names;
 use wire::WireRoute;
 
 /// The circuits of this worker, shared by everything that announces them.

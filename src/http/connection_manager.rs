@@ -58,17 +58,22 @@ pub struct Connection {
     pub drain: CancellationToken,
     _guard: Box<dyn std::any::Any>,
     active: Cell<u32>,
+    /// Bytes of a request have come and its head is not complete. HTTP/1 only.
+    reading: Arc<AtomicBool>,
     /// When the last request ended, or the connection began.
     idle_since: Cell<Instant>,
 }
 
 impl Connection {
     pub fn request_began(&self) {
+        self.reading.store(false, Relaxed);
         self.active.set(self.active.get() + 1);
     }
 
     pub fn request_ended(&self) {
         self.active.set(self.active.get() - 1);
+        // What was read meanwhile was this request's body.
+        self.reading.store(false, Relaxed);
         self.idle_since.set(Instant::now());
     }
 }
@@ -167,6 +172,7 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
         drain: accepted.drain,
         _guard: accepted.guard,
         active: Cell::new(0),
+        reading: Arc::default(),
         idle_since: Cell::new(Instant::now()),
         manager,
     });
@@ -285,7 +291,7 @@ impl Clock {
 
 async fn serve_http1(io: Io, connection: Rc<Connection>) {
     let model = &connection.manager.model;
-    let reading = Arc::new(AtomicBool::new(false));
+    let reading = Arc::clone(&connection.reading);
     let counted = Counted {
         io,
         reading: Arc::clone(&reading),
@@ -299,9 +305,8 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
         builder.max_headers(model.max_headers_count as usize);
     }
     let service = {
-        let (connection, reading) = (Rc::clone(&connection), Arc::clone(&reading));
+        let connection = Rc::clone(&connection);
         service_fn(move |request| {
-            reading.store(false, Relaxed);
             let connection = Rc::clone(&connection);
             async move { Ok::<_, Infallible>(serve_request::handle(connection, request).await) }
         })
@@ -342,7 +347,13 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
             }
             tracing::debug!(%error, peer = %connection.peer.ip, "connection ended");
             if error.is_user() || error.is_body_write_aborted() {
-                // The response broke off: a reset tells the client that it is not whole.
+                // The response broke off. A reset tells the client so even where the end of the
+                // connection would be the end of the body.
+                if let Some(tcp) = leftover.as_ref().and_then(Io::tcp) {
+                    socket2::SockRef::from(tcp)
+                        .set_linger(Some(Duration::ZERO))
+                        .ok();
+                }
                 return;
             }
         }

@@ -28,6 +28,7 @@ use crate::upstream::pool::{self, Lease, SendError};
 
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 
 /// Endpoints that one request may try before its answer is a failure: the first, and one more when
@@ -135,6 +136,11 @@ async fn attempt(job: Job<'_>, slot: &mut Option<Exchange>) -> Result<Response<B
                 return Err(failure);
             }
         };
+        if route.attempt_count {
+            parts
+                .headers
+                .insert(ATTEMPT_COUNT, HeaderValue::from(attempts));
+        }
         let last = attempts >= TRANSPARENT_ATTEMPTS || !lease.reused || !replayable;
         let head = if last { take(&mut parts) } else { copy(&parts) };
         let sent = body

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use super::body::Body;
 use super::connection_manager::Connection;
 use super::exchange::Exchange;
-use super::forwarded::{self, X_FORWARDED_PROTO};
+use super::forwarded::{self, X_FORWARDED_PROTO, X_REQUEST_ID};
 use super::head::{self, UpgradeRequest, View};
 use super::reply::{self, Manner};
 use super::router::{self, Job};
@@ -51,7 +51,12 @@ pub async fn handle(connection: Rc<Connection>, mut request: Request<Incoming>) 
         close: !body.is_end_stream() || connection.drain.is_cancelled(),
         http2: parts.version == Version::HTTP_2,
     };
-    let mut response = match decide(&connection, &mut parts, &exchange) {
+    let decided = decide(&connection, &mut parts, &exchange);
+    let told_id = match connection.manager.model.always_set_request_id_in_response {
+        true => parts.headers.get(&X_REQUEST_ID).cloned(),
+        false => None,
+    };
+    let mut response = match decided {
         Ok(Decided::Forward {
             route,
             cluster,
@@ -73,7 +78,8 @@ pub async fn handle(connection: Rc<Connection>, mut request: Request<Incoming>) 
                 manner,
             };
             // The chain has run on the way up; it runs in reverse on the way down.
-            return down_the_chain(router::forward(job, exchange).await, &connection);
+            let response = router::forward(job, exchange).await;
+            return with_id(down_the_chain(response, &connection), told_id);
         }
         Ok(Decided::Reply {
             status,
@@ -86,6 +92,13 @@ pub async fn handle(connection: Rc<Connection>, mut request: Request<Incoming>) 
         Err(failure) => reply::from_failure(&failure, manner, exchange),
     };
     router::server_header(response.headers_mut(), &connection);
+    with_id(response, told_id)
+}
+
+fn with_id(mut response: Response<Body>, id: Option<http::HeaderValue>) -> Response<Body> {
+    if let Some(id) = id {
+        response.headers_mut().insert(X_REQUEST_ID, id);
+    }
     response
 }
 

@@ -25,6 +25,8 @@ pub struct Route {
     pub action: Action,
     /// Of all levels, in the order in which they apply.
     pub edits: HeaderEdits,
+    /// The upstream is told which attempt it sees (`include_request_attempt_count`).
+    pub attempt_count: bool,
 }
 
 /// A virtual host with its routes in order of evaluation.
@@ -34,7 +36,6 @@ pub struct VirtualHost {
     pub domains: Vec<String>,
     pub routes: Vec<Arc<Route>>,
     pub require_tls: model::RequireTls,
-    pub include_request_attempt_count: bool,
 }
 
 /// What a request looks like to the matchers.
@@ -62,6 +63,7 @@ impl VirtualHost {
                 Arc::new(Route {
                     name: route.name.clone(),
                     matcher: matcher::RouteMatcher::compile(&route.matcher),
+                    attempt_count: host.include_request_attempt_count,
                     action: Action::compile(&route.action, &route.matcher),
                     edits: HeaderEdits::compile(
                         [&route.edits, &host.edits, &config.edits],
@@ -75,7 +77,6 @@ impl VirtualHost {
             domains: host.domains.clone(),
             routes,
             require_tls: host.require_tls,
-            include_request_attempt_count: host.include_request_attempt_count,
         })
     }
 }

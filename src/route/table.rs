@@ -194,7 +194,6 @@ mod tests {
             domains: domains.iter().map(|d| (*d).to_owned()).collect(),
             routes: vec![],
             require_tls: model::RequireTls::None,
-            include_request_attempt_count: false,
         })
     }
 

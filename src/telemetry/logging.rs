@@ -8,7 +8,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 type Reload = reload::Handle<EnvFilter, tracing_subscriber::Registry>;
 
 /// Changes the level at run time.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct LogLevel(Reload);
 
 impl LogLevel {

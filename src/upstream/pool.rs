@@ -215,18 +215,8 @@ async fn checkout_http1(
     transport: &Arc<Transport>,
     fresh: bool,
 ) -> Result<(Kind, bool), ConnectError> {
-    while !fresh {
-        let Some(Idle { mut connection, .. }) =
-            with_pool(endpoint.uid, |pool| pool.idle.pop_back())
-        else {
-            break;
-        };
-        // The connection task may still have to notice that the last response has ended.
-        if !connection.sender.is_closed()
-            && (connection.sender.is_ready() || connection.sender.ready().await.is_ok())
-        {
-            return Ok((Kind::Http1(connection), true));
-        }
+    if !fresh && let Some(connection) = idle_http1(endpoint).await {
+        return Ok((Kind::Http1(connection), true));
     }
     let permit = match connection_permit(endpoint, transport) {
         Ok(permit) => permit,
@@ -249,6 +239,19 @@ async fn checkout_http1(
         }
     });
     Ok((Kind::Http1(Http1 { sender, served: 0 }), false))
+}
+
+/// The connection that became idle last and still works.
+async fn idle_http1(endpoint: &Endpoint) -> Option<Http1> {
+    loop {
+        let Idle { mut connection, .. } = with_pool(endpoint.uid, |pool| pool.idle.pop_back())?;
+        // The connection task may still have to notice that the last response has ended.
+        if !connection.sender.is_closed()
+            && (connection.sender.is_ready() || connection.sender.ready().await.is_ok())
+        {
+            return Some(connection);
+        }
+    }
 }
 
 fn http_error(endpoint: &Endpoint, error: hyper::Error) -> ConnectError {
