@@ -3,6 +3,8 @@
 //! The map is docs/ARCHITECTURE.md; `tests/architecture.rs` holds the modules to it.
 
 pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod control;

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::{AdminState, reply};
 use crate::cluster::Cluster;
 use crate::control::Pipeline;
+use crate::snapshot::ListenerSpec;
 use crate::upstream::Endpoint;
 
 type Params = Query<HashMap<String, String>>;
@@ -58,13 +59,22 @@ fn cluster_text(cluster: &Cluster, added: bool, out: &mut String) {
     };
     line(format_args!("observability_name::{}", stat_name(cluster)));
     for (priority, limits) in by_priority(cluster) {
-        line(format_args!("{priority}::max_connections::{}", limits.max_connections));
+        line(format_args!(
+            "{priority}::max_connections::{}",
+            limits.max_connections
+        ));
         line(format_args!(
             "{priority}::max_pending_requests::{}",
             limits.max_pending_requests
         ));
-        line(format_args!("{priority}::max_requests::{}", limits.max_requests));
-        line(format_args!("{priority}::max_retries::{}", limits.max_retries));
+        line(format_args!(
+            "{priority}::max_requests::{}",
+            limits.max_requests
+        ));
+        line(format_args!(
+            "{priority}::max_retries::{}",
+            limits.max_retries
+        ));
     }
     line(format_args!("added_via_api::{added}"));
     if let Discovery::Eds { service_name, .. } = &cluster.model.discovery {
@@ -140,7 +150,12 @@ fn cluster_value(cluster: &Cluster, added: bool) -> Value {
     if let Discovery::Eds { service_name, .. } = &cluster.model.discovery {
         value["eds_service_name"] = json!(service_name);
     }
-    let hosts: Vec<Value> = cluster.endpoints.all().iter().map(|e| host_value(e)).collect();
+    let hosts: Vec<Value> = cluster
+        .endpoints
+        .all()
+        .iter()
+        .map(|e| host_value(e))
+        .collect();
     if !hosts.is_empty() {
         value["host_statuses"] = json!(hosts);
     }
@@ -208,17 +223,18 @@ fn socket_value(socket: &SocketAddr) -> Value {
 }
 
 pub async fn listeners(State(state): State<AdminState>, params: Params) -> Response {
-    let bound = (state.bound)();
     let snapshot = state.publisher.current();
-    let address = |name: &str, configured: String| bound.get(name).cloned().unwrap_or(configured);
-    let mut all: Vec<(&str, String)> = snapshot
-        .listeners
-        .values()
-        .map(|l| (&*l.name, address(&l.name, l.bind.to_string())))
-        .collect();
+    let address = |l: &ListenerSpec| match (state.addresses)(&l.name) {
+        Some(bound) => bound.to_string(),
+        None => l.bind.to_string(),
+    };
+    let listeners = snapshot.listeners.values();
+    let mut all: Vec<(&str, String)> = listeners.map(|l| (&*l.name, address(l))).collect();
     all.sort_unstable();
     if params.get("format").is_none_or(|f| f != "json") {
-        let lines = all.iter().map(|(name, address)| format!("{name}::{address}\n"));
+        let lines = all
+            .iter()
+            .map(|(name, address)| format!("{name}::{address}\n"));
         return reply::text(lines.collect::<String>());
     }
     let status = |(name, address): &(&str, String)| {

@@ -11,32 +11,37 @@ use super::{AdminCommand, AdminState, reply};
 
 type Params = Query<HashMap<String, String>>;
 
-fn carry_out(state: &AdminState, command: AdminCommand) -> Response {
+async fn carry_out(state: &AdminState, command: AdminCommand) -> Response {
     info!(?command, "management command");
-    (state.commands)(command);
-    reply::text("OK\n")
+    match state.commands.send(command).await {
+        Ok(()) => reply::text("OK\n"),
+        Err(_) => reply::stopped(),
+    }
 }
 
+/// With `inboundonly` only listeners that are marked as inbound drain. The mark
+/// (`traffic_direction`) is not read yet, so that there are none.
 pub async fn drain_listeners(State(state): State<AdminState>, params: Params) -> Response {
-    let command = AdminCommand::DrainListeners {
-        inbound_only: params.contains_key("inboundonly"),
-        graceful: params.contains_key("graceful"),
-    };
-    carry_out(&state, command)
+    if params.contains_key("inboundonly") {
+        return reply::text("OK\n");
+    }
+    carry_out(&state, AdminCommand::DrainListeners).await
 }
 
 pub async fn quit(State(state): State<AdminState>) -> Response {
-    carry_out(&state, AdminCommand::Quit)
+    carry_out(&state, AdminCommand::Quit).await
 }
 
 pub async fn healthcheck_fail(State(state): State<AdminState>) -> Response {
+    info!("health checks made to fail");
     state.control.readiness.set_draining(true);
-    carry_out(&state, AdminCommand::FailHealthChecks(true))
+    reply::text("OK\n")
 }
 
 pub async fn healthcheck_ok(State(state): State<AdminState>) -> Response {
+    info!("health checks pass again");
     state.control.readiness.set_draining(false);
-    carry_out(&state, AdminCommand::FailHealthChecks(false))
+    reply::text("OK\n")
 }
 
 pub async fn logging(State(state): State<AdminState>, params: Params) -> Response {

@@ -113,10 +113,7 @@ struct Dump {
 }
 
 impl Dump {
-    fn new(
-        all: [Vec<ResourceStatus>; ResourceType::ALL.len()],
-        name: Option<&Regex>,
-    ) -> Self {
+    fn new(all: [Vec<ResourceStatus>; ResourceType::ALL.len()], name: Option<&Regex>) -> Self {
         let wanted = |r: &ResourceStatus| name.is_none_or(|n| n.is_match(&r.name));
         let kinds = ResourceType::ALL.into_iter().zip(all);
         let by_kind = kinds.map(|(kind, mut list)| {
@@ -134,10 +131,11 @@ impl Dump {
 
     /// In the order in which Envoy has them.
     fn sections(&self, state: &AdminState, include_eds: bool) -> Vec<Value> {
+        let bootstrap = state.bootstrap.as_ref().map(|b| &b.message);
         let name = "envoy.config.bootstrap.v3.Bootstrap";
         let mut sections = vec![json!({
             "@type": format!("{PREFIX}BootstrapConfigDump"),
-            "bootstrap": text::message_to_value(&*state.bootstrap, name),
+            "bootstrap": bootstrap.map_or_else(|| json!({}), |b| text::message_to_value(b, name)),
         })];
         sections.push(self.clusters());
         if include_eds {

@@ -44,13 +44,26 @@ impl From<Value<'_>> for Sample {
 /// Whose values a statistic belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope<'a> {
-    Http { prefix: &'a str },
-    Cluster { name: &'a str },
-    Listener { name: &'a str },
-    ListenerHttp { listener: &'a str, prefix: &'a str },
-    Tcp { prefix: &'a str },
+    Http {
+        prefix: &'a str,
+    },
+    Cluster {
+        name: &'a str,
+    },
+    Listener {
+        name: &'a str,
+    },
+    ListenerHttp {
+        listener: &'a str,
+        prefix: &'a str,
+    },
+    Tcp {
+        prefix: &'a str,
+    },
     /// `listener_manager`, `cluster_manager`, `causeway`.
-    Process { group: &'static str },
+    Process {
+        group: &'static str,
+    },
 }
 
 /// Walks everything with its scope and the name below it.

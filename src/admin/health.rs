@@ -63,18 +63,20 @@ pub async fn status() -> Response {
 }
 
 pub async fn server_info(State(state): State<AdminState>) -> Response {
-    let node = state.bootstrap.node.clone().unwrap_or_default();
+    let node = state.node();
+    let mut options = serde_json::Map::new();
+    options.insert("concurrency".to_owned(), json!(state.concurrency));
+    for (option, value) in &state.command_line {
+        let option = option.trim_start_matches('-').replace('-', "_");
+        options.entry(option).or_insert_with(|| json!(value));
+    }
     let uptime = format!("{}s", state.started.elapsed().as_secs());
     reply::json_pretty(&json!({
         "version": format!("causeway/{VERSION}"),
         "state": state.control.readiness.state().name(),
         "hot_restart_version": "disabled",
         "hot_restart_initializing": false,
-        "command_line_options": {
-            "concurrency": state.concurrency,
-            "service_node": node.id,
-            "service_cluster": node.cluster,
-        },
+        "command_line_options": options,
         "node": text::message_to_value(&node, "envoy.config.core.v3.Node"),
         "uptime_current_epoch": uptime,
         "uptime_all_epochs": uptime,
@@ -82,7 +84,7 @@ pub async fn server_info(State(state): State<AdminState>) -> Response {
 }
 
 pub async fn runtime(State(state): State<AdminState>) -> Response {
-    reply::json_pretty(&runtime_value(&state.runtime))
+    reply::json_pretty(&runtime_value(&state.runtime()))
 }
 
 fn runtime_value(runtime: &Runtime) -> Value {

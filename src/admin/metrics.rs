@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use http::header::{CONTENT_TYPE, HeaderValue};
 use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
@@ -24,12 +24,12 @@ const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
 pub async fn metrics(State(state): State<AdminState>) -> Response {
-    reply::off_thread(move || encoded(state.stats)).await
+    reply::off_thread(move || encoded(&state.stats)).await
 }
 
-fn encoded(stats: Arc<Stats>) -> Response {
+fn encoded(stats: &Arc<Stats>) -> Response {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Figures(stats)));
+    registry.register_collector(Box::new(Figures(Arc::clone(stats))));
     let mut out = String::new();
     if encode(&mut out, &registry).is_err() {
         return reply::refused(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode\n");
@@ -105,7 +105,9 @@ fn families(stats: &Stats) -> Families {
             }
             None => our_name(stat, matches!(sample, Sample::Histogram { .. })),
         };
-        let family = families.entry(format!("causeway_{group}{name}")).or_default();
+        let family = families
+            .entry(format!("causeway_{group}{name}"))
+            .or_default();
         family.samples.push((labels, sample));
     });
     families
@@ -118,7 +120,10 @@ fn our_scope(scope: Scope<'_>) -> (&'static str, Labels) {
         Scope::Listener { name } => ("listener_", vec![("listener", name.to_owned())]),
         Scope::ListenerHttp { listener, prefix } => (
             "listener_http_",
-            vec![("listener", listener.to_owned()), ("prefix", prefix.to_owned())],
+            vec![
+                ("listener", listener.to_owned()),
+                ("prefix", prefix.to_owned()),
+            ],
         ),
         Scope::Tcp { prefix } => ("tcp_", vec![("prefix", prefix.to_owned())]),
         Scope::Process { group: "causeway" } => ("", vec![]),
@@ -159,8 +164,14 @@ mod tests {
 
     #[test]
     fn names_are_in_base_units_and_spelt_out() {
-        assert_eq!(our_name("downstream_cx_rx_bytes_total", false), "downstream_connections_received_bytes");
-        assert_eq!(our_name("upstream_rq_time", true), "upstream_requests_seconds");
+        assert_eq!(
+            our_name("downstream_cx_rx_bytes_total", false),
+            "downstream_connections_received_bytes"
+        );
+        assert_eq!(
+            our_name("upstream_rq_time", true),
+            "upstream_requests_seconds"
+        );
         assert_eq!(our_name("compile_ms", true), "compile_seconds");
     }
 

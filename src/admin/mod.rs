@@ -22,7 +22,8 @@ pub mod metrics;
 mod reply;
 pub mod stats;
 
-use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -31,9 +32,10 @@ use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
-use causeway_xds::proto::Bootstrap;
+use causeway_xds::proto::core::Node;
+use tokio::sync::mpsc;
 
-use crate::config::bootstrap::Runtime;
+use crate::config::bootstrap::{BootstrapConfig, Runtime};
 use crate::control::ControlHandle;
 use crate::snapshot::Publisher;
 use crate::telemetry::logging::LogLevel;
@@ -42,37 +44,65 @@ use crate::telemetry::stats::Stats;
 /// What the operator wants of the rest of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminCommand {
-    /// Stop accepting. `inbound_only` leaves listeners open that are not marked as inbound;
-    /// `graceful` lets running connections end by themselves first.
-    DrainListeners { inbound_only: bool, graceful: bool },
-    /// Tell clients and balancers to go elsewhere, or no longer.
-    FailHealthChecks(bool),
+    /// Stop accepting; let connections end by themselves.
+    DrainListeners,
     /// End the process.
     Quit,
 }
 
-/// Carries out a command; returns once it has begun.
-pub type Commands = Arc<dyn Fn(AdminCommand) + Send + Sync>;
-
 /// Where a listener is really bound, by its name: its configuration may say port 0.
-pub type BoundAddresses = Arc<dyn Fn() -> HashMap<Arc<str>, String> + Send + Sync>;
+pub type AddressOf = Arc<dyn Fn(&str) -> Option<SocketAddr> + Send + Sync>;
 
 /// What the management port answers from.
-#[derive(Clone)]
-pub struct AdminState {
+pub struct Parts {
     pub stats: Arc<Stats>,
     pub publisher: Publisher,
     pub control: ControlHandle,
+    pub addresses: AddressOf,
     /// `None` where logging is not ours to change.
     pub log_level: Option<LogLevel>,
-    pub commands: Commands,
-    pub bound: BoundAddresses,
-    /// The bootstrap as it was read; its `node` is what `/server_info` shows.
-    pub bootstrap: Arc<Bootstrap>,
-    pub runtime: Arc<Runtime>,
-    pub started: Instant,
+    pub commands: mpsc::Sender<AdminCommand>,
+    /// `None` in worker mode.
+    pub bootstrap: Option<BootstrapConfig>,
     /// Data threads.
     pub concurrency: usize,
+    /// Options as given, by name.
+    pub command_line: Vec<(String, String)>,
+}
+
+/// [`Parts`], shared by all requests.
+#[derive(Clone)]
+pub struct AdminState {
+    parts: Arc<Parts>,
+    started: Instant,
+}
+
+impl AdminState {
+    /// Uptime counts from here.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            parts: Arc::new(parts),
+            started: Instant::now(),
+        }
+    }
+
+    fn node(&self) -> Node {
+        let bootstrap = self.parts.bootstrap.as_ref();
+        bootstrap.map(|b| b.node.clone()).unwrap_or_default()
+    }
+
+    fn runtime(&self) -> Runtime {
+        let bootstrap = self.parts.bootstrap.as_ref();
+        bootstrap.map(|b| b.runtime.clone()).unwrap_or_default()
+    }
+}
+
+impl Deref for AdminState {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
 }
 
 /// Version, as every output shows it.
@@ -85,9 +115,18 @@ pub const VERSION: &str = match option_env!("CAUSEWAY_VERSION") {
 const HELP: &[(&str, &str)] = &[
     ("/", "this page"),
     ("/clusters", "clusters and their endpoints (?format=json)"),
-    ("/config_dump", "resources (?resource= ?mask= ?name_regex= ?include_eds)"),
-    ("/drain_listeners (POST)", "stop accepting (?graceful ?inboundonly)"),
-    ("/health", "health as a JSON object; also /livez and /readyz"),
+    (
+        "/config_dump",
+        "resources (?resource= ?mask= ?name_regex= ?include_eds)",
+    ),
+    (
+        "/drain_listeners (POST)",
+        "stop accepting (?graceful ?inboundonly)",
+    ),
+    (
+        "/health",
+        "health as a JSON object; also /livez and /readyz",
+    ),
     ("/healthcheck/fail (POST)", "make health checks fail"),
     ("/healthcheck/ok (POST)", "make health checks pass again"),
     ("/help", "this page"),
@@ -99,8 +138,14 @@ const HELP: &[(&str, &str)] = &[
     ("/reset_counters (POST)", "set every counter to zero"),
     ("/runtime", "runtime values and their layers"),
     ("/server_info", "version, state, uptime"),
-    ("/stats", "statistics (?filter= ?usedonly ?format=json|prometheus)"),
-    ("/stats/prometheus", "statistics for Prometheus, under Envoy's names"),
+    (
+        "/stats",
+        "statistics (?filter= ?usedonly ?format=json|prometheus)",
+    ),
+    (
+        "/stats/prometheus",
+        "statistics for Prometheus, under Envoy's names",
+    ),
     ("/status", "version of the worker interface"),
 ];
 

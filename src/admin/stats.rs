@@ -53,23 +53,23 @@ pub async fn stats(State(state): State<AdminState>, Query(params): Params) -> Re
         Ok(filter) => filter,
         Err(refusal) => return *refusal,
     };
-    reply::off_thread(move || match params.get("format").map_or("text", String::as_str) {
-        "json" => reply::json(&as_json(&collect(&state, &filter))),
-        "prometheus" => reply::text(as_prometheus(&state, &filter)),
-        "text" | "" => reply::text(as_text(&collect(&state, &filter))),
-        other => reply::refused(
-            StatusCode::BAD_REQUEST,
-            format!("format \"{other}\" is not text, json or prometheus\n"),
-        ),
-    })
+    reply::off_thread(
+        move || match params.get("format").map_or("text", String::as_str) {
+            "json" => reply::json(&as_json(&collect(&state, &filter))),
+            "prometheus" => reply::text(as_prometheus(&state, &filter)),
+            "text" | "" => reply::text(as_text(&collect(&state, &filter))),
+            other => reply::refused(
+                StatusCode::BAD_REQUEST,
+                format!("format \"{other}\" is not text, json or prometheus\n"),
+            ),
+        },
+    )
     .await
 }
 
 pub async fn prometheus(State(state): State<AdminState>, Query(params): Params) -> Response {
     match Filter::from(&params) {
-        Ok(filter) => {
-            reply::off_thread(move || reply::text(as_prometheus(&state, &filter))).await
-        }
+        Ok(filter) => reply::off_thread(move || reply::text(as_prometheus(&state, &filter))).await,
         Err(refusal) => *refusal,
     }
 }
@@ -104,9 +104,10 @@ fn server(state: &AdminState) -> [(&'static str, Sample); 5] {
 
 fn runtime(state: &AdminState) -> [(&'static str, Sample); 2] {
     let count = |n: usize| Sample::Gauge(i64::try_from(n).unwrap_or(i64::MAX));
+    let runtime = state.runtime();
     [
-        ("num_keys", count(state.runtime.flattened().len())),
-        ("num_layers", count(state.runtime.layers.len())),
+        ("num_keys", count(runtime.flattened().len())),
+        ("num_layers", count(runtime.layers.len())),
     ]
 }
 
@@ -117,7 +118,9 @@ fn collect(state: &AdminState, filter: &Filter) -> BTreeMap<String, Sample> {
             all.insert(name.to_owned(), sample);
         }
     };
-    state.stats.visit(&mut |name, value| take(name, value.into()));
+    state
+        .stats
+        .visit(&mut |name, value| take(name, value.into()));
     for (stat, sample) in server(state) {
         take(&format!("server.{stat}"), sample);
     }
@@ -236,11 +239,7 @@ fn envoy_scope(scope: Scope<'_>) -> (&'static str, String, Labels) {
             format!("cluster.{name}"),
             vec![("envoy_cluster_name", name.to_owned())],
         ),
-        Scope::Listener { name } => (
-            "listener",
-            format!("listener.{name}"),
-            vec![listener(name)],
-        ),
+        Scope::Listener { name } => ("listener", format!("listener.{name}"), vec![listener(name)]),
         Scope::ListenerHttp {
             listener: name,
             prefix,

@@ -1,7 +1,6 @@
 use causeway_xds::ResourceType;
 use causeway_xds::source::{Extent, OnRejection, Origin, Update};
 use serde_json::Value;
-use std::sync::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -52,7 +51,7 @@ struct Port {
     address: std::net::SocketAddr,
     stats: Arc<Stats>,
     control: ControlHandle,
-    commands: Arc<Mutex<Vec<AdminCommand>>>,
+    commands: mpsc::Receiver<AdminCommand>,
 }
 
 struct Answer {
@@ -82,23 +81,21 @@ async fn port() -> Port {
         reconcile: Box::new(NoSockets),
         sources: vec![],
     });
-    let outcome = control.begin(config.static_updates);
+    let outcome = control.begin(config.static_updates.clone());
     assert!(outcome.rejected.is_empty(), "{:?}", outcome.rejected);
     tokio::spawn(control.run(std::future::pending()));
-    let commands = Arc::<Mutex<Vec<AdminCommand>>>::default();
-    let seen = Arc::clone(&commands);
-    let state = AdminState {
+    let (send, commands) = mpsc::channel(4);
+    let state = AdminState::new(Parts {
         stats: Arc::clone(&stats),
         publisher,
         control: handle.clone(),
+        addresses: Arc::new(|_| None),
         log_level: None,
-        commands: Arc::new(move |command| seen.lock().unwrap().push(command)),
-        bound: Arc::new(HashMap::new),
-        bootstrap: Arc::new(config.message),
-        runtime: Arc::new(config.runtime),
-        started: Instant::now(),
+        commands: send,
+        bootstrap: Some(config),
         concurrency: 1,
-    };
+        command_line: vec![("--log-level".to_owned(), "info".to_owned())],
+    });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router(state)).await });
@@ -139,14 +136,21 @@ const TEXT: &str = "text/plain; charset=UTF-8";
 async fn health_in_all_its_spellings() {
     let port = port().await;
     let ready = port.get("/ready").await;
-    assert_eq!((ready.status, &*ready.body, &*ready.content_type), (200, "LIVE\n", TEXT));
+    assert_eq!(
+        (ready.status, &*ready.body, &*ready.content_type),
+        (200, "LIVE\n", TEXT)
+    );
     for path in ["/livez", "/readyz", "/health"] {
         assert_eq!(port.get(path).await.json()["status"], "healthy", "{path}");
     }
     assert_eq!(port.get("/status").await.body, r#"{"api_version":"v2"}"#);
     let info = port.get("/server_info").await.json();
-    assert_eq!((&info["state"], &info["node"]["id"]), (&Value::from("LIVE"), &Value::from("n1")));
+    assert_eq!(
+        (&info["state"], &info["node"]["id"]),
+        (&Value::from("LIVE"), &Value::from("n1"))
+    );
     assert_eq!(info["command_line_options"]["concurrency"], 1);
+    assert_eq!(info["command_line_options"]["log_level"], "info");
 
     assert_eq!(port.ask("POST", "/healthcheck/fail").await.body, "OK\n");
     let ready = port.get("/ready").await;
@@ -159,20 +163,32 @@ async fn health_in_all_its_spellings() {
 
 #[tokio::test]
 async fn what_changes_something_is_post_only() {
-    let port = port().await;
-    for path in ["/quitquitquit", "/logging", "/drain_listeners", "/reset_counters", "/healthcheck/fail"] {
+    let mut port = port().await;
+    for path in [
+        "/quitquitquit",
+        "/logging",
+        "/drain_listeners",
+        "/reset_counters",
+        "/healthcheck/fail",
+    ] {
         let answer = port.get(path).await;
-        assert_eq!((answer.status, &*answer.body), (405, "Method Not Allowed"), "{path}");
+        assert_eq!(
+            (answer.status, &*answer.body),
+            (405, "Method Not Allowed"),
+            "{path}"
+        );
     }
-    assert!(port.commands.lock().unwrap().is_empty());
-    assert_eq!(port.ask("POST", "/drain_listeners?inboundonly").await.body, "OK\n");
+    assert!(port.commands.try_recv().is_err());
+    assert_eq!(
+        port.ask("POST", "/drain_listeners?inboundonly").await.body,
+        "OK\n"
+    );
+    assert!(port.commands.try_recv().is_err());
+    assert_eq!(port.ask("POST", "/drain_listeners").await.body, "OK\n");
+    assert_eq!(port.commands.try_recv(), Ok(AdminCommand::DrainListeners));
     assert_eq!(port.ask("POST", "/quitquitquit").await.body, "OK\n");
+    assert_eq!(port.commands.try_recv(), Ok(AdminCommand::Quit));
     assert_eq!(port.ask("POST", "/logging?level=debug").await.status, 400);
-    let drain = AdminCommand::DrainListeners {
-        inbound_only: true,
-        graceful: false,
-    };
-    assert_eq!(*port.commands.lock().unwrap(), [drain, AdminCommand::Quit]);
     let unknown = port.get("/nope").await;
     assert_eq!((unknown.status, &*unknown.content_type), (404, TEXT));
     assert!(port.get("/help").await.body.contains("/config_dump"));
@@ -184,14 +200,26 @@ async fn statistics_have_envoys_names_and_forms() {
     let cluster = port.stats.cluster("a");
     cluster.upstream_rq.record(200);
     cluster.upstream_rq.record(503);
-    let text = port.get("/stats?filter=^cluster\\.a\\.upstream_rq_(2|5)xx$").await;
-    assert_eq!(text.body, "cluster.a.upstream_rq_2xx: 1\ncluster.a.upstream_rq_5xx: 1\n");
-    let json = port.get("/stats?format=json&filter=^cluster\\.a\\.membership_total$").await;
+    let text = port
+        .get("/stats?filter=^cluster\\.a\\.upstream_rq_(2|5)xx$")
+        .await;
+    assert_eq!(
+        text.body,
+        "cluster.a.upstream_rq_2xx: 1\ncluster.a.upstream_rq_5xx: 1\n"
+    );
+    let json = port
+        .get("/stats?format=json&filter=^cluster\\.a\\.membership_total$")
+        .await;
     assert_eq!(json.content_type, "application/json");
-    assert_eq!(json.body, r#"{"stats":[{"name":"cluster.a.membership_total","value":1}]}"#);
+    assert_eq!(
+        json.body,
+        r#"{"stats":[{"name":"cluster.a.membership_total","value":1}]}"#
+    );
     let server = port.get("/stats?filter=^server\\.(live|state)$").await;
     assert_eq!(server.body, "server.live: 1\nserver.state: 0\n");
-    let used = port.get("/stats?usedonly&filter=^cluster\\.a\\.upstream_rq_").await;
+    let used = port
+        .get("/stats?usedonly&filter=^cluster\\.a\\.upstream_rq_")
+        .await;
     assert!(!used.body.contains(": 0\n"), "{}", used.body);
     assert_eq!(port.get("/stats?filter=(").await.status, 400);
 
@@ -207,7 +235,11 @@ async fn statistics_have_envoys_names_and_forms() {
         "envoy_http_downstream_rq_total{envoy_http_conn_manager_prefix=\"admin\"} 6\n",
         "envoy_server_live{} 1\n",
     ] {
-        assert!(prometheus.body.contains(want), "{want} in\n{}", prometheus.body);
+        assert!(
+            prometheus.body.contains(want),
+            "{want} in\n{}",
+            prometheus.body
+        );
     }
     assert!(port.get("/metrics").await.body.ends_with("# EOF\n"));
     assert_eq!(port.ask("POST", "/reset_counters").await.body, "OK\n");
@@ -237,7 +269,10 @@ async fn clusters_and_listeners_as_text_and_json() {
     assert_eq!(port.get("/listeners").await.body, "main::127.0.0.1:82\n");
     let json = port.get("/listeners?format=json").await.json();
     let listener = &json["listener_statuses"][0];
-    assert_eq!(listener["local_address"]["socket_address"]["port_value"], 82);
+    assert_eq!(
+        listener["local_address"]["socket_address"]["port_value"],
+        82
+    );
 }
 
 fn types(dump: &Value) -> Vec<&str> {
@@ -270,18 +305,32 @@ async fn the_config_dump_has_envoys_shape_and_no_secrets() {
     assert_eq!(configs[0]["bootstrap"]["node"]["id"], "n1");
     assert_eq!(configs[1]["static_clusters"][1]["cluster"]["name"], "b");
     assert_eq!(configs[1]["static_clusters"][1]["origin"], "static");
-    assert_eq!(configs[3]["static_listeners"][0]["listener"]["name"], "main");
-    assert_eq!(configs[5]["static_route_configs"][0]["route_config"]["name"], "local");
+    assert_eq!(
+        configs[3]["static_listeners"][0]["listener"]["name"],
+        "main"
+    );
+    assert_eq!(
+        configs[5]["static_route_configs"][0]["route_config"]["name"],
+        "local"
+    );
 
-    let dump = port.get("/config_dump?resource=static_clusters").await.json();
+    let dump = port
+        .get("/config_dump?resource=static_clusters")
+        .await
+        .json();
     assert_eq!(types(&dump), ["StaticCluster", "StaticCluster"]);
-    let dump = port.get("/config_dump?resource=static_clusters&name_regex=^a$&mask=cluster.name").await;
+    let dump = port
+        .get("/config_dump?resource=static_clusters&name_regex=^a$&mask=cluster.name")
+        .await;
     let dump = dump.json();
     assert_eq!(dump["configs"].as_array().unwrap().len(), 1);
     assert_eq!(dump["configs"][0]["cluster"]["name"], "a");
     assert!(dump["configs"][0].get("last_updated").is_none());
     let dump = port.get("/config_dump?mask=bootstrap.node.id").await.json();
-    assert_eq!(dump["configs"][0]["bootstrap"]["node"], serde_json::json!({"id": "n1"}));
+    assert_eq!(
+        dump["configs"][0]["bootstrap"]["node"],
+        serde_json::json!({"id": "n1"})
+    );
     assert_eq!(port.get("/config_dump?resource=nothing").await.status, 404);
     assert_eq!(port.get("/config_dump?name_regex=(").await.status, 400);
 }
@@ -306,7 +355,10 @@ async fn the_config_dump_tells_waiting_and_refused_apart() {
         ],
         removals: vec![],
     };
-    let applied = port.control.apply(vec![update], OnRejection::ApplyOthers).await;
+    let applied = port
+        .control
+        .apply(vec![update], OnRejection::ApplyOthers)
+        .await;
     assert_eq!(applied.unwrap().rejected.len(), 1);
     let dump = port.get("/config_dump").await.json();
     let clusters = &dump["configs"][1];
@@ -319,7 +371,10 @@ async fn the_config_dump_tells_waiting_and_refused_apart() {
     assert!(details.starts_with("connect_timeout"), "{details}");
     let waits = &clusters["dynamic_warming_clusters"][0];
     assert_eq!(waits["cluster"]["name"], "waits");
-    assert_eq!(waits["warming_for"], serde_json::json!(["endpoints \"waits\""]));
+    assert_eq!(
+        waits["warming_for"],
+        serde_json::json!(["endpoints \"waits\""])
+    );
 }
 
 #[tokio::test]

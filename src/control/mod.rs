@@ -22,9 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_xds::ResourceType;
-use causeway_xds::source::{
-    Batch, Batches, Extent, OnRejection, Origin, Outcome, Source, Update,
-};
+use causeway_xds::source::{Batch, Batches, Extent, OnRejection, Origin, Outcome, Source, Update};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
@@ -154,7 +152,8 @@ impl Control {
     /// something. Called once, before [`Control::run`].
     pub fn begin(&mut self, updates: Vec<Update>) -> Outcome {
         self.pipeline.set_sources_ready(self.awaited.is_empty());
-        self.pipeline.apply(&mut Batch::new(updates), Instant::now())
+        self.pipeline
+            .apply(&mut Batch::new(updates), Instant::now())
     }
 
     /// Works until `shutdown` is done. Needs a tokio runtime with time.

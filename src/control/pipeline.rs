@@ -346,20 +346,25 @@ impl Pipeline {
             let Some(owner) = current.or(earlier).map(|a| a.origin.clone()) else {
                 continue;
             };
-            let slot = updates.entry((owner.clone(), key.0)).or_insert_with(|| Update {
-                origin: owner,
-                kind: key.0,
-                version: earlier.map(|a| a.version.clone()).unwrap_or_default(),
-                extent: Extent::Incremental,
-                upserts: Vec::new(),
-                removals: Vec::new(),
-            });
+            let slot = updates
+                .entry((owner.clone(), key.0))
+                .or_insert_with(|| Update {
+                    origin: owner,
+                    kind: key.0,
+                    version: earlier.map(|a| a.version.clone()).unwrap_or_default(),
+                    extent: Extent::Incremental,
+                    upserts: Vec::new(),
+                    removals: Vec::new(),
+                });
             match earlier {
                 Some(earlier) => slot.upserts.push((*earlier.any).clone()),
                 None => slot.removals.push(key.1.clone()),
             }
         }
-        info!(resources = touched.added.len() + touched.changed.len(), "batch taken back");
+        info!(
+            resources = touched.added.len() + touched.changed.len(),
+            "batch taken back"
+        );
         let mut back = Batch::new(updates.into_values().collect());
         self.apply(&mut back, now);
     }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use causeway_xds::ResourceType;
 use causeway_xds::file::FileSource;
-use causeway_xds::resource::{Reference, Resource};
 use causeway_xds::resource::config_source::Place;
+use causeway_xds::resource::{Reference, Resource};
 use causeway_xds::source::{Batches, Origin, Source};
 use tracing::info;
 
@@ -76,7 +76,10 @@ impl FileSources {
                 running.task.abort();
                 self.running.remove(key);
                 info!(path = %key.path.display(), kind = %key.kind, "file no longer followed");
-                let shared = self.running.keys().any(|k| k.path == key.path && k.kind == key.kind);
+                let shared = self
+                    .running
+                    .keys()
+                    .any(|k| k.path == key.path && k.kind == key.kind);
                 if !shared {
                     stopped.push((source(key).origin(), key.kind));
                 }

@@ -22,7 +22,10 @@ impl Reconcile for Sockets {
         let mut told = self.0.lock().unwrap();
         told.generations.push(next.generation);
         told.listeners = next.listeners.keys().map(ToString::to_string).collect();
-        let refused = next.listeners.values().filter(|l| Some(&*l.name) == told.refuse.as_deref());
+        let refused = next
+            .listeners
+            .values()
+            .filter(|l| Some(&*l.name) == told.refuse.as_deref());
         refused
             .map(|l| BindFailure {
                 listener: Arc::clone(&l.name),
@@ -82,7 +85,8 @@ fn removal(kind: ResourceType, name: &str) -> Update {
     }
 }
 
-const EDS: &str = "name: c, type: EDS, eds_cluster_config: {service_name: s, eds_config: {self: {}}}";
+const EDS: &str =
+    "name: c, type: EDS, eds_cluster_config: {service_name: s, eds_config: {self: {}}}";
 const STATIC: &str = "name: c, type: STATIC";
 
 fn endpoints(port: u16) -> Update {
@@ -105,7 +109,9 @@ fn tcp_listener(name: &str, port: u16) -> Update {
 
 impl Rig {
     fn apply(&mut self, updates: Vec<Update>) -> Outcome {
-        self.control.pipeline.apply(&mut Batch::new(updates), Instant::now())
+        self.control
+            .pipeline
+            .apply(&mut Batch::new(updates), Instant::now())
     }
 
     fn apply_or_nothing(&mut self, updates: Vec<Update>) -> Outcome {
@@ -127,7 +133,9 @@ impl Rig {
 #[test]
 fn equal_content_publishes_nothing() {
     let mut rig = rig(vec![]);
-    let first = rig.control.begin(vec![update(ResourceType::Cluster, &[STATIC])]);
+    let first = rig
+        .control
+        .begin(vec![update(ResourceType::Cluster, &[STATIC])]);
     assert_eq!((first.generation, first.changed), (1, true));
     let second = rig.apply(vec![update(ResourceType::Cluster, &[STATIC])]);
     assert_eq!((second.generation, second.changed), (1, false));
@@ -138,7 +146,8 @@ fn equal_content_publishes_nothing() {
 #[test]
 fn a_changed_cluster_serves_its_earlier_version_until_its_endpoints_are_there() {
     let mut rig = rig(vec![]);
-    rig.control.begin(vec![update(ResourceType::Cluster, &[EDS]), endpoints(1)]);
+    rig.control
+        .begin(vec![update(ResourceType::Cluster, &[EDS]), endpoints(1)]);
     assert_eq!(rig.ports(), ["127.0.0.1:1"]);
     let moved = EDS.replace("service_name: s", "service_name: t");
     let outcome = rig.apply(vec![update(ResourceType::Cluster, &[&moved])]);
@@ -150,10 +159,15 @@ fn a_changed_cluster_serves_its_earlier_version_until_its_endpoints_are_there() 
     assert_eq!(status.warming_for, ["endpoints \"t\""]);
     assert_eq!(status.active_since, None);
     assert!(status.earlier.is_some());
-    rig.control.pipeline.expire(Instant::now() + Duration::from_secs(16));
+    rig.control
+        .pipeline
+        .expire(Instant::now() + Duration::from_secs(16));
     assert!(rig.ports().is_empty());
     let status = &rig.control.pipeline.resources(ResourceType::Cluster)[0];
-    assert_eq!((status.active_since, status.earlier.is_none()), (Some(3), true));
+    assert_eq!(
+        (status.active_since, status.earlier.is_none()),
+        (Some(3), true)
+    );
 }
 
 #[test]
@@ -167,7 +181,10 @@ fn listeners_open_after_the_first_clusters() {
     assert_eq!(rig.sockets.0.lock().unwrap().listeners, ["l"]);
     assert_eq!(rig.handle.readiness.state(), State::Live);
     // A removal needs no warming.
-    assert!(rig.apply(vec![removal(ResourceType::Listener, "l")]).changed);
+    assert!(
+        rig.apply(vec![removal(ResourceType::Listener, "l")])
+            .changed
+    );
     assert!(rig.sockets.0.lock().unwrap().listeners.is_empty());
 }
 
@@ -182,7 +199,10 @@ fn a_bad_resource_does_not_spoil_its_neighbours() {
     let all = rig.control.pipeline.resources(ResourceType::Cluster);
     assert_eq!((&*all[0].name, all[0].active_since), ("c", Some(1)));
     let rejection = all[1].rejected.as_ref().unwrap();
-    assert!(rejection.details.contains("connect_timeout"), "{rejection:?}");
+    assert!(
+        rejection.details.contains("connect_timeout"),
+        "{rejection:?}"
+    );
     let none = rig.apply_or_nothing(vec![
         removal(ResourceType::Cluster, "c"),
         update(ResourceType::Cluster, &[bad]),
@@ -194,9 +214,16 @@ fn a_bad_resource_does_not_spoil_its_neighbours() {
 #[test]
 fn a_push_whose_port_is_taken_is_taken_back() {
     let mut rig = rig(vec![]);
-    rig.control.begin(vec![update(ResourceType::Cluster, &[STATIC])]);
+    rig.control
+        .begin(vec![update(ResourceType::Cluster, &[STATIC])]);
     rig.sockets.0.lock().unwrap().refuse = Some("l".to_owned());
-    let push = || vec![tcp_listener("l", 10), update(ResourceType::Cluster, &[EDS]), endpoints(1)];
+    let push = || {
+        vec![
+            tcp_listener("l", 10),
+            update(ResourceType::Cluster, &[EDS]),
+            endpoints(1),
+        ]
+    };
     let outcome = rig.apply_or_nothing(push());
     assert!(!outcome.changed);
     assert_eq!(outcome.rejected[0].invalid.path.as_str(), "address");
@@ -271,7 +298,12 @@ async fn files_are_followed_while_something_refers_to_them() {
     write(2);
     shows(2).await;
     let apply = |updates| handle.apply(updates, OnRejection::ApplyOthers);
-    assert!(apply(vec![removal(ResourceType::Cluster, "c")]).await.unwrap().changed);
+    assert!(
+        apply(vec![removal(ResourceType::Cluster, "c")])
+            .await
+            .unwrap()
+            .changed
+    );
     let left = handle.query(|p| p.resources(ResourceType::LoadAssignment).len());
     assert_eq!(left.await.unwrap(), 0);
     stop.send(()).unwrap();

@@ -9,8 +9,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use causeway_xds::ResourceType;
-use causeway_xds::resource::config_source::Place;
 use causeway_xds::resource::Reference;
+use causeway_xds::resource::config_source::Place;
 
 /// A resource by kind and name.
 pub type Key = (ResourceType, String);
@@ -64,9 +64,12 @@ impl Warming {
             }
             // What was waited for before goes on with its old deadline, so that a source which
             // repeats itself cannot hold a change back for ever.
-            let before = earlier
-                .as_mut()
-                .and_then(|w| w.needs.iter().position(|n| n.key == wanted).map(|i| w.needs.remove(i)));
+            let before = earlier.as_mut().and_then(|w| {
+                w.needs
+                    .iter()
+                    .position(|n| n.key == wanted)
+                    .map(|i| w.needs.remove(i))
+            });
             needs.push(Need {
                 here: held(wanted.0, &wanted.1),
                 deadline: before.map_or_else(
@@ -115,7 +118,10 @@ impl Warming {
     /// When [`Warming::expire`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
         let needs = self.waiting.values().flat_map(|w| &w.needs);
-        needs.filter(|n| n.is_missing()).filter_map(|n| n.deadline).min()
+        needs
+            .filter(|n| n.is_missing())
+            .filter_map(|n| n.deadline)
+            .min()
     }
 
     /// The first sources have spoken (or are given up): once no cluster waits, listeners may open.
@@ -125,7 +131,10 @@ impl Warming {
             return Vec::new();
         }
         self.open = true;
-        let listeners = self.waiting.keys().filter(|key| key.0 == ResourceType::Listener);
+        let listeners = self
+            .waiting
+            .keys()
+            .filter(|key| key.0 == ResourceType::Listener);
         let listeners = listeners.cloned().collect();
         self.take_ready(listeners)
     }

@@ -47,7 +47,11 @@ fn a_cluster_waits_for_its_assignment() {
     let mut warming = opened();
     assert!(!warming.offer(&cluster("c"), &eds("s"), none, now));
     assert_eq!(warming.waits_for(&cluster("c")), ["endpoints \"s\""]);
-    assert!(warming.arrived(ResourceType::LoadAssignment, "other").is_empty());
+    assert!(
+        warming
+            .arrived(ResourceType::LoadAssignment, "other")
+            .is_empty()
+    );
     assert_eq!(
         warming.arrived(ResourceType::LoadAssignment, "s"),
         [cluster("c")]
@@ -105,7 +109,11 @@ fn a_listener_waits_for_all_it_refers_to() {
         reference(ResourceType::VirtualHost, "r/", FETCH),
     ];
     assert!(!warming.offer(&listener("l"), &needs, none, now));
-    assert!(warming.arrived(ResourceType::RouteConfiguration, "r").is_empty());
+    assert!(
+        warming
+            .arrived(ResourceType::RouteConfiguration, "r")
+            .is_empty()
+    );
     warming.removed(&key(ResourceType::RouteConfiguration, "r"));
     assert!(warming.arrived(ResourceType::Secret, "k").is_empty());
     assert_eq!(
@@ -127,7 +135,11 @@ fn what_is_removed_no_longer_waits() {
     let mut warming = opened();
     warming.offer(&cluster("c"), &eds("s"), none, Instant::now());
     warming.removed(&cluster("c"));
-    assert!(warming.arrived(ResourceType::LoadAssignment, "s").is_empty());
+    assert!(
+        warming
+            .arrived(ResourceType::LoadAssignment, "s")
+            .is_empty()
+    );
     assert!(warming.waiters.is_empty() && warming.waiting.is_empty());
 }
 
@@ -155,7 +167,11 @@ fn any_order_of_arrival_ends_the_same() {
             let needs = match event.0 {
                 ResourceType::Cluster => eds(&eds_of(index)),
                 ResourceType::Listener => {
-                    vec![reference(ResourceType::RouteConfiguration, &format!("r{index}"), FETCH)]
+                    vec![reference(
+                        ResourceType::RouteConfiguration,
+                        &format!("r{index}"),
+                        FETCH,
+                    )]
                 }
                 _ => vec![],
             };
@@ -169,9 +185,10 @@ fn any_order_of_arrival_ends_the_same() {
             };
             for ready in &ready {
                 let wanted = match ready.0 {
-                    ResourceType::Cluster => {
-                        key(ResourceType::LoadAssignment, &eds_of(ready.1.parse().unwrap()))
-                    }
+                    ResourceType::Cluster => key(
+                        ResourceType::LoadAssignment,
+                        &eds_of(ready.1.parse().unwrap()),
+                    ),
                     _ => key(ResourceType::RouteConfiguration, &format!("r{}", ready.1)),
                 };
                 assert!(held.contains(&wanted), "seed {seed}: {ready:?} too early");
@@ -184,6 +201,9 @@ fn any_order_of_arrival_ends_the_same() {
         active.extend(warming.expire(now + FETCH));
         active.extend(warming.start_listeners());
         assert_eq!(active.len(), 10, "seed {seed}: {active:?}");
-        assert!(warming.waiting.is_empty() && warming.waiters.is_empty(), "seed {seed}");
+        assert!(
+            warming.waiting.is_empty() && warming.waiters.is_empty(),
+            "seed {seed}"
+        );
     }
 }

@@ -121,10 +121,7 @@ pub(super) fn read(message: proto::Bootstrap) -> Result<BootstrapConfig, Invalid
         node: node.unwrap_or_default(),
         admin,
         static_updates: static_updates([
-            (
-                ResourceType::Secret,
-                pack(ResourceType::Secret, &secrets),
-            ),
+            (ResourceType::Secret, pack(ResourceType::Secret, &secrets)),
             (
                 ResourceType::Cluster,
                 pack(ResourceType::Cluster, &clusters),
@@ -253,7 +250,10 @@ fn path_source(message: core::ConfigSource) -> Result<PathSource, Invalid> {
     #[allow(deprecated, reason = "named so that it can be refused")]
     if resource_api_version == ApiVersion::V2 as i32 {
         let at = root.field("resource_api_version");
-        return Err(Invalid::new(at, "version 2 of the API is no longer supported"));
+        return Err(Invalid::new(
+            at,
+            "version 2 of the API is no longer supported",
+        ));
     }
     #[allow(deprecated, reason = "the older spelling is still written")]
     let (path, watched_directory) = match config_source_specifier {

@@ -26,9 +26,7 @@ impl Runtime {
         let proto::LayeredRuntime { layers } = message.unwrap_or_default();
         let mut read: Vec<RuntimeLayer> = Vec::with_capacity(layers.len());
         for (i, layer) in layers.into_iter().enumerate() {
-            let at = FieldPath::root()
-                .field("layered_runtime.layers")
-                .index(i);
+            let at = FieldPath::root().field("layered_runtime.layers").index(i);
             let layer = RuntimeLayer::read(layer).map_err(|e| e.within(&at))?;
             if read.iter().any(|other| other.name == layer.name) {
                 return Err(Invalid::new(at.field("name"), "is the name of two layers"));
@@ -105,7 +103,9 @@ fn show(kind: Kind) -> String {
         Kind::BoolValue(flag) => flag.to_string(),
         Kind::StructValue(map) => {
             let sorted: BTreeMap<_, _> = map.fields.into_iter().collect();
-            let pairs = sorted.into_iter().map(|(k, v)| format!("{k}: {}", inner(v)));
+            let pairs = sorted
+                .into_iter()
+                .map(|(k, v)| format!("{k}: {}", inner(v)));
             format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
         }
         Kind::ListValue(list) => {
