@@ -2,8 +2,12 @@
 //!
 //! The map is docs/ARCHITECTURE.md; `tests/architecture.rs` holds the modules to it.
 
+pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod control;
 pub mod coordinator;
 pub mod demo;
 pub mod error;

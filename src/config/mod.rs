@@ -3,6 +3,7 @@
 //! Only the keys that something reads are here. Every other key of the file is allowed (a file of
 //! the legacy worker must keep working as it is); one that nobody knows is named in a warning.
 
+pub mod bootstrap;
 mod error;
 mod file;
 mod keys;

@@ -57,6 +57,17 @@ pub struct Retired {
     pub cut: bool,
 }
 
+/// What there is to compile from: the store, or a view of it that holds something back.
+pub trait Resources {
+    fn resource(&self, kind: ResourceType, name: &str) -> Option<&Resource>;
+}
+
+impl Resources for ResourceStore {
+    fn resource(&self, kind: ResourceType, name: &str) -> Option<&Resource> {
+        self.get(kind, name)
+    }
+}
+
 type Failed = Invalid;
 
 impl Compiler {
@@ -75,7 +86,7 @@ impl Compiler {
     /// `previous` shows it; the generation is the caller's to count.
     pub fn compile(
         &mut self,
-        store: &ResourceStore,
+        store: &dyn Resources,
         changes: &Changes,
         previous: &Snapshot,
     ) -> Compiled {
@@ -153,7 +164,7 @@ impl Compiler {
 
     // ---- clusters
 
-    fn cluster(&mut self, store: &ResourceStore, name: &str, rebuild: bool, out: &mut Compiled) {
+    fn cluster(&mut self, store: &dyn Resources, name: &str, rebuild: bool, out: &mut Compiled) {
         let before = out.snapshot.clusters.get(name).cloned();
         let Some(Resource::Cluster(model)) = resource(store, ResourceType::Cluster, name) else {
             if let Some(before) = before {
@@ -244,7 +255,7 @@ impl Compiler {
 
     fn transport(
         &mut self,
-        store: &ResourceStore,
+        store: &dyn Resources,
         model: &model::Cluster,
     ) -> Result<Transport, Failed> {
         let (protocol, alpn) = match &model.http.protocol {
@@ -279,7 +290,7 @@ impl Compiler {
 
     fn routes(
         &mut self,
-        store: &ResourceStore,
+        store: &dyn Resources,
         configs: BTreeSet<&str>,
         hosts: &BTreeSet<&str>,
         out: &mut Compiled,
@@ -290,7 +301,7 @@ impl Compiler {
                 continue;
             };
             let known = self.virtual_hosts.entry(config.to_owned()).or_default();
-            if store.get(ResourceType::VirtualHost, name).is_some() {
+            if store.resource(ResourceType::VirtualHost, name).is_some() {
                 known.insert((*name).to_owned());
             } else {
                 known.remove(*name);
@@ -338,7 +349,7 @@ impl Compiler {
 
     // ---- listeners
 
-    fn listener(&mut self, store: &ResourceStore, name: &str, out: &mut Compiled) {
+    fn listener(&mut self, store: &dyn Resources, name: &str, out: &mut Compiled) {
         let Some(Resource::Listener(model)) = resource(store, ResourceType::Listener, name) else {
             if let Some(gone) = out.snapshot.listeners.remove(name) {
                 self.stats.listener_manager.listener_removed.inc();
@@ -367,7 +378,7 @@ impl Compiler {
 
     fn listener_spec(
         &mut self,
-        store: &ResourceStore,
+        store: &dyn Resources,
         model: &Arc<model::Listener>,
     ) -> Result<ListenerSpec, Failed> {
         let bind = match &model.address {
@@ -398,7 +409,7 @@ impl Compiler {
 
     fn chain(
         &mut self,
-        store: &ResourceStore,
+        store: &dyn Resources,
         listener: &model::Listener,
         chain: &FilterChain,
         stat_name: &str,
@@ -477,11 +488,11 @@ impl Compiler {
     }
 }
 
-fn resource<'s>(store: &'s ResourceStore, kind: ResourceType, name: &str) -> Option<&'s Resource> {
-    store.get(kind, name).map(|entry| &entry.resource)
+fn resource<'s>(store: &'s dyn Resources, kind: ResourceType, name: &str) -> Option<&'s Resource> {
+    store.resource(kind, name)
 }
 
-fn secrets(store: &ResourceStore) -> impl Fn(&str) -> Option<TlsCertificate> + '_ {
+fn secrets(store: &dyn Resources) -> impl Fn(&str) -> Option<TlsCertificate> + '_ {
     |name| match resource(store, ResourceType::Secret, name)? {
         Resource::Secret(secret) => match &secret.value {
             SecretValue::Certificate(certificate) => Some(certificate.clone()),
@@ -491,7 +502,7 @@ fn secrets(store: &ResourceStore) -> impl Fn(&str) -> Option<TlsCertificate> + '
 }
 
 fn apply_host(
-    store: &ResourceStore,
+    store: &dyn Resources,
     table: &mut RouteTable,
     config: &model::RouteConfiguration,
     name: &str,

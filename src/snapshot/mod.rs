@@ -15,7 +15,7 @@ use causeway_xds::resource::http_manager::HttpManager;
 use causeway_xds::resource::listener as model;
 use imbl::shared_ptr::DefaultSharedPtr;
 
-pub use compile::{Compiled, Compiler, Retired};
+pub use compile::{Compiled, Compiler, Resources, Retired};
 pub use publish::{Publisher, Reader};
 
 use crate::cluster::Cluster;

@@ -270,6 +270,16 @@ pub struct ListenerHttpStats {
     pub downstream_rq_completed: Counter,
 }
 
+impl ListenerHttpStats {
+    pub fn visit(&self, f: &mut Visitor<'_>) {
+        f(
+            "downstream_rq_completed",
+            Value::Counter(&self.downstream_rq_completed),
+        );
+        self.codes.visit("downstream_rq_", false, f);
+    }
+}
+
 type Scopes<T> = Mutex<BTreeMap<String, Arc<T>>>;
 
 /// All statistics of the process.
@@ -371,18 +381,12 @@ impl Stats {
         scoped("cluster", self.clusters(), ClusterStats::visit, f);
         scoped("listener", self.listeners(), ListenerStats::visit, f);
         scoped("tcp", self.tcp_proxies(), TcpStats::visit, f);
-        for (scope, stats) in self.listener_http_managers() {
-            let name = |stat: &str| format!("listener.{scope}.{stat}");
-            f(
-                &name("downstream_rq_completed"),
-                Value::Counter(&stats.downstream_rq_completed),
-            );
-            stats
-                .codes
-                .visit("downstream_rq_", false, &mut |stat, value| {
-                    f(&name(stat), value)
-                });
-        }
+        scoped(
+            "listener",
+            self.listener_http_managers(),
+            ListenerHttpStats::visit,
+            f,
+        );
         self.listener_manager
             .visit(&mut |n, v| f(&format!("listener_manager.{n}"), v));
         self.cluster_manager

@@ -1,0 +1,249 @@
+//! `/clusters` and `/listeners`: what is in use now.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use axum::extract::{Query, State};
+use axum::response::Response;
+use causeway_xds::resource::Address;
+use causeway_xds::resource::cluster::{Discovery, Limits};
+use causeway_xds::resource::load_assignment::EndpointHealth;
+use serde_json::{Map, Value, json};
+
+use super::{AdminState, reply};
+use crate::cluster::Cluster;
+use crate::control::Pipeline;
+use crate::snapshot::ListenerSpec;
+use crate::upstream::Endpoint;
+
+type Params = Query<HashMap<String, String>>;
+
+pub async fn clusters(State(state): State<AdminState>, params: Params) -> Response {
+    let as_json = params.get("format").is_some_and(|f| f == "json");
+    let dynamic = match state.control.query(Pipeline::dynamic_clusters).await {
+        Ok(dynamic) => dynamic,
+        Err(_) => return reply::stopped(),
+    };
+    reply::off_thread(move || {
+        let snapshot = state.publisher.current();
+        let mut all: Vec<&Cluster> = snapshot.clusters.values().map(|c| &**c).collect();
+        all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let added = |cluster: &Cluster| dynamic.contains(&*cluster.name);
+        if as_json {
+            let all: Vec<Value> = all.iter().map(|c| cluster_value(c, added(c))).collect();
+            return reply::json_pretty(&json!({ "cluster_statuses": all }));
+        }
+        let mut out = String::new();
+        for cluster in all {
+            cluster_text(cluster, added(cluster), &mut out);
+        }
+        reply::text(out)
+    })
+    .await
+}
+
+/// Envoy's default for the high priority, which we do not tell apart.
+fn by_priority(cluster: &Cluster) -> [(&'static str, Limits); 2] {
+    [
+        ("default_priority", cluster.model.limits),
+        ("high_priority", Limits::default()),
+    ]
+}
+
+fn cluster_text(cluster: &Cluster, added: bool, out: &mut String) {
+    let name = &cluster.name;
+    let mut line = |rest: std::fmt::Arguments<'_>| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "{name}::{rest}");
+    };
+    line(format_args!("observability_name::{}", stat_name(cluster)));
+    for (priority, limits) in by_priority(cluster) {
+        line(format_args!(
+            "{priority}::max_connections::{}",
+            limits.max_connections
+        ));
+        line(format_args!(
+            "{priority}::max_pending_requests::{}",
+            limits.max_pending_requests
+        ));
+        line(format_args!(
+            "{priority}::max_requests::{}",
+            limits.max_requests
+        ));
+        line(format_args!(
+            "{priority}::max_retries::{}",
+            limits.max_retries
+        ));
+    }
+    line(format_args!("added_via_api::{added}"));
+    if let Discovery::Eds { service_name, .. } = &cluster.model.discovery {
+        line(format_args!("eds_service_name::{service_name}"));
+    }
+    for endpoint in cluster.endpoints.all() {
+        for (stat, value) in numbers(endpoint) {
+            line(format_args!("{endpoint}::{stat}::{value}"));
+        }
+        let health = match endpoint.health {
+            EndpointHealth::Unknown | EndpointHealth::Healthy => "healthy",
+            EndpointHealth::Degraded => "/degraded_eds_health",
+            _ => "/failed_eds_health",
+        };
+        let locality = &endpoint.locality;
+        line(format_args!("{endpoint}::hostname::{}", endpoint.hostname));
+        line(format_args!("{endpoint}::health_flags::{health}"));
+        line(format_args!("{endpoint}::weight::{}", endpoint.weight));
+        line(format_args!("{endpoint}::region::{}", locality.region));
+        line(format_args!("{endpoint}::zone::{}", locality.zone));
+        line(format_args!("{endpoint}::sub_zone::{}", locality.sub_zone));
+        line(format_args!("{endpoint}::canary::false"));
+        line(format_args!("{endpoint}::priority::{}", endpoint.priority));
+        line(format_args!("{endpoint}::success_rate::-1"));
+        line(format_args!("{endpoint}::local_origin_success_rate::-1"));
+    }
+}
+
+fn stat_name(cluster: &Cluster) -> &str {
+    if cluster.model.alt_stat_name.is_empty() {
+        &cluster.name
+    } else {
+        &cluster.model.alt_stat_name
+    }
+}
+
+fn numbers(endpoint: &Endpoint) -> [(&'static str, u64); 8] {
+    let stats = &endpoint.stats;
+    let gauge = |value: i64| u64::try_from(value).unwrap_or_default();
+    [
+        ("cx_active", gauge(stats.cx_active.value())),
+        ("cx_connect_fail", stats.cx_connect_fail.value()),
+        ("cx_total", stats.cx_total.value()),
+        ("rq_active", gauge(stats.rq_active.value())),
+        ("rq_error", stats.rq_error.value()),
+        ("rq_success", stats.rq_success.value()),
+        ("rq_timeout", stats.rq_timeout.value()),
+        ("rq_total", stats.rq_total.value()),
+    ]
+}
+
+fn cluster_value(cluster: &Cluster, added: bool) -> Value {
+    let threshold = |(priority, limits): (&str, Limits)| {
+        let mut value = json!({
+            "max_connections": limits.max_connections,
+            "max_pending_requests": limits.max_pending_requests,
+            "max_requests": limits.max_requests,
+            "max_retries": limits.max_retries,
+        });
+        if priority == "high_priority" {
+            value["priority"] = json!("HIGH");
+        }
+        value
+    };
+    let mut value = json!({
+        "name": *cluster.name,
+        "observability_name": stat_name(cluster),
+        "circuit_breakers": {"thresholds": by_priority(cluster).map(threshold)},
+    });
+    if added {
+        value["added_via_api"] = json!(true);
+    }
+    if let Discovery::Eds { service_name, .. } = &cluster.model.discovery {
+        value["eds_service_name"] = json!(service_name);
+    }
+    let hosts: Vec<Value> = cluster
+        .endpoints
+        .all()
+        .iter()
+        .map(|e| host_value(e))
+        .collect();
+    if !hosts.is_empty() {
+        value["host_statuses"] = json!(hosts);
+    }
+    value
+}
+
+fn host_value(endpoint: &Endpoint) -> Value {
+    let stats = numbers(endpoint).map(|(name, value)| {
+        let mut stat = Map::new();
+        if name.ends_with("_active") {
+            stat.insert("type".to_owned(), json!("GAUGE"));
+        }
+        stat.insert("name".to_owned(), json!(name));
+        if value != 0 {
+            // proto3 JSON prints 64-bit numbers as text.
+            stat.insert("value".to_owned(), json!(value.to_string()));
+        }
+        Value::Object(stat)
+    });
+    let health = match endpoint.health {
+        EndpointHealth::Unknown | EndpointHealth::Healthy => "HEALTHY",
+        EndpointHealth::Unhealthy => "UNHEALTHY",
+        EndpointHealth::Draining => "DRAINING",
+        EndpointHealth::Timeout => "TIMEOUT",
+        EndpointHealth::Degraded => "DEGRADED",
+    };
+    let mut value = json!({
+        "address": address_value(&endpoint.key.address),
+        "stats": stats,
+        "health_status": {"eds_health_status": health},
+        "weight": endpoint.weight,
+        "locality": {},
+    });
+    if !endpoint.hostname.is_empty() {
+        value["hostname"] = json!(endpoint.hostname);
+    }
+    if endpoint.priority != 0 {
+        value["priority"] = json!(endpoint.priority);
+    }
+    let locality = &endpoint.locality;
+    for (key, text) in [
+        ("region", &locality.region),
+        ("zone", &locality.zone),
+        ("sub_zone", &locality.sub_zone),
+    ] {
+        if !text.is_empty() {
+            value["locality"][key] = json!(text);
+        }
+    }
+    value
+}
+
+fn address_value(address: &Address) -> Value {
+    match address {
+        Address::Socket(socket) => socket_value(socket),
+        Address::Named { host, port } => {
+            json!({"socket_address": {"address": host, "port_value": port}})
+        }
+        Address::Pipe(path) => json!({"pipe": {"path": path.display().to_string()}}),
+    }
+}
+
+fn socket_value(socket: &SocketAddr) -> Value {
+    json!({"socket_address": {"address": socket.ip().to_string(), "port_value": socket.port()}})
+}
+
+pub async fn listeners(State(state): State<AdminState>, params: Params) -> Response {
+    let snapshot = state.publisher.current();
+    let address = |l: &ListenerSpec| match (state.addresses)(&l.name) {
+        Some(bound) => bound.to_string(),
+        None => l.bind.to_string(),
+    };
+    let listeners = snapshot.listeners.values();
+    let mut all: Vec<(&str, String)> = listeners.map(|l| (&*l.name, address(l))).collect();
+    all.sort_unstable();
+    if params.get("format").is_none_or(|f| f != "json") {
+        let lines = all
+            .iter()
+            .map(|(name, address)| format!("{name}::{address}\n"));
+        return reply::text(lines.collect::<String>());
+    }
+    let status = |(name, address): &(&str, String)| {
+        let local = match address.parse::<SocketAddr>() {
+            Ok(socket) => socket_value(&socket),
+            Err(_) => json!({"pipe": {"path": address}}),
+        };
+        json!({"name": name, "local_address": local})
+    };
+    let all: Vec<Value> = all.iter().map(status).collect();
+    reply::json_pretty(&json!({ "listener_statuses": all }))
+}

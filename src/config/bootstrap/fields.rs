@@ -1,0 +1,289 @@
+//! What becomes of each field of the bootstrap.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use causeway_xds::ResourceType;
+use causeway_xds::proto::core::address::Address as AddressKind;
+use causeway_xds::proto::core::config_source::ConfigSourceSpecifier as Specifier;
+use causeway_xds::proto::core::socket_address::PortSpecifier;
+use causeway_xds::proto::core::{self, ApiVersion};
+use causeway_xds::proto::envoy::config::bootstrap::v3 as proto;
+use causeway_xds::proto::envoy::config::bootstrap::v3::bootstrap::{
+    DynamicResources, StaticResources,
+};
+use causeway_xds::reject::{FieldPath, Invalid};
+
+use super::{BootstrapConfig, PathSource, Runtime, pack, static_updates};
+
+/// `initial_fetch_timeout` when it is not given.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// Errors when one of the named fields is set.
+macro_rules! refuse {
+    ($at:expr; $($field:ident),+ $(,)?) => {$(
+        if !is_default(&$field) {
+            return Err(Invalid::unsupported($at.field(stringify!($field))));
+        }
+    )+};
+}
+
+/// Notes which of the named fields are set.
+macro_rules! ignore {
+    ($ignored:expr, $prefix:literal; $($field:ident),+ $(,)?) => {$(
+        if !is_default(&$field) {
+            $ignored.push(concat!($prefix, stringify!($field)));
+        }
+    )+};
+}
+
+pub(super) fn read(message: proto::Bootstrap) -> Result<BootstrapConfig, Invalid> {
+    let whole = message.clone();
+    #[allow(deprecated, reason = "named so that each has a fate")]
+    let proto::Bootstrap {
+        node,
+        static_resources,
+        dynamic_resources,
+        admin,
+        layered_runtime,
+        cluster_manager,
+        header_prefix,
+        // Without effect: they tune or observe Envoy itself.
+        node_context_params,
+        flags_path,
+        stats_sinks,
+        deferred_stat_options,
+        stats_config,
+        stats_flush_interval,
+        stats_flush,
+        stats_eviction,
+        watchdog,
+        watchdogs,
+        overload_manager,
+        enable_dispatcher_stats,
+        stats_server_version_override,
+        use_tcp_for_dns_lookups,
+        dns_resolution_config,
+        typed_dns_resolver_config,
+        bootstrap_extensions,
+        fatal_actions,
+        inline_headers,
+        perf_tracing_file_path,
+        default_regex_engine,
+        application_log_config,
+        grpc_async_client_manager_config,
+        memory_allocator_manager,
+        enable_worker_cpu_affinity,
+        // Refused: traffic or configuration would differ without them.
+        hds_config,
+        tracing,
+        config_sources,
+        default_config_source,
+        default_socket_interface,
+        certificate_provider_instances,
+        xds_delegate_extension,
+        xds_config_tracker_extension,
+        listener_manager,
+    } = message;
+    let root = FieldPath::root();
+    refuse!(root; hds_config, tracing, config_sources, default_config_source,
+        default_socket_interface, certificate_provider_instances, xds_delegate_extension,
+        xds_config_tracker_extension, listener_manager);
+    if !matches!(header_prefix.as_str(), "" | "x-envoy") {
+        return Err(Invalid::unsupported(root.field("header_prefix")));
+    }
+    let mut ignored = Vec::new();
+    ignore!(ignored, ""; node_context_params, flags_path, stats_sinks, deferred_stat_options,
+        stats_config, stats_flush_interval, stats_flush, stats_eviction, watchdog, watchdogs,
+        overload_manager, enable_dispatcher_stats, stats_server_version_override,
+        use_tcp_for_dns_lookups, dns_resolution_config, typed_dns_resolver_config,
+        bootstrap_extensions, fatal_actions, inline_headers, perf_tracing_file_path,
+        default_regex_engine, application_log_config, grpc_async_client_manager_config,
+        memory_allocator_manager, enable_worker_cpu_affinity);
+    self::cluster_manager(cluster_manager.unwrap_or_default(), &mut ignored)
+        .map_err(|e| e.within(&root.field("cluster_manager")))?;
+
+    let admin = admin.map(|a| self::admin(a, &mut ignored)).transpose();
+    let admin = admin.map_err(|e| e.within(&root.field("admin")))?.flatten();
+    let StaticResources {
+        listeners,
+        clusters,
+        secrets,
+    } = static_resources.unwrap_or_default();
+    let (lds, cds) = dynamic(dynamic_resources.unwrap_or_default())
+        .map_err(|e| e.within(&root.field("dynamic_resources")))?;
+    ignored.sort_unstable();
+    Ok(BootstrapConfig {
+        node: node.unwrap_or_default(),
+        admin,
+        static_updates: static_updates([
+            (ResourceType::Secret, pack(ResourceType::Secret, &secrets)),
+            (
+                ResourceType::Cluster,
+                pack(ResourceType::Cluster, &clusters),
+            ),
+            (
+                ResourceType::Listener,
+                pack(ResourceType::Listener, &listeners),
+            ),
+        ]),
+        lds,
+        cds,
+        runtime: Runtime::read(layered_runtime)?,
+        ignored,
+        message: whole,
+    })
+}
+
+fn cluster_manager(
+    message: proto::ClusterManager,
+    ignored: &mut Vec<&'static str>,
+) -> Result<(), Invalid> {
+    let proto::ClusterManager {
+        local_cluster_name,
+        outlier_detection,
+        upstream_bind_config,
+        load_stats_config,
+        enable_deferred_cluster_creation,
+    } = message;
+    refuse!(FieldPath::root(); upstream_bind_config, load_stats_config);
+    ignore!(ignored, "cluster_manager."; local_cluster_name, outlier_detection,
+        enable_deferred_cluster_creation);
+    Ok(())
+}
+
+fn admin(
+    message: proto::Admin,
+    ignored: &mut Vec<&'static str>,
+) -> Result<Option<SocketAddr>, Invalid> {
+    #[allow(deprecated, reason = "named so that each has a fate")]
+    let proto::Admin {
+        access_log,
+        access_log_path,
+        profile_path,
+        address,
+        socket_options,
+        ignore_global_conn_limit,
+        allow_paths,
+    } = message;
+    // It narrows what the port answers: taking it silently would open more than was asked for.
+    refuse!(FieldPath::root(); allow_paths);
+    ignore!(ignored, "admin."; access_log, access_log_path, profile_path, socket_options,
+        ignore_global_conn_limit);
+    let at = FieldPath::root().field("address");
+    address
+        .map(|a| socket_address(a).map_err(|e| e.within(&at)))
+        .transpose()
+}
+
+fn socket_address(message: core::Address) -> Result<SocketAddr, Invalid> {
+    let core::Address { address } = message;
+    let address = match address {
+        Some(AddressKind::SocketAddress(address)) => address,
+        Some(AddressKind::Pipe(_)) => {
+            return Err(Invalid::unsupported(FieldPath::root().field("pipe")));
+        }
+        Some(AddressKind::EnvoyInternalAddress(_)) => {
+            let at = FieldPath::root().field("envoy_internal_address");
+            return Err(Invalid::unsupported(at));
+        }
+        None => return Err(Invalid::at("address", "must be given")),
+    };
+    let core::SocketAddress {
+        protocol,
+        address,
+        resolver_name,
+        ipv4_compat,
+        network_namespace_filepath,
+        port_specifier,
+    } = address;
+    let at = FieldPath::root().field("socket_address");
+    refuse!(at; protocol, resolver_name, ipv4_compat, network_namespace_filepath);
+    let ip: IpAddr = address
+        .parse()
+        .map_err(|_| Invalid::new(at.field("address"), format!("{address:?} is no IP address")))?;
+    match port_specifier {
+        Some(PortSpecifier::PortValue(port)) => u16::try_from(port)
+            .map(|port| SocketAddr::new(ip, port))
+            .map_err(|_| Invalid::new(at.field("port_value"), format!("{port} is no port"))),
+        Some(PortSpecifier::NamedPort(_)) => Err(Invalid::unsupported(at.field("named_port"))),
+        None => Err(Invalid::new(at.field("port_value"), "must be given")),
+    }
+}
+
+type Sources = (Option<PathSource>, Option<PathSource>);
+
+fn dynamic(message: DynamicResources) -> Result<Sources, Invalid> {
+    let DynamicResources {
+        lds_config,
+        lds_resources_locator,
+        cds_config,
+        cds_resources_locator,
+        ads_config,
+    } = message;
+    refuse!(FieldPath::root(); ads_config, lds_resources_locator, cds_resources_locator);
+    let read = |config: Option<core::ConfigSource>, field: &str| {
+        let at = FieldPath::root().field(field);
+        config
+            .map(|c| path_source(c).map_err(|e| e.within(&at)))
+            .transpose()
+    };
+    Ok((
+        read(lds_config, "lds_config")?,
+        read(cds_config, "cds_config")?,
+    ))
+}
+
+fn path_source(message: core::ConfigSource) -> Result<PathSource, Invalid> {
+    let core::ConfigSource {
+        authorities,
+        initial_fetch_timeout,
+        resource_api_version,
+        config_source_specifier,
+    } = message;
+    let root = FieldPath::root();
+    refuse!(root; authorities);
+    #[allow(deprecated, reason = "named so that it can be refused")]
+    if resource_api_version == ApiVersion::V2 as i32 {
+        let at = root.field("resource_api_version");
+        return Err(Invalid::new(
+            at,
+            "version 2 of the API is no longer supported",
+        ));
+    }
+    #[allow(deprecated, reason = "the older spelling is still written")]
+    let (path, watched_directory) = match config_source_specifier {
+        Some(Specifier::PathConfigSource(core::PathConfigSource {
+            path,
+            watched_directory,
+            // How a change is noticed, not what is read.
+            poll_interval: _,
+        })) => (path, watched_directory.map(|d| d.path.into())),
+        Some(Specifier::Path(path)) => (path, None),
+        Some(Specifier::ApiConfigSource(_)) => {
+            return Err(Invalid::unsupported(root.field("api_config_source")));
+        }
+        Some(Specifier::Ads(_)) => return Err(Invalid::unsupported(root.field("ads"))),
+        Some(Specifier::Self_(_)) => return Err(Invalid::unsupported(root.field("self"))),
+        None => return Err(Invalid::at("config_source_specifier", "must be given")),
+    };
+    if path.is_empty() {
+        return Err(Invalid::at("path_config_source.path", "must not be empty"));
+    }
+    let timeout = initial_fetch_timeout.map_or(Ok(FETCH_TIMEOUT), |d| {
+        let parts = (u64::try_from(d.seconds), u32::try_from(d.nanos));
+        match parts {
+            (Ok(seconds), Ok(nanos @ 0..1_000_000_000)) => Ok(Duration::new(seconds, nanos)),
+            _ => Err(Invalid::at("initial_fetch_timeout", "is no valid duration")),
+        }
+    })?;
+    Ok(PathSource {
+        path: path.into(),
+        watched_directory,
+        initial_fetch_timeout: timeout,
+    })
+}
