@@ -14,4 +14,5 @@ mod http1;
 mod routes;
 mod shim;
 mod survival;
+mod tcp;
 mod websocket;

@@ -18,7 +18,9 @@ async fn a_route_update_moves_new_requests_and_lets_old_ones_finish() {
     let app = TestApp::serving(&[&circuit]).await;
 
     let mut client = Http1::connect(app.wildcard()).await;
-    let get = request("GET", &circuit.host(), "/long").body(empty()).unwrap();
+    let get = request("GET", &circuit.host(), "/long")
+        .body(empty())
+        .unwrap();
     let pending = tokio::spawn(async move { client.send_body(get).await });
     old.has_requests(1).await;
     let answer = app.set_routes(&circuit, &[new.address]).await;
@@ -29,8 +31,15 @@ async fn a_route_update_moves_new_requests_and_lets_old_ones_finish() {
     }
     assert!(!pending.is_finished(), "the old request still runs");
     old.release(1);
-    assert_eq!(within("the old request", pending).await.unwrap().text(), "from the old kernel");
-    assert_eq!(old.requests().len(), 1, "nothing new reached the old kernel");
+    assert_eq!(
+        within("the old request", pending).await.unwrap().text(),
+        "from the old kernel"
+    );
+    assert_eq!(
+        old.requests().len(),
+        1,
+        "nothing new reached the old kernel"
+    );
 }
 
 #[tokio::test]
@@ -41,7 +50,8 @@ async fn a_route_update_keeps_the_websockets_of_a_kernel_that_stays() {
     let app = TestApp::serving(&[&circuit]).await;
     let mut socket = ws::open(app.wildcard(), &circuit.host(), "/ws").await;
 
-    app.set_routes(&circuit, &[echo.address, other.address]).await;
+    app.set_routes(&circuit, &[echo.address, other.address])
+        .await;
     ws::echoed(&mut socket, "still here").await.unwrap();
     app.set_routes(&circuit, &[echo.address]).await;
     ws::echoed(&mut socket, "and here").await.unwrap();
@@ -64,7 +74,11 @@ async fn a_kept_client_connection_follows_route_updates() {
 
 #[tokio::test]
 async fn removing_a_circuit_closes_what_it_carried_and_nothing_else() {
-    let (echo, held, tcp) = (ws::echo_origin().await, Origin::held("").await, tcp_echo().await);
+    let (echo, held, tcp) = (
+        ws::echo_origin().await,
+        Origin::held("").await,
+        tcp_echo().await,
+    );
     let websockets = circuit(1).kernel(echo.address);
     let requests = circuit(2).kernel(held.address);
     let connections = circuit(3).kernel(tcp.address).at_slot(1).protocol("tcp");
@@ -72,15 +86,26 @@ async fn removing_a_circuit_closes_what_it_carried_and_nothing_else() {
     let app = TestApp::serving(&[&websockets, &requests, &connections, &bystander]).await;
 
     let mut socket = ws::open(app.wildcard(), &websockets.host(), "/ws").await;
-    let mut by_path =
-        ws::open(app.path(), "localhost", &format!("{}/ws", websockets.prefix())).await;
+    let mut by_path = ws::open(
+        app.path(),
+        "localhost",
+        &format!("{}/ws", websockets.prefix()),
+    )
+    .await;
     let mut survivor = ws::open(app.wildcard(), &bystander.host(), "/ws").await;
     let mut connection = TcpStream::connect(app.slot(1)).await.unwrap();
     connection.write_all(b"hello").await.unwrap();
     let mut hello = [0; 5];
-    within("an echo", connection.read_exact(&mut hello)).await.unwrap();
+    within("an echo", connection.read_exact(&mut hello))
+        .await
+        .unwrap();
     let mut pending = Raw::connect(app.wildcard()).await;
-    pending.send(format!("GET / HTTP/1.1\r\nhost: {}\r\n\r\n", requests.host())).await;
+    pending
+        .send(format!(
+            "GET / HTTP/1.1\r\nhost: {}\r\n\r\n",
+            requests.host()
+        ))
+        .await;
     held.has_requests(1).await;
 
     app.remove(&websockets).await;
@@ -106,19 +131,29 @@ async fn removing_a_circuit_closes_what_it_carried_and_nothing_else() {
 async fn a_download_of_a_removed_circuit_is_seen_as_broken() {
     let endless = Origin::http(|mut conn| async move {
         conn.request().await;
-        conn.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nbegin\r\n").await;
+        conn.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nbegin\r\n")
+            .await;
         conn.left().await;
     })
     .await;
     let circuit = circuit(1).kernel(endless.address);
     let app = TestApp::serving(&[&circuit]).await;
     let mut client = Raw::connect(app.wildcard()).await;
-    client.send(format!("GET / HTTP/1.1\r\nhost: {}\r\n\r\n", circuit.host())).await;
+    client
+        .send(format!(
+            "GET / HTTP/1.1\r\nhost: {}\r\n\r\n",
+            circuit.host()
+        ))
+        .await;
     assert_eq!(client.head().await.unwrap().status, 200);
     client.bytes(b"5\r\nbegin\r\n".len()).await;
     app.remove(&circuit).await;
     let (rest, _) = client.rest().await;
-    assert!(!rest.ends_with(b"0\r\n\r\n"), "{:?}", String::from_utf8_lossy(&rest));
+    assert!(
+        !rest.ends_with(b"0\r\n\r\n"),
+        "{:?}",
+        String::from_utf8_lossy(&rest)
+    );
     endless.has_no_connection().await;
 }
 
@@ -137,16 +172,35 @@ async fn after_its_removal_every_way_to_a_circuit_says_that_it_is_not_registered
 
     let by_subdomain = kept.get(&named.host(), "/").await;
     assert_eq!(by_subdomain.status, 400);
-    assert!(by_subdomain.text().contains("E20009: Subdomain not registered"));
-    assert_eq!(by_subdomain.header("content-type"), "application/problem+json");
+    assert!(
+        by_subdomain
+            .text()
+            .contains("E20009: Subdomain not registered")
+    );
+    assert_eq!(
+        by_subdomain.header("content-type"),
+        "application/problem+json"
+    );
     let by_port = app.get(&placed, "/").await;
     assert_eq!(by_port.status, 400);
-    assert!(by_port.text().contains("Unregistered slot 1"), "{}", by_port.text());
+    assert!(
+        by_port.text().contains("Unregistered slot 1"),
+        "{}",
+        by_port.text()
+    );
     let after_tcp = app.get(&tcp, "/").await;
-    assert!(after_tcp.text().contains("Unregistered slot 2"), "{}", after_tcp.text());
+    assert!(
+        after_tcp.text().contains("Unregistered slot 2"),
+        "{}",
+        after_tcp.text()
+    );
     let by_path = crate::support::client::get(app.path(), "localhost", &named.prefix()).await;
     assert_eq!(by_path.status, 404);
-    assert_eq!(origin.requests().len(), 1, "nothing more reached the kernel");
+    assert_eq!(
+        origin.requests().len(),
+        1,
+        "nothing more reached the kernel"
+    );
 }
 
 #[tokio::test]

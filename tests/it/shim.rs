@@ -11,7 +11,9 @@ use crate::support::ws;
 /// The field of an echoed request; empty when it did not come.
 fn field<'v>(echoed: &'v Value, name: &str) -> &'v str {
     let mut fields = echoed["headers"].as_array().unwrap().iter();
-    fields.find(|f| f[0] == name).map_or("", |f| f[1].as_str().unwrap())
+    fields
+        .find(|f| f[0] == name)
+        .map_or("", |f| f[1].as_str().unwrap())
 }
 
 #[tokio::test]
@@ -36,13 +38,21 @@ async fn a_circuit_is_reached_by_subdomain_port_and_path() {
     assert_eq!(by_port["target"], "/a");
     assert_eq!(field(&by_port, "host"), "whatever.example");
 
-    for (path, expected) in
-        [("/a/b?c=/d", "/a/b?c=/d"), ("/", "/"), ("", "/"), ("?x=1", "/?x=1"), ("/a%2Fb", "/a%2Fb")]
-    {
+    for (path, expected) in [
+        ("/a/b?c=/d", "/a/b?c=/d"),
+        ("/", "/"),
+        ("", "/"),
+        ("?x=1", "/?x=1"),
+        ("/a%2Fb", "/a%2Fb"),
+    ] {
         let target = format!("{}{path}", named.prefix());
         let by_path = get(app.path(), "any.example", &target).await.json();
         assert_eq!(by_path["target"], expected, "{target}");
-        assert_eq!(field(&by_path, "x-forwarded-prefix"), named.prefix(), "{target}");
+        assert_eq!(
+            field(&by_path, "x-forwarded-prefix"),
+            named.prefix(),
+            "{target}"
+        );
     }
     let longer = get(app.path(), "any", &format!("{}2/", named.prefix())).await;
     assert_eq!(longer.status, 404, "app is not app2");
@@ -85,10 +95,17 @@ async fn an_answer_comes_when_traffic_already_follows_the_push() {
         let here = circuit(i).kernel(origins[i as usize % 2].address);
         let answer = shim.accepted("POST", "/v1/circuits", &here.value).await;
         assert_eq!(answer["changed"], true);
-        assert_eq!(app.get(&here, "/").await.text(), ["even", "odd"][i as usize % 2]);
+        assert_eq!(
+            app.get(&here, "/").await.text(),
+            ["even", "odd"][i as usize % 2]
+        );
         let moved = here.clone().kernel(origins[(i as usize + 1) % 2].address);
-        shim.accepted("PUT", "/v1/circuits", &json!([moved.value])).await;
-        assert_eq!(app.get(&here, "/").await.text(), ["odd", "even"][i as usize % 2]);
+        shim.accepted("PUT", "/v1/circuits", &json!([moved.value]))
+            .await;
+        assert_eq!(
+            app.get(&here, "/").await.text(),
+            ["odd", "even"][i as usize % 2]
+        );
     }
 }
 
@@ -98,15 +115,18 @@ async fn what_was_pushed_is_listed() {
     let (first, second) = (circuit(1).kernel(origin.address), circuit(2).at_slot(1));
     let app = TestApp::worker().await;
     let mut shim = app.shim().await;
-    let created = shim.call("POST", "/v1/circuits", &json!([first.value, second.value])).await;
+    let created = shim
+        .call("POST", "/v1/circuits", &json!([first.value, second.value]))
+        .await;
     assert_eq!(created.status, 201);
     let again = shim.call("POST", "/v1/circuits", &first.value).await;
     assert_eq!(again.status, 200);
     let all = shim.accepted("GET", "/v1/circuits", &Value::Null).await;
     assert_eq!(all["circuits"].as_array().unwrap().len(), 2);
     assert_eq!(all["generation"], app.generation());
-    let one =
-        shim.accepted("GET", &format!("/v1/circuits/{}", first.id), &Value::Null).await;
+    let one = shim
+        .accepted("GET", &format!("/v1/circuits/{}", first.id), &Value::Null)
+        .await;
     assert_eq!(one["subdomain"], "c1");
     shim.accepted("PUT", "/v1/circuits", &json!([])).await;
     let none = shim.accepted("GET", "/v1/circuits", &Value::Null).await;
@@ -136,7 +156,8 @@ async fn a_change_of_a_circuits_description_keeps_its_websocket() {
     let circuit = circuit(1).kernel(echo.address);
     let app = TestApp::serving(&[&circuit]).await;
     let mut socket = ws::open(app.wildcard(), &circuit.host(), "/ws").await;
-    app.announce(&[&circuit.clone().with("app", json!("renamed"))]).await;
+    app.announce(&[&circuit.clone().with("app", json!("renamed"))])
+        .await;
     ws::echoed(&mut socket, "after").await.unwrap();
 }
 
@@ -176,32 +197,96 @@ async fn a_refused_push_changes_nothing_and_names_field_and_reason() {
     let live_routes = format!("/v1/circuits/{}/routes", live.id);
     let port = json!([{"kernel_host": "127.0.0.1", "kernel_port": 0}]);
     for (status, method, path, body, named) in [
-        (400, "POST", "/v1/circuits", bad("subdomain", json!("a.b")), "circuits[1].subdomain"),
-        (400, "PUT", "/v1/circuits", bad("open_to_public", json!(false)), "open_to_public"),
-        (400, "POST", "/v1/circuits", circuit(3).at_slot(77).value, "port"),
-        (400, "POST", "/v1/circuits", circuit(3).protocol("tcp").value, "frontend_mode"),
-        (400, "POST", "/v1/circuits", bad("allowed_client_ips", json!("10.0.0.0/8")), "allowed_"),
-        (400, "POST", "/v1/circuits", bad("id", json!("no uuid")), "UUID"),
+        (
+            400,
+            "POST",
+            "/v1/circuits",
+            bad("subdomain", json!("a.b")),
+            "circuits[1].subdomain",
+        ),
+        (
+            400,
+            "PUT",
+            "/v1/circuits",
+            bad("open_to_public", json!(false)),
+            "open_to_public",
+        ),
+        (
+            400,
+            "POST",
+            "/v1/circuits",
+            circuit(3).at_slot(77).value,
+            "port",
+        ),
+        (
+            400,
+            "POST",
+            "/v1/circuits",
+            circuit(3).protocol("tcp").value,
+            "frontend_mode",
+        ),
+        (
+            400,
+            "POST",
+            "/v1/circuits",
+            bad("allowed_client_ips", json!("10.0.0.0/8")),
+            "allowed_",
+        ),
+        (
+            400,
+            "POST",
+            "/v1/circuits",
+            bad("id", json!("no uuid")),
+            "UUID",
+        ),
         (400, "POST", "/v1/circuits", json!("text"), ""),
         (400, "PUT", &live_routes, port, "route_info[0].kernel_port"),
-        (409, "POST", "/v1/circuits", json!([good.value, good.value]), "circuits[1].id"),
-        (409, "PUT", "/v1/circuits", bad("subdomain", json!("c2")), "circuits[1].subdomain"),
+        (
+            409,
+            "POST",
+            "/v1/circuits",
+            json!([good.value, good.value]),
+            "circuits[1].id",
+        ),
+        (
+            409,
+            "PUT",
+            "/v1/circuits",
+            bad("subdomain", json!("c2")),
+            "circuits[1].subdomain",
+        ),
         (404, "DELETE", &unknown, Value::Null, ""),
         (404, "PUT", &unknown_routes, json!([]), ""),
         (404, "GET", &unknown, Value::Null, ""),
     ] {
         let reply = shim.call(method, path, &body).await;
-        assert_eq!(reply.status, status, "{method} {path} {body}: {}", reply.text());
-        assert_eq!(reply.header("content-type"), "application/problem+json", "{body}");
+        assert_eq!(
+            reply.status,
+            status,
+            "{method} {path} {body}: {}",
+            reply.text()
+        );
+        assert_eq!(
+            reply.header("content-type"),
+            "application/problem+json",
+            "{body}"
+        );
         let problem = reply.json();
         assert_eq!(problem["status"], status);
-        assert!(problem["detail"].as_str().unwrap().contains(named), "{problem}");
+        assert!(
+            problem["detail"].as_str().unwrap().contains(named),
+            "{problem}"
+        );
     }
     let after = shim.accepted("GET", "/v1/circuits", &Value::Null).await;
     assert_eq!(after, before);
     assert_eq!(app.generation(), before["generation"]);
     assert_eq!(app.get(&live, "/").await.text(), "here");
-    assert_eq!(app.get(&good, "/").await.status, 400, "nothing of a refused push is served");
+    assert_eq!(
+        app.get(&good, "/").await.status,
+        400,
+        "nothing of a refused push is served"
+    );
 }
 
 #[tokio::test]
@@ -212,7 +297,11 @@ async fn a_second_circuit_on_a_slot_replaces_the_first() {
     let app = TestApp::serving(&[&first]).await;
     app.announce(&[&second]).await;
     assert_eq!(app.get(&second, "/").await.text(), "new");
-    let all = app.shim().await.accepted("GET", "/v1/circuits", &Value::Null).await;
+    let all = app
+        .shim()
+        .await
+        .accepted("GET", "/v1/circuits", &Value::Null)
+        .await;
     assert_eq!(all["circuits"].as_array().unwrap().len(), 1);
 }
 

@@ -32,7 +32,8 @@ async fn streaming_origin(end: Arc<AtomicBool>) -> Origin {
             if conn.request().await.is_none() {
                 return;
             }
-            conn.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+            conn.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+                .await;
             let chunk = format!("{:x}\r\n{PIECE}\r\n", PIECE.len());
             while !end.load(SeqCst) {
                 if !conn.send(&chunk).await {
@@ -54,7 +55,11 @@ async fn open_sockets(app: &TestApp, named: &Circuit, placed: &Circuit) -> Vec<w
     let ways = [
         (app.wildcard(), named.host(), "/ws".to_owned()),
         (app.frontend(placed), placed.host(), "/ws".to_owned()),
-        (app.path(), "localhost".to_owned(), format!("{}/ws", named.prefix())),
+        (
+            app.path(),
+            "localhost".to_owned(),
+            format!("{}/ws", named.prefix()),
+        ),
     ];
     let mut sockets = Vec::with_capacity(SOCKETS);
     for (at, host, path) in ways.into_iter().cycle().take(SOCKETS) {
@@ -71,7 +76,9 @@ async fn open_sockets(app: &TestApp, named: &Circuit, placed: &Circuit) -> Vec<w
 async fn all_echo(sockets: &mut [ws::Socket], round: &str) {
     for (i, socket) in sockets.iter_mut().enumerate() {
         let text = format!("{round} {i}");
-        ws::echoed(socket, &text).await.unwrap_or_else(|e| panic!("socket {i}, {round}: {e}"));
+        ws::echoed(socket, &text)
+            .await
+            .unwrap_or_else(|e| panic!("socket {i}, {round}: {e}"));
     }
 }
 
@@ -98,12 +105,20 @@ async fn download(mut client: Http1, host: String, running: Arc<AtomicUsize>) ->
 fn other_change(step: u32, elsewhere: &Origin) -> (&'static str, String, Value) {
     let (cycle, phase) = (step / 4, step % 4);
     let other = circuit(1000 + cycle % 7).kernel(elsewhere.address);
-    let other = if cycle.is_multiple_of(2) { other } else { other.at_slot(3) };
+    let other = if cycle.is_multiple_of(2) {
+        other
+    } else {
+        other.at_slot(3)
+    };
     let mut moved = other.clone().kernel("127.0.0.1:9".parse().unwrap()).value;
     let id = other.id;
     match phase {
         0 => ("POST", "/v1/circuits".to_owned(), json!([other.value])),
-        1 => ("PUT", format!("/v1/circuits/{id}/routes"), moved["route_info"].take()),
+        1 => (
+            "PUT",
+            format!("/v1/circuits/{id}/routes"),
+            moved["route_info"].take(),
+        ),
         2 => {
             let mut renamed = other.value;
             renamed["app"] = json!("renamed");
@@ -117,7 +132,10 @@ fn other_change(step: u32, elsewhere: &Origin) -> (&'static str, String, Value) 
 async fn sockets_and_downloads_survive_a_thousand_changes_of_others() {
     allow_open_files(FILES);
     let end = Arc::new(AtomicBool::new(false));
-    let (echo, stream) = (ws::echo_origin().await, streaming_origin(Arc::clone(&end)).await);
+    let (echo, stream) = (
+        ws::echo_origin().await,
+        streaming_origin(Arc::clone(&end)).await,
+    );
     let elsewhere = Origin::fixed("elsewhere").await;
     let named = circuit(1).kernel(echo.address);
     let placed = circuit(2).kernel(echo.address).at_slot(1);
@@ -142,7 +160,10 @@ async fn sockets_and_downloads_survive_a_thousand_changes_of_others() {
         let answer = shim.accepted(method, &path, &body).await;
         assert_eq!(answer["changed"], true, "push {step}: {method} {path}");
     }
-    assert!(app.generation() >= before + u64::from(PUSHES), "every change is a generation");
+    assert!(
+        app.generation() >= before + u64::from(PUSHES),
+        "every change is a generation"
+    );
     all_echo(&mut sockets, "changed").await;
 
     let before = app.generation();
@@ -162,5 +183,8 @@ async fn sockets_and_downloads_survive_a_thousand_changes_of_others() {
     end.store(true, SeqCst);
     let lengths = downloading.join_all().await;
     assert_eq!(lengths.len(), DOWNLOADS);
-    assert!(lengths.iter().all(|l| l % PIECE.len() == 0), "whole pieces only: {lengths:?}");
+    assert!(
+        lengths.iter().all(|l| l % PIECE.len() == 0),
+        "whole pieces only: {lengths:?}"
+    );
 }

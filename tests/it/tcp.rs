@@ -38,7 +38,10 @@ async fn many_connections_do_not_mix() {
             client.send(format!("{round:03}{i:05}")).await;
         }
         for (i, client) in clients.iter_mut().enumerate() {
-            assert_eq!(client.bytes(8).await, format!("{round:03}{i:05}").as_bytes());
+            assert_eq!(
+                client.bytes(8).await,
+                format!("{round:03}{i:05}").as_bytes()
+            );
         }
     }
     drop(clients);
@@ -52,7 +55,9 @@ async fn a_clients_half_close_lets_the_answer_come() {
         // Returns at the end of the client's side, and only then is there an answer.
         stream.read_to_string(&mut question).await.unwrap();
         let answer = format!("you said: {question}");
-        tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes()).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes())
+            .await
+            .unwrap();
     })
     .await;
     let app = serving(&origin).await;
@@ -70,8 +75,12 @@ async fn an_origins_half_close_lets_the_client_go_on() {
     let origin = Origin::tcp(move |mut stream| {
         let said = said.clone();
         async move {
-            tokio::io::AsyncWriteExt::write_all(&mut stream, b"greeting").await.unwrap();
-            tokio::io::AsyncWriteExt::shutdown(&mut stream).await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut stream, b"greeting")
+                .await
+                .unwrap();
+            tokio::io::AsyncWriteExt::shutdown(&mut stream)
+                .await
+                .unwrap();
             let mut text = String::new();
             stream.read_to_string(&mut text).await.unwrap();
             said.send(text).await.unwrap();
@@ -134,7 +143,8 @@ async fn a_route_update_leaves_open_connections_of_a_kernel_that_stays() {
     let mut raw = Raw::connect(app.slot(1)).await;
     raw.send("a").await;
     raw.bytes(1).await;
-    app.set_routes(&circuit, &[origin.address, other.address]).await;
+    app.set_routes(&circuit, &[origin.address, other.address])
+        .await;
     raw.send("b").await;
     assert_eq!(raw.bytes(1).await, b"b");
 }

@@ -20,7 +20,9 @@ use crate::support::{within, ws};
 /// Answers an upgrade with fields of its own choice, then echoes bytes.
 async fn upgrading(fields: &'static str) -> Origin {
     Origin::http(move |mut conn| async move {
-        let Some(head) = conn.request().await else { return };
+        let Some(head) = conn.request().await else {
+            return;
+        };
         let accept = derive_accept_key(head.header("sec-websocket-key").as_bytes());
         let answer = format!(
             "HTTP/1.1 101 Switching Protocols\r\nupgrade: {}\r\nconnection: upgrade\r\n\
@@ -60,18 +62,31 @@ async fn the_origins_own_answer_to_an_upgrade_is_relayed() {
     .await;
     let answer = raw.head().await.unwrap();
     assert_eq!(answer.status, 101);
-    assert_eq!(answer.header("sec-websocket-accept"), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    assert_eq!(
+        answer.header("sec-websocket-accept"),
+        "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    );
     assert_eq!(answer.header("sec-websocket-protocol"), "v2.kernel");
     let extensions = answer.header("sec-websocket-extensions");
     assert_eq!(extensions, "permessage-deflate; client_max_window_bits=12");
     assert_eq!(answer.header("x-origin"), "yes");
-    assert_eq!(answer.headers.iter().filter(|(n, _)| n == "set-cookie").count(), 2);
+    assert_eq!(
+        answer
+            .headers
+            .iter()
+            .filter(|(n, _)| n == "set-cookie")
+            .count(),
+        2
+    );
     assert_eq!(answer.header("upgrade"), "websocket");
     assert_eq!(answer.header("connection").to_ascii_lowercase(), "upgrade");
     assert_eq!(answer.header("content-length"), "");
 
     let seen = &origin.requests()[0];
-    assert_eq!(seen.header("sec-websocket-protocol"), "v1.kernel, v2.kernel");
+    assert_eq!(
+        seen.header("sec-websocket-protocol"),
+        "v1.kernel, v2.kernel"
+    );
     assert_eq!(seen.header("connection").to_ascii_lowercase(), "upgrade");
     assert_eq!(seen.header("upgrade"), "websocket");
 }
@@ -86,7 +101,10 @@ async fn text_binary_and_large_messages_pass_both_ways() {
         let data: Bytes = (0..size).map(|i: u32| i.to_le_bytes()[0]).collect();
         socket.send(Message::binary(data.clone())).await.unwrap();
         let back = within("an echo", socket.next()).await.unwrap().unwrap();
-        assert!(back == Message::binary(data), "{size} bytes came back changed");
+        assert!(
+            back == Message::binary(data),
+            "{size} bytes came back changed"
+        );
     }
 }
 
@@ -95,13 +113,23 @@ async fn pings_pongs_and_close_codes_pass() {
     let origin = ws::echo_origin().await;
     let (app, host) = serving(&origin).await;
     let mut socket = ws::open(app.wildcard(), &host, "/ws").await;
-    socket.send(Message::Ping("are you there".into())).await.unwrap();
+    socket
+        .send(Message::Ping("are you there".into()))
+        .await
+        .unwrap();
     let pong = within("a pong", socket.next()).await.unwrap().unwrap();
     assert_eq!(pong, Message::Pong("are you there".into()));
-    let frame = CloseFrame { code: CloseCode::Library(4321), reason: "enough".into() };
+    let frame = CloseFrame {
+        code: CloseCode::Library(4321),
+        reason: "enough".into(),
+    };
     socket.close(Some(frame.clone())).await.unwrap();
     let close = within("a close", socket.next()).await.unwrap().unwrap();
-    assert_eq!(close, Message::Close(Some(frame)), "the origin's answer, not one of ours");
+    assert_eq!(
+        close,
+        Message::Close(Some(frame)),
+        "the origin's answer, not one of ours"
+    );
     ws::until_closed(&mut socket).await;
     origin.has_no_connection().await;
 }
@@ -117,8 +145,12 @@ async fn a_declined_upgrade_is_an_ordinary_answer() {
     .await;
     let (app, host) = serving(&origin).await;
     let stream = TcpStream::connect(app.wildcard()).await.unwrap();
-    let error = client_async(ws::handshake(&host, "/ws"), stream).await.unwrap_err();
-    let Error::Http(response) = error else { panic!("{error}") };
+    let error = client_async(ws::handshake(&host, "/ws"), stream)
+        .await
+        .unwrap_err();
+    let Error::Http(response) = error else {
+        panic!("{error}")
+    };
     assert_eq!(response.status(), 403);
     assert_eq!(response.headers()["x-why"], "no cookie");
     assert_eq!(response.body().as_deref(), Some(&b"not you"[..]));
@@ -134,7 +166,10 @@ async fn an_upgrade_of_any_protocol_is_a_tunnel() {
     ))
     .await;
     let answer = raw.head().await.unwrap();
-    assert_eq!((answer.status, answer.header("upgrade")), (101, "my-protocol/7"));
+    assert_eq!(
+        (answer.status, answer.header("upgrade")),
+        (101, "my-protocol/7")
+    );
     raw.send(b"\x00\xffGET / HTTP/1.1\r\n\r\n").await;
     assert_eq!(raw.bytes(20).await, b"\x00\xffGET / HTTP/1.1\r\n\r\n");
     // Half-close passes too: the origin ends only after it has seen ours.
@@ -206,7 +241,8 @@ async fn a_101_that_nobody_asked_for_is_a_502() {
     .await;
     let (app, host) = serving(&origin).await;
     let mut raw = Raw::connect(app.wildcard()).await;
-    raw.send(format!("GET /x HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+    raw.send(format!("GET /x HTTP/1.1\r\nhost: {host}\r\n\r\n"))
+        .await;
     assert_eq!(raw.answer().await.status, 502);
 }
 
@@ -215,10 +251,16 @@ async fn an_upgrade_without_its_connection_option_is_a_plain_request() {
     let origin = Origin::echo().await;
     let (app, host) = serving(&origin).await;
     let mut raw = Raw::connect(app.wildcard()).await;
-    raw.send(format!("GET /x HTTP/1.1\r\nhost: {host}\r\nupgrade: websocket\r\n\r\n")).await;
+    raw.send(format!(
+        "GET /x HTTP/1.1\r\nhost: {host}\r\nupgrade: websocket\r\n\r\n"
+    ))
+    .await;
     assert_eq!(raw.answer().await.status, 200);
     let seen = &origin.requests()[0];
-    assert_eq!((seen.header("upgrade"), seen.header("connection")), ("", ""));
+    assert_eq!(
+        (seen.header("upgrade"), seen.header("connection")),
+        ("", "")
+    );
 }
 
 #[tokio::test]
@@ -252,7 +294,9 @@ async fn the_handshake_carries_credentials_and_origin_as_sent() {
         ("cookie", "_xsrf=1; token=2"),
         ("authorization", "token abc"),
     ] {
-        handshake.headers_mut().insert(name, HeaderValue::from_static(value));
+        handshake
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
     }
     let stream = TcpStream::connect(app.wildcard()).await.unwrap();
     let opened = client_async_with_config(handshake, stream, Some(ws::config())).await;
@@ -265,5 +309,7 @@ async fn the_handshake_carries_credentials_and_origin_as_sent() {
     assert_eq!(seen.header("x-forwarded-for"), "127.0.0.1");
     let mut one = [0; 1];
     socket.get_mut().write_all(b"x").await.unwrap();
-    within("a byte", socket.get_mut().read_exact(&mut one)).await.unwrap();
+    within("a byte", socket.get_mut().read_exact(&mut one))
+        .await
+        .unwrap();
 }

@@ -45,7 +45,11 @@ pub fn worker() -> WorkerConfig {
 
 /// Two data threads, so that tests see what differs between one and several.
 fn options() -> Options {
-    Options { concurrency: 2, drain_time: Duration::from_millis(500), ..Options::default() }
+    Options {
+        concurrency: 2,
+        drain_time: Duration::from_millis(500),
+        ..Options::default()
+    }
 }
 
 impl TestApp {
@@ -55,7 +59,9 @@ impl TestApp {
 
     pub async fn with(config: WorkerConfig) -> Self {
         let config = Config::Worker(Box::new(config));
-        let running = app::start(config, options()).await.expect("the worker starts");
+        let running = app::start(config, options())
+            .await
+            .expect("the worker starts");
         Self { running }
     }
 
@@ -67,7 +73,9 @@ impl TestApp {
     }
 
     pub fn management(&self) -> SocketAddr {
-        self.running.management.expect("a management port is configured")
+        self.running
+            .management
+            .expect("a management port is configured")
     }
 
     pub fn listener(&self, name: &str) -> SocketAddr {
@@ -111,13 +119,18 @@ impl TestApp {
 
     /// A connection for many pushes.
     pub async fn shim(&self) -> Shim {
-        Shim { http: Http1::connect(self.management()).await }
+        Shim {
+            http: Http1::connect(self.management()).await,
+        }
     }
 
     pub async fn announce(&self, circuits: &[&Circuit]) -> Value {
         let circuits: Vec<&Value> = circuits.iter().map(|c| &c.value).collect();
         let body = serde_json::to_value(circuits).unwrap();
-        self.shim().await.accepted("POST", "/v1/circuits", &body).await
+        self.shim()
+            .await
+            .accepted("POST", "/v1/circuits", &body)
+            .await
     }
 
     pub async fn set_routes(&self, circuit: &Circuit, origins: &[SocketAddr]) -> Value {
@@ -128,7 +141,10 @@ impl TestApp {
 
     pub async fn remove(&self, circuit: &Circuit) -> Value {
         let path = format!("/v1/circuits/{}", circuit.id);
-        self.shim().await.accepted("DELETE", &path, &Value::Null).await
+        self.shim()
+            .await
+            .accepted("DELETE", &path, &Value::Null)
+            .await
     }
 
     pub async fn shutdown(self) {
@@ -143,7 +159,8 @@ pub struct Shim {
 
 impl Shim {
     pub async fn call(&mut self, method: &str, path: &str, body: &Value) -> Reply {
-        self.call_as(Some(SECRET), method, path, &text_of(body)).await
+        self.call_as(Some(SECRET), method, path, &text_of(body))
+            .await
     }
 
     pub async fn call_as(
@@ -157,13 +174,20 @@ impl Shim {
         if let Some(token) = token {
             builder = builder.header("x-backendai-token", token);
         }
-        self.http.send(builder.body(body.to_owned().into()).unwrap()).await
+        self.http
+            .send(builder.body(body.to_owned().into()).unwrap())
+            .await
     }
 
     /// A push that has to be taken; its answer.
     pub async fn accepted(&mut self, method: &str, path: &str, body: &Value) -> Value {
         let reply = self.call(method, path, body).await;
-        assert!(reply.status.is_success(), "{method} {path}: {} {}", reply.status, reply.text());
+        assert!(
+            reply.status.is_success(),
+            "{method} {path}: {} {}",
+            reply.status,
+            reply.text()
+        );
         reply.json()
     }
 }

@@ -53,7 +53,11 @@ impl Circuit {
 
     pub fn protocol(mut self, protocol: &str) -> Self {
         self.value["protocol"] = json!(protocol);
-        for route in self.value["route_info"].as_array_mut().into_iter().flatten() {
+        for route in self.value["route_info"]
+            .as_array_mut()
+            .into_iter()
+            .flatten()
+        {
             route["protocol"] = json!(protocol);
         }
         self
@@ -65,7 +69,9 @@ impl Circuit {
     }
 
     pub fn slot(&self) -> Option<u16> {
-        self.value["port"].as_u64().and_then(|port| u16::try_from(port).ok())
+        self.value["port"]
+            .as_u64()
+            .and_then(|port| u16::try_from(port).ok())
     }
 
     /// What users write into `Host`.
@@ -78,6 +84,10 @@ impl Circuit {
 
     /// Where the path frontend has it, without a slash at the end.
     pub fn prefix(&self) -> String {
-        format!("/{}/{}", self.session, self.value["app"].as_str().unwrap_or_default())
+        format!(
+            "/{}/{}",
+            self.session,
+            self.value["app"].as_str().unwrap_or_default()
+        )
     }
 }

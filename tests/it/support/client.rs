@@ -60,7 +60,10 @@ impl Reply {
 }
 
 pub fn request(method: &str, host: &str, path: &str) -> http::request::Builder {
-    Request::builder().method(method).uri(path).header("host", host)
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", host)
 }
 
 pub fn empty() -> Body {
@@ -97,7 +100,10 @@ impl Http1 {
     }
 
     /// Sends, and waits for the head of the answer only.
-    pub async fn start(&mut self, request: Request<Body>) -> Result<Response<Incoming>, hyper::Error> {
+    pub async fn start(
+        &mut self,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, hyper::Error> {
         within("a head", async {
             self.sender.ready().await?;
             self.sender.send_request(request).await
@@ -118,7 +124,8 @@ impl Http1 {
     }
 
     pub async fn get(&mut self, host: &str, path: &str) -> Reply {
-        self.send_body(request("GET", host, path).body(empty()).unwrap()).await
+        self.send_body(request("GET", host, path).body(empty()).unwrap())
+            .await
     }
 
     /// Whether the other side has closed the connection.
@@ -141,8 +148,9 @@ impl Http2 {
     }
 
     pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
-        let (sender, connection) =
-            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
         tokio::spawn(connection);
         Self { sender }
     }
@@ -167,6 +175,7 @@ impl Http2 {
     /// `authority` becomes the pseudo header.
     pub async fn get(&self, authority: &str, path: &str) -> Reply {
         let uri = format!("http://{authority}{path}");
-        self.send(Request::builder().uri(uri).body(empty()).unwrap()).await
+        self.send(Request::builder().uri(uri).body(empty()).unwrap())
+            .await
     }
 }

@@ -19,15 +19,15 @@ pub const A_MOMENT: Duration = Duration::from_millis(150);
 
 /// Waits until `condition` holds.
 #[track_caller]
-pub fn eventually(
-    what: &str,
-    mut condition: impl FnMut() -> bool,
-) -> impl Future<Output = ()> {
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {
     let caller = std::panic::Location::caller();
     async move {
         let start = Instant::now();
         while !condition() {
-            assert!(start.elapsed() < DEADLINE, "{caller}: never happened: {what}");
+            assert!(
+                start.elapsed() < DEADLINE,
+                "{caller}: never happened: {what}"
+            );
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }

@@ -50,7 +50,10 @@ pub struct Head {
 impl Head {
     /// The value of a field; empty when it is not there.
     pub fn header(&self, name: &str) -> &str {
-        self.headers.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v)
+        self.headers
+            .iter()
+            .find(|(n, _)| n == name)
+            .map_or("", |(_, v)| v)
     }
 
     pub fn count(&self, name: &str) -> usize {
@@ -90,7 +93,14 @@ impl Origin {
         F: Fn(Conn) -> Served + Send + 'static,
         Served: Future<Output = ()> + Send + 'static,
     {
-        Self::start(move |stream, seen| serve(Conn { stream, seen, buffer: Vec::new() })).await
+        Self::start(move |stream, seen| {
+            serve(Conn {
+                stream,
+                seen,
+                buffer: Vec::new(),
+            })
+        })
+        .await
     }
 
     async fn start<F, Served>(serve: F) -> Self
@@ -119,7 +129,11 @@ impl Origin {
                 while connections.try_join_next().is_some() {}
             }
         });
-        Self { address, seen, _accepting: accepting }
+        Self {
+            address,
+            seen,
+            _accepting: accepting,
+        }
     }
 
     /// Answers every request with `text`.
@@ -137,12 +151,19 @@ impl Origin {
     pub async fn echo() -> Self {
         Self::http(|mut conn| async move {
             while let Some(head) = conn.request().await {
-                let Some(content) = conn.content(&head).await else { return };
+                let Some(content) = conn.content(&head).await else {
+                    return;
+                };
                 let answer = json!({
                     "method": head.method, "target": head.target, "headers": head.headers,
                     "body": String::from_utf8_lossy(&content.data), "trailers": content.trailers,
                 });
-                conn.reply(200, &[("content-type", "application/json")], &answer.to_string()).await;
+                conn.reply(
+                    200,
+                    &[("content-type", "application/json")],
+                    &answer.to_string(),
+                )
+                .await;
             }
         })
         .await
@@ -194,9 +215,16 @@ impl Origin {
         self.seen.requests.lock().unwrap().clone()
     }
 
+    /// Forgets the requests so far.
+    pub fn forget(&self) {
+        self.seen.requests.lock().unwrap().clear();
+    }
+
     #[track_caller]
     pub fn has_requests(&self, count: usize) -> impl Future<Output = ()> + '_ {
-        eventually("requests at the origin", move || self.seen.requests.lock().unwrap().len() >= count)
+        eventually("requests at the origin", move || {
+            self.seen.requests.lock().unwrap().len() >= count
+        })
     }
 
     #[track_caller]
@@ -247,7 +275,11 @@ impl Conn {
         let line = self.line().await?;
         let mut words = line.split(' ').map(str::to_owned);
         let (method, target) = (words.next()?, words.next()?);
-        let head = Head { method, target, headers: self.fields().await? };
+        let head = Head {
+            method,
+            target,
+            headers: self.fields().await?,
+        };
         self.seen.requests.lock().unwrap().push(head.clone());
         Some(head)
     }
@@ -279,7 +311,10 @@ impl Conn {
 
     /// Answers with a length. Errors are left to whoever reads next.
     pub async fn reply(&mut self, status: u16, headers: &[(&str, &str)], body: &str) {
-        let mut text = format!("HTTP/1.1 {status} Status\r\ncontent-length: {}\r\n", body.len());
+        let mut text = format!(
+            "HTTP/1.1 {status} Status\r\ncontent-length: {}\r\n",
+            body.len()
+        );
         for (name, value) in headers {
             text.push_str(&format!("{name}: {value}\r\n"));
         }

@@ -8,8 +8,14 @@ pub fn allow_open_files(count: u64) {
     if limit.current.is_none_or(|current| current >= count) {
         return;
     }
-    let wanted = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let wanted = rustix::process::Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
     setrlimit(Resource::Nofile, wanted).unwrap();
     let now = getrlimit(Resource::Nofile).current;
-    assert!(now.is_none_or(|now| now >= count), "{count} open files are needed, {now:?} allowed");
+    assert!(
+        now.is_none_or(|now| now >= count),
+        "{count} open files are needed, {now:?} allowed"
+    );
 }

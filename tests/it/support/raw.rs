@@ -25,7 +25,10 @@ pub struct Answer {
 impl Answer {
     /// The value of a field; empty when it is not there.
     pub fn header(&self, name: &str) -> &str {
-        self.headers.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v)
+        self.headers
+            .iter()
+            .find(|(n, _)| n == name)
+            .map_or("", |(_, v)| v)
     }
 
     pub fn text(&self) -> String {
@@ -55,7 +58,10 @@ impl Raw {
 
     pub fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
-        Self { stream, buffer: Vec::new() }
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -111,7 +117,11 @@ impl Raw {
         let caller = std::panic::Location::caller();
         async move {
             let (rest, end) = self.rest().await;
-            assert!(rest.is_empty(), "{caller}: {:?}", String::from_utf8_lossy(&rest));
+            assert!(
+                rest.is_empty(),
+                "{caller}: {:?}",
+                String::from_utf8_lossy(&rest)
+            );
             end
         }
     }
@@ -141,14 +151,23 @@ impl Raw {
     /// Status and fields, without the body.
     pub async fn head(&mut self) -> Result<Answer, End> {
         let line = self.line().await?;
-        let status = line.strip_prefix("HTTP/1.1 ").and_then(|l| l.get(..3)?.parse().ok());
+        let status = line
+            .strip_prefix("HTTP/1.1 ")
+            .and_then(|l| l.get(..3)?.parse().ok());
         let status = status.unwrap_or_else(|| panic!("no status line: {line:?}"));
-        Ok(Answer { status, headers: self.fields().await?, ..Answer::default() })
+        Ok(Answer {
+            status,
+            headers: self.fields().await?,
+            ..Answer::default()
+        })
     }
 
     /// A whole answer to anything but HEAD.
     pub async fn try_answer(&mut self) -> Result<Answer, Broken> {
-        let broken = |end| Broken { end, body: Vec::new() };
+        let broken = |end| Broken {
+            end,
+            body: Vec::new(),
+        };
         let mut answer = self.head().await.map_err(broken)?;
         if matches!(answer.status, 100..200 | 204 | 304) {
             return Ok(answer);
@@ -156,7 +175,10 @@ impl Raw {
         if answer.header("transfer-encoding") == "chunked" {
             if let Err(end) = self.chunks(&mut answer).await {
                 answer.body.append(&mut self.buffer);
-                return Err(Broken { end, body: answer.body });
+                return Err(Broken {
+                    end,
+                    body: answer.body,
+                });
             }
             return Ok(answer);
         }
@@ -167,14 +189,20 @@ impl Raw {
                 answer.body = body;
                 return match end {
                     End::Closed => Ok(answer),
-                    End::Reset => Err(Broken { end, body: answer.body }),
+                    End::Reset => Err(Broken {
+                        end,
+                        body: answer.body,
+                    }),
                 };
             }
             text => text.parse::<usize>().unwrap(),
         };
         while self.buffer.len() < length {
             if let Err(end) = self.fill().await {
-                return Err(Broken { end, body: std::mem::take(&mut self.buffer) });
+                return Err(Broken {
+                    end,
+                    body: std::mem::take(&mut self.buffer),
+                });
             }
         }
         answer.body = self.buffer.drain(..length).collect();

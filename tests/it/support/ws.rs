@@ -17,7 +17,9 @@ pub type Socket = WebSocketStream<TcpStream>;
 
 /// Small buffers: some tests hold a thousand sockets, both ends of each.
 pub fn config() -> WebSocketConfig {
-    WebSocketConfig::default().read_buffer_size(4096).max_message_size(Some(64 << 20))
+    WebSocketConfig::default()
+        .read_buffer_size(4096)
+        .max_message_size(Some(64 << 20))
 }
 
 /// A handshake to `at`, for `host` and `path`.
@@ -29,7 +31,10 @@ pub async fn open(at: SocketAddr, host: &str, path: &str) -> Socket {
     let stream = TcpStream::connect(at).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let handshake = client_async_with_config(handshake(host, path), stream, Some(config()));
-    within("a WebSocket handshake", handshake).await.expect("an upgrade").0
+    within("a WebSocket handshake", handshake)
+        .await
+        .expect("an upgrade")
+        .0
 }
 
 /// Sends `text` and awaits it back.
@@ -54,7 +59,9 @@ pub async fn until_closed(socket: &mut Socket) {
 /// Echoes messages; answers pings and closes as the protocol says.
 pub async fn echo_origin() -> Origin {
     Origin::tcp(|stream| async move {
-        let Ok(mut socket) = accept_async_with_config(stream, Some(config())).await else { return };
+        let Ok(mut socket) = accept_async_with_config(stream, Some(config())).await else {
+            return;
+        };
         while let Some(Ok(message)) = socket.next().await {
             if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
                 return;
