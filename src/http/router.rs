@@ -144,6 +144,11 @@ async fn attempt(job: Job<'_>, slot: &mut Option<Exchange>) -> Result<Response<B
             .unwrap_or_else(|| RequestBody::empty(Rc::clone(&progress)));
         let request = prepare(head, sent, &lease, forward, upgrade.as_ref());
         match watched(lease.send(request), &mut watch, exchange).await? {
+            Ok(response) if has_two_framings(response.headers()) => {
+                exchange.upstream_failed(StatusCode::BAD_GATEWAY);
+                let cause = "the response has both Content-Length and Transfer-Encoding";
+                return Err(protocol_error().because(cause));
+            }
             Ok(response) => break (lease, response),
             Err(error) if !last && is_stale(&error) => {
                 cluster.transport.stats.upstream_cx_destroy.inc();
@@ -266,6 +271,23 @@ fn is_stale(error: &SendError) -> bool {
             })
 }
 
+fn protocol_error() -> Failure {
+    Failure::local(
+        StatusCode::BAD_GATEWAY,
+        ResponseFlag::UpstreamProtocolError,
+        "upstream_reset_before_response_started{protocol_error}",
+    )
+    .saying(
+        "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
+    )
+}
+
+/// Which of the two counts is where response splitting begins (RFC 9112 section 6.3).
+fn has_two_framings(headers: &http::HeaderMap) -> bool {
+    headers.contains_key(http::header::TRANSFER_ENCODING)
+        && headers.contains_key(http::header::CONTENT_LENGTH)
+}
+
 fn send_failure(error: &SendError, lease: &Lease) -> Failure {
     let cause = format!(
         "{}: waiting for response head: {:?}",
@@ -273,16 +295,7 @@ fn send_failure(error: &SendError, lease: &Lease) -> Failure {
         error.error
     );
     if error.error.is_parse() || error.error.is_parse_too_large() {
-        return Failure::local(
-            StatusCode::BAD_GATEWAY,
-            ResponseFlag::UpstreamProtocolError,
-            "upstream_reset_before_response_started{protocol_error}",
-        )
-        .saying(
-            "upstream connect error or disconnect/reset before headers. \
-             reset reason: protocol error",
-        )
-        .because(cause);
+        return protocol_error().because(cause);
     }
     let (flag, reason) = if lease.is_http2() {
         (ResponseFlag::UpstreamRemoteReset, "remote reset")
@@ -422,12 +435,7 @@ fn respond(
     let connection = Rc::clone(&exchange.connection);
     if head.status.is_informational() {
         // 101 that nobody asked for: what follows is not HTTP.
-        let failure = Failure::local(
-            StatusCode::BAD_GATEWAY,
-            ResponseFlag::UpstreamProtocolError,
-            "upstream_unrequested_upgrade",
-        )
-        .saying("upstream connect error or disconnect/reset before headers. reset reason: protocol error");
+        let failure = protocol_error().because("a 101 that was not asked for");
         exchange.upstream_failed(failure.status);
         return reply::from_failure(&failure, manner, exchange);
     }
