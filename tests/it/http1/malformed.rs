@@ -90,18 +90,6 @@ async fn malformed_requests_are_refused_and_reach_nobody() {
             "\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n".to_owned(),
         ),
         (
-            "length and chunked",
-            format!(
-                "POST / HTTP/1.1\r\n{h}content-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
-            ),
-        ),
-        (
-            "chunked and length",
-            format!(
-                "POST / HTTP/1.1\r\n{h}transfer-encoding: chunked\r\ncontent-length: 4\r\n\r\n0\r\n\r\n"
-            ),
-        ),
-        (
             "unknown coding before chunked",
             format!("POST / HTTP/1.1\r\n{h}transfer-encoding: x, chunked\r\n\r\n0\r\n\r\n"),
         ),
@@ -202,6 +190,34 @@ async fn refused(app: &TestApp, host: &str, request: &str) -> Result<(), String>
             "a second answer: {:?}",
             String::from_utf8_lossy(&rest)
         )),
+    }
+}
+
+/// RFC 9112 section 6.3: the coding overrides the length, the length is not passed on, and the
+/// connection is closed after the answer.
+#[tokio::test]
+async fn chunked_overrides_a_length_which_ends_here_with_the_connection() {
+    let origin = Origin::echo().await;
+    let (app, host) = serving(&origin).await;
+    for fields in [
+        "content-length: 4\r\ntransfer-encoding: chunked",
+        "transfer-encoding: chunked\r\ncontent-length: 4",
+        "content-length: 4\r\ntransfer-encoding: chunked\r\ncontent-length: 4",
+    ] {
+        let mut raw = raw(&app).await;
+        raw.send(format!(
+            "POST /first HTTP/1.1\r\nhost: {host}\r\n{fields}\r\n\r\n0\r\n\r\n\
+             GET /smuggled HTTP/1.1\r\nhost: {host}\r\n\r\n"
+        ))
+        .await;
+        assert!(matches!(raw.answer().await.status, 200 | 400));
+        assert_eq!(raw.rest().await.0, b"", "{fields}");
+    }
+    for seen in origin.requests() {
+        assert_eq!(
+            (seen.target.as_str(), seen.header("content-length")),
+            ("/first", "")
+        );
     }
 }
 

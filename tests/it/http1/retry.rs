@@ -2,6 +2,7 @@
 
 use super::{client, serving, targets};
 use crate::support::client::{empty, full, request};
+use crate::support::eventually;
 use crate::support::origin::Origin;
 
 /// Answers the first request of a connection; at the second it hangs up, as an origin whose idle
@@ -80,8 +81,7 @@ async fn a_connection_that_the_origin_has_closed_meanwhile_is_not_used() {
     for _ in 0..10 {
         let post = request("POST", &host, "/").body(full("body")).unwrap();
         assert_eq!(client.send_body(post).await.status, 200);
-        // The proxy can know once its side has been told.
-        origin.has_no_connection().await;
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        eventually("the proxy knows", || app.upstream_connections() == 0).await;
     }
+    assert_eq!(origin.connections(), 10);
 }

@@ -101,6 +101,15 @@ impl TestApp {
         self.running.publisher.current().generation
     }
 
+    /// Connections to origins that are open, idle ones included.
+    pub fn upstream_connections(&self) -> i64 {
+        let clusters = self.running.stats.clusters();
+        clusters
+            .iter()
+            .map(|(_, stats)| stats.upstream_cx_active.value())
+            .sum()
+    }
+
     /// Where the users of a circuit connect to.
     pub fn frontend(&self, circuit: &Circuit) -> SocketAddr {
         match circuit.slot() {

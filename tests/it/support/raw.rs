@@ -151,9 +151,11 @@ impl Raw {
     /// Status and fields, without the body.
     pub async fn head(&mut self) -> Result<Answer, End> {
         let line = self.line().await?;
-        let status = line
+        // An answer to HTTP/1.0 says HTTP/1.0.
+        let rest = line
             .strip_prefix("HTTP/1.1 ")
-            .and_then(|l| l.get(..3)?.parse().ok());
+            .or(line.strip_prefix("HTTP/1.0 "));
+        let status = rest.and_then(|l| l.get(..3)?.parse().ok());
         let status = status.unwrap_or_else(|| panic!("no status line: {line:?}"));
         Ok(Answer {
             status,
