@@ -1,5 +1,7 @@
 //! The program's own log, on standard error.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
@@ -45,6 +47,10 @@ pub fn start(level: &str) -> Result<LogLevel, String> {
         .with(
             tracing_subscriber::fmt::layer()
                 .with_writer(std::io::stderr)
+                // Files and collectors want no colours; NO_COLOR is for people who want none.
+                .with_ansi(
+                    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+                )
                 .with_target(false),
         )
         .try_init()
