@@ -10,9 +10,16 @@
 
 mod support;
 
+mod admin;
+mod bootstrap;
+mod demo;
+mod drain;
+mod files;
 mod http1;
+mod http2;
 mod routes;
 mod shim;
 mod survival;
 mod tcp;
+mod tls;
 mod websocket;

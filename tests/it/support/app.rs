@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use causeway::app::{self, Config, Options, Running};
+use causeway::config::bootstrap::{BootstrapConfig, Overrides};
 use causeway::config::{Causeway, PortProxy, WildcardDomain, WorkerConfig};
 use causeway::util::Secret;
 use serde_json::Value;
@@ -63,6 +64,19 @@ impl TestApp {
             .await
             .expect("the worker starts");
         Self { running }
+    }
+
+    /// What a bootstrap says, in YAML or JSON.
+    pub async fn bootstrap(text: &str) -> Self {
+        Self::try_bootstrap(text)
+            .await
+            .expect("the bootstrap is served")
+    }
+
+    pub async fn try_bootstrap(text: &str) -> anyhow::Result<Self> {
+        let parsed = BootstrapConfig::parse("test.yaml", text, &Overrides::default())?;
+        let running = app::start(Config::Bootstrap(Box::new(parsed)), options()).await?;
+        Ok(Self { running })
     }
 
     /// A worker that serves these circuits.

@@ -1,6 +1,7 @@
 //! What the tests stand on: an application, clients, and origins that behave as told.
 
 pub mod app;
+pub mod bootstrap;
 pub mod circuit;
 pub mod client;
 pub mod origin;

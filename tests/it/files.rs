@@ -1,0 +1,235 @@
+//! Resources from files, followed while the program runs.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::support::app::TestApp;
+use crate::support::bootstrap::{assignment, http, listener, routes};
+use crate::support::client::{Http1, get};
+use crate::support::origin::Origin;
+use crate::support::{DEADLINE, ws};
+
+const TYPES: [(&str, &str); 4] = [
+    ("lds", "envoy.config.listener.v3.Listener"),
+    ("cds", "envoy.config.cluster.v3.Cluster"),
+    ("rds", "envoy.config.route.v3.RouteConfiguration"),
+    ("eds", "envoy.config.endpoint.v3.ClusterLoadAssignment"),
+];
+
+/// A directory with one file per kind of resource.
+struct Files {
+    directory: tempfile::TempDir,
+}
+
+impl Files {
+    fn path(&self, kind: &str) -> PathBuf {
+        self.directory.path().join(format!("{kind}.json"))
+    }
+
+    /// Replaces a file as it should be done: written beside, then moved over.
+    fn write(&self, kind: &str, resources: &[Value]) {
+        let (_, message) = TYPES.iter().find(|(k, _)| *k == kind).unwrap();
+        let typed = resources.iter().map(|resource| {
+            let mut typed = resource.clone();
+            typed["@type"] = json!(format!("type.googleapis.com/{message}"));
+            typed
+        });
+        self.write_text(
+            kind,
+            &json!({"resources": typed.collect::<Vec<_>>()}).to_string(),
+        );
+    }
+
+    fn write_text(&self, kind: &str, text: &str) {
+        replace(&self.path(kind), text);
+    }
+
+    fn source(&self, kind: &str) -> Value {
+        json!({"resource_api_version": "V3", "path_config_source": {"path": self.path(kind)}})
+    }
+
+    /// Everything from files: a listener, its routes, a cluster, its endpoints.
+    fn all(origin: &Origin) -> Self {
+        let files = Self {
+            directory: tempfile::tempdir().unwrap(),
+        };
+        let rds = json!({"route_config_name": "r", "config_source": files.source("rds")});
+        files.write(
+            "lds",
+            &[listener(
+                "web",
+                &http(&json!({"rds": rds,
+            "upgrade_configs": [{"upgrade_type": "websocket"}]})),
+            )],
+        );
+        files.write("rds", &[to("/")]);
+        files.write(
+            "cds",
+            &[json!({
+                "name": "a", "type": "EDS",
+                "eds_cluster_config": {"eds_config": files.source("eds")},
+            })],
+        );
+        files.write("eds", &[assignment("a", origin.address)]);
+        files
+    }
+
+    async fn app(&self) -> TestApp {
+        let bootstrap = json!({
+            "node": {"id": "n", "cluster": "c"},
+            "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
+            "dynamic_resources":
+                {"lds_config": self.source("lds"), "cds_config": self.source("cds")},
+        });
+        let app = TestApp::bootstrap(&bootstrap.to_string()).await;
+        until(&app, "/", |status, _| status == 200).await;
+        app
+    }
+}
+
+fn replace(path: &Path, text: &str) {
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, text).unwrap();
+    std::fs::rename(&beside, path).unwrap();
+}
+
+fn to(prefix: &str) -> Value {
+    routes(&json!([{"match": {"prefix": prefix}, "route": {"cluster": "a"}}]))
+}
+
+/// Asks again until the answer is as wanted.
+async fn until(app: &TestApp, path: &str, wanted: impl Fn(u16, &str) -> bool) {
+    let start = Instant::now();
+    loop {
+        let mut last = None;
+        if let Some(web) = app.running.addresses.of("web") {
+            let reply = get(web, "x", path).await;
+            if wanted(reply.status.as_u16(), &reply.text()) {
+                return;
+            }
+            last = Some(reply);
+        }
+        assert!(start.elapsed() < DEADLINE, "{path} still is {last:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+async fn dump_until(app: &TestApp, text: &str) -> String {
+    let start = Instant::now();
+    loop {
+        let dump = app.admin("/config_dump?include_eds").await.text();
+        if dump.contains(text) {
+            return dump;
+        }
+        assert!(start.elapsed() < DEADLINE, "no {text:?} in {dump}");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn everything_may_come_from_files_and_change_while_it_runs() {
+    let (one, two) = (Origin::fixed("one").await, Origin::fixed("two").await);
+    let files = Files::all(&one);
+    let app = files.app().await;
+    until(&app, "/", |_, text| text == "one").await;
+
+    files.write("eds", &[assignment("a", two.address)]);
+    until(&app, "/", |_, text| text == "two").await;
+    files.write("rds", &[to("/only")]);
+    until(&app, "/", |status, _| status == 404).await;
+    until(&app, "/only", |_, text| text == "two").await;
+    files.write("cds", &[]);
+    until(&app, "/only", |status, _| status == 503).await;
+}
+
+#[tokio::test]
+async fn a_change_of_files_keeps_connections() {
+    let echo = ws::echo_origin().await;
+    let origin = Origin::fixed("x").await;
+    let files = Files::all(&origin);
+    let app = files.app().await;
+    files.write("eds", &[assignment("a", echo.address)]);
+    // Whoever answers a plain GET with something else than 200 is the WebSocket origin.
+    until(&app, "/", |status, _| status != 200).await;
+    let mut socket = ws::open(app.listener("web"), "x", "/").await;
+    let mut kept = Http1::connect(app.listener("web")).await;
+    for prefix in ["/a", "/", "/b", "/"] {
+        files.write("rds", &[to(prefix)]);
+        until(&app, "/", |status, _| (status == 404) == (prefix != "/")).await;
+        ws::echoed(&mut socket, prefix).await.unwrap();
+    }
+    assert_eq!(kept.get("x", "/").await.header("connection"), "");
+}
+
+#[tokio::test]
+async fn a_broken_file_keeps_the_last_good_state_and_is_reported() {
+    let origin = Origin::fixed("good").await;
+    let files = Files::all(&origin);
+    let app = files.app().await;
+    let before = app.generation();
+
+    files.write(
+        "rds",
+        &[json!({"name": "r", "virtual_hosts": [{"name": "v", "domains": []}]})],
+    );
+    let dump = dump_until(&app, "error_state").await;
+    assert!(
+        dump.contains("domains"),
+        "the reason names the field: {dump}"
+    );
+    assert_eq!(app.generation(), before);
+    until(&app, "/", |_, text| text == "good").await;
+
+    files.write_text("eds", "{\"resources\": [");
+    files.write("rds", &[to("/only")]);
+    until(&app, "/only", |_, text| text == "good").await;
+    files.write("rds", &[to("/")]);
+    until(&app, "/", |_, text| text == "good").await;
+    let dump = app.admin("/config_dump").await.text();
+    assert!(!dump.contains("error_state"), "mended: {dump}");
+}
+
+#[tokio::test]
+async fn an_equal_file_is_no_change() {
+    let (origin, other) = (Origin::fixed("x").await, Origin::fixed("y").await);
+    let files = Files::all(&origin);
+    let app = files.app().await;
+    let before = app.generation();
+    for _ in 0..5 {
+        files.write("rds", &[to("/")]);
+        files.write(
+            "lds",
+            &[
+                serde_json::from_str::<Value>(&std::fs::read_to_string(files.path("lds")).unwrap())
+                    .unwrap()["resources"][0]
+                    .clone(),
+            ],
+        );
+    }
+    // A real change behind them: once it is seen, the others have been seen too, or were equal.
+    files.write("eds", &[assignment("a", other.address)]);
+    until(&app, "/", |_, text| text == "y").await;
+    assert_eq!(
+        app.generation(),
+        before + 1,
+        "one generation for one change"
+    );
+}
+
+#[tokio::test]
+async fn a_listener_that_leaves_its_file_is_closed_and_one_that_comes_is_opened() {
+    let origin = Origin::fixed("x").await;
+    let files = Files::all(&origin);
+    let app = files.app().await;
+    let ok = routes(&json!([{"match": {"prefix": "/"}, "direct_response": {"status": 204}}]));
+    let other = listener("other", &http(&json!({"route_config": ok})));
+    files.write("lds", &[other]);
+    let gone = crate::support::eventually("the new one is open, the old one gone", || {
+        let of = |name| app.running.addresses.of(name);
+        of("other").is_some() && of("web").is_none()
+    });
+    gone.await;
+    assert_eq!(get(app.listener("other"), "x", "/").await.status, 204);
+}

@@ -1,0 +1,308 @@
+//! HTTP/2, in clear text and with prior knowledge, on either side.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::{Frame, Incoming};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::sync::mpsc;
+
+use crate::support::app::TestApp;
+use crate::support::circuit::circuit;
+use crate::support::client::{Http1, Http2, empty, full, request};
+use crate::support::origin::Origin;
+use crate::support::within;
+
+type Answer = Response<Frames>;
+
+/// An origin that speaks HTTP/2 with prior knowledge.
+async fn http2_origin<F, Served>(serve: F) -> Origin
+where
+    F: Fn(Request<Incoming>) -> Served + Clone + Send + Sync + 'static,
+    Served: Future<Output = Answer> + Send + 'static,
+{
+    Origin::tcp(move |stream| {
+        let serve = serve.clone();
+        async move {
+            let service = service_fn(move |request| {
+                let answer = serve(request);
+                async move { Ok::<_, std::convert::Infallible>(answer.await) }
+            });
+            // Ends with its peer, in whatever way.
+            let server = http2::Builder::new(TokioExecutor::new());
+            server
+                .serve_connection(TokioIo::new(stream), service)
+                .await
+                .ok();
+        }
+    })
+    .await
+}
+
+/// Frames as they come out of a channel; an error resets the stream.
+struct Frames(mpsc::Receiver<std::io::Result<Frame<Bytes>>>);
+
+impl hyper::body::Body for Frames {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+/// A gRPC method that answers every message with itself, and ends with `grpc-status: 0`.
+async fn grpc_echo(request: Request<Incoming>) -> Answer {
+    assert_eq!(request.headers()["te"], "trailers");
+    let (tell, told) = mpsc::channel(8);
+    tokio::spawn(async move {
+        let mut body = request.into_body();
+        while let Some(Ok(frame)) = body.frame().await {
+            if let Ok(data) = frame.into_data()
+                && tell.send(Ok(Frame::data(data))).await.is_err()
+            {
+                return;
+            }
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", "0".parse().unwrap());
+        trailers.insert("grpc-message", "fine".parse().unwrap());
+        tell.send(Ok(Frame::trailers(trailers))).await.ok();
+    });
+    let answer = Response::builder().header("content-type", "application/grpc");
+    answer.body(Frames(told)).unwrap()
+}
+
+fn grpc(
+    authority: &str,
+    body: crate::support::client::Body,
+) -> Request<crate::support::client::Body> {
+    Request::post(format!("http://{authority}/test.Echo/Both"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(body)
+        .unwrap()
+}
+
+#[tokio::test]
+async fn http2_comes_down_to_http1() {
+    let origin = Origin::echo().await;
+    let circuit = circuit(1).kernel(origin.address);
+    let app = TestApp::serving(&[&circuit]).await;
+    let client = Http2::connect(app.wildcard()).await;
+    let request = Request::post(format!("http://{}/a?b", circuit.host()))
+        .header("cookie", "a=1")
+        .header("cookie", "b=2")
+        .body(full("hello"))
+        .unwrap();
+    let reply = client.send(request).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let echoed = reply.json();
+    assert_eq!(
+        (&echoed["target"], &echoed["body"]),
+        (&"/a?b".into(), &"hello".into())
+    );
+    let seen = &origin.requests()[0];
+    assert_eq!(seen.header("host"), circuit.host());
+    assert_eq!(
+        (seen.header("cookie"), seen.count("cookie")),
+        ("a=1; b=2", 1)
+    );
+    assert_eq!(seen.header("x-forwarded-for"), "127.0.0.1");
+}
+
+#[tokio::test]
+async fn parallel_streams_do_not_wait_for_each_other() {
+    let slow = Origin::held("slow").await;
+    let fast = Origin::fixed("fast").await;
+    let (held, quick) = (
+        circuit(1).kernel(slow.address),
+        circuit(2).kernel(fast.address),
+    );
+    let app = TestApp::serving(&[&held, &quick]).await;
+    let client = Http2::connect(app.wildcard()).await;
+    let mut pending = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let (client, host) = (client.clone(), held.host());
+        pending.spawn(async move { client.get(&host, "/").await });
+    }
+    slow.has_requests(50).await;
+    for _ in 0..10 {
+        assert_eq!(client.get(&quick.host(), "/").await.text(), "fast");
+    }
+    slow.release(50);
+    let replies = pending.join_all().await;
+    assert!(replies.iter().all(|reply| reply.text() == "slow"));
+}
+
+#[tokio::test]
+async fn a_reset_of_one_stream_cancels_it_and_leaves_the_others() {
+    let leaving = Origin::held("never").await;
+    let staying = Origin::held("stayed").await;
+    let (one, other) = (
+        circuit(1).kernel(leaving.address),
+        circuit(2).kernel(staying.address),
+    );
+    let app = TestApp::serving(&[&one, &other]).await;
+    let client = Http2::connect(app.wildcard()).await;
+    let get = |host: String| {
+        let client = client.clone();
+        tokio::spawn(async move { client.get(&host, "/").await })
+    };
+    let (cancelled, pending) = (get(one.host()), get(other.host()));
+    leaving.has_requests(1).await;
+    staying.has_requests(1).await;
+    cancelled.abort();
+    leaving.has_no_connection().await;
+    staying.release(1);
+    assert_eq!(pending.await.unwrap().text(), "stayed");
+}
+
+#[tokio::test]
+async fn http1_goes_up_as_http2_over_one_connection() {
+    let origin = http2_origin(|request| async move {
+        let (head, body) = request.into_parts();
+        let authority = head.uri.authority().map_or("", |a| a.as_str()).to_owned();
+        let body = body.collect().await.unwrap().to_bytes();
+        let (tell, told) = mpsc::channel(1);
+        tell.send(Ok(Frame::data(body))).await.unwrap();
+        let answer = Response::builder().header("x-authority", authority);
+        answer
+            .header("x-path", head.uri.path())
+            .body(Frames(told))
+            .unwrap()
+    })
+    .await;
+    let circuit = circuit(1).kernel(origin.address).protocol("h2");
+    let app = TestApp::serving(&[&circuit]).await;
+    let mut client = Http1::connect(app.wildcard()).await;
+    for _ in 0..10 {
+        let post = request("POST", &circuit.host(), "/p")
+            .body(full("text"))
+            .unwrap();
+        let reply = client.send_body(post).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        assert_eq!(reply.text(), "text");
+        assert_eq!(reply.header("x-authority"), circuit.host());
+        assert_eq!(reply.header("x-path"), "/p");
+    }
+    assert_eq!(origin.connections(), 1);
+}
+
+#[tokio::test]
+async fn grpc_passes_from_end_to_end_with_its_trailers() {
+    let origin = http2_origin(grpc_echo).await;
+    let circuit = circuit(1).kernel(origin.address).protocol("grpc");
+    let app = TestApp::serving(&[&circuit]).await;
+    let client = Http2::connect(app.wildcard()).await;
+    for message in ["one", "two"] {
+        let reply = client.send(grpc(&circuit.host(), full(message))).await;
+        assert_eq!(
+            (reply.status.as_u16(), reply.text().as_str()),
+            (200, message)
+        );
+        assert_eq!(reply.header("content-type"), "application/grpc");
+        let trailers = reply.trailers.expect("trailers");
+        assert_eq!(trailers["grpc-status"], "0");
+        assert_eq!(trailers["grpc-message"], "fine");
+    }
+    assert_eq!(origin.connections(), 1);
+}
+
+#[tokio::test]
+async fn messages_of_a_bidirectional_stream_pass_while_it_is_open() {
+    let origin = http2_origin(grpc_echo).await;
+    let circuit = circuit(1).kernel(origin.address).protocol("grpc");
+    let app = TestApp::serving(&[&circuit]).await;
+    let client = Http2::connect(app.wildcard()).await;
+    let (say, said) = mpsc::channel(8);
+    let body = Frames(said)
+        .map_err(|e| -> std::convert::Infallible { panic!("{e}") })
+        .boxed();
+    let mut answer = client
+        .start(grpc(&circuit.host(), body))
+        .await
+        .unwrap()
+        .into_body();
+    for i in 0..10 {
+        let message = Bytes::from(format!("message {i}"));
+        say.send(Ok(Frame::data(message.clone()))).await.unwrap();
+        let frame = within("an answer", answer.frame()).await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), message);
+    }
+    drop(say);
+    let last = within("trailers", answer.frame()).await.unwrap().unwrap();
+    assert_eq!(last.into_trailers().unwrap()["grpc-status"], "0");
+}
+
+#[tokio::test]
+async fn a_failure_of_ours_is_a_grpc_status_to_a_grpc_client() {
+    let circuit = circuit(1)
+        .kernel("127.0.0.1:9".parse().unwrap())
+        .protocol("grpc");
+    let app = TestApp::serving(&[&circuit]).await;
+    let client = Http2::connect(app.wildcard()).await;
+    let reply = client.send(grpc(&circuit.host(), empty())).await;
+    assert_eq!(
+        (reply.status.as_u16(), reply.header("grpc-status")),
+        (200, "14")
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_the_origin_resets_is_seen_as_broken() {
+    let origin = http2_origin(|_| async {
+        let (tell, told) = mpsc::channel(2);
+        tell.send(Ok(Frame::data(Bytes::from_static(b"some"))))
+            .await
+            .unwrap();
+        tell.send(Err(std::io::Error::other("broken")))
+            .await
+            .unwrap();
+        Response::new(Frames(told))
+    })
+    .await;
+    let circuit = circuit(1).kernel(origin.address).protocol("h2");
+    let app = TestApp::serving(&[&circuit]).await;
+    let get = Request::get(format!("http://{}/", circuit.host()))
+        .body(empty())
+        .unwrap();
+    assert!(
+        Http2::connect(app.wildcard())
+            .await
+            .try_send(get)
+            .await
+            .is_err()
+    );
+    let get = request("GET", &circuit.host(), "/").body(empty()).unwrap();
+    assert!(
+        Http1::connect(app.wildcard())
+            .await
+            .try_send(get)
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn a_truncated_http1_answer_is_a_reset_stream() {
+    let origin = Origin::once(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nsome").await;
+    let circuit = circuit(1).kernel(origin.address);
+    let app = TestApp::serving(&[&circuit]).await;
+    let client = Http2::connect(app.wildcard()).await;
+    let get = Request::get(format!("http://{}/", circuit.host()))
+        .body(empty())
+        .unwrap();
+    assert!(client.try_send(get).await.is_err());
+    // The connection goes on.
+    assert_eq!(client.get("nobody.apps.test", "/").await.status, 400);
+}
