@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::support::app::TestApp;
 use crate::support::circuit::circuit;
@@ -260,15 +261,23 @@ async fn a_failure_of_ours_is_a_grpc_status_to_a_grpc_client() {
 
 #[tokio::test]
 async fn a_stream_that_the_origin_resets_is_seen_as_broken() {
-    let origin = http2_origin(|_| async {
-        let (tell, told) = mpsc::channel(2);
-        tell.send(Ok(Frame::data(Bytes::from_static(b"some"))))
-            .await
-            .unwrap();
-        tell.send(Err(std::io::Error::other("broken")))
-            .await
-            .unwrap();
-        Response::new(Frames(told))
+    let reset = Arc::new(Semaphore::new(0));
+    let when = Arc::clone(&reset);
+    let origin = http2_origin(move |_| {
+        let when = Arc::clone(&when);
+        async move {
+            let (tell, told) = mpsc::channel(2);
+            tell.send(Ok(Frame::data(Bytes::from_static(b"some"))))
+                .await
+                .unwrap();
+            tokio::spawn(async move {
+                when.acquire().await.unwrap().forget();
+                tell.send(Err(std::io::Error::other("broken")))
+                    .await
+                    .unwrap();
+            });
+            Response::new(Frames(told))
+        }
     })
     .await;
     let circuit = circuit(1).kernel(origin.address).protocol("h2");
@@ -276,21 +285,30 @@ async fn a_stream_that_the_origin_resets_is_seen_as_broken() {
     let get = Request::get(format!("http://{}/", circuit.host()))
         .body(empty())
         .unwrap();
-    assert!(
-        Http2::connect(app.wildcard())
-            .await
-            .try_send(get)
-            .await
-            .is_err()
-    );
+    let by_http2 = Http2::connect(app.wildcard())
+        .await
+        .start(get)
+        .await
+        .unwrap();
     let get = request("GET", &circuit.host(), "/").body(empty()).unwrap();
-    assert!(
-        Http1::connect(app.wildcard())
+    let by_http1 = Http1::connect(app.wildcard())
+        .await
+        .start(get)
+        .await
+        .unwrap();
+    for answer in [by_http2, by_http1] {
+        let mut body = answer.into_body();
+        let first = within("the first data", body.frame())
             .await
-            .try_send(get)
+            .unwrap()
+            .unwrap();
+        assert_eq!(first.into_data().unwrap(), "some");
+        reset.add_permits(2);
+        let last = within("the end", body.frame())
             .await
-            .is_err()
-    );
+            .expect("an end that is no end");
+        assert!(last.is_err());
+    }
 }
 
 #[tokio::test]

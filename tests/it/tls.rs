@@ -203,7 +203,11 @@ async fn a_certificate_that_cannot_be_used_is_refused_by_name_and_path() {
         for arguments in [&["validate", "-c", path][..], &["-c", path]] {
             let finished = run(arguments).await;
             assert_eq!(finished.code, Some(1), "{word}: {}", finished.stderr);
-            for part in ["listener \"web\"", "tls_certificates[0]", word] {
+            for part in [
+                "listener \"web\"",
+                "filter_chains[0].transport_socket",
+                word,
+            ] {
                 assert!(
                     finished.stderr.contains(part),
                     "{part}: {}",
