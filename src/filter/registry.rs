@@ -78,11 +78,12 @@ fn unknown(what: &str, extension: &TypedExtension) -> Invalid {
 }
 
 fn decode<M: Message + Default>(extension: &TypedExtension) -> Result<M, Invalid> {
-    M::decode(&*extension.value).map_err(|e| Invalid::at("typed_config", e.to_string()))
+    M::decode(&*extension.value).map_err(|e| Invalid::new(FieldPath::root(), e.to_string()))
 }
 
+#[expect(deprecated, reason = "every field is looked at, the old ones too")]
 fn router(filter: &TypedExtension) -> Result<RouterConfig, Invalid> {
-    let at = FieldPath::root().field("typed_config");
+    let at = FieldPath::root();
     let Router {
         dynamic_stats: _, // always counted
         start_child_span,
@@ -116,24 +117,27 @@ fn router(filter: &TypedExtension) -> Result<RouterConfig, Invalid> {
     }
 }
 
+#[expect(deprecated, reason = "every field is looked at, the old ones too")]
 fn access_log(logger: &TypedExtension) -> Result<FileAccessLog, Invalid> {
     if logger.message_name() != FILE_ACCESS_LOG {
         return Err(unknown("access logger", logger));
     }
     let log = decode::<FileAccessLog>(logger)?;
     if log.path.is_empty() {
-        return Err(Invalid::at("typed_config.path", "must not be empty"));
+        return Err(Invalid::at("path", "must not be empty"));
     }
     match &log.access_log_format {
         None => Ok(log),
         Some(AccessLogFormat::Format(text)) if text.is_empty() => Ok(log),
-        Some(_) => Err(Invalid::unsupported(
-            FieldPath::root().field("typed_config").field("log_format"),
-        )),
+        Some(_) => Err(Invalid::unsupported(FieldPath::root().field("log_format"))),
     }
 }
 
 impl Extensions for Registry {
+    fn knows_http_filter(&self, message_name: &str) -> bool {
+        message_name == ROUTER || FACTORIES.iter().any(|f| f.message == message_name)
+    }
+
     fn check_http_filter(&self, filter: &TypedExtension) -> Result<(), Invalid> {
         if filter.message_name() == ROUTER {
             return router(filter).map(drop);

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use causeway_xds::resource::http_manager::{HttpManager, StripPort, Underscores};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
@@ -87,6 +87,9 @@ pub fn sanitise(
     underscores(&mut parts.headers, manager.underscores)?;
     host(parts, manager, local_port)?;
     let upgrade = hop_by_hop(parts)?;
+    if parts.version == Version::HTTP_2 {
+        join_cookies(&mut parts.headers);
+    }
     let redirect = normal_path(parts, manager)?;
     Ok(Facts { upgrade, redirect })
 }
@@ -98,6 +101,7 @@ fn version(parts: &Parts, manager: &HttpManager) -> Result<(), Failure> {
             ResponseFlag::DownstreamProtocolError,
             "low_version",
         )
+        .saying("Upgrade Required")
         .closing());
     }
     Ok(())
@@ -330,6 +334,23 @@ fn hop_by_hop(parts: &mut Parts) -> Result<Option<UpgradeRequest>, Failure> {
         .map(|protocol| UpgradeRequest { protocol }))
 }
 
+/// HTTP/2 may split cookies over several fields; HTTP/1.1 may not (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let mut all: Vec<u8> = Vec::new();
+    for value in headers.get_all(COOKIE) {
+        if !all.is_empty() {
+            all.extend_from_slice(b"; ");
+        }
+        all.extend_from_slice(value.as_bytes());
+    }
+    if let Ok(value) = HeaderValue::from_bytes(&all) {
+        headers.insert(COOKIE, value);
+    }
+}
+
 /// The fields named by `Connection`.
 ///
 /// # Errors
@@ -374,6 +395,7 @@ fn normal_path(parts: &mut Parts, manager: &HttpManager) -> Result<Option<String
         Outcome::Redirect(normal) => Ok(Some(with_query(&normal, query))),
         Outcome::Reject(why) => Err(Failure {
             close: false,
+            body: Cow::Borrowed(""),
             ..Failure::bad_request(why)
         }),
     }

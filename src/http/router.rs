@@ -69,12 +69,7 @@ pub async fn forward(job: Job<'_>, exchange: Exchange) -> Response<Body> {
         }
     };
     route.edits.apply_to_response(response.headers_mut());
-    let manager = &connection.manager.model;
-    if !manager.via.is_empty()
-        && let Ok(via) = HeaderValue::from_str(&manager.via)
-    {
-        response.headers_mut().append(VIA, via);
-    }
+    append_via(response.headers_mut(), &connection.manager.model.via);
     response
 }
 
@@ -109,6 +104,7 @@ async fn attempt(job: Job<'_>, slot: &mut Option<Exchange>) -> Result<Response<B
         .idle_timeout
         .unwrap_or(connection.manager.model.timeouts.stream_idle);
     let mut watch = Watch::new(forward.timeout, idle);
+    append_via(&mut parts.headers, &connection.manager.model.via);
     edit_request(
         &mut parts,
         forward,
@@ -153,6 +149,10 @@ async fn attempt(job: Job<'_>, slot: &mut Option<Exchange>) -> Result<Response<B
                 cluster.transport.stats.upstream_cx_destroy.inc();
                 tracing::debug!(endpoint = %lease.endpoint(), error = %error.error,
                     "a pooled connection was dead, trying a fresh one");
+            }
+            Err(_) if progress.request_broken.get() => {
+                // Not the upstream's fault: the client's body cannot be parsed, or broke off.
+                return Err(Failure::bad_request("request_body_broken"));
             }
             Err(error) => {
                 let failure = send_failure(&error, &lease);
@@ -222,7 +222,13 @@ fn deadline_failure(fired: Fired, exchange: &Exchange) -> Failure {
             .because(fired)
         }
         Fired::StreamIdle(_) => {
-            let timeout = StatusCode::REQUEST_TIMEOUT;
+            // Whoever was waited for is to blame: the client, or the upstream.
+            let timeout = if exchange.progress.request_ended.get() {
+                exchange.upstream_failed(StatusCode::GATEWAY_TIMEOUT);
+                StatusCode::GATEWAY_TIMEOUT
+            } else {
+                StatusCode::REQUEST_TIMEOUT
+            };
             Failure::local(
                 timeout,
                 ResponseFlag::StreamIdleTimeout,
@@ -296,6 +302,22 @@ fn send_failure(error: &SendError, lease: &Lease) -> Failure {
     ))
     .because(cause)
     .retryable()
+}
+
+/// Adds our name to the list of those that a message went through (RFC 9110 section 7.6.3).
+fn append_via(headers: &mut http::HeaderMap, via: &str) {
+    if via.is_empty() {
+        return;
+    }
+    let mut all: Vec<u8> = Vec::new();
+    for value in headers.get_all(VIA) {
+        all.extend_from_slice(value.as_bytes());
+        all.extend_from_slice(b", ");
+    }
+    all.extend_from_slice(via.as_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&all) {
+        headers.insert(VIA, value);
+    }
 }
 
 /// Edits that are the same for every attempt.

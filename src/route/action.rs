@@ -78,7 +78,8 @@ fn matched_length(matcher: &model::RouteMatch) -> usize {
         PathMatch::Prefix(text) | PathMatch::Exact(text) | PathMatch::SeparatedPrefix(text) => {
             text.len()
         }
-        PathMatch::Regex(_) => 0,
+        // A regex matches the whole path.
+        PathMatch::Regex(_) => usize::MAX,
     }
 }
 
@@ -178,7 +179,7 @@ impl Rewrite {
         let mut out = match self {
             Self::None => return None,
             Self::Prefix { cut, with, .. } => {
-                let rest = path.get(*cut..).unwrap_or("");
+                let rest = path.get((*cut).min(path.len())..).unwrap_or("");
                 let mut out = String::with_capacity(with.len() + rest.len() + 1);
                 out.push_str(with);
                 out.push_str(rest);

@@ -26,6 +26,9 @@ use crate::net::Io;
 /// How often a data thread looks for connections that were idle too long.
 pub const SWEEP: Duration = Duration::from_secs(1);
 
+/// Bytes that the head of a response may have (Envoy's default).
+const MAX_RESPONSE_HEAD: usize = 60 * 1024;
+
 type Uids<V> = std::collections::HashMap<u64, V, BuildHasherDefault<ahash::AHasher>>;
 
 thread_local! {
@@ -229,7 +232,9 @@ async fn checkout_http1(
     let io = connect(endpoint, transport).await?;
     let counted = Counted::new(endpoint, transport, permit);
     transport.stats.upstream_cx_http1_total.inc();
-    let (sender, connection) = http1::handshake(TokioIo::new(io))
+    let (sender, connection) = http1::Builder::new()
+        .max_header_size(MAX_RESPONSE_HEAD)
+        .handshake(TokioIo::new(io))
         .await
         .map_err(|e| http_error(endpoint, e))?;
     spawn_tied(endpoint, async move {
