@@ -118,6 +118,10 @@ fn target(parts: &mut Parts, manager: &HttpManager) -> Result<(), Failure> {
         .closing());
     }
     if let Some(authority) = parts.uri.authority() {
+        if parts.uri.scheme().is_none() {
+            // Authority form is for CONNECT alone (RFC 9112 section 3.2.3).
+            return Err(Failure::bad_request("invalid_path"));
+        }
         if authority.as_str().contains('@') {
             return Err(Failure::bad_request("userinfo_in_authority"));
         }

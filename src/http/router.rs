@@ -99,7 +99,9 @@ async fn attempt(job: Job<'_>, slot: &mut Option<Exchange>) -> Result<Response<B
         ));
     };
     let mut body = Some(RequestBody::streaming(body, Rc::clone(&progress)));
-    let replayable = progress.request_ended.get();
+    let bodyless = progress.request_ended.get();
+    // The origin may have acted on a request before it hung up (RFC 9110 section 9.2.2).
+    let idempotent = parts.method.is_idempotent();
     let idle = forward
         .idle_timeout
         .unwrap_or(connection.manager.model.timeouts.stream_idle);
@@ -137,7 +139,7 @@ async fn attempt(job: Job<'_>, slot: &mut Option<Exchange>) -> Result<Response<B
                 .headers
                 .insert(ATTEMPT_COUNT, HeaderValue::from(attempts));
         }
-        let last = attempts >= TRANSPARENT_ATTEMPTS || !lease.reused || !replayable;
+        let last = attempts >= TRANSPARENT_ATTEMPTS || !lease.reused || !bodyless;
         let head = if last { take(&mut parts) } else { copy(&parts) };
         let sent = body
             .take()
@@ -150,7 +152,7 @@ async fn attempt(job: Job<'_>, slot: &mut Option<Exchange>) -> Result<Response<B
                 return Err(protocol_error().because(cause));
             }
             Ok(response) => break (lease, response),
-            Err(error) if !last && is_stale(&error) => {
+            Err(error) if !last && (error.unsent || idempotent && is_stale(&error)) => {
                 cluster.transport.stats.upstream_cx_destroy.inc();
                 tracing::debug!(endpoint = %lease.endpoint(), error = %error.error,
                     "a pooled connection was dead, trying a fresh one");
@@ -257,8 +259,7 @@ fn overflow(max: u32) -> Failure {
 
 /// The peer closed a connection that it had kept open between requests: it has not seen this one.
 fn is_stale(error: &SendError) -> bool {
-    error.unsent
-        || error.error.is_canceled()
+    error.error.is_canceled()
         || error.error.is_closed()
         || error.error.is_incomplete_message()
         || std::error::Error::source(&error.error)

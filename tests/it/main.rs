@@ -1,0 +1,18 @@
+//! The integration tests: one program, each test with an application of its own on ports that the
+//! system chooses.
+//!
+//! Rules: wait for conditions, never for time (`support::eventually`); a double has one behaviour;
+//! whoever waits does so under a deadline that no healthy run comes near.
+
+// A helper that fails in a test should say where, which is what `unwrap` does. Clippy knows only
+// functions marked `#[test]` as tests.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+mod http1;
+mod routes;
+mod shim;
+mod survival;
+mod tcp;
+mod websocket;

@@ -1,0 +1,56 @@
+//! What the tests stand on: an application, clients, and origins that behave as told.
+
+pub mod app;
+pub mod circuit;
+pub mod client;
+pub mod origin;
+pub mod process;
+pub mod raw;
+pub mod ws;
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+/// No healthy run needs nearly as long, and a machine under load must not fail a test.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long to look before saying that something did not happen.
+pub const A_MOMENT: Duration = Duration::from_millis(150);
+
+/// Waits until `condition` holds.
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let start = Instant::now();
+        while !condition() {
+            assert!(
+                start.elapsed() < DEADLINE,
+                "{caller}: never happened: {what}"
+            );
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+/// Runs `future` to its end, which has to come.
+#[track_caller]
+pub fn within<F: Future>(what: &str, future: F) -> impl Future<Output = F::Output> {
+    let caller = std::panic::Location::caller();
+    async move {
+        match tokio::time::timeout(DEADLINE, future).await {
+            Ok(output) => output,
+            Err(_) => panic!("{caller}: took too long: {what}"),
+        }
+    }
+}
+
+/// Echoes bytes; ends its side when the client has ended its own.
+pub async fn tcp_echo() -> origin::Origin {
+    origin::Origin::tcp(|mut stream| async move {
+        let (mut read, mut write) = stream.split();
+        tokio::io::copy(&mut read, &mut write).await.ok();
+        tokio::io::AsyncWriteExt::shutdown(&mut write).await.ok();
+    })
+    .await
+}
