@@ -18,7 +18,7 @@ use source::{Source, blank, inline_modules, name_at, sources, words};
 /// names to its left. Keep it equal to the table in docs/ARCHITECTURE.md.
 const ROWS: &[&[&str]] = &[
     &["util"],
-    &["config", "net", "error", "telemetry", "runtime"],
+    &["config", "error", "telemetry", "runtime", "net"],
     &["tls", "filter", "route"],
     &["upstream", "cluster"],
     &["snapshot"],

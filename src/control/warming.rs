@@ -224,5 +224,4 @@ fn deadline(now: Instant, timeout: Duration) -> Option<Instant> {
 }
 
 #[cfg(test)]
-#[path = "warming_tests.rs"]
 mod tests;

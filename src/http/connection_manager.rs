@@ -70,11 +70,11 @@ impl Connection {
         self.active.set(self.active.get() + 1);
     }
 
-    pub fn request_ended(&self) {
+    pub fn request_ended(&self, now: Instant) {
         self.active.set(self.active.get() - 1);
         // What was read meanwhile was this request's body.
         self.reading.store(false, Relaxed);
-        self.idle_since.set(Instant::now());
+        self.idle_since.set(now);
     }
 }
 

@@ -185,7 +185,8 @@ impl Drop for Exchange {
                 self.flag(ResponseFlag::DownstreamTermination);
             }
         }
-        let elapsed = self.start.elapsed().as_millis();
+        let now = Instant::now();
+        let elapsed = now.duration_since(self.start).as_millis();
         stats.downstream_rq_active.dec();
         if self.status.get() != 0 {
             stats.downstream_rq_completed.inc();
@@ -203,7 +204,7 @@ impl Drop for Exchange {
             }
         }
         self.release_upstream(None);
-        self.connection.request_ended();
+        self.connection.request_ended(now);
     }
 }
 

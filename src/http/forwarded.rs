@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use causeway_xds::resource::http_manager::HttpManager;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
+use super::names::Names;
+
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
@@ -34,7 +36,7 @@ impl Peer {
 
 /// Sets the fields that tell the upstream where a request came from, and returns the client's
 /// address: the peer's, or the one that the last trusted hop saw.
-pub fn apply(headers: &mut HeaderMap, manager: &HttpManager, peer: &Peer) -> IpAddr {
+pub fn apply(headers: &mut HeaderMap, names: Names, manager: &HttpManager, peer: &Peer) -> IpAddr {
     let rules = &manager.forwarded;
     let hops = rules.xff_num_trusted_hops as usize;
     let mut client = peer.ip;
@@ -44,21 +46,21 @@ pub fn apply(headers: &mut HeaderMap, manager: &HttpManager, peer: &Peer) -> IpA
     } else {
         Some(hops)
     };
-    if let Some(from_right) = wanted
+    if names.forwarded_for
+        && let Some(from_right) = wanted
         && let Some(seen) = nth_from_right(headers, from_right)
     {
         client = seen;
     }
     if rules.use_remote_address && !rules.skip_xff_append {
-        match headers.get(&X_FORWARDED_FOR) {
-            None => {
-                headers.insert(X_FORWARDED_FOR, peer.text.clone());
-            }
-            Some(_) => append_peer(headers, peer),
+        if names.forwarded_for {
+            append_peer(headers, peer);
+        } else {
+            headers.insert(X_FORWARDED_FOR, peer.text.clone());
         }
     }
-    let trusted_hop = hops > 0 && headers.contains_key(&X_FORWARDED_PROTO);
-    if (rules.use_remote_address && !trusted_hop) || !headers.contains_key(&X_FORWARDED_PROTO) {
+    let told = names.forwarded_proto && headers.contains_key(&X_FORWARDED_PROTO);
+    if !told || (rules.use_remote_address && hops == 0) {
         headers.insert(X_FORWARDED_PROTO, peer.scheme.clone());
     }
     client
@@ -85,12 +87,12 @@ fn append_peer(headers: &mut HeaderMap, peer: &Peer) {
 }
 
 /// Gives the request an id unless it has one that may be kept.
-pub fn request_id(headers: &mut HeaderMap, manager: &HttpManager) {
+pub fn request_id(headers: &mut HeaderMap, names: Names, manager: &HttpManager) {
     if !manager.generate_request_id {
         return;
     }
     let keep = !manager.forwarded.use_remote_address || manager.preserve_external_request_id;
-    if keep && headers.contains_key(&X_REQUEST_ID) {
+    if keep && names.request_id && headers.contains_key(&X_REQUEST_ID) {
         return;
     }
     headers.insert(X_REQUEST_ID, new_request_id());
@@ -107,11 +109,11 @@ fn new_request_id() -> HeaderValue {
 /// Removes `x-envoy-*` from a client's request: they steer retries and timeouts, and no client of
 /// ours is internal.
 pub fn strip_internal(headers: &mut HeaderMap) {
-    let is_internal = |name: &HeaderName| name.as_str().starts_with("x-envoy-");
-    if !headers.keys().any(is_internal) {
-        return;
-    }
-    let named: Vec<HeaderName> = headers.keys().filter(|n| is_internal(n)).cloned().collect();
+    let named: Vec<HeaderName> = headers
+        .keys()
+        .filter(|n| n.as_str().starts_with("x-envoy-"))
+        .cloned()
+        .collect();
     for name in named {
         headers.remove(name);
     }

@@ -15,19 +15,11 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode, Uri, Version};
 
+use super::names::{HOP_BY_HOP, Names};
 use super::path::{self, Outcome};
 use crate::error::{Failure, ResponseFlag};
 use crate::route::RequestView;
 use crate::route::matcher::joined;
-
-/// Fields that describe a connection, not a message (RFC 9110 section 7.6.1), besides those that
-/// need a look at their value.
-const HOP_BY_HOP: [&str; 4] = [
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-];
 
 /// What a request asks its connection to become.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +34,7 @@ pub struct Facts {
     pub upgrade: Option<UpgradeRequest>,
     /// Send the client to this path and query (307) instead of forwarding.
     pub redirect: Option<String>,
+    pub names: Names,
 }
 
 /// A request as the route matchers see it.
@@ -83,15 +76,20 @@ pub fn sanitise(
 ) -> Result<Facts, Failure> {
     version(parts, manager)?;
     target(parts, manager)?;
-    framing(parts)?;
+    let names = Names::of(&parts.headers);
+    framing(parts, names)?;
     underscores(&mut parts.headers, manager.underscores)?;
     host(parts, manager, local_port)?;
-    let upgrade = hop_by_hop(parts)?;
-    if parts.version == Version::HTTP_2 {
+    let upgrade = hop_by_hop(parts, names)?;
+    if names.cookie && parts.version == Version::HTTP_2 {
         join_cookies(&mut parts.headers);
     }
     let redirect = normal_path(parts, manager)?;
-    Ok(Facts { upgrade, redirect })
+    Ok(Facts {
+        upgrade,
+        redirect,
+        names,
+    })
 }
 
 fn version(parts: &Parts, manager: &HttpManager) -> Result<(), Failure> {
@@ -150,7 +148,10 @@ fn target(parts: &mut Parts, manager: &HttpManager) -> Result<(), Failure> {
 }
 
 /// hyper takes any list that ends in `chunked`; the next hop might read it differently.
-fn framing(parts: &Parts) -> Result<(), Failure> {
+fn framing(parts: &Parts, names: Names) -> Result<(), Failure> {
+    if !names.transfer_encoding && !names.content_length {
+        return Ok(());
+    }
     let headers = &parts.headers;
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {
@@ -272,27 +273,10 @@ const fn is_host_byte(byte: u8) -> bool {
 
 /// Removes what describes this connection (RFC 9110 section 7.6.1), and tells what upgrade was
 /// asked for. `TE: trailers` survives, because gRPC servers require it.
-fn hop_by_hop(parts: &mut Parts) -> Result<Option<UpgradeRequest>, Failure> {
+fn hop_by_hop(parts: &mut Parts, names: Names) -> Result<Option<UpgradeRequest>, Failure> {
     let headers = &mut parts.headers;
-    // One pass decides whether there is anything to do: a head without these fields is common.
-    let (mut connection, mut fixed, mut te, mut upgrade, mut expect) =
-        (false, false, false, false, false);
-    for name in headers.keys() {
-        let name = name.as_str();
-        match name.len() {
-            2 => te |= name == "te",
-            6 => expect |= name == "expect",
-            7 => upgrade |= name == "upgrade",
-            10 => {
-                connection |= name == "connection";
-                fixed |= name == "keep-alive";
-            }
-            16 | 18 | 19 => fixed |= HOP_BY_HOP.contains(&name),
-            _ => {}
-        }
-    }
     let mut wants_upgrade = false;
-    if connection {
+    if names.connection {
         let named = connection_options(headers)?;
         for option in &named {
             wants_upgrade |= option == UPGRADE;
@@ -302,12 +286,12 @@ fn hop_by_hop(parts: &mut Parts) -> Result<Option<UpgradeRequest>, Failure> {
         }
         headers.remove(CONNECTION);
     }
-    if fixed {
+    if names.hop_by_hop {
         for name in HOP_BY_HOP {
             headers.remove(name);
         }
     }
-    if te {
+    if names.te {
         let trailers = headers.get_all(TE).iter().any(|v| {
             v.to_str().is_ok_and(|v| {
                 v.split(',')
@@ -319,7 +303,7 @@ fn hop_by_hop(parts: &mut Parts) -> Result<Option<UpgradeRequest>, Failure> {
             headers.insert(TE, HeaderValue::from_static("trailers"));
         }
     }
-    if expect
+    if names.expect
         && headers
             .get(EXPECT)
             .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
@@ -327,7 +311,7 @@ fn hop_by_hop(parts: &mut Parts) -> Result<Option<UpgradeRequest>, Failure> {
         // Answered by us, when the body is first asked for.
         headers.remove(EXPECT);
     }
-    let protocol = if upgrade {
+    let protocol = if names.upgrade {
         headers.remove(UPGRADE)
     } else {
         None

@@ -5,6 +5,7 @@ pub mod connection_manager;
 mod exchange;
 mod forwarded;
 mod head;
+mod names;
 mod path;
 mod reply;
 mod router;

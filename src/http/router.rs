@@ -105,7 +105,7 @@ async fn attempt(job: Job<'_>, slot: &mut Option<Exchange>) -> Result<Response<B
     let idle = forward
         .idle_timeout
         .unwrap_or(connection.manager.model.timeouts.stream_idle);
-    let mut watch = Watch::new(forward.timeout, idle);
+    let mut watch = Watch::new(forward.timeout, idle, exchange.start);
     append_via(&mut parts.headers, &connection.manager.model.via);
     edit_request(
         &mut parts,

@@ -132,9 +132,12 @@ fn decide(
             location,
         });
     }
-    forwarded::strip_internal(&mut parts.headers);
-    let client = forwarded::apply(&mut parts.headers, &manager.model, &connection.peer);
-    forwarded::request_id(&mut parts.headers, &manager.model);
+    let names = facts.names;
+    if names.internal {
+        forwarded::strip_internal(&mut parts.headers);
+    }
+    let client = forwarded::apply(&mut parts.headers, names, &manager.model, &connection.peer);
+    forwarded::request_id(&mut parts.headers, names, &manager.model);
     exchange.request_id(&parts.headers);
 
     let (route, cluster) = match choose(connection, parts) {

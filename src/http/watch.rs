@@ -60,15 +60,15 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Zero means none.
-    pub fn new(route: Duration, idle: Duration) -> Self {
+    /// Zero means none. `now` is when the stream began.
+    pub fn new(route: Duration, idle: Duration, now: Instant) -> Self {
         Self {
             route,
             idle,
             route_deadline: None,
             idle_deadline: None,
             seen: 0,
-            last: Instant::now(),
+            last: now,
         }
     }
 

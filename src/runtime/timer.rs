@@ -27,6 +27,8 @@ struct Far {
 
 struct Entry {
     at: Instant,
+    /// Found by the sweeper to be over, so that polling need not read the clock.
+    due: bool,
     waker: Option<Waker>,
 }
 
@@ -43,12 +45,13 @@ pub async fn sweep_forever() {
         ticks.tick().await;
         let now = Instant::now();
         let due: Vec<Waker> = FAR_DEADLINES.with_borrow_mut(|far| {
-            let due = far
-                .entries
-                .iter_mut()
-                .flatten()
-                .filter(|entry| entry.at <= now);
-            due.filter_map(|entry| entry.waker.take()).collect()
+            let entries = far.entries.iter_mut().flatten();
+            let due = entries.filter(|entry| !entry.due && entry.at <= now);
+            due.filter_map(|entry| {
+                entry.due = true;
+                entry.waker.take()
+            })
+            .collect()
         });
         due.into_iter().for_each(Waker::wake);
     }
@@ -91,6 +94,7 @@ impl Deadline {
                 FAR_DEADLINES.with_borrow_mut(|far| {
                     if let Some(Some(entry)) = far.entries.get_mut(*slot) {
                         entry.at = at;
+                        entry.due = false;
                     }
                 });
             }
@@ -104,7 +108,11 @@ impl Deadline {
 
 impl Far {
     fn insert(&mut self, at: Instant) -> usize {
-        let entry = Some(Entry { at, waker: None });
+        let entry = Some(Entry {
+            at,
+            due: false,
+            waker: None,
+        });
         match self.free.pop() {
             Some(slot) => {
                 self.entries[slot] = entry;
@@ -129,15 +137,12 @@ impl Future for Deadline {
                 let Some(Some(entry)) = far.entries.get_mut(*slot) else {
                     return Poll::Ready(());
                 };
+                if entry.due {
+                    return Poll::Ready(());
+                }
                 match &mut entry.waker {
                     Some(waker) => waker.clone_from(cx.waker()),
-                    // The clock is read when the sweeper has taken the waker, and at first.
-                    empty => {
-                        if entry.at <= Instant::now() {
-                            return Poll::Ready(());
-                        }
-                        *empty = Some(cx.waker().clone());
-                    }
+                    empty => *empty = Some(cx.waker().clone()),
                 }
                 Poll::Pending
             }),
@@ -183,7 +188,7 @@ mod tests {
         assert!(matches!(second.0, Kind::Far(0)), "the slot is used again");
         FAR_DEADLINES.with_borrow_mut(|far| {
             if let Some(Some(entry)) = far.entries.get_mut(0) {
-                entry.at = Instant::now() - Duration::from_secs(1);
+                entry.due = true;
             }
         });
         (&mut second).await;

@@ -116,6 +116,10 @@ impl Codes {
 
     fn visit(&self, prefix: &str, exact: bool, f: &mut Visitor<'_>) {
         for (i, class) in self.classes.iter().enumerate() {
+            // Where exact codes are shown, Envoy shows of the classes only those it has seen.
+            if exact && class.value() == 0 {
+                continue;
+            }
             f(&format!("{prefix}{}xx", i + 1), Value::Counter(class));
         }
         for (code, count) in self

@@ -69,11 +69,9 @@ jwt_secret = "unused-here"
 [permit_hash]
 secret = "unused-here"
 
-[causeway.management]
-bind = "127.0.0.1:$management"
-
-[causeway.path]
-bind = "127.0.0.1:$path"
+[causeway]
+management = "127.0.0.1:$management"
+path_frontend = "127.0.0.1:$path"
 TOML
 }
 serve() { exec "$binary" serve -f "$scratch/worker.toml"; }
