@@ -139,7 +139,8 @@ fn run(cli: Cli) -> Result<()> {
             let config = load(&args)?;
             let mut options = options(&args);
             options.log_level = Some(log_level);
-            runtime()?.block_on(serve(config, options))
+            let served = runtime()?.block_on(serve(config, options));
+            served.with_context(|| source(&args))
         }
     }
 }
@@ -174,6 +175,14 @@ fn path_text(path: Option<&Path>) -> String {
     path.map_or(String::new(), |p| p.display().to_string())
 }
 
+/// What the configuration was read from, for messages.
+fn source(args: &ServeArgs) -> String {
+    match &args.config_path {
+        Some(path) => path.display().to_string(),
+        None => "--config-yaml".to_owned(),
+    }
+}
+
 /// Reads the configuration; the content of a file tells its kind.
 fn load(args: &ServeArgs) -> Result<Config> {
     let overrides = Overrides {
@@ -206,7 +215,8 @@ fn validate(args: &ServeArgs) -> Result<()> {
     if let Config::Bootstrap(bootstrap) = &config {
         let rejected = app::check(bootstrap.static_updates.clone());
         if !rejected.is_empty() {
-            let reasons: Vec<String> = rejected.iter().map(ToString::to_string).collect();
+            let file = source(args);
+            let reasons: Vec<String> = rejected.iter().map(|r| format!("{file}: {r}")).collect();
             bail!("{}", reasons.join("\n"));
         }
     }
