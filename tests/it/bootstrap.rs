@@ -183,11 +183,12 @@ async fn a_process_opens_only_what_its_bootstrap_names() {
 #[tokio::test]
 async fn a_bad_file_is_refused_with_its_place_and_a_hint() {
     let directory = tempfile::tempdir().unwrap();
+    let mut complaints = Vec::new();
     for (what, text, expected) in [
         (
             "bad YAML",
             "static_resources:\n  listeners:\n  - {name: web\n",
-            &["bad.yaml: line 4, column 1: ", "flow mapping"][..],
+            &["bad.yaml: line 3, column 5: ", "unclosed bracket '{'"][..],
         ),
         (
             "bad JSON",
@@ -233,7 +234,7 @@ async fn a_bad_file_is_refused_with_its_place_and_a_hint() {
             ],
         ),
         (
-            "a cluster that is not there",
+            "a listener without chains",
             "static_resources:\n  listeners:\n  - name: web\n    address: {socket_address: \
              {address: 127.0.0.1, port_value: 0}}\n",
             &["bad.yaml: ", "listener \"web\"", "filter_chains"],
@@ -260,22 +261,17 @@ async fn a_bad_file_is_refused_with_its_place_and_a_hint() {
             &["-c", path],
         ] {
             let finished = run(arguments).await;
-            assert_eq!(
-                finished.code,
-                Some(1),
-                "{what} {arguments:?}: {}",
-                finished.stderr
-            );
-            for part in expected {
-                assert!(
-                    finished.stderr.contains(part),
-                    "{what}: {part:?}: {}",
-                    finished.stderr
-                );
+            let missing = expected
+                .iter()
+                .find(|part| !finished.stderr.contains(**part));
+            let panicked = finished.stderr.contains("panicked");
+            if finished.code != Some(1) || missing.is_some() || panicked {
+                let said = finished.stderr;
+                complaints.push(format!("{what} {arguments:?}: not {missing:?} but {said}"));
             }
-            assert!(!finished.stderr.contains("panicked"), "{}", finished.stderr);
         }
     }
+    assert!(complaints.is_empty(), "{complaints:#?}");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::support::app::TestApp;
+use crate::support::bootstrap::{bootstrap, forwarding, http2_cluster};
 use crate::support::circuit::circuit;
 use crate::support::client::{Http1, Http2, empty, full, request};
 use crate::support::origin::Origin;
@@ -323,4 +324,16 @@ async fn a_truncated_http1_answer_is_a_reset_stream() {
     assert!(client.try_send(get).await.is_err());
     // The connection goes on.
     assert_eq!(client.get("nobody.apps.test", "/").await.status, 400);
+}
+
+#[tokio::test]
+async fn a_bootstrap_says_what_its_clusters_speak() {
+    let origin = http2_origin(grpc_echo).await;
+    let clusters = [http2_cluster("a", origin.address)];
+    let text = bootstrap(&[forwarding("web", "a")], &clusters).to_string();
+    let app = TestApp::bootstrap(&text).await;
+    let client = Http2::connect(app.listener("web")).await;
+    let reply = client.send(grpc("any.example", full("message"))).await;
+    assert_eq!(reply.text(), "message");
+    assert_eq!(reply.trailers.expect("trailers")["grpc-status"], "0");
 }

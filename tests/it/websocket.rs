@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::HeaderValue;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -12,6 +13,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{client_async, client_async_with_config};
 
 use crate::support::app::TestApp;
+use crate::support::bootstrap::{bootstrap, cluster, http, listener, routes};
 use crate::support::circuit::circuit;
 use crate::support::origin::Origin;
 use crate::support::raw::{End, Raw};
@@ -312,4 +314,28 @@ async fn the_handshake_carries_credentials_and_origin_as_sent() {
     within("a byte", socket.get_mut().read_exact(&mut one))
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn an_upgrade_that_is_not_allowed_is_a_403_and_reaches_nobody() {
+    let origin = ws::echo_origin().await;
+    let allowed = json!([{"upgrade_type": "websocket"}]);
+    let routes = routes(&json!([
+        {"match": {"prefix": "/ws"}, "route": {"cluster": "a", "upgrade_configs": allowed}},
+        {"match": {"prefix": "/"}, "route": {"cluster": "a"}},
+    ]));
+    let web = listener("web", &http(&json!({"route_config": routes})));
+    let text = bootstrap(&[web], &[cluster("a", origin.address)]).to_string();
+    let app = TestApp::bootstrap(&text).await;
+    let stream = TcpStream::connect(app.listener("web")).await.unwrap();
+    let error = client_async(ws::handshake("x", "/"), stream)
+        .await
+        .unwrap_err();
+    let Error::Http(response) = error else {
+        panic!("{error}")
+    };
+    assert_eq!(response.status(), 403);
+    assert_eq!(origin.connections(), 0);
+    let mut socket = ws::open(app.listener("web"), "x", "/ws").await;
+    ws::echoed(&mut socket, "allowed").await.unwrap();
 }

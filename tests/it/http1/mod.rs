@@ -143,3 +143,16 @@ async fn a_client_that_leaves_during_a_download_cancels_it() {
     drop(raw);
     origin.has_no_connection().await;
 }
+
+#[tokio::test]
+async fn a_shutdown_lets_a_running_request_finish() {
+    let origin = Origin::held("done").await;
+    let (app, host) = serving(&origin).await;
+    let mut client = client(&app).await;
+    let pending = tokio::spawn(async move { client.get(&host, "/").await });
+    origin.has_requests(1).await;
+    let draining = tokio::spawn(app.shutdown());
+    origin.release(1);
+    assert_eq!(pending.await.unwrap().text(), "done");
+    draining.await.unwrap();
+}

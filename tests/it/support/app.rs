@@ -1,7 +1,6 @@
 //! The application under test, started through the same door as the program.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use causeway::app::{self, Config, Options, Running};
 use causeway::config::bootstrap::{BootstrapConfig, Overrides};
@@ -48,7 +47,7 @@ pub fn worker() -> WorkerConfig {
 fn options() -> Options {
     Options {
         concurrency: 2,
-        drain_time: Duration::from_millis(500),
+        drain_time: super::DEADLINE,
         ..Options::default()
     }
 }

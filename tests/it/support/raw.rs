@@ -47,7 +47,6 @@ pub enum End {
 /// The connection ended before the answer did; what had come of its body.
 #[derive(Debug)]
 pub struct Broken {
-    pub end: End,
     pub body: Vec<u8>,
 }
 
@@ -166,21 +165,15 @@ impl Raw {
 
     /// A whole answer to anything but HEAD.
     pub async fn try_answer(&mut self) -> Result<Answer, Broken> {
-        let broken = |end| Broken {
-            end,
-            body: Vec::new(),
-        };
+        let broken = |_| Broken { body: Vec::new() };
         let mut answer = self.head().await.map_err(broken)?;
         if matches!(answer.status, 100..200 | 204 | 304) {
             return Ok(answer);
         }
         if answer.header("transfer-encoding") == "chunked" {
-            if let Err(end) = self.chunks(&mut answer).await {
+            if self.chunks(&mut answer).await.is_err() {
                 answer.body.append(&mut self.buffer);
-                return Err(Broken {
-                    end,
-                    body: answer.body,
-                });
+                return Err(Broken { body: answer.body });
             }
             return Ok(answer);
         }
@@ -191,18 +184,14 @@ impl Raw {
                 answer.body = body;
                 return match end {
                     End::Closed => Ok(answer),
-                    End::Reset => Err(Broken {
-                        end,
-                        body: answer.body,
-                    }),
+                    End::Reset => Err(Broken { body: answer.body }),
                 };
             }
             text => text.parse::<usize>().unwrap(),
         };
         while self.buffer.len() < length {
-            if let Err(end) = self.fill().await {
+            if self.fill().await.is_err() {
                 return Err(Broken {
-                    end,
                     body: std::mem::take(&mut self.buffer),
                 });
             }
