@@ -19,7 +19,7 @@ use crate::support::bootstrap::{bootstrap, forwarding, http2_cluster};
 use crate::support::circuit::circuit;
 use crate::support::client::{Http1, Http2, empty, full, request};
 use crate::support::origin::Origin;
-use crate::support::within;
+use crate::support::{refusing, within};
 
 type Answer = Response<Frames>;
 
@@ -248,9 +248,8 @@ async fn messages_of_a_bidirectional_stream_pass_while_it_is_open() {
 
 #[tokio::test]
 async fn a_failure_of_ours_is_a_grpc_status_to_a_grpc_client() {
-    let circuit = circuit(1)
-        .kernel("127.0.0.1:9".parse().unwrap())
-        .protocol("grpc");
+    let (_socket, nowhere) = refusing();
+    let circuit = circuit(1).kernel(nowhere).protocol("grpc");
     let app = TestApp::serving(&[&circuit]).await;
     let client = Http2::connect(app.wildcard()).await;
     let reply = client.send(grpc(&circuit.host(), empty())).await;

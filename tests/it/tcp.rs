@@ -6,7 +6,7 @@ use crate::support::app::TestApp;
 use crate::support::circuit::circuit;
 use crate::support::origin::Origin;
 use crate::support::raw::{End, Raw};
-use crate::support::tcp_echo;
+use crate::support::{refusing, tcp_echo};
 
 async fn serving(origin: &Origin) -> TestApp {
     let circuit = circuit(1).kernel(origin.address).at_slot(1).protocol("tcp");
@@ -100,9 +100,9 @@ async fn an_origins_half_close_lets_the_client_go_on() {
 
 #[tokio::test]
 async fn an_origin_that_refuses_closes_the_client() {
-    let origin = Origin::fixed("").await;
-    let app = serving(&origin).await;
-    drop(origin);
+    let (_socket, address) = refusing();
+    let circuit = circuit(1).kernel(address).at_slot(1).protocol("tcp");
+    let app = TestApp::serving(&[&circuit]).await;
     let mut raw = Raw::connect(app.slot(1)).await;
     raw.ended().await;
 }

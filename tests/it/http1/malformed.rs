@@ -2,8 +2,10 @@
 
 use super::{raw, serving, targets};
 use crate::support::app::TestApp;
+use crate::support::circuit::circuit;
 use crate::support::origin::Origin;
 use crate::support::raw::End;
+use crate::support::refusing;
 
 /// Every request here is followed by a second one, which must not be taken for a request either.
 #[tokio::test]
@@ -282,19 +284,26 @@ async fn an_answer_of_nonsense_is_a_502() {
 }
 
 #[tokio::test]
-async fn an_origin_that_is_not_there_or_says_nothing_is_a_503() {
-    let silent = Origin::once(b"").await;
-    let (app, host) = serving(&silent).await;
-    let mut one = raw(&app).await;
-    one.send(format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n"))
-        .await;
-    assert_eq!(one.answer().await.status, 503);
-    drop(silent);
-    // The connection stays usable: nothing about it was wrong.
-    one.send(format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n"))
-        .await;
-    let answer = one.answer().await;
-    assert_eq!((answer.status, answer.header("connection")), (503, ""));
-    one.finish().await;
-    assert_eq!(one.ended().await, End::Closed);
+async fn an_origin_that_says_nothing_or_is_not_there_is_a_503() {
+    let origin = Origin::once(b"").await;
+    let (_socket, nowhere) = refusing();
+    let (silent, absent) = (
+        circuit(1).kernel(origin.address),
+        circuit(2).kernel(nowhere),
+    );
+    let app = TestApp::serving(&[&silent, &absent]).await;
+    let mut raw = raw(&app).await;
+    // The client's connection goes on: nothing about it was wrong.
+    for host in [silent.host(), absent.host(), silent.host()] {
+        raw.send(format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n"))
+            .await;
+        let answer = raw.answer().await;
+        assert_eq!(
+            (answer.status, answer.header("connection")),
+            (503, ""),
+            "{host}"
+        );
+    }
+    raw.finish().await;
+    assert_eq!(raw.ended().await, End::Closed);
 }

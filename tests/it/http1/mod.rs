@@ -72,20 +72,6 @@ async fn a_client_that_asks_for_close_gets_it() {
 }
 
 #[tokio::test]
-async fn a_client_that_half_closes_after_its_request_gets_its_answer() {
-    let origin = Origin::held("late").await;
-    let (app, host) = serving(&origin).await;
-    let mut raw = raw(&app).await;
-    raw.send(format!(
-        "GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"
-    ))
-    .await;
-    origin.has_requests(1).await;
-    origin.release(1);
-    assert_eq!(raw.answer().await.text(), "late");
-}
-
-#[tokio::test]
 async fn an_origin_that_says_close_does_not_close_the_client() {
     let origin = Origin::http(|mut conn| async move {
         conn.request().await;

@@ -55,3 +55,13 @@ pub async fn tcp_echo() -> origin::Origin {
     })
     .await
 }
+
+/// An address that refuses connections for as long as the socket is kept: bound, so that nobody
+/// else gets the port, and not listening.
+pub fn refusing() -> (socket2::Socket, std::net::SocketAddr) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any: std::net::SocketAddr = ([127, 0, 0, 1], 0).into();
+    socket.bind(&any.into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
+}
