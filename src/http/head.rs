@@ -148,7 +148,7 @@ fn target(parts: &mut Parts, manager: &HttpManager) -> Result<(), Failure> {
 }
 
 /// hyper takes any list that ends in `chunked`; the next hop might read it differently.
-fn framing(parts: &Parts, names: Names) -> Result<(), Failure> {
+fn framing(parts: &mut Parts, names: Names) -> Result<(), Failure> {
     if !names.transfer_encoding && !names.content_length {
         return Ok(());
     }
@@ -171,6 +171,11 @@ fn framing(parts: &Parts, names: Names) -> Result<(), Failure> {
             return Err(Failure::bad_request("http1.content_length_and_chunked"));
         }
     }
+    if names.transfer_encoding {
+        // The next hop's framing is decided anew.
+        parts.headers.remove(TRANSFER_ENCODING);
+    }
+    let headers = &parts.headers;
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     if let Some(length) = lengths.next()
         && (lengths.next().is_some() || !length.as_bytes().iter().all(u8::is_ascii_digit))
@@ -389,9 +394,18 @@ fn normal_path(parts: &mut Parts, manager: &HttpManager) -> Result<Option<String
     }
 }
 
+/// Both `Content-Length` and `Transfer-Encoding`: which of the two counts is where response
+/// splitting begins (RFC 9112 section 6.3).
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the response has both Content-Length and Transfer-Encoding")]
+pub struct TwoFramings;
+
 /// Removes connection fields from a response. Framing is decided anew for the client.
-pub fn strip_response(headers: &mut HeaderMap) {
-    let (mut connection, mut fixed) = (false, false);
+///
+/// # Errors
+/// [`TwoFramings`]
+pub fn strip_response(headers: &mut HeaderMap) -> Result<(), TwoFramings> {
+    let (mut connection, mut fixed, mut length, mut coding) = (false, false, false, false);
     for name in headers.keys() {
         let name = name.as_str();
         match name.len() {
@@ -400,11 +414,14 @@ pub fn strip_response(headers: &mut HeaderMap) {
                 connection |= name == "connection";
                 fixed |= name == "keep-alive";
             }
-            16 | 17 | 18 => {
-                fixed |= name == "transfer-encoding" || name == "proxy-connection";
-            }
+            14 => length |= name == "content-length",
+            16 => fixed |= name == "proxy-connection",
+            17 => coding |= name == "transfer-encoding",
             _ => {}
         }
+    }
+    if length && coding {
+        return Err(TwoFramings);
     }
     if connection {
         // A response cannot smuggle by naming fields, so an odd list is simply dropped.
@@ -413,10 +430,13 @@ pub fn strip_response(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
-    if fixed {
+    if coding {
         headers.remove(TRANSFER_ENCODING);
+    }
+    if fixed {
         headers.remove(UPGRADE);
         headers.remove("keep-alive");
         headers.remove("proxy-connection");
     }
+    Ok(())
 }

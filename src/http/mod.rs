@@ -7,6 +7,7 @@ mod forwarded;
 mod head;
 mod names;
 mod path;
+mod replay;
 mod reply;
 mod router;
 mod serve_request;

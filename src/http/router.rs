@@ -16,6 +16,7 @@ use super::body::Body;
 use super::exchange::Exchange;
 use super::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PREFIX};
 use super::head::{UpgradeRequest, strip_response};
+use super::replay::Replay;
 use super::reply::{self, Manner};
 use super::upgrade;
 use super::watch::{Fired, Watch};
@@ -37,7 +38,8 @@ const TRANSPARENT_ATTEMPTS: u32 = 2;
 
 /// A request on its way to a cluster.
 pub struct Job<'j> {
-    pub parts: Parts,
+    /// Taken when it is sent.
+    pub parts: &'j mut Parts,
     pub body: Incoming,
     pub route: &'j Route,
     pub forward: &'j Forward,
@@ -75,7 +77,7 @@ pub async fn forward(job: Job<'_>, exchange: Exchange) -> Response<Body> {
 
 async fn attempt(job: Job<'_>, slot: &mut Option<Exchange>) -> Result<Response<Body>, Failure> {
     let Job {
-        mut parts,
+        parts,
         body,
         forward,
         cluster,
@@ -108,7 +110,7 @@ async fn attempt(job: Job<'_>, slot: &mut Option<Exchange>) -> Result<Response<B
     let mut watch = Watch::new(forward.timeout, idle, exchange.start);
     append_via(&mut parts.headers, &connection.manager.model.via);
     edit_request(
-        &mut parts,
+        parts,
         forward,
         route,
         !connection.manager.filters.router.suppress_envoy_headers,
@@ -140,19 +142,27 @@ async fn attempt(job: Job<'_>, slot: &mut Option<Exchange>) -> Result<Response<B
                 .insert(ATTEMPT_COUNT, HeaderValue::from(attempts));
         }
         let last = attempts >= TRANSPARENT_ATTEMPTS || !lease.reused || !bodyless;
-        let head = if last { take(&mut parts) } else { copy(&parts) };
+        let replay = (!last).then(|| Replay::of(parts));
+        let head = take(parts);
         let sent = body
             .take()
             .unwrap_or_else(|| RequestBody::empty(Rc::clone(&progress)));
         let request = prepare(head, sent, &lease, forward, upgrade.as_ref());
         match watched(lease.send(request), &mut watch, exchange).await? {
-            Ok(response) if has_two_framings(response.headers()) => {
-                exchange.upstream_failed(StatusCode::BAD_GATEWAY);
-                let cause = "the response has both Content-Length and Transfer-Encoding";
-                return Err(protocol_error().because(cause));
+            Ok(mut response) => {
+                // What a switched connection says about itself is looked at later.
+                if response.status() != StatusCode::SWITCHING_PROTOCOLS
+                    && let Err(error) = strip_response(response.headers_mut())
+                {
+                    exchange.upstream_failed(StatusCode::BAD_GATEWAY);
+                    return Err(protocol_error().because(error));
+                }
+                break (lease, response);
             }
-            Ok(response) => break (lease, response),
-            Err(error) if !last && (error.unsent || idempotent && is_stale(&error)) => {
+            Err(error) if replay.is_some() && (error.unsent || idempotent && is_stale(&error)) => {
+                if let Some(replay) = replay {
+                    *parts = replay.to_parts();
+                }
                 cluster.transport.stats.upstream_cx_destroy.inc();
                 tracing::debug!(endpoint = %lease.endpoint(), error = %error.error,
                     "a pooled connection was dead, trying a fresh one");
@@ -283,12 +293,6 @@ fn protocol_error() -> Failure {
     )
 }
 
-/// Which of the two counts is where response splitting begins (RFC 9112 section 6.3).
-fn has_two_framings(headers: &http::HeaderMap) -> bool {
-    headers.contains_key(http::header::TRANSFER_ENCODING)
-        && headers.contains_key(http::header::CONTENT_LENGTH)
-}
-
 fn send_failure(error: &SendError, lease: &Lease) -> Failure {
     let cause = format!(
         "{}: waiting for response head: {:?}",
@@ -377,15 +381,6 @@ fn take(parts: &mut Parts) -> Parts {
     std::mem::replace(parts, empty)
 }
 
-/// Copies what is forwarded; extensions are hyper's own and stay behind.
-fn copy(parts: &Parts) -> Parts {
-    let (mut copy, ()) = Request::new(()).into_parts();
-    copy.method = parts.method.clone();
-    copy.uri = parts.uri.clone();
-    copy.headers = parts.headers.clone();
-    copy
-}
-
 /// Puts a head into the form that the endpoint's protocol wants.
 fn prepare(
     mut head: Parts,
@@ -402,7 +397,6 @@ fn prepare(
     {
         head.headers.insert(HOST, host);
     }
-    head.headers.remove(http::header::TRANSFER_ENCODING);
     if lease.is_http2() {
         head.version = Version::HTTP_2;
         let authority = head.headers.remove(HOST);
@@ -444,7 +438,6 @@ fn respond(
     exchange.answered(head.status);
     head.version = Version::HTTP_11;
     head.extensions.clear();
-    strip_response(&mut head.headers);
     if !connection.manager.filters.router.suppress_envoy_headers {
         head.headers.insert(SERVICE_TIME, HeaderValue::from(ms));
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use causeway_xds::resource::route::{RequireTls, Upgrade};
-use http::header::{HOST, HeaderMap, UPGRADE};
+use http::header::{HOST, HeaderMap};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
@@ -37,16 +37,15 @@ enum Chosen {
 
 /// Serves one request of `connection`.
 pub async fn handle(connection: Rc<Connection>, mut request: Request<Incoming>) -> Response<Body> {
-    let on_upgrade = request
-        .headers()
-        .contains_key(UPGRADE)
-        .then(|| hyper::upgrade::on(&mut request));
+    // hyper puts something there exactly when an upgrade is asked for.
+    let asked = !request.extensions().is_empty();
+    let on_upgrade = asked.then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
     connection.request_began();
     let exchange = Exchange::begin(&connection, &parts);
     exchange.progress.request_ended.set(body.is_end_stream());
     let manner = Manner {
-        grpc: reply::is_grpc(&parts.headers),
+        grpc: parts.version == Version::HTTP_2 && reply::is_grpc(&parts.headers),
         // An answer that does not wait for the body leaves the connection in doubt.
         close: !body.is_end_stream() || connection.drain.is_cancelled(),
         http2: parts.version == Version::HTTP_2,
@@ -68,7 +67,7 @@ pub async fn handle(connection: Rc<Connection>, mut request: Request<Incoming>) 
             let close = connection.drain.is_cancelled();
             let manner = Manner { close, ..manner };
             let job = Job {
-                parts,
+                parts: &mut parts,
                 body,
                 route: &route,
                 forward,

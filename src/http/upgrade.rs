@@ -36,7 +36,8 @@ pub fn switch(
     let (mut head, _) = response.into_parts();
     let protocol = head.headers.get(UPGRADE).cloned().unwrap_or(asked.protocol);
     head.extensions.clear();
-    strip_response(&mut head.headers);
+    // A 101 has no body, so that no framing can be in doubt.
+    strip_response(&mut head.headers).ok();
     head.headers.insert(UPGRADE, protocol);
     head.headers
         .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
