@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::{self, Config, Options, Running};
 use crate::config::WorkerConfig;
@@ -228,6 +228,7 @@ fn validate(args: &ServeArgs) -> Result<()> {
 }
 
 async fn serve(config: Config, options: Options) -> Result<()> {
+    let signals = Signals::listen()?;
     let running = app::start(config, options).await?;
     tracing::info!(
         version = env!("CAUSEWAY_VERSION"),
@@ -235,12 +236,30 @@ async fn serve(config: Config, options: Options) -> Result<()> {
         listeners = running.addresses.all().len(),
         "serving"
     );
-    until_stopped(running).await
+    until_stopped(running, signals).await
 }
 
-async fn until_stopped(mut running: Running) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+/// Listened to before anything is opened: a signal that comes during the start must not kill what
+/// a moment later would have drained.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
+async fn until_stopped(mut running: Running, signals: Signals) -> Result<()> {
+    let Signals {
+        mut terminate,
+        mut interrupt,
+    } = signals;
     let why = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
@@ -257,6 +276,7 @@ async fn until_stopped(mut running: Running) -> Result<()> {
 }
 
 async fn run_demo(options: Options) -> Result<()> {
+    let signals = Signals::listen()?;
     let config = demo::config();
     let secret = config.api_secret.clone();
     let backends = demo::start_backends()
@@ -272,5 +292,5 @@ async fn run_demo(options: Options) -> Result<()> {
     let mut out = std::io::stdout();
     write!(out, "{}", demo::banner(&addresses))?;
     out.flush()?;
-    until_stopped(running).await
+    until_stopped(running, signals).await
 }

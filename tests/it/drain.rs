@@ -10,7 +10,7 @@ use crate::support::app::SECRET;
 use crate::support::circuit::{Circuit, circuit};
 use crate::support::client::{Http1, get, request};
 use crate::support::origin::Origin;
-use crate::support::process::{Program, Signal};
+use crate::support::process::{Program, Signal, run};
 use crate::support::{eventually, ws};
 
 /// The real worker with one circuit; where its users connect to.
@@ -141,4 +141,39 @@ async fn drain_listeners_closes_the_doors_and_lets_the_program_run() {
     ws::echoed(&mut socket, "still here").await.unwrap();
     assert!(program.is_running());
     assert_eq!(get(management, "localhost", "/livez").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_signal_that_comes_with_the_first_line_of_the_log_is_a_drain_too() {
+    let text = "node: {id: a, cluster: b}";
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut program = Program::start(&["--config-yaml", text]);
+        program.said("listeners=0").await;
+        program.signal(signal);
+        assert_eq!(program.ended().await, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_command_line_has_an_exit_code_of_its_own() {
+    for arguments in [
+        &["--nonsense"][..],
+        &["serve", "--concurrency", "0"],
+        &["--mode", "what"],
+    ] {
+        let finished = run(arguments).await;
+        assert_eq!(finished.code, Some(2), "{arguments:?}: {}", finished.stderr);
+        assert!(
+            finished.stderr.starts_with("error: "),
+            "{}",
+            finished.stderr
+        );
+    }
+    let version = run(&["version"]).await;
+    assert_eq!(version.code, Some(0));
+    assert!(
+        version.stdout.starts_with("causeway "),
+        "{}",
+        version.stdout
+    );
 }
