@@ -336,7 +336,7 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
     })
     .await;
     let stats = &connection.manager.stats;
-    let leftover = http
+    let mut leftover = http
         .into_parts()
         .map(|parts| parts.io.into_inner().into_inner());
     match ended {
@@ -357,7 +357,13 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
                 return;
             }
         }
-        Err(Tick::IdleTimeout) => stats.downstream_cx_idle_timeout.inc(),
+        Err(Tick::IdleTimeout) => {
+            stats.downstream_cx_idle_timeout.inc();
+            if let Some(io) = &mut leftover {
+                // Said before lingering: a client that does not know would send another request.
+                io.shutdown().await.ok();
+            }
+        }
         Err(Tick::HeadTimeout) => {
             stats.downstream_rq_header_timeout.inc();
             if let Some(mut io) = leftover {
