@@ -153,6 +153,8 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
                 limit
             };
             tokio::select! {
+                // What a client has sent before a drain began is still served.
+                biased;
                 found = begins_http2(&io) => found,
                 () = Deadline::after(limit) => return,
                 () = accepted.drain.cancelled() => return,
@@ -389,7 +391,8 @@ async fn linger(mut io: Io, limit: Duration) {
     if limit.is_zero() {
         return;
     }
-    let mut discarded = [0; 4096];
+    // On the heap: every idle connection has room for this future in its own.
+    let mut discarded = vec![0; 4096];
     let drain = async { while io.read(&mut discarded).await.is_ok_and(|n| n > 0) {} };
     // Either end will do; the deadline is `delayed_close_timeout`.
     tokio::time::timeout(limit, drain).await.ok();
