@@ -141,8 +141,8 @@ async fn attempt(job: Job<'_>, slot: &mut Option<Exchange>) -> Result<Response<B
                 .headers
                 .insert(ATTEMPT_COUNT, HeaderValue::from(attempts));
         }
-        let last = attempts >= TRANSPARENT_ATTEMPTS || !lease.reused || !bodyless;
-        let replay = (!last).then(|| Replay::of(parts));
+        let last = attempts >= TRANSPARENT_ATTEMPTS || !lease.reused;
+        let replay = (!last && bodyless && idempotent).then(|| Replay::of(parts));
         let head = take(parts);
         let sent = body
             .take()
@@ -159,7 +159,17 @@ async fn attempt(job: Job<'_>, slot: &mut Option<Exchange>) -> Result<Response<B
                 }
                 break (lease, response);
             }
-            Err(error) if replay.is_some() && (error.unsent || idempotent && is_stale(&error)) => {
+            Err(SendError {
+                error,
+                unsent: Some(request),
+            }) if !last => {
+                let (head, unsent) = request.into_parts();
+                *parts = head;
+                body = Some(unsent);
+                tracing::debug!(endpoint = %lease.endpoint(), %error,
+                    "a pooled connection takes no more requests, trying a fresh one");
+            }
+            Err(error) if replay.is_some() && is_stale(&error) => {
                 if let Some(replay) = replay {
                     *parts = replay.to_parts();
                 }
@@ -398,14 +408,12 @@ fn prepare(
     }
     if lease.is_http2() {
         head.version = Version::HTTP_2;
-        let authority = head.headers.remove(HOST);
-        let authority = authority
-            .as_ref()
-            .and_then(|h| h.to_str().ok())
-            .unwrap_or("");
         let mut uri = std::mem::take(&mut head.uri).into_parts();
         uri.scheme = Some(http::uri::Scheme::HTTP);
-        uri.authority = authority.parse().ok();
+        // Not there when the request comes back from a connection that did not send it.
+        if let Some(host) = head.headers.remove(HOST) {
+            uri.authority = host.to_str().ok().and_then(|h| h.parse().ok());
+        }
         head.uri = Uri::from_parts(uri).unwrap_or_default();
     } else {
         head.version = Version::HTTP_11;

@@ -1,6 +1,7 @@
 //! Opening a connection to an endpoint.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_xds::resource::Address;
@@ -13,21 +14,21 @@ use crate::error::{Failure, ResponseFlag};
 use crate::net::Io;
 
 /// Why there is no connection. Carries the address and the phase, for the log.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{address}: {kind}")]
 pub struct ConnectError {
     pub address: String,
     pub kind: ConnectErrorKind,
 }
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum ConnectErrorKind {
     #[error("connect: {0}")]
-    Connect(io::Error),
+    Connect(Arc<io::Error>),
     #[error("tls handshake: {0}")]
-    Tls(io::Error),
+    Tls(Arc<io::Error>),
     #[error("http handshake: {0}")]
-    Http(hyper::Error),
+    Http(Arc<hyper::Error>),
     #[error("connect_timeout ({0:?}) fired in phase {1}")]
     Timeout(Duration, &'static str),
     #[error("an address that is a name cannot be connected to")]
@@ -107,7 +108,7 @@ async fn open(endpoint: &Endpoint, transport: &Transport) -> Result<Io, ConnectE
         Address::Socket(address) => {
             let io = TcpStream::connect(address)
                 .await
-                .map_err(ConnectErrorKind::Connect)?;
+                .map_err(|e| ConnectErrorKind::Connect(Arc::new(e)))?;
             // An error here means that the peer is gone already; the next read tells so.
             io.set_nodelay(true).ok();
             if let Some(keepalive) = &transport.tcp_keepalive {
@@ -130,7 +131,7 @@ async fn open(endpoint: &Endpoint, transport: &Transport) -> Result<Io, ConnectE
         Address::Pipe(path) => UnixStream::connect(path)
             .await
             .map(Io::Unix)
-            .map_err(ConnectErrorKind::Connect),
+            .map_err(|e| ConnectErrorKind::Connect(Arc::new(e))),
         Address::Named { .. } => Err(ConnectErrorKind::Unresolved),
     }
 }
@@ -156,5 +157,5 @@ async fn secure(
         .connect(name, tcp)
         .await
         .map(|tls| Io::ClientTls(Box::new(tls)))
-        .map_err(ConnectErrorKind::Tls)
+        .map_err(|e| ConnectErrorKind::Tls(Arc::new(e)))
 }

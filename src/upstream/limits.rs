@@ -49,6 +49,12 @@ impl Limit {
         (before < self.max.load(Relaxed)).then_some(permit)
     }
 
+    /// One unit whatever the bound says.
+    pub fn exceed(&self) -> Permit {
+        self.used.fetch_add(1, Relaxed);
+        Permit(Arc::clone(&self.used))
+    }
+
     pub fn used(&self) -> u32 {
         self.used.load(Relaxed)
     }

@@ -1,19 +1,22 @@
 //! Per-thread pools of connections, by endpoint.
 //!
 //! HTTP/1.1: connections wait last in, first out, so that a burst's surplus grows old and is
-//! closed. HTTP/2: one connection per endpoint and thread, shared by clones of its sender.
+//! closed. HTTP/2: streams share a connection until the peer takes no more of them.
 //! Everything here runs on one data thread; nothing is borrowed across an await.
+
+mod multiplex;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::hash::BuildHasherDefault;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
@@ -38,16 +41,30 @@ thread_local! {
 #[derive(Default)]
 struct Pool {
     idle: VecDeque<Idle>,
-    /// Of the connections in `idle`.
+    /// Of the connections in `idle` and `http2`.
     transport: Option<Arc<Transport>>,
-    http2: Option<http2::SendRequest<RequestBody>>,
-    /// Somebody is opening the HTTP/2 connection; the others wait here.
-    opening: Option<Vec<oneshot::Sender<()>>>,
+    http2: Vec<multiplex::Shared>,
+    /// Somebody is opening an HTTP/2 connection; the others wait here.
+    opening: Option<Vec<oneshot::Sender<ConnectError>>>,
     /// Requests for which the connection limit left no connection.
     waiting: VecDeque<oneshot::Sender<Http1>>,
+    /// Held by everybody who is opening a connection.
+    connecting: Weak<()>,
     /// What dies with the endpoint: its connections and tunnels.
     tasks: Uids<AbortHandle>,
     next_task: u64,
+}
+
+impl Pool {
+    /// The longest waiting request that is still there.
+    fn next_waiting(&mut self) -> Option<oneshot::Sender<Http1>> {
+        loop {
+            let waiting = self.waiting.pop_front()?;
+            if !waiting.is_closed() {
+                return Some(waiting);
+            }
+        }
+    }
 }
 
 struct Idle {
@@ -71,15 +88,15 @@ pub struct Lease {
 
 enum Kind {
     Http1(Http1),
-    Http2(http2::SendRequest<RequestBody>),
+    Http2(multiplex::Place),
 }
 
 /// Why a request got no response head.
 #[derive(Debug)]
 pub struct SendError {
     pub error: hyper::Error,
-    /// The peer cannot have seen a whole request.
-    pub unsent: bool,
+    /// The request, when the peer has not seen any of it.
+    pub unsent: Option<Box<Request<RequestBody>>>,
 }
 
 /// Lets a connection or tunnel die with its endpoint.
@@ -90,16 +107,33 @@ pub struct Tied {
 
 impl Drop for Tied {
     fn drop(&mut self) {
-        let untie = |pools: &RefCell<Uids<Pool>>| {
-            if let Ok(mut pools) = pools.try_borrow_mut()
-                && let Some(pool) = pools.get_mut(&self.endpoint)
-            {
-                pool.tasks.remove(&self.task);
-            }
-        };
-        // At thread exit the pools may be gone already.
-        POOLS.try_with(untie).ok();
+        let task = self.task;
+        leave(self.endpoint, |pool| drop(pool.tasks.remove(&task)));
     }
+}
+
+/// Somebody who is opening a connection, until it is there or came to nothing.
+struct Connecting {
+    endpoint: u64,
+    _counted: Rc<()>,
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        leave(self.endpoint, |_| ());
+    }
+}
+
+/// For drops. There may be room now: a request that loses its place in the queue looks again.
+fn leave(endpoint: u64, left: impl FnOnce(&mut Pool)) {
+    let next = |pools: &RefCell<Uids<Pool>>| {
+        let mut pools = pools.try_borrow_mut().ok()?;
+        let pool = pools.get_mut(&endpoint)?;
+        left(pool);
+        pool.next_waiting()
+    };
+    // At thread exit the pools may be gone already.
+    POOLS.try_with(next).ok();
 }
 
 fn with_pool<R>(endpoint: u64, f: impl FnOnce(&mut Pool) -> R) -> R {
@@ -174,21 +208,40 @@ pub async fn open_raw(
     endpoint: &Arc<Endpoint>,
     transport: &Arc<Transport>,
 ) -> Result<RawConnection, ConnectError> {
-    let permit = connection_permit(endpoint, transport)?;
+    let (permit, _connecting) = connection_permit(endpoint, transport)?;
     let io = connect(endpoint, transport).await?;
     let counted = Counted::new(endpoint, transport, permit);
     Ok(RawConnection { io, counted })
 }
 
-fn connection_permit(endpoint: &Endpoint, transport: &Transport) -> Result<Permit, ConnectError> {
-    transport.limits.connections.acquire().ok_or_else(|| {
-        transport.stats.upstream_cx_overflow.inc();
-        let max = transport.limits.connections.max();
-        let kind = ConnectErrorKind::Overflow(max, "connections");
-        ConnectError {
-            address: endpoint.to_string(),
-            kind,
-        }
+/// Room for one more connection. A pool without any gets its first one whatever the limit says, as
+/// with Envoy: other threads and endpoints may hold all of them, and nothing would ever come free
+/// here. What comes with the permit is held until the connection is there.
+fn connection_permit(
+    endpoint: &Endpoint,
+    transport: &Transport,
+) -> Result<(Permit, Connecting), ConnectError> {
+    let limit = &transport.limits.connections;
+    with_pool(endpoint.uid, |pool| {
+        let opening = pool.connecting.upgrade();
+        let permit = limit.acquire().or_else(|| {
+            transport.stats.upstream_cx_overflow.inc();
+            let none = pool.tasks.is_empty() && opening.is_none();
+            none.then(|| limit.exceed())
+        });
+        let Some(permit) = permit else {
+            return Err(ConnectError {
+                address: endpoint.to_string(),
+                kind: ConnectErrorKind::Overflow(limit.max(), "connections"),
+            });
+        };
+        let counted = opening.unwrap_or_default();
+        pool.connecting = Rc::downgrade(&counted);
+        let connecting = Connecting {
+            endpoint: endpoint.uid,
+            _counted: counted,
+        };
+        Ok((permit, connecting))
     })
 }
 
@@ -202,8 +255,14 @@ pub async fn checkout(
     fresh: bool,
 ) -> Result<Lease, ConnectError> {
     let (kind, reused) = match transport.protocol {
-        Protocol::Http1 => checkout_http1(endpoint, transport, fresh).await?,
-        Protocol::Http2(_) => checkout_http2(endpoint, transport, fresh).await?,
+        Protocol::Http1 => {
+            let (connection, reused) = checkout_http1(endpoint, transport, fresh).await?;
+            (Kind::Http1(connection), reused)
+        }
+        Protocol::Http2(_) => {
+            let (place, reused) = multiplex::checkout(endpoint, transport, fresh).await?;
+            (Kind::Http2(place), reused)
+        }
     };
     Ok(Lease {
         endpoint: Arc::clone(endpoint),
@@ -217,18 +276,21 @@ async fn checkout_http1(
     endpoint: &Arc<Endpoint>,
     transport: &Arc<Transport>,
     fresh: bool,
-) -> Result<(Kind, bool), ConnectError> {
+) -> Result<(Http1, bool), ConnectError> {
     if !fresh && let Some(connection) = idle_http1(endpoint).await {
-        return Ok((Kind::Http1(connection), true));
+        return Ok((connection, true));
     }
-    let permit = match connection_permit(endpoint, transport) {
-        Ok(permit) => permit,
-        Err(overflow) => {
-            return wait_for_http1(endpoint, transport, overflow)
-                .await
-                .map(|connection| (Kind::Http1(connection), true));
-        }
-    };
+    match connection_permit(endpoint, transport) {
+        Ok((permit, _connecting)) => Ok((open_http1(endpoint, transport, permit).await?, false)),
+        Err(overflow) => wait_for_http1(endpoint, transport, overflow).await,
+    }
+}
+
+async fn open_http1(
+    endpoint: &Arc<Endpoint>,
+    transport: &Arc<Transport>,
+    permit: Permit,
+) -> Result<Http1, ConnectError> {
     let io = connect(endpoint, transport).await?;
     let counted = Counted::new(endpoint, transport, permit);
     transport.stats.upstream_cx_http1_total.inc();
@@ -243,17 +305,21 @@ async fn checkout_http1(
             tracing::debug!(%error, "upstream connection ended");
         }
     });
-    Ok((Kind::Http1(Http1 { sender, served: 0 }), false))
+    Ok(Http1 { sender, served: 0 })
+}
+
+impl Http1 {
+    /// Whether it still works. Its task may still have to notice that the last response has ended.
+    async fn is_usable(&mut self) -> bool {
+        !self.sender.is_closed() && (self.sender.is_ready() || self.sender.ready().await.is_ok())
+    }
 }
 
 /// The connection that became idle last and still works.
 async fn idle_http1(endpoint: &Endpoint) -> Option<Http1> {
     loop {
         let Idle { mut connection, .. } = with_pool(endpoint.uid, |pool| pool.idle.pop_back())?;
-        // The connection task may still have to notice that the last response has ended.
-        if !connection.sender.is_closed()
-            && (connection.sender.is_ready() || connection.sender.ready().await.is_ok())
-        {
+        if connection.is_usable().await {
             return Some(connection);
         }
     }
@@ -262,111 +328,42 @@ async fn idle_http1(endpoint: &Endpoint) -> Option<Http1> {
 fn http_error(endpoint: &Endpoint, error: hyper::Error) -> ConnectError {
     ConnectError {
         address: endpoint.to_string(),
-        kind: ConnectErrorKind::Http(error),
+        kind: ConnectErrorKind::Http(Arc::new(error)),
     }
 }
 
-/// Queues for a connection of this thread that comes free, at most `connect_timeout`.
+/// Queues for a connection of this thread that comes free or ends, at most `connect_timeout`.
 async fn wait_for_http1(
     endpoint: &Arc<Endpoint>,
     transport: &Arc<Transport>,
     overflow: ConnectError,
-) -> Result<Http1, ConnectError> {
+) -> Result<(Http1, bool), ConnectError> {
     let Some(_pending) = transport.limits.pending.acquire() else {
         transport.stats.upstream_rq_pending_overflow.inc();
         return Err(overflow);
     };
     transport.stats.upstream_rq_pending_total.inc();
-    let (free, freed) = oneshot::channel();
-    with_pool(endpoint.uid, |pool| pool.waiting.push_back(free));
-    match tokio::time::timeout(transport.connect_timeout, freed).await {
-        Ok(Ok(connection)) => Ok(connection),
-        _ => {
-            transport.stats.upstream_rq_pending_overflow.inc();
-            Err(overflow)
-        }
-    }
-}
-
-async fn checkout_http2(
-    endpoint: &Arc<Endpoint>,
-    transport: &Arc<Transport>,
-    fresh: bool,
-) -> Result<(Kind, bool), ConnectError> {
-    let mut fresh = fresh;
+    let deadline = tokio::time::Instant::now() + transport.connect_timeout;
     loop {
-        let turn = with_pool(endpoint.uid, |pool| {
-            if std::mem::take(&mut fresh) {
-                pool.http2 = None;
-            }
-            match (&pool.http2, &mut pool.opening) {
-                (Some(sender), _) if !sender.is_closed() => Turn::Use(sender.clone()),
-                (_, Some(waiting)) => {
-                    let (done, opened) = oneshot::channel();
-                    waiting.push(done);
-                    Turn::Wait(opened)
-                }
-                (_, opening) => {
-                    *opening = Some(Vec::new());
-                    Turn::Open(Opening(endpoint.uid))
+        let (free, freed) = oneshot::channel();
+        with_pool(endpoint.uid, |pool| pool.waiting.push_back(free));
+        match tokio::time::timeout_at(deadline, freed).await {
+            Ok(Ok(mut connection)) => {
+                if connection.is_usable().await {
+                    return Ok((connection, true));
                 }
             }
-        });
-        match turn {
-            Turn::Use(sender) => return Ok((Kind::Http2(sender), true)),
-            // Whether it worked is seen on the next turn; a failure makes one of us try again.
-            Turn::Wait(opened) => drop(opened.await),
-            Turn::Open(opening) => {
-                let sender = open_http2(endpoint, transport).await?;
-                with_pool(endpoint.uid, |pool| pool.http2 = Some(sender.clone()));
-                drop(opening);
-                return Ok((Kind::Http2(sender), false));
+            // A connection has ended, or was not opened.
+            Ok(Err(_)) => {}
+            Err(_) => {
+                transport.stats.upstream_rq_pending_overflow.inc();
+                return Err(overflow);
             }
         }
-    }
-}
-
-enum Turn {
-    Use(http2::SendRequest<RequestBody>),
-    Wait(oneshot::Receiver<()>),
-    Open(Opening),
-}
-
-/// Wakes those who wait for the HTTP/2 connection, however the attempt ends.
-struct Opening(u64);
-
-impl Drop for Opening {
-    fn drop(&mut self) {
-        with_pool(self.0, |pool| pool.opening = None);
-    }
-}
-
-async fn open_http2(
-    endpoint: &Arc<Endpoint>,
-    transport: &Arc<Transport>,
-) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
-    let Protocol::Http2(options) = &transport.protocol else {
-        unreachable!("only called for HTTP/2")
-    };
-    let permit = connection_permit(endpoint, transport)?;
-    let io = connect(endpoint, transport).await?;
-    let counted = Counted::new(endpoint, transport, permit);
-    transport.stats.upstream_cx_http2_total.inc();
-    let (sender, connection) = http2::Builder::new(LocalExecutor)
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(options.initial_stream_window_size)
-        .initial_connection_window_size(options.initial_connection_window_size)
-        .max_header_list_size(64 * 1024)
-        .handshake(TokioIo::new(io))
-        .await
-        .map_err(|e| http_error(endpoint, e))?;
-    spawn_tied(endpoint, async move {
-        let _counted = counted;
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "upstream connection ended");
+        if let Ok((permit, _connecting)) = connection_permit(endpoint, transport) {
+            return Ok((open_http1(endpoint, transport, permit).await?, false));
         }
-    });
-    Ok(sender)
+    }
 }
 
 /// Runs hyper's background futures on this thread.
@@ -401,29 +398,20 @@ impl Lease {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, SendError> {
-        match &mut self.kind {
+        let sent = match &mut self.kind {
             Kind::Http1(connection) => {
                 connection.served += 1;
-                connection
-                    .sender
-                    .try_send_request(request)
-                    .await
-                    .map_err(|mut e| {
-                        let unsent = e.take_message().is_some();
-                        SendError {
-                            error: e.into_error(),
-                            unsent,
-                        }
-                    })
+                connection.sender.try_send_request(request).await
             }
-            Kind::Http2(sender) => sender.try_send_request(request).await.map_err(|mut e| {
-                let unsent = e.take_message().is_some();
-                SendError {
-                    error: e.into_error(),
-                    unsent,
-                }
-            }),
-        }
+            Kind::Http2(place) => place.sender.try_send_request(request).await,
+        };
+        sent.map_err(|mut e| {
+            let unsent = e.take_message();
+            SendError {
+                error: e.into_error(),
+                unsent: unsent.map(Box::new),
+            }
+        })
     }
 
     /// Puts the connection back. Call it only when the response has been read to its end.
@@ -440,7 +428,7 @@ impl Lease {
         }
         with_pool(self.endpoint.uid, |pool| {
             let mut connection = connection;
-            while let Some(waiting) = pool.waiting.pop_front() {
+            while let Some(waiting) = pool.next_waiting() {
                 match waiting.send(connection) {
                     Ok(()) => return,
                     Err(back) => connection = back,
@@ -464,7 +452,10 @@ pub fn retire(endpoints: &[u64], cut: bool) {
             let Some(pool) = pools.get_mut(uid) else {
                 return (None, Vec::new());
             };
-            let dropped = (std::mem::take(&mut pool.idle), pool.http2.take());
+            let dropped = (
+                std::mem::take(&mut pool.idle),
+                std::mem::take(&mut pool.http2),
+            );
             let tasks = if cut {
                 pool.tasks.drain().map(|(_, t)| t).collect()
             } else {
@@ -483,28 +474,30 @@ pub fn sweep() {
     let mut dropped = Vec::new();
     POOLS.with_borrow_mut(|pools| {
         pools.retain(|_, pool| {
+            // What the peer has closed is no loss.
+            pool.idle.retain(|idle| !idle.connection.sender.is_closed());
+            pool.http2.retain(|shared| !shared.is_closed());
+            pool.waiting.retain(|waiting| !waiting.is_closed());
             if let Some(transport) = &pool.transport {
-                let limit = transport.idle_timeout;
+                let (limit, idle) = (transport.idle_timeout, dropped.len());
                 // The oldest are in front.
-                while pool.idle.front().is_some_and(|idle| {
-                    idle.connection.sender.is_closed()
-                        || (!limit.is_zero() && now.duration_since(idle.since) >= limit)
-                }) {
-                    transport.stats.upstream_cx_idle_timeout.inc();
+                while pool
+                    .idle
+                    .front()
+                    .is_some_and(|idle| !limit.is_zero() && now.duration_since(idle.since) >= limit)
+                {
                     dropped.extend(pool.idle.pop_front());
                 }
-            }
-            if pool
-                .http2
-                .as_ref()
-                .is_some_and(http2::SendRequest::is_closed)
-            {
-                pool.http2 = None;
+                let shared = pool.http2.len();
+                pool.http2.retain(|shared| !shared.was_idle_for(limit, now));
+                let closed = dropped.len() - idle + shared - pool.http2.len();
+                transport.stats.upstream_cx_idle_timeout.add(closed as u64);
             }
             !(pool.idle.is_empty()
-                && pool.http2.is_none()
+                && pool.http2.is_empty()
                 && pool.opening.is_none()
                 && pool.waiting.is_empty()
+                && pool.connecting.strong_count() == 0
                 && pool.tasks.is_empty())
         });
     });

@@ -17,6 +17,7 @@ mod drain;
 mod files;
 mod http1;
 mod http2;
+mod pool;
 mod routes;
 mod shim;
 mod survival;

@@ -1,0 +1,275 @@
+//! HTTP/2 connections: each is shared by as many streams as the peer allows.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::oneshot;
+
+use super::{Counted, connection_permit, http_error, spawn_tied, with_pool};
+use crate::net::Io;
+use crate::upstream::body::RequestBody;
+use crate::upstream::connect::{ConnectError, connect};
+use crate::upstream::{Endpoint, Protocol, Transport};
+
+/// What h2 says of the streams that a peer allows until the peer has said something; no peer can
+/// say this.
+const UNKNOWN: usize = usize::MAX - 1;
+
+type Driver = http2::Connection<TokioIo<Io>, RequestBody, Runs>;
+
+/// One connection as the pool has it.
+pub(super) struct Shared {
+    sender: http2::SendRequest<RequestBody>,
+    /// Gone once the connection takes no more requests.
+    driver: Weak<RefCell<Driver>>,
+    load: Rc<Load>,
+}
+
+struct Load {
+    streams: Cell<usize>,
+    served: Cell<u32>,
+    idle_since: Cell<Instant>,
+}
+
+/// One stream's place on a connection, for as long as the stream lasts.
+pub(super) struct Place {
+    pub(super) sender: http2::SendRequest<RequestBody>,
+    load: Rc<Load>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let streams = self.load.streams.get() - 1;
+        self.load.streams.set(streams);
+        if streams == 0 {
+            self.load.idle_since.set(Instant::now());
+        }
+    }
+}
+
+impl Shared {
+    fn place(&self) -> Place {
+        self.load.streams.set(self.load.streams.get() + 1);
+        self.load.served.set(self.load.served.get() + 1);
+        Place {
+            sender: self.sender.clone(),
+            load: Rc::clone(&self.load),
+        }
+    }
+
+    /// Whether the peer takes another stream now. hyper would hold it back, and all after it.
+    fn has_room(&self) -> bool {
+        let most = most_streams(&self.driver).unwrap_or(0);
+        most != UNKNOWN && self.load.streams.get() < most
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed() || self.driver.strong_count() == 0
+    }
+
+    /// Zero is no limit.
+    pub(super) fn was_idle_for(&self, limit: Duration, now: Instant) -> bool {
+        !limit.is_zero()
+            && self.load.streams.get() == 0
+            && now.duration_since(self.load.idle_since.get()) >= limit
+    }
+
+    fn has_served(&self, limit: u32) -> bool {
+        limit != 0 && self.load.served.get() >= limit
+    }
+}
+
+fn most_streams(driver: &Weak<RefCell<Driver>>) -> Option<usize> {
+    Some(driver.upgrade()?.borrow().current_max_send_streams())
+}
+
+enum Turn {
+    Use(Place),
+    Wait(oneshot::Receiver<ConnectError>),
+    Open(Opening),
+}
+
+/// Wakes those who wait for a connection: once it is known how many of them it takes, or when it
+/// came to nothing.
+struct Opening(u64);
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        with_pool(self.0, |pool| pool.opening = None);
+    }
+}
+
+impl Opening {
+    /// All who wait fail alike: one by one, each would wait for its own attempt.
+    fn failed(self, error: &ConnectError) {
+        let waiting = with_pool(self.0, |pool| pool.opening.take());
+        for waiting in waiting.into_iter().flatten() {
+            // Who has left needs no answer.
+            waiting.send(error.clone()).ok();
+        }
+    }
+}
+
+/// A place on a connection, and whether the connection had served a request before.
+pub(super) async fn checkout(
+    endpoint: &Arc<Endpoint>,
+    transport: &Arc<Transport>,
+    fresh: bool,
+) -> Result<(Place, bool), ConnectError> {
+    let mut fresh = fresh;
+    loop {
+        let turn = with_pool(endpoint.uid, |pool| {
+            if std::mem::take(&mut fresh) {
+                pool.http2.clear();
+            }
+            pool.http2.retain(|shared| !shared.is_closed());
+            if let Some(shared) = pool.http2.iter().find(|shared| shared.has_room()) {
+                let place = shared.place();
+                let before = pool.http2.len();
+                pool.http2
+                    .retain(|shared| !shared.has_served(transport.max_requests));
+                let spent = before - pool.http2.len();
+                transport.stats.upstream_cx_max_requests.add(spent as u64);
+                return Turn::Use(place);
+            }
+            match &mut pool.opening {
+                Some(waiting) => {
+                    let (done, opened) = oneshot::channel();
+                    waiting.push(done);
+                    Turn::Wait(opened)
+                }
+                opening => {
+                    *opening = Some(Vec::new());
+                    Turn::Open(Opening(endpoint.uid))
+                }
+            }
+        });
+        match turn {
+            Turn::Use(place) => return Ok((place, true)),
+            Turn::Wait(opened) => {
+                // Without an answer it worked, or whoever opened has left: look again.
+                if let Ok(error) = opened.await {
+                    return Err(error);
+                }
+            }
+            Turn::Open(opening) => {
+                let (shared, link) = match open(endpoint, transport).await {
+                    Ok(opened) => opened,
+                    Err(error) => {
+                        opening.failed(&error);
+                        return Err(error);
+                    }
+                };
+                let place = shared.place();
+                if !endpoint.is_retired() && !shared.has_served(transport.max_requests) {
+                    with_pool(endpoint.uid, |pool| {
+                        pool.transport.get_or_insert_with(|| Arc::clone(transport));
+                        pool.http2.push(shared);
+                    });
+                }
+                link.opening.set(Some(opening));
+                link.look();
+                return Ok((place, false));
+            }
+        }
+    }
+}
+
+async fn open(
+    endpoint: &Arc<Endpoint>,
+    transport: &Arc<Transport>,
+) -> Result<(Shared, Rc<Link>), ConnectError> {
+    let Protocol::Http2(options) = &transport.protocol else {
+        unreachable!("only called for HTTP/2")
+    };
+    let (permit, _connecting) = connection_permit(endpoint, transport)?;
+    let io = connect(endpoint, transport).await?;
+    let counted = Counted::new(endpoint, transport, permit);
+    transport.stats.upstream_cx_http2_total.inc();
+    let link = Rc::new(Link {
+        endpoint: Arc::clone(endpoint),
+        counted: Cell::new(Some(counted)),
+        driver: RefCell::default(),
+        opening: Cell::new(None),
+    });
+    let (sender, driver) = http2::Builder::new(Runs(Rc::clone(&link)))
+        .timer(TokioTimer::new())
+        .initial_max_send_streams(UNKNOWN)
+        .initial_stream_window_size(options.initial_stream_window_size)
+        .initial_connection_window_size(options.initial_connection_window_size)
+        .max_header_list_size(64 * 1024)
+        .handshake(TokioIo::new(io))
+        .await
+        .map_err(|e| http_error(endpoint, e))?;
+    let driver = Rc::new(RefCell::new(driver));
+    *link.driver.borrow_mut() = Rc::downgrade(&driver);
+    let shared = Shared {
+        sender,
+        driver: Rc::downgrade(&driver),
+        load: Rc::new(Load {
+            streams: Cell::new(0),
+            served: Cell::new(0),
+            idle_since: Cell::new(Instant::now()),
+        }),
+    };
+    spawn_tied(endpoint, async move {
+        let ended = std::future::poll_fn(|cx| Pin::new(&mut *driver.borrow_mut()).poll(cx));
+        if let Err(error) = ended.await {
+            tracing::debug!(%error, "upstream connection ended");
+        }
+    });
+    Ok((shared, link))
+}
+
+/// What the task of a connection and the pool know together.
+struct Link {
+    endpoint: Arc<Endpoint>,
+    counted: Cell<Option<Counted>>,
+    driver: RefCell<Weak<RefCell<Driver>>>,
+    opening: Cell<Option<Opening>>,
+}
+
+impl Link {
+    /// Lets those who wait go on once the peer has said how many streams it allows.
+    fn look(&self) {
+        if let Some(opening) = self.opening.take()
+            && most_streams(&self.driver.borrow()) == Some(UNKNOWN)
+        {
+            self.opening.set(Some(opening));
+        }
+    }
+}
+
+/// Runs hyper's background futures of one connection. The first of them is the connection itself,
+/// which outlives the driver as long as there are streams: that one is counted, and ends with the
+/// endpoint.
+#[derive(Clone)]
+struct Runs(Rc<Link>);
+
+impl<F> hyper::rt::Executor<F> for Runs
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        let Some(counted) = self.0.counted.take() else {
+            return super::LocalExecutor.execute(future);
+        };
+        let link = Rc::clone(&self.0);
+        spawn_tied(&self.0.endpoint, async move {
+            let _counted = counted;
+            let mut connection = std::pin::pin!(future);
+            std::future::poll_fn(|cx| {
+                let polled = connection.as_mut().poll(cx);
+                link.look();
+                polled
+            })
+            .await;
+            drop(link.opening.take());
+        });
+    }
+}

@@ -1,0 +1,187 @@
+//! Upstream connections: how many there are, who may use one, and when one ends.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+
+use crate::support::app::TestApp;
+use crate::support::bootstrap::{bootstrap, cluster, forwarding, http2_cluster};
+use crate::support::circuit::circuit;
+use crate::support::client::{Http2, Reply, full};
+use crate::support::eventually;
+use crate::support::origin::Origin;
+
+/// An HTTP/2 origin that answers `ok`: at `/held` once `go` lets it, elsewhere at once. It lets
+/// `streams` run on a connection, and says goodbye to one when `leave` says so.
+async fn shared_origin(streams: u32, go: &Arc<Semaphore>, leave: &Arc<Notify>) -> Origin {
+    let (go, leave) = (Arc::clone(go), Arc::clone(leave));
+    Origin::tcp(move |stream| {
+        let (go, leave) = (Arc::clone(&go), Arc::clone(&leave));
+        async move {
+            let service = service_fn(move |request: Request<Incoming>| {
+                let go = Arc::clone(&go);
+                async move {
+                    if request.uri().path() == "/held" {
+                        go.acquire().await.unwrap().forget();
+                    }
+                    request.into_body().collect().await.unwrap();
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("ok"))))
+                }
+            });
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder.max_concurrent_streams(streams);
+            let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+            tokio::select! {
+                _ = serving.as_mut() => return,
+                () = leave.notified() => serving.as_mut().graceful_shutdown(),
+            }
+            // Ends with its peer, in whatever way.
+            serving.await.ok();
+        }
+    })
+    .await
+}
+
+async fn through(cluster: &Value) -> (TestApp, Http2) {
+    let text = bootstrap(&[forwarding("web", "a")], std::slice::from_ref(cluster)).to_string();
+    let app = TestApp::bootstrap(&text).await;
+    // One connection of the client, so that all requests are served by one data thread.
+    let client = Http2::connect(app.listener("web")).await;
+    (app, client)
+}
+
+fn post(path: &str) -> Request<crate::support::client::Body> {
+    let uri = format!("http://any.example{path}");
+    Request::post(uri).body(full("body")).unwrap()
+}
+
+fn posts(client: &Http2, path: &'static str, count: usize) -> JoinSet<Reply> {
+    (0..count)
+        .map(|_| {
+            let client = client.clone();
+            async move { client.send(post(path)).await }
+        })
+        .collect()
+}
+
+async fn statuses(replies: JoinSet<Reply>) -> Vec<u16> {
+    let replies = replies.join_all().await;
+    replies.iter().map(|r| r.status.as_u16()).collect()
+}
+
+fn limited(at: SocketAddr) -> Value {
+    let mut cluster = cluster("a", at);
+    cluster["connect_timeout"] = json!("20s");
+    cluster["circuit_breakers"] = json!({"thresholds": [{"max_connections": 1}]});
+    cluster
+}
+
+#[tokio::test]
+async fn requests_take_turns_on_the_one_connection_that_the_limit_allows() {
+    let origin = Origin::fixed("ok").await;
+    let (_app, client) = through(&limited(origin.address)).await;
+    assert_eq!(statuses(posts(&client, "/", 20)).await, [200; 20]);
+    assert_eq!(origin.connections(), 1);
+}
+
+#[tokio::test]
+async fn who_waits_opens_a_connection_when_the_one_has_ended() {
+    let origin = Origin::once(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+    let origin = origin.await;
+    let (_app, client) = through(&limited(origin.address)).await;
+    assert_eq!(statuses(posts(&client, "/", 5)).await, [200; 5]);
+    assert_eq!(origin.connections(), 5);
+}
+
+/// The other data thread may hold the only connection; its requests are not ours to wait for.
+#[tokio::test]
+async fn every_thread_has_a_connection_whatever_the_limit() {
+    let origin = Origin::fixed("ok").await;
+    let (app, first) = through(&limited(origin.address)).await;
+    assert_eq!(first.send(post("/")).await.status, 200);
+    for _ in 0..16 {
+        let client = Http2::connect(app.listener("web")).await;
+        assert_eq!(client.send(post("/")).await.status, 200);
+    }
+    assert!(origin.connections() <= 2);
+}
+
+#[tokio::test]
+async fn a_request_after_a_goodbye_goes_over_another_connection() {
+    let (go, leave) = (Arc::new(Semaphore::new(0)), Arc::default());
+    let origin = shared_origin(100, &go, &leave).await;
+    let (_app, client) = through(&http2_cluster("a", origin.address)).await;
+    assert_eq!(client.send(post("/")).await.status, 200);
+    // A stream that keeps the connection open after the goodbye.
+    let held = posts(&client, "/held", 1);
+    assert_eq!(client.send(post("/")).await.status, 200);
+    leave.notify_one();
+    while origin.connections() < 2 {
+        assert_eq!(client.send(post("/")).await.status, 200);
+    }
+    go.add_permits(1);
+    assert_eq!(statuses(held).await, [200]);
+}
+
+#[tokio::test]
+async fn streams_beyond_what_the_peer_allows_go_over_another_connection() {
+    let go = Arc::new(Semaphore::new(0));
+    let origin = shared_origin(1, &go, &Arc::default()).await;
+    let (app, client) = through(&http2_cluster("a", origin.address)).await;
+    assert_eq!(client.send(post("/")).await.status, 200);
+    let held = posts(&client, "/held", 3);
+    eventually("three connections", || origin.connections() == 3).await;
+    assert_eq!(client.send(post("/")).await.status, 200);
+    go.add_permits(3);
+    assert_eq!(statuses(held).await, [200; 3]);
+    assert_eq!(app.upstream_connections(), 4);
+}
+
+#[tokio::test]
+async fn all_who_wait_for_a_connection_fail_with_it() {
+    // Takes connections and never shakes hands.
+    let silent = Origin::tcp(|mut stream| async move {
+        let mut nothing = Vec::new();
+        stream.read_to_end(&mut nothing).await.ok();
+    })
+    .await;
+    let mut cluster = http2_cluster("a", silent.address);
+    cluster["connect_timeout"] = json!("1s");
+    cluster["transport_socket"] = json!({"name": "tls", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+    }});
+    let (_app, client) = through(&cluster).await;
+    assert_eq!(statuses(posts(&client, "/", 5)).await, [503; 5]);
+    assert_eq!(silent.connections(), 1);
+}
+
+#[tokio::test]
+async fn streams_of_a_removed_circuit_end() {
+    let go = Arc::new(Semaphore::new(0));
+    let origin = shared_origin(100, &go, &Arc::default()).await;
+    let circuit = circuit(1).kernel(origin.address).protocol("h2");
+    let app = TestApp::serving(&[&circuit]).await;
+    let client = Http2::connect(app.wildcard()).await;
+    let uri = format!("http://{}/held", circuit.host());
+    let held = tokio::spawn(async move {
+        let request = Request::post(uri).body(full("body")).unwrap();
+        client.send(request).await.status
+    });
+    eventually("a connection", || origin.open() == 1).await;
+    app.remove(&circuit).await;
+    assert_eq!(held.await.unwrap(), 503);
+    origin.has_no_connection().await;
+}
