@@ -419,6 +419,15 @@ fn prepare(
     Request::from_parts(head, body)
 }
 
+/// Most answers take a moment or two: those need no allocation.
+fn milliseconds(ms: u64) -> HeaderValue {
+    const FEW: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    match usize::try_from(ms).ok().and_then(|ms| FEW.get(ms)) {
+        Some(text) => HeaderValue::from_static(text),
+        None => HeaderValue::from(ms),
+    }
+}
+
 fn respond(
     response: Response<Incoming>,
     lease: Lease,
@@ -439,7 +448,7 @@ fn respond(
     head.version = Version::HTTP_11;
     head.extensions.clear();
     if !connection.manager.filters.router.suppress_envoy_headers {
-        head.headers.insert(SERVICE_TIME, HeaderValue::from(ms));
+        head.headers.insert(SERVICE_TIME, milliseconds(ms));
     }
     server_header(&mut head.headers, &connection);
     if manner.close && !manner.http2 {

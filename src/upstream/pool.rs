@@ -10,6 +10,7 @@ use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::Either;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -393,36 +394,30 @@ impl Lease {
         matches!(self.kind, Kind::Http2(_))
     }
 
-    /// Sends a request and waits for the head of its response.
+    /// Sends a request; the future is the head of its response.
     ///
     /// # Errors
     /// The connection broke off first.
-    pub async fn send(
+    pub fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, SendError> {
-        match &mut self.kind {
+    ) -> impl Future<Output = Result<Response<Incoming>, SendError>> + use<> {
+        // Handed over here, not in the future: a request is large, and each move copies it.
+        let sent = match &mut self.kind {
             Kind::Http1(connection) => {
                 connection.served += 1;
-                connection
-                    .sender
-                    .try_send_request(request)
-                    .await
-                    .map_err(|mut e| {
-                        let unsent = e.take_message().is_some();
-                        SendError {
-                            error: e.into_error(),
-                            unsent,
-                        }
-                    })
+                Either::Left(connection.sender.try_send_request(request))
             }
-            Kind::Http2(sender) => sender.try_send_request(request).await.map_err(|mut e| {
+            Kind::Http2(sender) => Either::Right(sender.try_send_request(request)),
+        };
+        async move {
+            sent.await.map_err(|mut e| {
                 let unsent = e.take_message().is_some();
                 SendError {
                     error: e.into_error(),
                     unsent,
                 }
-            }),
+            })
         }
     }
 
