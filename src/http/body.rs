@@ -61,10 +61,13 @@ impl Body {
 }
 
 impl Relay {
-    /// The response is whole: its connection can serve the next one.
+    /// The response is whole: its connection can serve the next one, unless the request still
+    /// goes up. The next one would wait for a client that it has nothing to do with.
     fn ended(&mut self) {
         self.exchange.complete();
-        if let Some(lease) = self.lease.take() {
+        if let Some(lease) = self.lease.take()
+            && self.exchange.progress.request_ended.get()
+        {
             lease.give_back();
         }
     }

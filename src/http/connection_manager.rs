@@ -153,6 +153,8 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
                 limit
             };
             tokio::select! {
+                // What a client has sent before a drain began is still served.
+                biased;
                 found = begins_http2(&io) => found,
                 () = Deadline::after(limit) => return,
                 () = accepted.drain.begun() => return,
@@ -336,7 +338,7 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
     })
     .await;
     let stats = &connection.manager.stats;
-    let leftover = http
+    let mut leftover = http
         .into_parts()
         .map(|parts| parts.io.into_inner().into_inner());
     match ended {
@@ -357,7 +359,13 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
                 return;
             }
         }
-        Err(Tick::IdleTimeout) => stats.downstream_cx_idle_timeout.inc(),
+        Err(Tick::IdleTimeout) => {
+            stats.downstream_cx_idle_timeout.inc();
+            if let Some(io) = &mut leftover {
+                // Said before lingering: a client that does not know would send another request.
+                io.shutdown().await.ok();
+            }
+        }
         Err(Tick::HeadTimeout) => {
             stats.downstream_rq_header_timeout.inc();
             if let Some(mut io) = leftover {
@@ -383,7 +391,8 @@ async fn linger(mut io: Io, limit: Duration) {
     if limit.is_zero() {
         return;
     }
-    let mut discarded = [0; 4096];
+    // On the heap: every idle connection has room for this future in its own.
+    let mut discarded = vec![0; 4096];
     let drain = async { while io.read(&mut discarded).await.is_ok_and(|n| n > 0) {} };
     // Either end will do; the deadline is `delayed_close_timeout`.
     tokio::time::timeout(limit, drain).await.ok();

@@ -163,7 +163,6 @@ async fn attempt(job: Job<'_>, slot: &mut Option<Exchange>) -> Result<Response<B
                 if let Some(replay) = replay {
                     *parts = replay.to_parts();
                 }
-                cluster.transport.stats.upstream_cx_destroy.inc();
                 tracing::debug!(endpoint = %lease.endpoint(), error = %error.error,
                     "a pooled connection was dead, trying a fresh one");
             }

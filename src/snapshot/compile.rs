@@ -167,6 +167,7 @@ impl Compiler {
     fn cluster(&mut self, store: &dyn Resources, name: &str, rebuild: bool, out: &mut Compiled) {
         let before = out.snapshot.clusters.get(name).cloned();
         let Some(Resource::Cluster(model)) = resource(store, ResourceType::Cluster, name) else {
+            self.forget_secret_user(ResourceType::Cluster, name);
             if let Some(before) = before {
                 self.forget_cluster(&before, out);
             }
@@ -351,6 +352,7 @@ impl Compiler {
 
     fn listener(&mut self, store: &dyn Resources, name: &str, out: &mut Compiled) {
         let Some(Resource::Listener(model)) = resource(store, ResourceType::Listener, name) else {
+            self.forget_secret_user(ResourceType::Listener, name);
             if let Some(gone) = out.snapshot.listeners.remove(name) {
                 self.stats.listener_manager.listener_removed.inc();
                 self.stats.forget_listener(&listener_stat_name(&gone.model));
@@ -470,6 +472,14 @@ impl Compiler {
             files.push(file.map_err(|e| Invalid::new(at, format!("{path}: {e}")))?);
         }
         Ok(files)
+    }
+
+    fn forget_secret_user(&mut self, kind: ResourceType, name: &str) {
+        let user = (kind, name.to_owned());
+        self.secret_users.retain(|_, users| {
+            users.remove(&user);
+            !users.is_empty()
+        });
     }
 
     fn note_secrets<'c>(

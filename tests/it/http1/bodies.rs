@@ -174,6 +174,34 @@ async fn an_early_answer_to_a_long_upload_reaches_the_client() {
     assert_eq!((answer.status, answer.text().as_str()), (413, "too long"));
 }
 
+/// The origin has answered and the upload goes on: nobody else's request may queue behind it.
+#[tokio::test]
+async fn an_upload_that_outlasts_its_answer_holds_nobody_up() {
+    let origin = Origin::http(|mut conn| async move {
+        while let Some(head) = conn.request().await {
+            conn.reply(200, &[], "early").await;
+            conn.content(&head).await;
+        }
+    })
+    .await;
+    let (app, host) = serving(&origin).await;
+    // One upload per data thread, so that whichever thread serves the others has met one.
+    let mut uploads = Vec::new();
+    for _ in 0..8 {
+        let mut upload = raw(&app).await;
+        upload
+            .send(format!(
+                "PUT / HTTP/1.1\r\nhost: {host}\r\ncontent-length: 9999999\r\n\r\nxyz"
+            ))
+            .await;
+        assert_eq!(upload.answer().await.text(), "early");
+        uploads.push(upload);
+    }
+    for _ in 0..4 {
+        assert_eq!(client(&app).await.get(&host, "/").await.text(), "early");
+    }
+}
+
 #[tokio::test]
 async fn trailers_pass_both_ways_when_they_are_announced() {
     let origin = Origin::http(|mut conn| async move {

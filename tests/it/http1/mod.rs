@@ -5,7 +5,12 @@ mod heads;
 mod malformed;
 mod retry;
 
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
 use crate::support::app::TestApp;
+use crate::support::bootstrap::{bootstrap, cluster, http, listener, to};
 use crate::support::circuit::circuit;
 use crate::support::client::Http1;
 use crate::support::origin::{Head, Origin};
@@ -39,6 +44,25 @@ async fn one_connection_serves_many_requests_over_one_upstream_connection() {
         assert_eq!(client.get(&host, &target).await.json()["target"], target);
     }
     assert_eq!(origin.connections(), 1);
+}
+
+#[tokio::test]
+async fn an_idle_client_is_told_at_once_when_its_time_is_over() {
+    let origin = Origin::fixed("ok").await;
+    let manager = http(&json!({
+        "route_config": to("a"),
+        "common_http_protocol_options": {"idle_timeout": "0.1s"},
+        "delayed_close_timeout": "25s",
+    }));
+    let clusters = [cluster("a", origin.address)];
+    let text = bootstrap(&[listener("web", &manager)], &clusters).to_string();
+    let app = TestApp::bootstrap(&text).await;
+    let mut raw = Raw::connect(app.listener("web")).await;
+    raw.send("GET / HTTP/1.1\r\nhost: any\r\n\r\n").await;
+    assert_eq!(raw.answer().await.text(), "ok");
+    let start = Instant::now();
+    raw.ended().await;
+    assert!(start.elapsed() < Duration::from_secs(20));
 }
 
 #[tokio::test]

@@ -32,6 +32,14 @@ async fn a_get_on_a_dead_pooled_connection_is_sent_once_more() {
             "/{i}"
         );
     }
+    eventually("the last connection has ended", || {
+        let clusters = app.running.stats.clusters();
+        clusters.iter().all(|(_, stats)| {
+            let gone = stats.upstream_cx_total.value() - stats.upstream_cx_destroy.value();
+            gone == u64::try_from(stats.upstream_cx_active.value()).unwrap()
+        })
+    })
+    .await;
 }
 
 #[tokio::test]
