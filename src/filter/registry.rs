@@ -11,15 +11,20 @@ use causeway_xds::reject::{FieldPath, Invalid};
 
 use super::{Chain, HttpFilter, RouterConfig};
 
+/// Makes a filter from the bytes of its configuration.
+pub type Build = fn(&[u8]) -> Result<Arc<dyn HttpFilter>, Invalid>;
+/// Says what is wrong with a configuration.
+pub type Check = fn(&TypedExtension) -> Result<(), Invalid>;
+
 /// How a filter is made from its configuration.
 pub struct Factory {
     /// Message name of the configuration.
     pub message: &'static str,
     /// Name for which per-route configuration is keyed, as Envoy calls the filter.
     pub name: &'static str,
-    pub build: fn(&[u8]) -> Result<Arc<dyn HttpFilter>, Invalid>,
+    pub build: Build,
     /// Checks per-route configuration; `None` when the filter takes none.
-    pub check_per_route: Option<fn(&TypedExtension) -> Result<(), Invalid>>,
+    pub check_per_route: Option<Check>,
 }
 
 /// Every HTTP filter except the router, which ends each chain.

@@ -9,14 +9,14 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::exchange::Exchange;
-use super::watch::{Fired, Watch};
+use super::watch::Fired;
 use crate::error::ResponseFlag;
 use crate::upstream::pool::Lease;
 
 /// What a client is sent.
 pub enum Body {
     Empty,
-    Full(Option<Bytes>, Exchange),
+    Full(Option<Bytes>, Box<Exchange>),
     Upstream(Box<Relay>),
 }
 
@@ -24,8 +24,7 @@ pub enum Body {
 pub struct Relay {
     inner: Incoming,
     lease: Option<Lease>,
-    watch: Watch,
-    exchange: Exchange,
+    exchange: Box<Exchange>,
 }
 
 /// Why a body broke off. The connection (or stream) is reset, so that the client can never take
@@ -39,11 +38,10 @@ pub enum BodyError {
 }
 
 impl Body {
-    pub fn relay(inner: Incoming, lease: Option<Lease>, watch: Watch, exchange: Exchange) -> Self {
+    pub fn relay(inner: Incoming, lease: Lease, exchange: Box<Exchange>) -> Self {
         let mut relay = Box::new(Relay {
             inner,
-            lease,
-            watch,
+            lease: Some(lease),
             exchange,
         });
         if relay.inner.is_end_stream() {
@@ -52,7 +50,7 @@ impl Body {
         Self::Upstream(relay)
     }
 
-    pub fn full(bytes: Bytes, exchange: Exchange) -> Self {
+    pub fn full(bytes: Bytes, exchange: Box<Exchange>) -> Self {
         if bytes.is_empty() {
             exchange.complete();
         }
@@ -106,7 +104,7 @@ impl Relay {
                 Poll::Ready(Some(Err(BodyError::Upstream(error))))
             }
             Poll::Pending => {
-                let fired = std::task::ready!(self.watch.poll(cx, &self.exchange.progress));
+                let fired = std::task::ready!(self.exchange.poll_watch(cx));
                 fired.count(&self.exchange);
                 self.failed(fired.flag());
                 Poll::Ready(Some(Err(BodyError::Deadline(fired))))

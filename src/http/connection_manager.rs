@@ -17,11 +17,11 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio_util::sync::CancellationToken;
 
 use super::forwarded::Peer;
 use super::serve_request;
 use crate::net::Io;
+use crate::runtime::drain::Drain;
 use crate::runtime::timer::Deadline;
 use crate::snapshot::{HttpManagerSpec, Reader};
 use crate::upstream::pool::LocalExecutor;
@@ -43,7 +43,7 @@ pub struct Accepted {
     pub alpn: Option<Vec<u8>>,
     pub reader: Rc<RefCell<Reader>>,
     /// Fires when the connection is to end: after what runs now, no new work.
-    pub drain: CancellationToken,
+    pub drain: Drain,
     /// Counts the connection for the listener; dropped when the last tunnel of it has ended.
     pub guard: Box<dyn std::any::Any>,
 }
@@ -55,7 +55,7 @@ pub struct Connection {
     pub peer: Peer,
     pub local_port: Option<u16>,
     pub server_name: HeaderValue,
-    pub drain: CancellationToken,
+    pub drain: Drain,
     _guard: Box<dyn std::any::Any>,
     active: Cell<u32>,
     /// Bytes of a request have come and its head is not complete. HTTP/1 only.
@@ -157,7 +157,7 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
                 biased;
                 found = begins_http2(&io) => found,
                 () = Deadline::after(limit) => return,
-                () = accepted.drain.cancelled() => return,
+                () = accepted.drain.begun() => return,
             }
         }
     };
@@ -317,7 +317,7 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
         .serve_connection(TokioIo::new(counted), service)
         .with_upgrades();
     let mut clock = Clock::new(model.timeouts.idle, model.timeouts.request_headers);
-    let mut drained = std::pin::pin!(connection.drain.cancelled());
+    let mut drained = std::pin::pin!(connection.drain.begun());
     let mut draining = false;
     let ended = std::future::poll_fn(|cx| {
         loop {
@@ -425,7 +425,7 @@ async fn serve_http2(io: Io, connection: Rc<Connection>) {
     };
     let mut http = std::pin::pin!(builder.serve_connection(TokioIo::new(counted), service));
     let mut clock = Clock::new(model.timeouts.idle, Duration::ZERO);
-    let mut drained = std::pin::pin!(connection.drain.cancelled());
+    let mut drained = std::pin::pin!(connection.drain.begun());
     let mut draining = false;
     let result = std::future::poll_fn(|cx| {
         loop {

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use http::header::{HOST, HeaderMap, USER_AGENT};
@@ -12,6 +13,7 @@ use http::{HeaderName, StatusCode, Version};
 
 use super::connection_manager::Connection;
 use super::forwarded::{X_FORWARDED_FOR, X_REQUEST_ID};
+use super::watch::{Fired, Watch};
 use crate::error::ResponseFlag;
 use crate::upstream::body::Progress;
 use crate::upstream::{Endpoint, Permit, Transport};
@@ -21,6 +23,8 @@ use crate::upstream::{Endpoint, Permit, Transport};
 pub struct Exchange {
     pub connection: Rc<Connection>,
     pub progress: Rc<Progress>,
+    /// Set once a route says how long things may take.
+    pub watch: Watch,
     pub start: Instant,
     status: Cell<u16>,
     flag: Cell<Option<ResponseFlag>>,
@@ -48,7 +52,8 @@ struct LogFields {
 }
 
 impl Exchange {
-    pub fn begin(connection: &Rc<Connection>, parts: &Parts) -> Self {
+    /// Boxed, because it goes from hand to hand until the last byte of the response.
+    pub fn begin(connection: &Rc<Connection>, parts: &Parts) -> Box<Self> {
         let stats = &connection.manager.stats;
         stats.downstream_rq_total.inc();
         stats.downstream_rq_active.inc();
@@ -58,16 +63,23 @@ impl Exchange {
             stats.downstream_rq_http1_total.inc();
         }
         let log = (!connection.manager.access_logs.is_empty()).then(|| LogFields::of(parts));
-        Self {
+        let start = Instant::now();
+        Box::new(Self {
             connection: Rc::clone(connection),
             progress: Rc::default(),
-            start: Instant::now(),
+            watch: Watch::new(start),
+            start,
             status: Cell::new(0),
             flag: Cell::new(None),
             complete: Cell::new(false),
             upstream: RefCell::new(None),
             log,
-        }
+        })
+    }
+
+    /// Ready when one of the stream's deadlines has fired.
+    pub fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Fired> {
+        self.watch.poll(cx, &self.progress)
     }
 
     /// The head of the response is known.

@@ -55,7 +55,7 @@ fn is_suspicious(path: &str) -> bool {
     let bytes = path.as_bytes();
     bytes
         .iter()
-        .zip(bytes.iter().skip(1).chain(&[b'/']))
+        .zip(bytes.iter().skip(1).chain(b"/"))
         .any(|(a, b)| {
             matches!(a, b'%' | b'\\') || (*a == b'/' && matches!(b, b'/' | b'.') && bytes.len() > 1)
         })

@@ -32,7 +32,7 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
     })
 }
 
-pub fn from_failure(failure: &Failure, manner: Manner, exchange: Exchange) -> Response<Body> {
+pub fn from_failure(failure: &Failure, manner: Manner, exchange: Box<Exchange>) -> Response<Body> {
     if let Some(flag) = failure.flag {
         exchange.flag(flag);
     }
@@ -60,7 +60,7 @@ pub fn direct(
     body: Bytes,
     mut headers: HeaderMap,
     manner: Manner,
-    exchange: Exchange,
+    exchange: Box<Exchange>,
 ) -> Response<Body> {
     let mut status = status;
     let mut body = body;
@@ -91,7 +91,7 @@ pub fn redirect(
     status: StatusCode,
     location: &str,
     manner: Manner,
-    exchange: Exchange,
+    exchange: Box<Exchange>,
 ) -> Response<Body> {
     let mut headers = HeaderMap::new();
     // A location is built from checked parts; one that is no header value is not sent.

@@ -19,7 +19,7 @@ use super::head::{UpgradeRequest, strip_response};
 use super::replay::Replay;
 use super::reply::{self, Manner};
 use super::upgrade;
-use super::watch::{Fired, Watch};
+use super::watch::Fired;
 use crate::cluster::Cluster;
 use crate::error::{Failure, ResponseFlag};
 use crate::route::Route;
@@ -52,72 +52,103 @@ pub struct Job<'j> {
 }
 
 /// Forwards, and makes a response of whatever comes of it.
-pub async fn forward(job: Job<'_>, exchange: Exchange) -> Response<Body> {
-    let manner = job.manner;
-    let route = job.route;
-    let connection = Rc::clone(&exchange.connection);
-    let mut exchange = Some(exchange);
-    let mut response = match attempt(job, &mut exchange).await {
-        Ok(response) => response,
-        Err(failure) => {
-            // A request whose body was not read to its end leaves the connection in doubt.
-            match exchange {
-                Some(exchange) => {
-                    let close = manner.close || !exchange.progress.request_ended.get();
-                    reply::from_failure(&failure, Manner { close, ..manner }, exchange)
-                }
-                None => unreachable!("only a success takes the exchange"),
-            }
-        }
-    };
-    route.edits.apply_to_response(response.headers_mut());
-    append_via(response.headers_mut(), &connection.manager.model.via);
-    response
-}
-
-async fn attempt(job: Job<'_>, slot: &mut Option<Exchange>) -> Result<Response<Body>, Failure> {
+pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body> {
     let Job {
         parts,
         body,
+        route,
         forward,
         cluster,
         upgrade,
         on_upgrade,
         manner,
-        route,
     } = job;
-    let exchange = slot.as_ref().expect("filled by the caller");
     let connection = Rc::clone(&exchange.connection);
-    let progress = Rc::clone(&exchange.progress);
-    let Some(cluster) = cluster else {
-        connection.manager.stats.no_cluster.inc();
-        progress
-            .request_ended
-            .set(http_body::Body::is_end_stream(&body));
-        return Err(Failure::local(
-            forward.cluster_not_found,
-            ResponseFlag::NoCluster,
-            "cluster_not_found",
-        ));
+    let manager = &connection.manager;
+    let idle = forward
+        .idle_timeout
+        .unwrap_or(manager.model.timeouts.stream_idle);
+    exchange.watch.limit(forward.timeout, idle);
+    append_via(&mut parts.headers, &manager.model.via);
+    let envoy_headers = !manager.filters.router.suppress_envoy_headers;
+    edit_request(parts, forward, route, envoy_headers);
+
+    let ask = Ask {
+        parts,
+        body,
+        route,
+        forward,
+        upgrade: upgrade.as_ref(),
     };
+    let answer = match &cluster {
+        Some(cluster) => attempt(ask, cluster, &mut exchange).await,
+        None => {
+            manager.stats.no_cluster.inc();
+            let flag = ResponseFlag::NoCluster;
+            Err(Failure::local(
+                forward.cluster_not_found,
+                flag,
+                "cluster_not_found",
+            ))
+        }
+    };
+    let mut response = match (answer, upgrade, on_upgrade) {
+        (Err(failure), ..) => {
+            // A request whose body was not read to its end leaves the connection in doubt.
+            let close = manner.close || !exchange.progress.request_ended.get();
+            reply::from_failure(&failure, Manner { close, ..manner }, exchange)
+        }
+        (Ok((lease, response)), Some(asked), Some(on_upgrade))
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS =>
+        {
+            exchange.watch.without_route_timeout();
+            let ends = upgrade::Ends { lease, idle };
+            upgrade::switch(response, asked, on_upgrade, ends, exchange)
+        }
+        (Ok((lease, response)), asked, _) => {
+            let close = manner.close || asked.is_some();
+            let manner = Manner {
+                grpc: false,
+                close,
+                ..manner
+            };
+            respond(response, lease, manner, exchange)
+        }
+    };
+    route.edits.apply_to_response(response.headers_mut());
+    append_via(response.headers_mut(), &manager.model.via);
+    response
+}
+
+/// What every attempt sends.
+struct Ask<'a> {
+    parts: &'a mut Parts,
+    body: Incoming,
+    route: &'a Route,
+    forward: &'a Forward,
+    upgrade: Option<&'a UpgradeRequest>,
+}
+
+/// Asks endpoints of the cluster until one answers with a head.
+async fn attempt(
+    ask: Ask<'_>,
+    cluster: &Cluster,
+    exchange: &mut Exchange,
+) -> Result<(Lease, Response<Incoming>), Failure> {
+    let Ask {
+        parts,
+        body,
+        route,
+        forward,
+        upgrade,
+    } = ask;
+    let progress = Rc::clone(&exchange.progress);
     let mut body = Some(RequestBody::streaming(body, Rc::clone(&progress)));
     let bodyless = progress.request_ended.get();
     // The origin may have acted on a request before it hung up (RFC 9110 section 9.2.2).
     let idempotent = parts.method.is_idempotent();
-    let idle = forward
-        .idle_timeout
-        .unwrap_or(connection.manager.model.timeouts.stream_idle);
-    let mut watch = Watch::new(forward.timeout, idle, exchange.start);
-    append_via(&mut parts.headers, &connection.manager.model.via);
-    edit_request(
-        parts,
-        forward,
-        route,
-        !connection.manager.filters.router.suppress_envoy_headers,
-    );
-
     let mut attempts = 0;
-    let (lease, response) = loop {
+    loop {
         attempts += 1;
         let endpoint = cluster.pick().inspect_err(|_| {
             cluster.transport.stats.upstream_cx_none_healthy.inc();
@@ -128,7 +159,7 @@ async fn attempt(job: Job<'_>, slot: &mut Option<Exchange>) -> Result<Response<B
         };
         exchange.asked(endpoint, &cluster.transport, permit);
         let checkout = pool::checkout(endpoint, &cluster.transport, attempts > 1);
-        let mut lease = match watched(checkout, &mut watch, exchange).await? {
+        let mut lease = match watched(checkout, exchange).await? {
             Ok(lease) => lease,
             Err(error) => {
                 let failure = Failure::from(error);
@@ -143,12 +174,12 @@ async fn attempt(job: Job<'_>, slot: &mut Option<Exchange>) -> Result<Response<B
         }
         let last = attempts >= TRANSPARENT_ATTEMPTS || !lease.reused;
         let replay = (!last && bodyless && idempotent).then(|| Replay::of(parts));
-        let head = take(parts);
-        let sent = body
+        prepare(parts, &lease, forward, upgrade);
+        let streamed = body
             .take()
             .unwrap_or_else(|| RequestBody::empty(Rc::clone(&progress)));
-        let request = prepare(head, sent, &lease, forward, upgrade.as_ref());
-        match watched(lease.send(request), &mut watch, exchange).await? {
+        let sent = lease.send(Request::from_parts(take(parts), streamed));
+        match watched(sent, exchange).await? {
             Ok(mut response) => {
                 // What a switched connection says about itself is looked at later.
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS
@@ -157,7 +188,7 @@ async fn attempt(job: Job<'_>, slot: &mut Option<Exchange>) -> Result<Response<B
                     exchange.upstream_failed(StatusCode::BAD_GATEWAY);
                     return Err(protocol_error().because(error));
                 }
-                break (lease, response);
+                return Ok((lease, response));
             }
             Err(SendError {
                 error,
@@ -186,48 +217,17 @@ async fn attempt(job: Job<'_>, slot: &mut Option<Exchange>) -> Result<Response<B
                 return Err(failure);
             }
         }
-    };
-    let exchange = slot.take().expect("filled by the caller");
-    Ok(match (upgrade, on_upgrade) {
-        (Some(asked), Some(on_upgrade)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            watch.without_route_timeout();
-            upgrade::switch(
-                response,
-                asked,
-                on_upgrade,
-                upgrade::Ends { lease, idle },
-                exchange,
-            )
-        }
-        (asked, _) => {
-            let close = manner.close || asked.is_some();
-            respond(
-                response,
-                lease,
-                watch,
-                Manner {
-                    grpc: false,
-                    close,
-                    ..manner
-                },
-                exchange,
-            )
-        }
-    })
+    }
 }
 
 /// Waits for `future` as long as no deadline of the stream fires.
-async fn watched<F: Future>(
-    future: F,
-    watch: &mut Watch,
-    exchange: &Exchange,
-) -> Result<F::Output, Failure> {
+async fn watched<F: Future>(future: F, exchange: &mut Exchange) -> Result<F::Output, Failure> {
     let mut future = pin!(future);
     std::future::poll_fn(|cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
             return Poll::Ready(Ok(output));
         }
-        watch.poll(cx, &exchange.progress).map(|fired| {
+        exchange.poll_watch(cx).map(|fired| {
             fired.count(exchange);
             Err(deadline_failure(fired, exchange))
         })
@@ -391,13 +391,7 @@ fn take(parts: &mut Parts) -> Parts {
 }
 
 /// Puts a head into the form that the endpoint's protocol wants.
-fn prepare(
-    mut head: Parts,
-    body: RequestBody,
-    lease: &Lease,
-    forward: &Forward,
-    upgrade: Option<&UpgradeRequest>,
-) -> Request<RequestBody> {
+fn prepare(head: &mut Parts, lease: &Lease, forward: &Forward, upgrade: Option<&UpgradeRequest>) {
     head.extensions.clear();
     let hostname = &lease.endpoint().hostname;
     if matches!(forward.host_rewrite, HostRewrite::Auto)
@@ -423,37 +417,49 @@ fn prepare(
             .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         head.headers.insert(UPGRADE, upgrade.protocol.clone());
     }
-    Request::from_parts(head, body)
+}
+
+/// Most answers take a moment or two: those need no allocation.
+fn milliseconds(ms: u64) -> HeaderValue {
+    const FEW: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    match usize::try_from(ms).ok().and_then(|ms| FEW.get(ms)) {
+        Some(text) => HeaderValue::from_static(text),
+        None => HeaderValue::from(ms),
+    }
 }
 
 fn respond(
-    response: Response<Incoming>,
+    mut response: Response<Incoming>,
     lease: Lease,
-    watch: Watch,
     manner: Manner,
-    exchange: Exchange,
+    exchange: Box<Exchange>,
 ) -> Response<Body> {
-    let (mut head, incoming) = response.into_parts();
-    let connection = Rc::clone(&exchange.connection);
-    if head.status.is_informational() {
+    let status = response.status();
+    if status.is_informational() {
         // 101 that nobody asked for: what follows is not HTTP.
         let failure = protocol_error().because("a 101 that was not asked for");
         exchange.upstream_failed(failure.status);
         return reply::from_failure(&failure, manner, exchange);
     }
-    let ms = exchange.upstream_answered(head.status);
-    exchange.answered(head.status);
-    head.version = Version::HTTP_11;
-    head.extensions.clear();
-    if !connection.manager.filters.router.suppress_envoy_headers {
-        head.headers.insert(SERVICE_TIME, HeaderValue::from(ms));
+    let ms = exchange.upstream_answered(status);
+    exchange.answered(status);
+    *response.version_mut() = Version::HTTP_11;
+    response.extensions_mut().clear();
+    let headers = response.headers_mut();
+    if !exchange
+        .connection
+        .manager
+        .filters
+        .router
+        .suppress_envoy_headers
+    {
+        headers.insert(SERVICE_TIME, milliseconds(ms));
     }
-    server_header(&mut head.headers, &connection);
+    server_header(headers, &exchange.connection);
     if manner.close && !manner.http2 {
-        head.headers
-            .insert(CONNECTION, HeaderValue::from_static("close"));
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    Response::from_parts(head, Body::relay(incoming, Some(lease), watch, exchange))
+    response.map(|incoming| Body::relay(incoming, lease, exchange))
 }
 
 pub(super) fn server_header(

@@ -47,7 +47,7 @@ pub async fn handle(connection: Rc<Connection>, mut request: Request<Incoming>) 
     let manner = Manner {
         grpc: parts.version == Version::HTTP_2 && reply::is_grpc(&parts.headers),
         // An answer that does not wait for the body leaves the connection in doubt.
-        close: !body.is_end_stream() || connection.drain.is_cancelled(),
+        close: !body.is_end_stream() || connection.drain.has_begun(),
         http2: parts.version == Version::HTTP_2,
     };
     let decided = decide(&connection, &mut parts, &exchange);
@@ -64,7 +64,7 @@ pub async fn handle(connection: Rc<Connection>, mut request: Request<Incoming>) 
             let Action::Forward(forward) = &route.action else {
                 unreachable!("decided by the action")
             };
-            let close = connection.drain.is_cancelled();
+            let close = connection.drain.has_begun();
             let manner = Manner { close, ..manner };
             let job = Job {
                 parts: &mut parts,

@@ -30,7 +30,7 @@ pub fn switch(
     asked: UpgradeRequest,
     downstream: OnUpgrade,
     ends: Ends,
-    exchange: Exchange,
+    exchange: Box<Exchange>,
 ) -> Response<Body> {
     let upstream = hyper::upgrade::on(&mut response);
     let (mut head, _) = response.into_parts();
@@ -49,7 +49,7 @@ pub fn switch(
     Response::from_parts(head, Body::Empty)
 }
 
-async fn tunnel(downstream: OnUpgrade, upstream: OnUpgrade, ends: Ends, exchange: Exchange) {
+async fn tunnel(downstream: OnUpgrade, upstream: OnUpgrade, ends: Ends, exchange: Box<Exchange>) {
     let (downstream, upstream) = match tokio::try_join!(downstream, upstream) {
         Ok(both) => both,
         Err(error) => return tracing::debug!(%error, "upgrade was not completed"),

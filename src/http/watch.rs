@@ -60,8 +60,9 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Zero means none. `now` is when the stream began.
-    pub fn new(route: Duration, idle: Duration, now: Instant) -> Self {
+    /// Watches nothing yet. `now` is when the stream began.
+    pub fn new(now: Instant) -> Self {
+        let (route, idle) = (Duration::ZERO, Duration::ZERO);
         Self {
             route,
             idle,
@@ -70,6 +71,11 @@ impl Watch {
             seen: 0,
             last: now,
         }
+    }
+
+    /// Zero means none.
+    pub fn limit(&mut self, route: Duration, idle: Duration) {
+        (self.route, self.idle) = (route, idle);
     }
 
     /// Envoy does not apply the route's timeout to an upgraded stream.

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio_util::sync::CancellationToken;
 
 use super::worker::Current;
 use crate::http::{self, Accepted};
 use crate::net::Io;
+use crate::runtime::drain::Drain;
 use crate::snapshot::{ChainKind, ChainSpec, ListenerSpec, Reader};
 use crate::tcp;
 use crate::telemetry::stats::ListenerStats;
@@ -88,7 +88,7 @@ async fn connection(
     io: Io,
     peer: Option<SocketAddr>,
     spec: Arc<ListenerSpec>,
-    drain: CancellationToken,
+    drain: Drain,
     reader: Rc<RefCell<Reader>>,
 ) {
     let guard = Box::new(Guard::new(&spec.stats));
@@ -128,7 +128,7 @@ async fn secure(
     io: Io,
     chain: &ChainSpec,
     spec: &ListenerSpec,
-    drain: &CancellationToken,
+    drain: &Drain,
 ) -> Option<(Io, Option<Vec<u8>>)> {
     let Some(tls) = &chain.tls else {
         return Some((io, None));
@@ -140,7 +140,7 @@ async fn secure(
     let handshake = tokio::time::timeout(tls.handshake_timeout, tls.acceptor.accept(tcp));
     let result = tokio::select! {
         result = handshake => result,
-        () = drain.cancelled() => return None,
+        () = drain.begun() => return None,
     };
     match result {
         Ok(Ok(stream)) => {

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use tokio_util::sync::CancellationToken;
 
 use super::accept::{Acceptor, accept_forever};
 use super::{Command, Socket};
+use crate::runtime::drain::Drain;
 use crate::runtime::timer;
 use crate::snapshot::{ListenerSpec, Reader};
 use crate::upstream::pool;
@@ -27,19 +27,19 @@ struct Active {
 /// connections that were accepted before.
 pub struct Current {
     pub spec: Arc<ListenerSpec>,
-    pub drain: CancellationToken,
+    pub drain: Drain,
 }
 
 impl Current {
     fn new(spec: Arc<ListenerSpec>) -> Self {
         Self {
             spec,
-            drain: CancellationToken::new(),
+            drain: Drain::default(),
         }
     }
 }
 
-/// Runs a data thread until it is told to exit. Call it inside a `LocalSet`.
+/// Runs a data thread until it is told to exit. Call it on a local runtime.
 pub async fn run(mut commands: mpsc::UnboundedReceiver<Command>, reader: Reader) {
     let reader = Rc::new(RefCell::new(reader));
     let mut listeners: HashMap<Arc<str>, Active> = HashMap::new();
@@ -65,7 +65,7 @@ pub async fn run(mut commands: mpsc::UnboundedReceiver<Command>, reader: Reader)
             Some(Command::Update(spec)) => {
                 if let Some(active) = listeners.get(&spec.name) {
                     let old = active.current.replace(Current::new(spec));
-                    old.drain.cancel();
+                    old.drain.begin();
                 }
             }
             Some(Command::Stop(name)) => drop(listeners.remove(&name)),
@@ -79,7 +79,7 @@ pub async fn run(mut commands: mpsc::UnboundedReceiver<Command>, reader: Reader)
 impl Drop for Active {
     fn drop(&mut self) {
         self.accepting.abort();
-        self.current.borrow().drain.cancel();
+        self.current.borrow().drain.begin();
     }
 }
 

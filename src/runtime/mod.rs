@@ -1,4 +1,5 @@
 //! Threads and time.
 
+pub mod drain;
 pub mod threads;
 pub mod timer;

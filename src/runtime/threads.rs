@@ -3,7 +3,10 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::mpsc;
 use std::thread::JoinHandle;
+
+use tokio::runtime::{Builder, LocalOptions};
 
 /// A future that never leaves its thread.
 pub type Local = Pin<Box<dyn Future<Output = ()>>>;
@@ -16,14 +19,27 @@ pub fn spawn(
     index: usize,
     work: impl FnOnce() -> Local + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(1)
-        .build()?;
-    std::thread::Builder::new()
+    // The runtime is bound to its thread, so it is made there and its failure comes back.
+    let (made, ready) = mpsc::channel();
+    let thread = std::thread::Builder::new()
         .name(format!("data-{index}"))
         .spawn(move || {
-            let local = tokio::task::LocalSet::new();
-            local.block_on(&runtime, work());
-        })
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .max_blocking_threads(1)
+                .build_local(LocalOptions::default());
+            let outcome = match runtime {
+                Ok(runtime) => {
+                    // Whoever started us waits for this; if not, nobody needs to know.
+                    made.send(Ok(())).ok();
+                    return runtime.block_on(work());
+                }
+                Err(error) => Err(error),
+            };
+            made.send(outcome).ok();
+        })?;
+    ready
+        .recv()
+        .unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))?;
+    Ok(thread)
 }

@@ -13,6 +13,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::Either;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -390,28 +391,31 @@ impl Lease {
         matches!(self.kind, Kind::Http2(_))
     }
 
-    /// Sends a request and waits for the head of its response.
+    /// Sends a request; the future is the head of its response.
     ///
     /// # Errors
     /// The connection broke off first.
-    pub async fn send(
+    pub fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, SendError> {
+    ) -> impl Future<Output = Result<Response<Incoming>, SendError>> + use<> {
+        // Handed over here, not in the future: a request is large, and each move copies it.
         let sent = match &mut self.kind {
             Kind::Http1(connection) => {
                 connection.served += 1;
-                connection.sender.try_send_request(request).await
+                Either::Left(connection.sender.try_send_request(request))
             }
-            Kind::Http2(place) => place.sender.try_send_request(request).await,
+            Kind::Http2(place) => Either::Right(place.sender.try_send_request(request)),
         };
-        sent.map_err(|mut e| {
-            let unsent = e.take_message();
-            SendError {
-                error: e.into_error(),
-                unsent: unsent.map(Box::new),
-            }
-        })
+        async move {
+            sent.await.map_err(|mut e| {
+                let unsent = e.take_message();
+                SendError {
+                    error: e.into_error(),
+                    unsent: unsent.map(Box::new),
+                }
+            })
+        }
     }
 
     /// Puts the connection back. Call it only when the response has been read to its end.
