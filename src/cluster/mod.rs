@@ -3,7 +3,7 @@
 mod endpoints;
 mod lb;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use causeway_xds::resource::cluster::{self as model, Policy};
 use http::StatusCode;
@@ -12,6 +12,7 @@ pub use endpoints::EndpointSet;
 pub use lb::Balancer;
 
 use crate::error::{Failure, ResponseFlag};
+use crate::upstream::endpoint::EndpointStats;
 use crate::upstream::{Endpoint, Transport};
 
 /// A cluster as one snapshot shows it. Everything that must outlive the snapshot is behind `Arc`s
@@ -22,8 +23,33 @@ pub struct Cluster {
     pub policy: Policy,
     pub transport: Arc<Transport>,
     pub endpoints: Arc<EndpointSet>,
+    /// Endpoints that it had, for as long as something still runs to them.
+    pub former: Vec<Former>,
     pub balancer: Arc<Balancer>,
     pub model: Arc<model::Cluster>,
+}
+
+/// An endpoint that is gone. What runs to it goes on until its cluster is gone as well.
+#[derive(Clone, Debug)]
+pub struct Former {
+    pub uid: u64,
+    /// Whatever runs to an endpoint counts in its statistics, and so holds them.
+    users: Weak<EndpointStats>,
+}
+
+impl From<&Endpoint> for Former {
+    fn from(endpoint: &Endpoint) -> Self {
+        Self {
+            uid: endpoint.uid,
+            users: Arc::downgrade(&endpoint.stats),
+        }
+    }
+}
+
+impl Former {
+    pub fn is_used(&self) -> bool {
+        self.users.strong_count() > 0
+    }
 }
 
 /// Why no endpoint was chosen. Each variant is one row in docs/OPERATIONS, "503 by cause".

@@ -18,13 +18,13 @@ use super::{
     BindAddress, ChainKind, ChainSpec, HttpManagerSpec, ListenerSpec, RouteRef, Snapshot,
     TcpProxySpec,
 };
-use crate::cluster::{Balancer, Cluster, EndpointSet};
+use crate::cluster::{Balancer, Cluster, EndpointSet, Former};
 use crate::filter::Registry;
 use crate::route::{RouteTable, VirtualHost};
 use crate::telemetry::access_log::{LogFile, LogFiles};
 use crate::telemetry::stats::Stats;
 use crate::tls::{ClientTls, ServerTls};
-use crate::upstream::{Limits, Protocol, Transport};
+use crate::upstream::{Endpoint, Limits, Protocol, Transport};
 
 /// Compiles snapshots one after the other, and remembers who refers to what.
 pub struct Compiler {
@@ -210,8 +210,12 @@ impl Compiler {
             localities: vec![],
         };
         let endpoints = EndpointSet::build(assignment.unwrap_or(&empty), old_set);
+        let mut former = Vec::new();
         if let Some(before) = &before {
-            retire(before.endpoints.gone(&endpoints), false, out);
+            let gone = before.endpoints.gone(&endpoints);
+            former.extend(before.former.iter().filter(|f| f.is_used()).cloned());
+            former.extend(gone.iter().map(|endpoint| Former::from(&**endpoint)));
+            retire(&gone, &[], false, out);
             self.stats.cluster_manager.cluster_modified.inc();
         } else {
             self.stats.cluster_manager.cluster_added.inc();
@@ -233,6 +237,7 @@ impl Compiler {
             policy: model.policy,
             transport,
             endpoints: Arc::new(endpoints),
+            former,
             balancer,
             model: Arc::clone(model),
         };
@@ -248,7 +253,7 @@ impl Compiler {
                 self.eds_users.remove(service_name);
             }
         }
-        retire(cluster.endpoints.all().to_vec(), true, out);
+        retire(cluster.endpoints.all(), &cluster.former, true, out);
         out.snapshot.clusters.remove(&*cluster.name);
         self.stats.cluster_manager.cluster_removed.inc();
         self.stats.forget_cluster(stat_name(&cluster.model));
@@ -525,15 +530,13 @@ fn apply_host(
     }
 }
 
-fn retire(endpoints: Vec<Arc<crate::upstream::Endpoint>>, cut: bool, out: &mut Compiled) {
-    if endpoints.is_empty() {
-        return;
-    }
+fn retire(endpoints: &[Arc<Endpoint>], former: &[Former], cut: bool, out: &mut Compiled) {
     endpoints.iter().for_each(|endpoint| endpoint.retire());
-    out.retired.push(Retired {
-        endpoints: endpoints.iter().map(|e| e.uid).collect(),
-        cut,
-    });
+    let former = former.iter().map(|f| f.uid);
+    let endpoints: Vec<u64> = endpoints.iter().map(|e| e.uid).chain(former).collect();
+    if !endpoints.is_empty() {
+        out.retired.push(Retired { endpoints, cut });
+    }
 }
 
 /// Whether connections made for `a` may be used for `b`.

@@ -339,3 +339,18 @@ async fn an_upgrade_that_is_not_allowed_is_a_403_and_reaches_nobody() {
     let mut socket = ws::open(app.listener("web"), "x", "/ws").await;
     ws::echoed(&mut socket, "allowed").await.unwrap();
 }
+
+/// A tunnel outlives the kernel's place in the circuit, but not the circuit.
+#[tokio::test]
+async fn a_tunnel_to_a_former_kernel_ends_with_the_circuit() {
+    let (old, new) = (ws::echo_origin().await, ws::echo_origin().await);
+    let circuit = circuit(1).kernel(old.address);
+    let app = TestApp::serving(&[&circuit]).await;
+    let mut socket = ws::open(app.wildcard(), &circuit.host(), "/").await;
+    app.set_routes(&circuit, &[new.address]).await;
+    app.set_routes(&circuit, &[]).await;
+    ws::echoed(&mut socket, "still there").await.unwrap();
+    app.remove(&circuit).await;
+    ws::until_closed(&mut socket).await;
+    old.has_no_connection().await;
+}
