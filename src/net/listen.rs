@@ -2,11 +2,18 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 /// Connections the kernel keeps for us between two accepts.
 const BACKLOG: i32 = 4096;
+/// A client that has vanished without a word, as a sleeping notebook does, is noticed after this
+/// silence and a few unanswered probes. Nothing else ends a tunnel without an idle timeout.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(300))
+    .with_interval(Duration::from_secs(30))
+    .with_retries(5);
 
 /// Sockets that share one address, one per data thread; the kernel spreads connections over them.
 ///
@@ -53,6 +60,8 @@ fn bind_one(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListen
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    // Accepted connections inherit it.
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -62,6 +71,15 @@ fn bind_one(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListen
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn accepted_connections_are_probed() {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
+        listener.set_nonblocking(false).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert!(socket2::SockRef::from(&accepted).keepalive().unwrap());
+    }
 
     #[test]
     fn a_port_in_use_is_an_error_even_when_shared() {
