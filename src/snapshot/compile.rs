@@ -136,7 +136,12 @@ impl Compiler {
                     .cloned(),
             );
         }
-        for name in &clusters {
+        // Removals first, here and for listeners: what comes may take over a name in statistics.
+        let goes = |kind, name: &&String| store.resource(kind, name).is_none();
+        let (gone, kept): (Vec<&String>, Vec<&String>) = clusters
+            .iter()
+            .partition(|n| goes(ResourceType::Cluster, n));
+        for name in gone.into_iter().chain(kept) {
             self.cluster(store, name, rebuilt.contains(name), &mut out);
         }
 
@@ -154,7 +159,10 @@ impl Compiler {
                 .iter()
                 .map(|n| (*n).to_owned()),
         );
-        for name in &listeners {
+        let (gone, kept): (Vec<&String>, Vec<&String>) = listeners
+            .iter()
+            .partition(|n| goes(ResourceType::Listener, n));
+        for name in gone.into_iter().chain(kept) {
             self.listener(store, name, &mut out);
         }
         let active = i64::try_from(out.snapshot.clusters.len()).unwrap_or(i64::MAX);
@@ -531,7 +539,7 @@ fn apply_host(
 }
 
 fn retire(endpoints: &[Arc<Endpoint>], former: &[Former], cut: bool, out: &mut Compiled) {
-    endpoints.iter().for_each(|endpoint| endpoint.retire());
+    endpoints.iter().for_each(|endpoint| endpoint.retire(cut));
     let former = former.iter().map(|f| f.uid);
     let endpoints: Vec<u64> = endpoints.iter().map(|e| e.uid).chain(former).collect();
     if !endpoints.is_empty() {

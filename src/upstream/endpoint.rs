@@ -34,6 +34,7 @@ pub struct Endpoint {
 #[derive(Debug, Default)]
 struct State {
     retired: AtomicBool,
+    cut: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -112,9 +113,15 @@ impl Endpoint {
             && self.locality == a.locality
     }
 
-    /// From now on no connection of this endpoint is pooled.
-    pub fn retire(&self) {
+    /// From now on no connection of this endpoint is pooled. With `cut`, none begins either: one
+    /// that is being opened would outlive those that are ended.
+    pub fn retire(&self, cut: bool) {
         self.state.retired.store(true, Relaxed);
+        self.state.cut.store(cut, Relaxed);
+    }
+
+    pub fn is_cut(&self) -> bool {
+        self.state.cut.load(Relaxed)
     }
 
     pub fn is_retired(&self) -> bool {

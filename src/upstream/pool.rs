@@ -143,6 +143,9 @@ fn with_pool<R>(endpoint: u64, f: impl FnOnce(&mut Pool) -> R) -> R {
 
 /// Runs `future` as a task that ends when the endpoint is removed.
 pub fn spawn_tied(endpoint: &Endpoint, future: impl Future<Output = ()> + 'static) {
+    if endpoint.is_cut() {
+        return;
+    }
     let uid = endpoint.uid;
     let task = with_pool(uid, |pool| {
         pool.next_task += 1;

@@ -9,7 +9,7 @@ use crate::support::app::TestApp;
 use crate::support::bootstrap::{assignment, http, listener, routes};
 use crate::support::client::{Http1, get};
 use crate::support::origin::Origin;
-use crate::support::{DEADLINE, ws};
+use crate::support::{DEADLINE, eventually, ws};
 
 const TYPES: [(&str, &str); 4] = [
     ("lds", "envoy.config.listener.v3.Listener"),
@@ -236,4 +236,25 @@ async fn a_listener_that_leaves_its_file_is_closed_and_one_that_comes_is_opened(
     });
     gone.await;
     assert_eq!(get(app.listener("other"), "x", "/").await.status, 204);
+}
+
+/// Both have the name of their address in statistics.
+#[tokio::test]
+async fn a_listener_that_takes_over_an_address_is_still_counted() {
+    let origin = Origin::fixed("ok").await;
+    let files = Files::all(&origin);
+    let app = files.app().await;
+    let rds = json!({"route_config_name": "r", "config_source": files.source("rds")});
+    files.write("lds", &[listener("able", &http(&json!({"rds": rds})))]);
+    eventually("the listener is another", || {
+        app.running.addresses.of("able").is_some() && app.running.addresses.of("web").is_none()
+    })
+    .await;
+    let mut client = Http1::connect(app.listener("able")).await;
+    client.get("x", "/").await;
+    let open = app.running.stats.listeners();
+    let open = open
+        .iter()
+        .map(|(_, stats)| stats.downstream_cx_active.value());
+    assert_eq!(open.sum::<i64>(), 1);
 }
