@@ -1,6 +1,5 @@
 //! What the documents say about the resource model is what the code does.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use causeway_xds::resource::IGNORED;
