@@ -1,7 +1,6 @@
 //! One downstream connection: its codec, its timers, its requests.
 
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
@@ -308,10 +307,7 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
     }
     let service = {
         let connection = Rc::clone(&connection);
-        service_fn(move |request| {
-            let connection = Rc::clone(&connection);
-            async move { Ok::<_, Infallible>(serve_request::handle(connection, request).await) }
-        })
+        service_fn(move |request| serve_request::handle(Rc::clone(&connection), request))
     };
     let mut http = builder
         .serve_connection(TokioIo::new(counted), service)
@@ -418,10 +414,7 @@ async fn serve_http2(io: Io, connection: Rc<Connection>) {
         .max_header_list_size(model.max_request_headers_kb * 1024);
     let service = {
         let connection = Rc::clone(&connection);
-        service_fn(move |request| {
-            let connection = Rc::clone(&connection);
-            async move { Ok::<_, Infallible>(serve_request::handle(connection, request).await) }
-        })
+        service_fn(move |request| serve_request::handle(Rc::clone(&connection), request))
     };
     let mut http = std::pin::pin!(builder.serve_connection(TokioIo::new(counted), service));
     let mut clock = Clock::new(model.timeouts.idle, Duration::ZERO);

@@ -1,5 +1,6 @@
 //! One request: from its head to the action of its route.
 
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -36,7 +37,10 @@ enum Chosen {
 }
 
 /// Serves one request of `connection`.
-pub async fn handle(connection: Rc<Connection>, mut request: Request<Incoming>) -> Response<Body> {
+pub async fn handle(
+    connection: Rc<Connection>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
     // hyper puts something there exactly when an upgrade is asked for.
     let asked = !request.extensions().is_empty();
     let on_upgrade = asked.then(|| hyper::upgrade::on(&mut request));
@@ -77,28 +81,31 @@ pub async fn handle(connection: Rc<Connection>, mut request: Request<Incoming>) 
                 manner,
             };
             // The chain has run on the way up; it runs in reverse on the way down.
-            let response = router::forward(job, exchange).await;
-            return with_id(down_the_chain(response, &connection), told_id);
+            let mut response = router::forward(job, exchange).await;
+            down_the_chain(&mut response, &connection);
+            response
         }
-        Ok(Decided::Reply {
-            status,
-            body,
-            headers,
-        }) => reply::direct(status, body, headers, manner, exchange),
-        Ok(Decided::Redirect { status, location }) => {
-            reply::redirect(status, &location, manner, exchange)
+        other => {
+            let mut response = match other {
+                Ok(Decided::Reply {
+                    status,
+                    body,
+                    headers,
+                }) => reply::direct(status, body, headers, manner, exchange),
+                Ok(Decided::Redirect { status, location }) => {
+                    reply::redirect(status, &location, manner, exchange)
+                }
+                Ok(Decided::Forward { .. }) => unreachable!("matched above"),
+                Err(failure) => reply::from_failure(&failure, manner, exchange),
+            };
+            router::server_header(response.headers_mut(), &connection);
+            response
         }
-        Err(failure) => reply::from_failure(&failure, manner, exchange),
     };
-    router::server_header(response.headers_mut(), &connection);
-    with_id(response, told_id)
-}
-
-fn with_id(mut response: Response<Body>, id: Option<http::HeaderValue>) -> Response<Body> {
-    if let Some(id) = id {
+    if let Some(id) = told_id {
         response.headers_mut().insert(X_REQUEST_ID, id);
     }
-    response
+    Ok(response)
 }
 
 enum Decided {
@@ -286,10 +293,9 @@ fn upgrade_allowed(asked: &UpgradeRequest, route: &[Upgrade], manager: &[Upgrade
     says(route).or_else(|| says(manager)).unwrap_or(false)
 }
 
-fn down_the_chain(mut response: Response<Body>, connection: &Connection) -> Response<Body> {
+fn down_the_chain(response: &mut Response<Body>, connection: &Connection) {
     let status = response.status();
     for filter in connection.manager.filters.filters.iter().rev() {
         filter.response(status, response.headers_mut());
     }
-    response
 }

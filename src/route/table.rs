@@ -151,6 +151,10 @@ impl RouteTable {
 
     /// Exact, then the longest suffix wildcard, then the longest prefix wildcard, then `*`.
     pub fn virtual_host(&self, host: &str) -> Option<&Arc<VirtualHost>> {
+        if self.by_name.len() == 1 && self.any.is_some() {
+            // The table of a proxy with one site, which is common enough.
+            return self.any.as_ref();
+        }
         let host = if self.ignore_port {
             split_port(host).0
         } else {

@@ -17,7 +17,6 @@ const FAR: Duration = Duration::from_secs(10);
 /// How often a data thread looks through its far deadlines.
 pub const SWEEP: Duration = Duration::from_millis(500);
 
-#[derive(Default)]
 struct Far {
     entries: Vec<Option<Entry>>,
     free: Vec<usize>,
@@ -33,7 +32,8 @@ struct Entry {
 }
 
 thread_local! {
-    static FAR_DEADLINES: RefCell<Far> = RefCell::default();
+    static FAR_DEADLINES: RefCell<Far> =
+        const { RefCell::new(Far { entries: Vec::new(), free: Vec::new(), swept: false }) };
 }
 
 /// Wakes what is due. Runs on a data thread until it is dropped.

@@ -36,7 +36,8 @@ const MAX_RESPONSE_HEAD: usize = 60 * 1024;
 type Uids<V> = std::collections::HashMap<u64, V, BuildHasherDefault<ahash::AHasher>>;
 
 thread_local! {
-    static POOLS: RefCell<Uids<Pool>> = RefCell::default();
+    static POOLS: RefCell<Uids<Pool>> =
+        const { RefCell::new(Uids::with_hasher(BuildHasherDefault::new())) };
 }
 
 #[derive(Default)]
