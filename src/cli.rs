@@ -198,14 +198,14 @@ fn load(args: &ServeArgs) -> Result<Config> {
         let parsed = BootstrapConfig::parse("--config-yaml", "", &overrides)?;
         return Ok(Config::Bootstrap(Box::new(parsed)));
     };
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    if args.config_yaml.is_some() || looks_like_bootstrap(&text) {
-        let file = path.display().to_string();
-        let parsed = BootstrapConfig::parse(&file, &text, &overrides)?;
-        return Ok(Config::Bootstrap(Box::new(parsed)));
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    // A file that is no text at all is reported by whoever can say where it stops being one.
+    let bootstrap = std::str::from_utf8(&bytes).map_or(true, looks_like_bootstrap);
+    if bootstrap || args.config_yaml.is_some() {
+        let config = BootstrapConfig::load(path, &overrides)?;
+        return Ok(Config::Bootstrap(Box::new(config)));
     }
-    Ok(Config::Worker(Box::new(WorkerConfig::parse(&text, path)?)))
+    Ok(Config::Worker(Box::new(WorkerConfig::load(path)?)))
 }
 
 /// Reads and compiles everything, opens nothing.

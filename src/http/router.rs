@@ -68,7 +68,8 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
     let idle = forward
         .idle_timeout
         .unwrap_or(manager.model.timeouts.stream_idle);
-    exchange.watch.limit(forward.timeout, idle);
+    let request = manager.model.timeouts.request;
+    exchange.watch.limit(request, forward.timeout, idle);
     append_via(&mut parts.headers, &manager.model.via);
     let envoy_headers = !manager.filters.router.suppress_envoy_headers;
     edit_request(parts, forward, route, envoy_headers);
@@ -245,6 +246,16 @@ fn deadline_failure(fired: Fired, exchange: &Exchange) -> Failure {
                 "response_timeout",
             )
             .saying("upstream request timeout")
+            .because(fired)
+        }
+        Fired::Request(_) => {
+            let timeout = StatusCode::REQUEST_TIMEOUT;
+            Failure::local(
+                timeout,
+                ResponseFlag::DownstreamTermination,
+                "request_overall_timeout",
+            )
+            .saying("request timeout")
             .because(fired)
         }
         Fired::StreamIdle(_) => {

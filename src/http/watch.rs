@@ -14,6 +14,8 @@ use crate::upstream::body::Progress;
 pub enum Fired {
     /// The route's `timeout`: from the end of the request to the end of the response.
     RouteTimeout(Duration),
+    /// `request_timeout`: from the head of the request to its end.
+    Request(Duration),
     /// `stream_idle_timeout` or the route's `idle_timeout`: no byte either way.
     StreamIdle(Duration),
 }
@@ -22,18 +24,17 @@ impl Fired {
     pub fn flag(self) -> ResponseFlag {
         match self {
             Self::RouteTimeout(_) => ResponseFlag::UpstreamTimeout,
+            Self::Request(_) => ResponseFlag::DownstreamTermination,
             Self::StreamIdle(_) => ResponseFlag::StreamIdleTimeout,
         }
     }
 
     pub fn count(self, exchange: &Exchange) {
-        if matches!(self, Self::StreamIdle(_)) {
-            exchange
-                .connection
-                .manager
-                .stats
-                .downstream_rq_idle_timeout
-                .inc();
+        let stats = &exchange.connection.manager.stats;
+        match self {
+            Self::RouteTimeout(_) => {}
+            Self::Request(_) => stats.downstream_rq_timeout.inc(),
+            Self::StreamIdle(_) => stats.downstream_rq_idle_timeout.inc(),
         }
     }
 }
@@ -42,6 +43,7 @@ impl fmt::Display for Fired {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::RouteTimeout(limit) => write!(f, "route timeout ({limit:?})"),
+            Self::Request(limit) => write!(f, "request timeout ({limit:?})"),
             Self::StreamIdle(limit) => write!(f, "stream idle timeout ({limit:?})"),
         }
     }
@@ -49,8 +51,10 @@ impl fmt::Display for Fired {
 
 /// Watches one stream. Polled only when nothing else is ready.
 pub struct Watch {
+    request: Duration,
     route: Duration,
     idle: Duration,
+    request_deadline: Option<Deadline>,
     /// Starts when the request has ended.
     route_deadline: Option<Deadline>,
     idle_deadline: Option<Deadline>,
@@ -62,10 +66,11 @@ pub struct Watch {
 impl Watch {
     /// Watches nothing yet. `now` is when the stream began.
     pub fn new(now: Instant) -> Self {
-        let (route, idle) = (Duration::ZERO, Duration::ZERO);
         Self {
-            route,
-            idle,
+            request: Duration::ZERO,
+            route: Duration::ZERO,
+            idle: Duration::ZERO,
+            request_deadline: None,
             route_deadline: None,
             idle_deadline: None,
             seen: 0,
@@ -74,8 +79,8 @@ impl Watch {
     }
 
     /// Zero means none.
-    pub fn limit(&mut self, route: Duration, idle: Duration) {
-        (self.route, self.idle) = (route, idle);
+    pub fn limit(&mut self, request: Duration, route: Duration, idle: Duration) {
+        (self.request, self.route, self.idle) = (request, route, idle);
     }
 
     /// Envoy does not apply the route's timeout to an upgraded stream.
@@ -85,13 +90,8 @@ impl Watch {
     }
 
     pub fn poll(&mut self, cx: &mut Context<'_>, progress: &Progress) -> Poll<Fired> {
-        if !self.route.is_zero() && progress.request_ended.get() {
-            let deadline = self
-                .route_deadline
-                .get_or_insert_with(|| Deadline::after(self.route));
-            if std::pin::Pin::new(deadline).poll(cx).is_ready() {
-                return Poll::Ready(Fired::RouteTimeout(self.route));
-            }
+        if let Poll::Ready(fired) = self.poll_request(cx, progress) {
+            return Poll::Ready(fired);
         }
         if self.idle.is_zero() {
             return Poll::Pending;
@@ -116,5 +116,31 @@ impl Watch {
                 None => return Poll::Ready(Fired::StreamIdle(self.idle)),
             }
         }
+    }
+
+    /// The deadlines that depend on whether the request has ended.
+    fn poll_request(&mut self, cx: &mut Context<'_>, progress: &Progress) -> Poll<Fired> {
+        let (limit, slot, fired) = if progress.request_ended.get() {
+            self.request_deadline = None;
+            (
+                self.route,
+                &mut self.route_deadline,
+                Fired::RouteTimeout(self.route),
+            )
+        } else {
+            if !self.route.is_zero() {
+                progress.wake_at_end(cx.waker());
+            }
+            (
+                self.request,
+                &mut self.request_deadline,
+                Fired::Request(self.request),
+            )
+        };
+        if limit.is_zero() {
+            return Poll::Pending;
+        }
+        let deadline = slot.get_or_insert_with(|| Deadline::after(limit));
+        std::pin::Pin::new(deadline).poll(cx).map(|()| fired)
     }
 }

@@ -1,9 +1,9 @@
 //! The body of a request on its way up.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -19,13 +19,28 @@ pub struct Progress {
     pub received: Cell<u64>,
     /// Body bytes to the client.
     pub sent: Cell<u64>,
-    /// The client's body has ended.
+    /// The client's body has ended. Set by [`Progress::end_request`].
     pub request_ended: Cell<bool>,
+    /// Who wants to know of that end: it is seen by the upstream connection's task, and the route's
+    /// timeout starts there.
+    on_end: RefCell<Option<Waker>>,
     /// The client's body has broken off.
     pub request_broken: Cell<bool>,
 }
 
 impl Progress {
+    pub fn end_request(&self) {
+        if !self.request_ended.replace(true)
+            && let Some(waker) = self.on_end.take()
+        {
+            waker.wake();
+        }
+    }
+
+    pub fn wake_at_end(&self, waker: &Waker) {
+        *self.on_end.borrow_mut() = Some(waker.clone());
+    }
+
     pub fn tick(&self) {
         self.ticks.set(self.ticks.get().wrapping_add(1));
     }
@@ -78,10 +93,12 @@ impl Body for RequestBody {
                         .received
                         .set(progress.received.get() + data.len() as u64);
                 }
-                progress.request_ended.set(ended);
+                if ended {
+                    progress.end_request();
+                }
             }
             Some(Err(_)) => progress.request_broken.set(true),
-            None => progress.request_ended.set(true),
+            None => progress.end_request(),
         }
         Poll::Ready(frame)
     }

@@ -1,6 +1,7 @@
 //! HTTP/1.1 on both sides.
 
 mod bodies;
+mod deadlines;
 mod heads;
 mod malformed;
 mod retry;
