@@ -210,10 +210,7 @@ impl Control {
             if changes.is_empty() {
                 return;
             }
-            let mut ended = Vec::new();
-            for (owner, wanted) in changes {
-                ended.extend(self.files.set(&owner, wanted, &self.sender));
-            }
+            let ended = self.files.set(changes, &self.sender);
             // What only a stopped source could change is not kept.
             let updates = ended.into_iter().map(|(origin, kind)| Update {
                 origin,

@@ -51,42 +51,46 @@ struct Running {
 }
 
 impl FileSources {
-    /// `owner` now refers to these files and no others. Starts what is new; returns the origins
+    /// These owners now refer to these files and no others. Starts what is new; returns the origins
     /// whose source was stopped.
     pub fn set(
         &mut self,
-        owner: &Key,
-        wanted: BTreeSet<FileKey>,
+        changes: Vec<(Key, BTreeSet<FileKey>)>,
         batches: &Batches,
     ) -> Vec<(Origin, ResourceType)> {
-        let before = self.by_owner.remove(owner).unwrap_or_default();
-        for key in wanted.difference(&before) {
-            self.running
-                .entry(key.clone())
-                .or_insert_with(|| start(key, batches))
-                .users += 1;
+        let mut given_up = Vec::new();
+        // All additions come first: a file that goes from one owner to another is never let go.
+        for (owner, wanted) in changes {
+            let before = self.by_owner.remove(&owner).unwrap_or_default();
+            for key in wanted.difference(&before) {
+                self.running
+                    .entry(key.clone())
+                    .or_insert_with(|| start(key, batches))
+                    .users += 1;
+            }
+            given_up.extend(before.difference(&wanted).cloned());
+            if !wanted.is_empty() {
+                self.by_owner.insert(owner, wanted);
+            }
         }
         let mut stopped = Vec::new();
-        for key in before.difference(&wanted) {
-            let Some(running) = self.running.get_mut(key) else {
+        for key in given_up {
+            let Some(running) = self.running.get_mut(&key) else {
                 continue;
             };
             running.users -= 1;
             if running.users == 0 {
                 running.task.abort();
-                self.running.remove(key);
+                self.running.remove(&key);
                 info!(path = %key.path.display(), kind = %key.kind, "file no longer followed");
                 let shared = self
                     .running
                     .keys()
                     .any(|k| k.path == key.path && k.kind == key.kind);
                 if !shared {
-                    stopped.push((source(key).origin(), key.kind));
+                    stopped.push((source(&key).origin(), key.kind));
                 }
             }
-        }
-        if !wanted.is_empty() {
-            self.by_owner.insert(owner.clone(), wanted);
         }
         stopped
     }
