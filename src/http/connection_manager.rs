@@ -6,11 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use causeway_xds::resource::http_manager::Codec;
+use causeway_xds::resource::http_manager::{Codec, Timeouts};
 use http::header::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -57,31 +57,49 @@ pub struct Connection {
     pub drain: Drain,
     _guard: Box<dyn std::any::Any>,
     active: Cell<u32>,
-    /// Bytes of a request have come and its head is not complete. HTTP/1 only.
-    reading: Arc<AtomicBool>,
+    activity: Arc<Activity>,
     /// When the last request ended, or the connection began.
     idle_since: Cell<Instant>,
 }
 
 impl Connection {
     pub fn request_began(&self) {
-        self.reading.store(false, Relaxed);
+        self.activity.reading.store(false, Relaxed);
         self.active.set(self.active.get() + 1);
     }
 
     pub fn request_ended(&self, now: Instant) {
         self.active.set(self.active.get() - 1);
         // What was read meanwhile was this request's body.
-        self.reading.store(false, Relaxed);
+        self.activity.reading.store(false, Relaxed);
         self.idle_since.set(now);
     }
 }
 
-/// Notes when the first byte of a request arrives, for the head's deadline. Must be `Send`, since
-/// hyper hands it over on an upgrade.
+/// What the socket of a connection is doing, as its deadlines need to know it.
+#[derive(Debug, Default)]
+struct Activity {
+    /// Bytes of a request have come and its head is not complete. HTTP/1 only.
+    reading: AtomicBool,
+    /// The client takes nothing more at the moment.
+    blocked: AtomicBool,
+    /// Counts what it took.
+    writes: AtomicU32,
+}
+
+/// Notes down what happens on the socket. Must be `Send`, since hyper hands it over on an upgrade.
 pub struct Counted {
     io: Io,
-    reading: Arc<AtomicBool>,
+    activity: Arc<Activity>,
+}
+
+impl Activity {
+    fn note_write(&self, blocked: bool) {
+        self.blocked.store(blocked, Relaxed);
+        if !blocked {
+            self.writes.fetch_add(1, Relaxed);
+        }
+    }
 }
 
 impl Counted {
@@ -99,7 +117,7 @@ impl AsyncRead for Counted {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.io).poll_read(cx, buf);
         if buf.filled().len() > before {
-            self.reading.store(true, Relaxed);
+            self.activity.reading.store(true, Relaxed);
         }
         result
     }
@@ -111,14 +129,18 @@ impl AsyncWrite for Counted {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let result = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.activity.note_write(result.is_pending());
+        result
     }
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.activity.note_write(result.is_pending());
+        result
     }
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
@@ -173,7 +195,7 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
         drain: accepted.drain,
         _guard: accepted.guard,
         active: Cell::new(0),
-        reading: Arc::default(),
+        activity: Arc::default(),
         idle_since: Cell::new(Instant::now()),
         manager,
     });
@@ -225,6 +247,9 @@ enum Tick {
     Nothing,
     HeadTimeout,
     IdleTimeout,
+    /// The client has taken nothing for as long as a stream may be silent. hyper does not ask a
+    /// body for more while it waits to write, so the stream's own deadlines cannot see this.
+    WriteStalled,
 }
 
 /// The deadlines of a connection between and before requests, looked at by one timer.
@@ -234,30 +259,48 @@ struct Clock {
     deadline: Deadline,
     /// When the timer first saw bytes of a request whose head is not complete.
     head_since: Option<Instant>,
+    stall: Duration,
+    /// Since when the client takes nothing, and what it had taken by then.
+    stalled: Option<(Instant, u32)>,
 }
 
 impl Clock {
-    fn new(idle: Duration, head: Duration) -> Self {
-        let period = [idle, head].into_iter().filter(|d| !d.is_zero()).min();
+    fn new(timeouts: &Timeouts, head: Duration) -> Self {
+        let (idle, stall) = (timeouts.idle, timeouts.stream_idle);
+        let period = [idle, head, stall]
+            .into_iter()
+            .filter(|d| !d.is_zero())
+            .min();
         let deadline = period.map_or_else(Deadline::never, Deadline::after);
         Self {
             idle,
             head,
             deadline,
             head_since: None,
+            stall,
+            stalled: None,
         }
     }
 
-    /// Call when polled. `reading`: bytes of a request have come and its head is not complete.
-    fn poll(&mut self, cx: &mut Context<'_>, connection: &Connection, reading: bool) -> Tick {
+    /// Call when polled.
+    fn poll(&mut self, cx: &mut Context<'_>, connection: &Connection) -> Tick {
         let busy = connection.active.get() > 0;
-        match (reading && !busy, self.head_since) {
+        let activity = &connection.activity;
+        match (activity.reading.load(Relaxed) && !busy, self.head_since) {
             (true, None) if !self.head.is_zero() => {
                 self.head_since = Some(Instant::now());
                 self.deadline.reset(self.head);
             }
             (false, Some(_)) => self.head_since = None,
             _ => {}
+        }
+        if !activity.blocked.load(Relaxed) {
+            self.stalled = None;
+        } else if !self.stall.is_zero() {
+            let writes = activity.writes.load(Relaxed);
+            if self.stalled.is_none_or(|(_, before)| before != writes) {
+                self.stalled = Some((Instant::now(), writes));
+            }
         }
         while Pin::new(&mut self.deadline).poll(cx).is_ready() {
             let limits = [
@@ -267,12 +310,17 @@ impl Clock {
                     self.idle,
                     Tick::IdleTimeout,
                 ),
+                (
+                    self.stalled.map(|(since, _)| since),
+                    self.stall,
+                    Tick::WriteStalled,
+                ),
             ];
-            let mut next = if self.idle.is_zero() {
-                self.head
-            } else {
-                self.idle
-            };
+            // Nothing is due sooner than the shortest limit from now, unless it runs already.
+            let set = [self.idle, self.head, self.stall]
+                .into_iter()
+                .filter(|d| !d.is_zero());
+            let mut next = set.min().unwrap_or(Duration::ZERO);
             for (since, limit, tick) in limits {
                 if let (Some(since), false) = (since, limit.is_zero()) {
                     match limit
@@ -292,11 +340,8 @@ impl Clock {
 
 async fn serve_http1(io: Io, connection: Rc<Connection>) {
     let model = &connection.manager.model;
-    let reading = Arc::clone(&connection.reading);
-    let counted = Counted {
-        io,
-        reading: Arc::clone(&reading),
-    };
+    let activity = Arc::clone(&connection.activity);
+    let counted = Counted { io, activity };
     let mut builder = http1::Builder::new();
     builder
         .max_header_size(model.max_request_headers_kb as usize * 1024)
@@ -312,7 +357,7 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
     let mut http = builder
         .serve_connection(TokioIo::new(counted), service)
         .with_upgrades();
-    let mut clock = Clock::new(model.timeouts.idle, model.timeouts.request_headers);
+    let mut clock = Clock::new(&model.timeouts, model.timeouts.request_headers);
     let mut drained = std::pin::pin!(connection.drain.begun());
     let mut draining = false;
     let ended = std::future::poll_fn(|cx| {
@@ -326,7 +371,7 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
                 Pin::new(&mut http).graceful_shutdown();
                 continue;
             }
-            return match clock.poll(cx, &connection, reading.load(Relaxed)) {
+            return match clock.poll(cx, &connection) {
                 Tick::Nothing => Poll::Pending,
                 tick => Poll::Ready(Err(tick)),
             };
@@ -347,12 +392,7 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
             if error.is_user() || error.is_body_write_aborted() {
                 // The response broke off. A reset tells the client so even where the end of the
                 // connection would be the end of the body.
-                if let Some(tcp) = leftover.as_ref().and_then(Io::tcp) {
-                    socket2::SockRef::from(tcp)
-                        .set_linger(Some(Duration::ZERO))
-                        .ok();
-                }
-                return;
+                return leftover.map_or((), reset);
             }
         }
         Err(Tick::IdleTimeout) => {
@@ -374,10 +414,25 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
             }
             return;
         }
+        Err(Tick::WriteStalled) => {
+            stats.downstream_rq_idle_timeout.inc();
+            tracing::debug!(peer = %connection.peer.ip, "stream idle timeout fired on a write");
+            return leftover.map_or((), reset);
+        }
         Err(Tick::Nothing) => {}
     }
     if let Some(io) = leftover {
         linger(io, connection.manager.model.timeouts.delayed_close).await;
+    }
+}
+
+/// Closes so that the peer sees a reset, and nothing that waits to be sent is kept.
+fn reset(io: Io) {
+    if let Some(tcp) = io.tcp() {
+        // Without it the close is an ordinary one, which is the next best.
+        socket2::SockRef::from(tcp)
+            .set_linger(Some(Duration::ZERO))
+            .ok();
     }
 }
 
@@ -396,10 +451,8 @@ async fn linger(mut io: Io, limit: Duration) {
 
 async fn serve_http2(io: Io, connection: Rc<Connection>) {
     let model = &connection.manager.model;
-    let counted = Counted {
-        io,
-        reading: Arc::default(),
-    };
+    let activity = Arc::clone(&connection.activity);
+    let counted = Counted { io, activity };
     let options = &model.http2;
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
@@ -417,7 +470,7 @@ async fn serve_http2(io: Io, connection: Rc<Connection>) {
         service_fn(move |request| serve_request::handle(Rc::clone(&connection), request))
     };
     let mut http = std::pin::pin!(builder.serve_connection(TokioIo::new(counted), service));
-    let mut clock = Clock::new(model.timeouts.idle, Duration::ZERO);
+    let mut clock = Clock::new(&model.timeouts, Duration::ZERO);
     let mut drained = std::pin::pin!(connection.drain.begun());
     let mut draining = false;
     let result = std::future::poll_fn(|cx| {
@@ -431,13 +484,18 @@ async fn serve_http2(io: Io, connection: Rc<Connection>) {
                 http.as_mut().graceful_shutdown();
                 continue;
             }
-            if matches!(clock.poll(cx, &connection, false), Tick::IdleTimeout) && !draining {
-                draining = true;
-                connection.manager.stats.downstream_cx_idle_timeout.inc();
-                http.as_mut().graceful_shutdown();
-                continue;
+            match clock.poll(cx, &connection) {
+                Tick::IdleTimeout if !draining => {
+                    draining = true;
+                    connection.manager.stats.downstream_cx_idle_timeout.inc();
+                    http.as_mut().graceful_shutdown();
+                }
+                Tick::WriteStalled => {
+                    connection.manager.stats.downstream_rq_idle_timeout.inc();
+                    return Poll::Ready(Ok(()));
+                }
+                _ => return Poll::Pending,
             }
-            return Poll::Pending;
         }
     })
     .await;

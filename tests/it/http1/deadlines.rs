@@ -81,3 +81,22 @@ async fn a_head_that_does_not_end_in_time_is_answered_with_408() {
     assert_eq!(raw.answer().await.status, 408);
     raw.ended().await;
 }
+
+/// While hyper waits for the socket it asks no body for more, so that only the connection can see
+/// that the client takes nothing.
+#[tokio::test]
+async fn a_client_that_takes_nothing_does_not_hold_its_upstream() {
+    let origin = Origin::http(|mut conn| async move {
+        conn.request().await;
+        conn.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            .await;
+        let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+        while conn.send(&chunk).await {}
+    })
+    .await;
+    let manager = json!({"stream_idle_timeout": "0.2s"});
+    let (_app, mut raw) = serving(&origin, manager, json!({"timeout": "0s"})).await;
+    raw.send("GET / HTTP/1.1\r\nhost: any\r\n\r\n").await;
+    assert_eq!(raw.head().await.unwrap().status, 200);
+    origin.has_no_connection().await;
+}
