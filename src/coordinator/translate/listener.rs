@@ -29,6 +29,8 @@ const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 const KEEP_ALIVE: Duration = Duration::from_secs(3600);
 /// More than the default 60: cookies of several apps on one domain add up.
 const MAX_HEADERS_KB: u32 = 96;
+/// Long for the slowest line, short for somebody who sends a byte a minute to hold a connection.
+const REQUEST_HEADERS: Duration = Duration::from_secs(60);
 
 /// A listener that serves HTTP by the RouteConfiguration of the same name.
 pub fn http(name: &str, at: SocketAddr) -> Listener {
@@ -48,6 +50,7 @@ pub fn http(name: &str, at: SocketAddr) -> Listener {
         }),
         // A kernel socket may be silent for hours and a model may think for minutes.
         stream_idle_timeout: Some(duration(Duration::ZERO)),
+        request_headers_timeout: Some(duration(REQUEST_HEADERS)),
         // Any upgrade: which protocols an app speaks is not ours to know.
         upgrade_configs: vec![UpgradeConfig {
             upgrade_type: "*".to_owned(),
