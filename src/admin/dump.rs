@@ -14,9 +14,9 @@ use http::StatusCode;
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
-use super::reply::timestamp;
 use super::{AdminState, mask, reply};
 use crate::control::{Pipeline, Rejection, ResourceStatus, Version};
+use crate::util::time::timestamp;
 
 type Params = Query<HashMap<String, String>>;
 

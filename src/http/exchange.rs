@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use http::header::{HOST, HeaderMap, USER_AGENT};
 use http::request::Parts;
@@ -17,6 +17,7 @@ use super::watch::{Fired, Watch};
 use crate::error::ResponseFlag;
 use crate::upstream::body::Progress;
 use crate::upstream::{Endpoint, Permit, Transport};
+use crate::util::time::timestamp;
 
 /// Counts, times and logs one exchange. Its drop is its end: it runs exactly once, whether the
 /// response was sent, broke off, or the client left.
@@ -247,47 +248,4 @@ fn text(headers: &HeaderMap, name: &HeaderName) -> String {
         .get(name)
         .map(|v| String::from_utf8_lossy(v.as_bytes()));
     value.map_or(String::new(), |v| v.replace(['"', '\n', '\r'], "_"))
-}
-
-/// `2026-01-31T23:59:59.123Z`
-fn timestamp(time: SystemTime) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, seconds) = ((since.as_secs() / 86_400) as i64, since.as_secs() % 86_400);
-    // Days to a date in the proleptic Gregorian calendar, years starting in March.
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60,
-        since.subsec_millis()
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn timestamps_are_dates() {
-        let at = |s| timestamp(UNIX_EPOCH + Duration::from_secs(s));
-        assert_eq!(at(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(at(951_782_400), "2000-02-29T00:00:00.000Z");
-        assert_eq!(at(1_798_761_599), "2026-12-31T23:59:59.000Z");
-    }
 }

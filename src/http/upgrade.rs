@@ -9,7 +9,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 
 use super::body::Body;
-use super::connection_manager::Counted;
+use super::clock::Counted;
 use super::exchange::Exchange;
 use super::head::{UpgradeRequest, strip_response};
 use super::router::server_header;

@@ -1,5 +1,7 @@
 //! Small things with no opinion and no dependency on the rest.
 
+pub mod time;
+
 /// A secret that does not show itself.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);

@@ -1,0 +1,192 @@
+//! The deadlines of a connection, and what its socket tells them.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use causeway_xds::resource::http_manager::Timeouts;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::connection_manager::Connection;
+use crate::net::Io;
+use crate::runtime::timer::Deadline;
+
+/// What the socket of a connection is doing, as its deadlines need to know it.
+#[derive(Debug, Default)]
+pub struct Activity {
+    /// Bytes of a request have come and its head is not complete. HTTP/1 only.
+    pub reading: AtomicBool,
+    /// The client takes nothing more at the moment.
+    pub blocked: AtomicBool,
+    /// Counts what it took.
+    pub writes: AtomicU32,
+}
+
+/// Notes down what happens on the socket. Must be `Send`, since hyper hands it over on an upgrade.
+pub struct Counted {
+    io: Io,
+    activity: Arc<Activity>,
+}
+
+impl Activity {
+    fn note_write(&self, blocked: bool) {
+        self.blocked.store(blocked, Relaxed);
+        if !blocked {
+            self.writes.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+impl Counted {
+    pub fn new(io: Io, activity: Arc<Activity>) -> Self {
+        Self { io, activity }
+    }
+
+    pub fn into_inner(self) -> Io {
+        self.io
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.io).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.activity.reading.store(true, Relaxed);
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.activity.note_write(result.is_pending());
+        result
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.activity.note_write(result.is_pending());
+        result
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// What the driver of a connection does when nothing else happens.
+pub enum Tick {
+    Nothing,
+    HeadTimeout,
+    IdleTimeout,
+    /// The client has taken nothing for as long as a stream may be silent. hyper does not ask a
+    /// body for more while it waits to write, so the stream's own deadlines cannot see this.
+    WriteStalled,
+}
+
+/// The deadlines of a connection between and before requests, looked at by one timer.
+pub struct Clock {
+    idle: Duration,
+    head: Duration,
+    deadline: Deadline,
+    /// When the timer first saw bytes of a request whose head is not complete.
+    head_since: Option<Instant>,
+    stall: Duration,
+    /// Since when the client takes nothing, and what it had taken by then.
+    stalled: Option<(Instant, u32)>,
+}
+
+impl Clock {
+    pub fn new(timeouts: &Timeouts, head: Duration) -> Self {
+        let (idle, stall) = (timeouts.idle, timeouts.stream_idle);
+        let period = [idle, head, stall]
+            .into_iter()
+            .filter(|d| !d.is_zero())
+            .min();
+        let deadline = period.map_or_else(Deadline::never, Deadline::after);
+        Self {
+            idle,
+            head,
+            deadline,
+            head_since: None,
+            stall,
+            stalled: None,
+        }
+    }
+
+    /// Call when polled.
+    pub fn poll(&mut self, cx: &mut Context<'_>, connection: &Connection) -> Tick {
+        let busy = connection.is_busy();
+        let activity = connection.activity();
+        match (activity.reading.load(Relaxed) && !busy, self.head_since) {
+            (true, None) if !self.head.is_zero() => {
+                self.head_since = Some(Instant::now());
+                self.deadline.reset(self.head);
+            }
+            (false, Some(_)) => self.head_since = None,
+            _ => {}
+        }
+        if !activity.blocked.load(Relaxed) {
+            self.stalled = None;
+        } else if !self.stall.is_zero() {
+            let writes = activity.writes.load(Relaxed);
+            if self.stalled.is_none_or(|(_, before)| before != writes) {
+                self.stalled = Some((Instant::now(), writes));
+            }
+        }
+        while Pin::new(&mut self.deadline).poll(cx).is_ready() {
+            let limits = [
+                (self.head_since, self.head, Tick::HeadTimeout),
+                (
+                    (!busy && self.head_since.is_none()).then(|| connection.idle_since()),
+                    self.idle,
+                    Tick::IdleTimeout,
+                ),
+                (
+                    self.stalled.map(|(since, _)| since),
+                    self.stall,
+                    Tick::WriteStalled,
+                ),
+            ];
+            // Nothing is due sooner than the shortest limit from now, unless it runs already.
+            let set = [self.idle, self.head, self.stall]
+                .into_iter()
+                .filter(|d| !d.is_zero());
+            let mut next = set.min().unwrap_or(Duration::ZERO);
+            for (since, limit, tick) in limits {
+                if let (Some(since), false) = (since, limit.is_zero()) {
+                    match limit
+                        .checked_sub(since.elapsed())
+                        .filter(|left| !left.is_zero())
+                    {
+                        None => return tick,
+                        Some(left) => next = next.min(left),
+                    }
+                }
+            }
+            self.deadline.reset(next);
+        }
+        Tick::Nothing
+    }
+}
