@@ -28,7 +28,7 @@ fn eds() -> proto::Cluster {
     proto::Cluster {
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(3)),
         eds_cluster_config: Some(EdsClusterConfig {
-            eds_config: ads(),
+            eds_config: same_origin(),
             ..Default::default()
         }),
         ..cluster()
@@ -617,6 +617,9 @@ fn a_config_source_is_refused_by_path() {
             ),
             ("authorities: not supported yet", |c| {
                 source(c).authorities = vec![Default::default()];
+            }),
+            ("ads: not supported yet", |c| {
+                source(c).config_source_specifier = Some(Specifier::Ads(Default::default()));
             }),
             ("initial_fetch_timeout: is not a valid duration", |c| {
                 source(c).initial_fetch_timeout = seconds(i64::MAX);
