@@ -445,11 +445,11 @@ pub const IGNORED: &[(&str, &str)] = &[
     ("RouteConfiguration.metadata", "metadata has no reader"),
     (
         "TcpProxy.access_log_flush_interval",
-        "log entries are written when a stream or connection ends",
+        "only matters with access_log, which is refused",
     ),
     (
         "TcpProxy.access_log_options",
-        "log entries are written when a stream or connection ends",
+        "only matters with access_log, which is refused",
     ),
     (
         "TcpProxy.check_drain_close",
@@ -457,7 +457,7 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "TcpProxy.flush_access_log_on_connected",
-        "log entries are written when a stream or connection ends",
+        "only matters with access_log, which is refused",
     ),
     (
         "UpstreamConnectionOptions.happy_eyeballs_config",

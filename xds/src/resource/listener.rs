@@ -10,7 +10,6 @@ use std::time::Duration;
 use super::address::Address;
 use super::http_manager::HttpManager;
 use super::tls::DownstreamTls;
-use crate::extension::TypedExtension;
 
 /// `envoy.config.listener.v3.Listener`.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,7 +44,6 @@ pub struct TcpProxy {
     pub cluster: String,
     /// Default 1 h; zero is none.
     pub idle_timeout: Duration,
-    pub access_logs: Vec<TypedExtension>,
 }
 
 #[cfg(test)]
