@@ -83,9 +83,10 @@ pub enum UpstreamProtocol {
     Http2(Http2Options),
 }
 
-/// `envoy.config.core.v3.Http2ProtocolOptions`; `None` keeps Envoy's default.
+/// `envoy.config.core.v3.Http2ProtocolOptions`; `None` keeps the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Http2Options {
+    /// For what arrives; never set in a cluster.
     pub max_concurrent_streams: Option<u32>,
     pub initial_stream_window_size: Option<u32>,
     pub initial_connection_window_size: Option<u32>,

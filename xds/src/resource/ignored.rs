@@ -47,6 +47,10 @@ pub const IGNORED: &[(&str, &str)] = &[
         "there is one parser",
     ),
     (
+        "Cluster.Http2ProtocolOptions.max_concurrent_streams",
+        "the limit that the endpoint announces holds",
+    ),
+    (
         "Cluster.HttpProtocolOptions.headers_with_underscores_action",
         "without effect on responses, in Envoy too",
     ),

@@ -582,6 +582,42 @@ fn an_assignment_is_refused_by_path() {
 }
 
 #[test]
+fn what_nobody_reads_of_endpoints_is_accepted_and_noted() {
+    let mut message = assignment();
+    message.endpoints[0].load_balancing_weight = uint(2);
+    message.endpoints[0].lb_endpoints[0].metadata = Some(Metadata {
+        filter_metadata: HashMap::from([("envoy.lb".to_owned(), Struct::default())]),
+        ..Default::default()
+    });
+    assert_eq!(
+        decoded(&message).ignored,
+        [
+            "LbEndpoint.metadata",
+            "LocalityLbEndpoints.load_balancing_weight"
+        ]
+    );
+}
+
+#[test]
+fn streams_to_an_endpoint_are_bounded_by_the_endpoint() {
+    use upstream::explicit_http_config::ProtocolConfig;
+    let options = core::Http2ProtocolOptions {
+        max_concurrent_streams: uint(7),
+        ..Default::default()
+    };
+    let message = with_http(explicit(ProtocolConfig::Http2ProtocolOptions(options)));
+    assert_eq!(
+        decoded(&message).ignored,
+        ["Cluster.Http2ProtocolOptions.max_concurrent_streams"]
+    );
+    let options = Http2Options::default();
+    assert_eq!(
+        typed(&message).http.protocol,
+        UpstreamProtocol::Http2(options)
+    );
+}
+
+#[test]
 fn a_config_source_is_refused_by_path() {
     use core::config_source::ConfigSourceSpecifier as Specifier;
     fn source(cluster: &mut proto::Cluster) -> &mut core::ConfigSource {
