@@ -306,6 +306,10 @@ pub const IGNORED: &[(&str, &str)] = &[
         "HttpProtocolOptions.max_response_headers_kb",
         "a limit of clusters, not of listeners",
     ),
+    (
+        "LbEndpoint.metadata",
+        "all but causeway's id: metadata has no reader",
+    ),
     ("LeastRequest.choice_count", "always the better of two"),
     (
         "LeastRequest.locality_lb_config",
@@ -395,6 +399,10 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "ListenerFilter.typed_config",
         "the chain looks at the first bytes when it needs to; inspectors add nothing",
+    ),
+    (
+        "LocalityLbEndpoints.load_balancing_weight",
+        "localities are not weighted against each other",
     ),
     ("LocalityLbEndpoints.metadata", "metadata has no reader"),
     (

@@ -455,7 +455,7 @@ fn endpoints_are_read() {
         panic!()
     };
     let locality = &assignment.localities[0];
-    assert_eq!((locality.priority, locality.weight), (1, None));
+    assert_eq!(locality.priority, 1);
     use crate::resource::load_assignment::{Endpoint, EndpointHealth};
     assert_eq!(
         locality.endpoints,
