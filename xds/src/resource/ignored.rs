@@ -194,6 +194,10 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     ("FilterChain.metadata", "metadata has no reader"),
     (
+        "FilterChain.name",
+        "only a label; the connections of a listener drain together",
+    ),
+    (
         "Http1ProtocolOptions.override_stream_error_on_invalid_http_message",
         "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says",
     ),
@@ -431,6 +435,7 @@ pub const IGNORED: &[(&str, &str)] = &[
         "Route.metadata",
         "all but causeway's strip_prefix: metadata has no reader",
     ),
+    ("Route.name", "only a label"),
     (
         "Route.per_request_buffer_limit_bytes",
         "bodies are kept for retries and mirrors only, which are refused",

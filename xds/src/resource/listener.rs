@@ -26,7 +26,6 @@ pub struct Listener {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct FilterChain {
-    pub name: String,
     pub tls: Option<DownstreamTls>,
     pub filter: NetworkFilter,
 }

@@ -66,7 +66,6 @@ pub enum RequireTls {
 /// `envoy.config.route.v3.Route`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
-    pub name: String,
     pub matcher: RouteMatch,
     pub action: Action,
     pub edits: HeaderEdits,

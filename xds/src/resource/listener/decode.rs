@@ -206,7 +206,7 @@ impl FilterChain {
         } = message;
         check_match(filter_chain_match).at("filter_chain_match")?;
         refuse_true!(use_proxy_proto);
-        accept!(ctx, "FilterChain": metadata);
+        accept!(ctx, "FilterChain": metadata, name);
 
         let timeout = duration(
             transport_socket_connect_timeout,
@@ -218,7 +218,6 @@ impl FilterChain {
             tls.handshake_timeout = timeout.filter(|timeout| !timeout.is_zero());
         }
         Ok(Self {
-            name,
             tls,
             filter: only_filter(filters, ctx)?,
         })

@@ -82,6 +82,8 @@ fn fields_that_only_tune_are_accepted_and_noted() {
     let mut message = listener();
     message.traffic_direction = 1;
     message.enable_reuse_port = boolean(false);
+    message.per_connection_buffer_limit_bytes = uint(32_768);
+    message.filter_chains[0].name = "main".into();
     message.listener_filters = vec![inspector(
         "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
     )];
@@ -99,6 +101,7 @@ fn fields_that_only_tune_are_accepted_and_noted() {
     assert_eq!(
         decoded.ignored,
         [
+            "FilterChain.name",
             "Listener.default_filter_chain.filter_chain_match",
             "Listener.enable_reuse_port",
             "Listener.traffic_direction",

@@ -237,6 +237,7 @@ impl Route {
         } = message;
         refuse!(route_specifiers);
         accept!(ctx, "Route":
+            name,
             decorator,
             tracing,
             per_request_buffer_limit_bytes,
@@ -249,7 +250,6 @@ impl Route {
             action.strip_prefix(&matcher.path)?;
         }
         Ok(Self {
-            name,
             matcher,
             action,
             edits: HeaderEdits::decode(EditFields {
