@@ -52,7 +52,6 @@ pub struct Limits {
     pub max_connections: u32,
     pub max_pending_requests: u32,
     pub max_requests: u32,
-    pub max_retries: u32,
 }
 
 impl Default for Limits {
@@ -62,7 +61,6 @@ impl Default for Limits {
             max_connections: 1024,
             max_pending_requests: 1024,
             max_requests: 1024,
-            max_retries: 3,
         }
     }
 }

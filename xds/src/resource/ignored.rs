@@ -15,6 +15,10 @@ pub const IGNORED: &[(&str, &str)] = &[
         "the number of pools follows from the number of threads",
     ),
     (
+        "CircuitBreakers.Thresholds.max_retries",
+        "retry policies are refused, so there is nothing to bound",
+    ),
+    (
         "CircuitBreakers.Thresholds.priority",
         "the limits of priority HIGH; no route can ask for it",
     ),
@@ -274,6 +278,10 @@ pub const IGNORED: &[(&str, &str)] = &[
         "filters do not see the PROXY protocol",
     ),
     (
+        "HttpConnectionManager.drain_timeout",
+        "connections drain for as long as their streams last",
+    ),
+    (
         "HttpConnectionManager.drain_timeout_jitter",
         "connections drain at their own time anyway",
     ),
@@ -369,6 +377,10 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     ("Listener.metadata", "metadata has no reader"),
     (
+        "Listener.per_connection_buffer_limit_bytes",
+        "back-pressure uses a buffer size of its own",
+    ),
+    (
         "Listener.reuse_port",
         "the kernel spreads connections over the threads",
     ),
@@ -460,6 +472,10 @@ pub const IGNORED: &[(&str, &str)] = &[
         "internal redirects are refused",
     ),
     ("RouteConfiguration.metadata", "metadata has no reader"),
+    (
+        "RouteConfiguration.validate_clusters",
+        "a route to an unknown cluster answers with its cluster_not_found_response_code",
+    ),
     (
         "TcpProxy.access_log_flush_interval",
         "only matters with access_log, which is refused",

@@ -20,8 +20,6 @@ pub struct Listener {
     pub address: Address,
     pub filter_chains: Vec<FilterChain>,
     pub default_filter_chain: Option<FilterChain>,
-    /// Soft limit of buffered bytes per connection; default 1 MiB.
-    pub buffer_limit: u32,
 }
 
 #[derive(Clone, Debug, PartialEq)]

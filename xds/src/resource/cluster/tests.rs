@@ -151,12 +151,18 @@ fn limits_and_keepalive_are_read() {
         }),
         ..Default::default()
     });
+    assert_eq!(
+        decoded(&message).ignored,
+        [
+            "CircuitBreakers.Thresholds.max_retries",
+            "CircuitBreakers.Thresholds.priority"
+        ]
+    );
     let cluster = typed(&message);
     assert_eq!(
         cluster.limits,
         Limits {
             max_requests: 2,
-            max_retries: 0,
             ..Limits::default()
         }
     );

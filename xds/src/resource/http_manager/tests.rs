@@ -108,6 +108,16 @@ fn an_unknown_filter_is_left_out_only_if_it_is_optional() {
 }
 
 #[test]
+fn how_long_a_connection_drains_is_accepted_and_noted() {
+    let mut message = manager();
+    message.drain_timeout = seconds(5);
+    assert_eq!(
+        decoded(&with_manager(message)).ignored,
+        ["HttpConnectionManager.drain_timeout"]
+    );
+}
+
+#[test]
 fn rds_and_inline_vhds_are_references() {
     let rds = resource(&listener()).references();
     let [

@@ -42,7 +42,6 @@ fn inspector(name: &str) -> ListenerFilter {
 fn a_small_listener_gets_the_defaults() {
     let listener = typed(&listener());
     assert_eq!(listener.address.to_string(), "127.0.0.1:8080");
-    assert_eq!(listener.buffer_limit, 1024 * 1024);
     assert_eq!(listener.default_filter_chain, None);
     assert_eq!(listener.filter_chains.len(), 1);
     assert_eq!(listener.filter_chains[0].tls, None);
@@ -104,6 +103,7 @@ fn fields_that_only_tune_are_accepted_and_noted() {
             "FilterChain.name",
             "Listener.default_filter_chain.filter_chain_match",
             "Listener.enable_reuse_port",
+            "Listener.per_connection_buffer_limit_bytes",
             "Listener.traffic_direction",
             "ListenerFilter.typed_config",
         ]

@@ -96,7 +96,6 @@ fn stripping() -> route::Route {
 #[test]
 fn a_small_table_gets_the_defaults() {
     let routes = typed(&table());
-    assert!(!routes.validate_clusters);
     assert_eq!(routes.vhost_key, VirtualHostKey::Host);
     assert!(routes.edits.is_empty());
     let route = &routes.virtual_hosts[0].routes[0];
