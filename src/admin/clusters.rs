@@ -17,6 +17,9 @@ use crate::control::Pipeline;
 use crate::snapshot::ListenerSpec;
 use crate::upstream::Endpoint;
 
+/// Envoy's default. Nothing is retried by configuration, so there is no number of our own.
+const MAX_RETRIES: u32 = 3;
+
 type Params = Query<HashMap<String, String>>;
 
 pub async fn clusters(State(state): State<AdminState>, params: Params) -> Response {
@@ -71,10 +74,7 @@ fn cluster_text(cluster: &Cluster, added: bool, out: &mut String) {
             "{priority}::max_requests::{}",
             limits.max_requests
         ));
-        line(format_args!(
-            "{priority}::max_retries::{}",
-            limits.max_retries
-        ));
+        line(format_args!("{priority}::max_retries::{MAX_RETRIES}"));
     }
     line(format_args!("added_via_api::{added}"));
     if let Discovery::Eds { service_name, .. } = &cluster.model.discovery {
@@ -132,7 +132,7 @@ fn cluster_value(cluster: &Cluster, added: bool) -> Value {
             "max_connections": limits.max_connections,
             "max_pending_requests": limits.max_pending_requests,
             "max_requests": limits.max_requests,
-            "max_retries": limits.max_retries,
+            "max_retries": MAX_RETRIES,
         });
         if priority == "high_priority" {
             value["priority"] = json!("HIGH");

@@ -350,7 +350,7 @@ async fn the_config_dump_tells_waiting_and_refused_apart() {
         extent: Extent::Incremental,
         upserts: vec![
             cluster("name: live, type: STATIC"),
-            cluster("name: waits, type: EDS, eds_cluster_config: {eds_config: {ads: {}}}"),
+            cluster("name: waits, type: EDS, eds_cluster_config: {eds_config: {self: {}}}"),
             cluster("name: bad, type: STATIC, connect_timeout: -1s"),
         ],
         removals: vec![],

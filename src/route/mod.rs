@@ -20,7 +20,6 @@ pub use table::{RouteTable, host_key};
 /// A route and what it does.
 #[derive(Debug)]
 pub struct Route {
-    pub name: String,
     pub matcher: matcher::RouteMatcher,
     pub action: Action,
     /// Of all levels, in the order in which they apply.
@@ -61,7 +60,6 @@ impl VirtualHost {
             .iter()
             .map(|route| {
                 Arc::new(Route {
-                    name: route.name.clone(),
                     matcher: matcher::RouteMatcher::compile(&route.matcher),
                     attempt_count: host.include_request_attempt_count,
                     action: Action::compile(&route.action, &route.matcher),

@@ -210,7 +210,6 @@ mod tests {
             ignore_port_in_host_matching: false,
             edits: Default::default(),
             most_specific_edits_win: false,
-            validate_clusters: false,
         });
         hosts
             .iter()

@@ -442,7 +442,6 @@ impl Compiler {
             NetworkFilter::Tcp(tcp) => ChainKind::Tcp(Arc::new(TcpProxySpec {
                 cluster: Arc::from(tcp.cluster.as_str()),
                 idle_timeout: tcp.idle_timeout,
-                access_logs: self.access_logs(&tcp.access_logs)?,
                 stats: self.stats.tcp(&tcp.stat_prefix),
             })),
             NetworkFilter::Http(http) => {

@@ -100,6 +100,5 @@ pub struct TcpProxySpec {
     pub cluster: Arc<str>,
     /// Zero is none.
     pub idle_timeout: Duration,
-    pub access_logs: Vec<Arc<LogFile>>,
     pub stats: Arc<TcpStats>,
 }

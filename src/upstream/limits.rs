@@ -12,7 +12,6 @@ pub struct Limits {
     pub connections: Limit,
     pub pending: Limit,
     pub requests: Limit,
-    pub retries: Limit,
 }
 
 #[derive(Debug, Default)]
@@ -36,7 +35,6 @@ impl Limits {
         self.connections.max.store(model.max_connections, Relaxed);
         self.pending.max.store(model.max_pending_requests, Relaxed);
         self.requests.max.store(model.max_requests, Relaxed);
-        self.retries.max.store(model.max_retries, Relaxed);
     }
 }
 

@@ -9,7 +9,10 @@ fn reference(kind: ResourceType, name: &str, timeout: Duration) -> Reference {
         kind,
         name: name.to_owned(),
         source: ConfigSource {
-            place: Place::Ads,
+            place: Place::File {
+                path: "/x".into(),
+                watched_directory: None,
+            },
             initial_fetch_timeout: timeout,
         },
     }

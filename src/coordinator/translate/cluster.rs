@@ -39,7 +39,6 @@ pub fn cluster(circuit: &Circuit) -> Cluster {
         max_connections: Some(uint32(NO_LIMIT)),
         max_pending_requests: Some(uint32(NO_LIMIT)),
         max_requests: Some(uint32(NO_LIMIT)),
-        max_retries: Some(uint32(NO_LIMIT)),
         ..Thresholds::default()
     };
     let http2 = circuit

@@ -52,7 +52,6 @@ pub struct Limits {
     pub max_connections: u32,
     pub max_pending_requests: u32,
     pub max_requests: u32,
-    pub max_retries: u32,
 }
 
 impl Default for Limits {
@@ -62,7 +61,6 @@ impl Default for Limits {
             max_connections: 1024,
             max_pending_requests: 1024,
             max_requests: 1024,
-            max_retries: 3,
         }
     }
 }
@@ -83,9 +81,10 @@ pub enum UpstreamProtocol {
     Http2(Http2Options),
 }
 
-/// `envoy.config.core.v3.Http2ProtocolOptions`; `None` keeps Envoy's default.
+/// `envoy.config.core.v3.Http2ProtocolOptions`; `None` keeps the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Http2Options {
+    /// For what arrives; never set in a cluster.
     pub max_concurrent_streams: Option<u32>,
     pub initial_stream_window_size: Option<u32>,
     pub initial_connection_window_size: Option<u32>,

@@ -27,8 +27,6 @@ pub enum Place {
         path: PathBuf,
         watched_directory: Option<PathBuf>,
     },
-    /// `ads`: the aggregated stream of the bootstrap.
-    Ads,
     /// `self`: whoever delivered the resource that refers to this one. The in-process translator
     /// uses it: the resource arrives through the same store.
     SameOrigin,
@@ -61,7 +59,9 @@ impl ConfigSource {
             Some(Specifier::ApiConfigSource(_)) => {
                 return Err(Invalid::at("api_config_source", "not supported yet"));
             }
-            Some(Specifier::Ads(core::AggregatedConfigSource {})) => Place::Ads,
+            Some(Specifier::Ads(core::AggregatedConfigSource {})) => {
+                return Err(Invalid::at("ads", "not supported yet"));
+            }
             Some(Specifier::Self_(core::SelfConfigSource {
                 transport_api_version,
             })) => {

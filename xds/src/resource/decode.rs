@@ -94,7 +94,7 @@ fn decode_as(
             if message.name.is_empty() {
                 return Err(Invalid::at("name", "must not be empty"));
             }
-            Resource::RouteConfiguration(Arc::new(RouteConfiguration::decode(message, false, ctx)?))
+            Resource::RouteConfiguration(Arc::new(RouteConfiguration::decode(message, ctx)?))
         }
         ResourceType::VirtualHost => {
             let message: proto::VirtualHost = unpack(any)?;

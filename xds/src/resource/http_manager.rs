@@ -129,8 +129,6 @@ pub struct Timeouts {
     pub request: Duration,
     /// From the first byte of a request to the end of its head. Default none.
     pub request_headers: Duration,
-    /// How long a connection being drained may go on. Default 5 s.
-    pub drain: Duration,
     /// Between our last byte and the close. Default 1 s.
     pub delayed_close: Duration,
 }
@@ -142,7 +140,6 @@ impl Default for Timeouts {
             stream_idle: Duration::from_secs(300),
             request: Duration::ZERO,
             request_headers: Duration::ZERO,
-            drain: Duration::from_secs(5),
             delayed_close: Duration::from_secs(1),
         }
     }

@@ -15,6 +15,10 @@ pub const IGNORED: &[(&str, &str)] = &[
         "the number of pools follows from the number of threads",
     ),
     (
+        "CircuitBreakers.Thresholds.max_retries",
+        "retry policies are refused, so there is nothing to bound",
+    ),
+    (
         "CircuitBreakers.Thresholds.priority",
         "the limits of priority HIGH; no route can ask for it",
     ),
@@ -45,6 +49,10 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "Cluster.Http1ProtocolOptions.use_balsa_parser",
         "there is one parser",
+    ),
+    (
+        "Cluster.Http2ProtocolOptions.max_concurrent_streams",
+        "the limit that the endpoint announces holds",
     ),
     (
         "Cluster.HttpProtocolOptions.headers_with_underscores_action",
@@ -190,6 +198,10 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     ("FilterChain.metadata", "metadata has no reader"),
     (
+        "FilterChain.name",
+        "only a label; the connections of a listener drain together",
+    ),
+    (
         "Http1ProtocolOptions.override_stream_error_on_invalid_http_message",
         "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says",
     ),
@@ -266,6 +278,10 @@ pub const IGNORED: &[(&str, &str)] = &[
         "filters do not see the PROXY protocol",
     ),
     (
+        "HttpConnectionManager.drain_timeout",
+        "connections drain for as long as their streams last",
+    ),
+    (
         "HttpConnectionManager.drain_timeout_jitter",
         "connections drain at their own time anyway",
     ),
@@ -301,6 +317,10 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "HttpProtocolOptions.max_response_headers_kb",
         "a limit of clusters, not of listeners",
+    ),
+    (
+        "LbEndpoint.metadata",
+        "all but causeway's id: metadata has no reader",
     ),
     ("LeastRequest.choice_count", "always the better of two"),
     (
@@ -357,6 +377,10 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     ("Listener.metadata", "metadata has no reader"),
     (
+        "Listener.per_connection_buffer_limit_bytes",
+        "back-pressure uses a buffer size of its own",
+    ),
+    (
         "Listener.reuse_port",
         "the kernel spreads connections over the threads",
     ),
@@ -392,6 +416,10 @@ pub const IGNORED: &[(&str, &str)] = &[
         "ListenerFilter.typed_config",
         "the chain looks at the first bytes when it needs to; inspectors add nothing",
     ),
+    (
+        "LocalityLbEndpoints.load_balancing_weight",
+        "localities are not weighted against each other",
+    ),
     ("LocalityLbEndpoints.metadata", "metadata has no reader"),
     (
         "LocalityLbEndpoints.proximity",
@@ -419,6 +447,7 @@ pub const IGNORED: &[(&str, &str)] = &[
         "Route.metadata",
         "all but causeway's strip_prefix: metadata has no reader",
     ),
+    ("Route.name", "only a label"),
     (
         "Route.per_request_buffer_limit_bytes",
         "bodies are kept for retries and mirrors only, which are refused",
@@ -444,12 +473,16 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     ("RouteConfiguration.metadata", "metadata has no reader"),
     (
+        "RouteConfiguration.validate_clusters",
+        "a route to an unknown cluster answers with its cluster_not_found_response_code",
+    ),
+    (
         "TcpProxy.access_log_flush_interval",
-        "log entries are written when a stream or connection ends",
+        "only matters with access_log, which is refused",
     ),
     (
         "TcpProxy.access_log_options",
-        "log entries are written when a stream or connection ends",
+        "only matters with access_log, which is refused",
     ),
     (
         "TcpProxy.check_drain_close",
@@ -457,7 +490,7 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "TcpProxy.flush_access_log_on_connected",
-        "log entries are written when a stream or connection ends",
+        "only matters with access_log, which is refused",
     ),
     (
         "UpstreamConnectionOptions.happy_eyeballs_config",

@@ -10,7 +10,6 @@ use std::time::Duration;
 use super::address::Address;
 use super::http_manager::HttpManager;
 use super::tls::DownstreamTls;
-use crate::extension::TypedExtension;
 
 /// `envoy.config.listener.v3.Listener`.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,13 +20,10 @@ pub struct Listener {
     pub address: Address,
     pub filter_chains: Vec<FilterChain>,
     pub default_filter_chain: Option<FilterChain>,
-    /// Soft limit of buffered bytes per connection; default 1 MiB.
-    pub buffer_limit: u32,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct FilterChain {
-    pub name: String,
     pub tls: Option<DownstreamTls>,
     pub filter: NetworkFilter,
 }
@@ -45,7 +41,6 @@ pub struct TcpProxy {
     pub cluster: String,
     /// Default 1 h; zero is none.
     pub idle_timeout: Duration,
-    pub access_logs: Vec<TypedExtension>,
 }
 
 #[cfg(test)]

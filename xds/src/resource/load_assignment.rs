@@ -25,8 +25,6 @@ pub struct LoadAssignment {
 pub struct LocalityEndpoints {
     pub locality: Locality,
     pub priority: u32,
-    /// `None`: not given.
-    pub weight: Option<u32>,
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -117,7 +115,8 @@ impl LocalityEndpoints {
             proximity,
             lb_config,
         } = message;
-        accept!(ctx, "LocalityLbEndpoints": metadata, proximity);
+        number(load_balancing_weight, "load_balancing_weight", 1..=u32::MAX)?;
+        accept!(ctx, "LocalityLbEndpoints": metadata, load_balancing_weight, proximity);
         check_lb_config(lb_config)?;
         const MAX_PRIORITY: u32 = 128;
         if priority > MAX_PRIORITY {
@@ -138,7 +137,6 @@ impl LocalityEndpoints {
         Ok(Self {
             locality: locality.map(Locality::from).unwrap_or_default(),
             priority,
-            weight: number(load_balancing_weight, "load_balancing_weight", 1..=u32::MAX)?,
             endpoints,
         })
     }
@@ -188,7 +186,7 @@ impl Endpoint {
         Ok(Self {
             address,
             hostname,
-            id: id_of(metadata).at("metadata")?,
+            id: id_of(metadata, ctx).at("metadata")?,
             weight: number(load_balancing_weight, "load_balancing_weight", 1..=u32::MAX)?
                 .unwrap_or(1),
             health: EndpointHealth::decode(health_status)?,
@@ -217,10 +215,11 @@ fn decode_host(
 
 /// Other metadata is for policies that do not exist here (subsets, transport socket matches) and
 /// are refused where they are asked for.
-fn id_of(metadata: Option<Metadata>) -> Result<String, Invalid> {
-    let id = metadata
-        .and_then(|mut m| m.filter_metadata.remove(OUR_METADATA))
-        .and_then(|mut ours| ours.fields.remove("id"));
+fn id_of(metadata: Option<Metadata>, ctx: &Context<'_>) -> Result<String, Invalid> {
+    let mut metadata = metadata.unwrap_or_default();
+    let ours = metadata.filter_metadata.remove(OUR_METADATA);
+    accept!(ctx, "LbEndpoint": metadata);
+    let id = ours.and_then(|mut ours| ours.fields.remove("id"));
     match id.map(|value| value.kind) {
         None => Ok(String::new()),
         Some(Some(Kind::StringValue(id))) => Ok(id),

@@ -26,7 +26,6 @@ pub struct RouteConfiguration {
     pub edits: HeaderEdits,
     /// Whether the edits of the most specific level win (`most_specific_header_mutations_wins`).
     pub most_specific_edits_win: bool,
-    pub validate_clusters: bool,
 }
 
 /// How a request chooses its virtual host.
@@ -66,7 +65,6 @@ pub enum RequireTls {
 /// `envoy.config.route.v3.Route`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
-    pub name: String,
     pub matcher: RouteMatch,
     pub action: Action,
     pub edits: HeaderEdits,

@@ -121,10 +121,10 @@ pub(crate) fn address(host: &str, port: u32) -> Option<core::Address> {
     })
 }
 
-pub(crate) fn ads() -> Option<core::ConfigSource> {
+pub(crate) fn same_origin() -> Option<core::ConfigSource> {
     Some(core::ConfigSource {
-        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(
-            core::AggregatedConfigSource {},
+        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Self_(
+            core::SelfConfigSource::default(),
         )),
         ..Default::default()
     })
@@ -167,7 +167,7 @@ pub(crate) fn manager() -> proto::HttpConnectionManager {
         http_filters: vec![http_filter(ROUTER)],
         route_specifier: Some(hcm::http_connection_manager::RouteSpecifier::Rds(
             hcm::Rds {
-                config_source: ads(),
+                config_source: same_origin(),
                 route_config_name: "routes".into(),
             },
         )),

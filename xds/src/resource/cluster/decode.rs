@@ -249,7 +249,11 @@ impl Limits {
             track_remaining,
             max_connection_pools,
         } = message;
-        accept!(ctx, "CircuitBreakers.Thresholds": track_remaining, max_connection_pools);
+        accept!(ctx, "CircuitBreakers.Thresholds":
+            max_retries,
+            track_remaining,
+            max_connection_pools,
+        );
         match enumeration(priority, "priority")? {
             RoutingPriority::High => {
                 accept!(ctx, "CircuitBreakers.Thresholds": priority);
@@ -264,7 +268,6 @@ impl Limits {
             max_connections: or(max_connections, default.max_connections),
             max_pending_requests: or(max_pending_requests, default.max_pending_requests),
             max_requests: or(max_requests, default.max_requests),
-            max_retries: or(max_retries, default.max_retries),
         }))
     }
 }

@@ -1,6 +1,7 @@
 //! How HTTP is spoken: `HttpProtocolOptions`, and the older fields of the cluster it replaces.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::{Http2Options, UpstreamHttp, UpstreamProtocol};
@@ -77,7 +78,8 @@ impl UpstreamHttp {
             check_http1(options, ctx).at("http_protocol_options")?;
         }
         if let Some(options) = http2_protocol_options {
-            let options = Http2Options::decode(options, ctx).at("http2_protocol_options")?;
+            let options =
+                Http2Options::decode_upstream(options, ctx).at("http2_protocol_options")?;
             http.protocol = UpstreamProtocol::Http2(options);
         }
         Ok(http)
@@ -207,9 +209,11 @@ impl UpstreamProtocol {
                 check_http1(options, ctx).at("http_protocol_options")?;
                 Ok(Self::Http1)
             }
-            ProtocolConfig::Http2ProtocolOptions(options) => Http2Options::decode(options, ctx)
-                .at("http2_protocol_options")
-                .map(Self::Http2),
+            ProtocolConfig::Http2ProtocolOptions(options) => {
+                Http2Options::decode_upstream(options, ctx)
+                    .at("http2_protocol_options")
+                    .map(Self::Http2)
+            }
             ProtocolConfig::Http3ProtocolOptions(_) => {
                 Err(Invalid::at("http3_protocol_options", "not supported yet"))
             }
@@ -251,6 +255,24 @@ fn check_http1(message: Http1ProtocolOptions, ctx: &Context<'_>) -> Result<(), I
 }
 
 impl Http2Options {
+    /// The bounds that the message definition states (RFC 9113 section 6.5.2).
+    const STREAMS: RangeInclusive<u32> = 1..=0x7fff_ffff;
+
+    /// As [`Self::decode`], for connections to endpoints.
+    fn decode_upstream(
+        mut message: Http2ProtocolOptions,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
+        let max_concurrent_streams = message.max_concurrent_streams.take();
+        number(
+            max_concurrent_streams,
+            "max_concurrent_streams",
+            Self::STREAMS,
+        )?;
+        accept!(ctx, "Cluster.Http2ProtocolOptions": max_concurrent_streams);
+        Self::decode(message, ctx)
+    }
+
     pub(crate) fn decode(
         message: Http2ProtocolOptions,
         ctx: &Context<'_>,
@@ -304,10 +326,13 @@ impl Http2Options {
             stream_reset_rate,
         );
 
-        const MAX: u32 = 0x7fff_ffff; // RFC 9113 section 6.5.2
-        const WINDOW: std::ops::RangeInclusive<u32> = 65_535..=MAX;
+        const WINDOW: RangeInclusive<u32> = 65_535..=0x7fff_ffff;
         let [streams, stream_window, connection_window] = [
-            ("max_concurrent_streams", max_concurrent_streams, 1..=MAX),
+            (
+                "max_concurrent_streams",
+                max_concurrent_streams,
+                Self::STREAMS,
+            ),
             (
                 "initial_stream_window_size",
                 initial_stream_window_size,

@@ -28,7 +28,7 @@ fn eds() -> proto::Cluster {
     proto::Cluster {
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(3)),
         eds_cluster_config: Some(EdsClusterConfig {
-            eds_config: ads(),
+            eds_config: same_origin(),
             ..Default::default()
         }),
         ..cluster()
@@ -151,12 +151,18 @@ fn limits_and_keepalive_are_read() {
         }),
         ..Default::default()
     });
+    assert_eq!(
+        decoded(&message).ignored,
+        [
+            "CircuitBreakers.Thresholds.max_retries",
+            "CircuitBreakers.Thresholds.priority"
+        ]
+    );
     let cluster = typed(&message);
     assert_eq!(
         cluster.limits,
         Limits {
             max_requests: 2,
-            max_retries: 0,
             ..Limits::default()
         }
     );
@@ -455,7 +461,7 @@ fn endpoints_are_read() {
         panic!()
     };
     let locality = &assignment.localities[0];
-    assert_eq!((locality.priority, locality.weight), (1, None));
+    assert_eq!(locality.priority, 1);
     use crate::resource::load_assignment::{Endpoint, EndpointHealth};
     assert_eq!(
         locality.endpoints,
@@ -582,6 +588,42 @@ fn an_assignment_is_refused_by_path() {
 }
 
 #[test]
+fn what_nobody_reads_of_endpoints_is_accepted_and_noted() {
+    let mut message = assignment();
+    message.endpoints[0].load_balancing_weight = uint(2);
+    message.endpoints[0].lb_endpoints[0].metadata = Some(Metadata {
+        filter_metadata: HashMap::from([("envoy.lb".to_owned(), Struct::default())]),
+        ..Default::default()
+    });
+    assert_eq!(
+        decoded(&message).ignored,
+        [
+            "LbEndpoint.metadata",
+            "LocalityLbEndpoints.load_balancing_weight"
+        ]
+    );
+}
+
+#[test]
+fn streams_to_an_endpoint_are_bounded_by_the_endpoint() {
+    use upstream::explicit_http_config::ProtocolConfig;
+    let options = core::Http2ProtocolOptions {
+        max_concurrent_streams: uint(7),
+        ..Default::default()
+    };
+    let message = with_http(explicit(ProtocolConfig::Http2ProtocolOptions(options)));
+    assert_eq!(
+        decoded(&message).ignored,
+        ["Cluster.Http2ProtocolOptions.max_concurrent_streams"]
+    );
+    let options = Http2Options::default();
+    assert_eq!(
+        typed(&message).http.protocol,
+        UpstreamProtocol::Http2(options)
+    );
+}
+
+#[test]
 fn a_config_source_is_refused_by_path() {
     use core::config_source::ConfigSourceSpecifier as Specifier;
     fn source(cluster: &mut proto::Cluster) -> &mut core::ConfigSource {
@@ -617,6 +659,9 @@ fn a_config_source_is_refused_by_path() {
             ),
             ("authorities: not supported yet", |c| {
                 source(c).authorities = vec![Default::default()];
+            }),
+            ("ads: not supported yet", |c| {
+                source(c).config_source_specifier = Some(Specifier::Ads(Default::default()));
             }),
             ("initial_fetch_timeout: is not a valid duration", |c| {
                 source(c).initial_fetch_timeout = seconds(i64::MAX);

@@ -115,11 +115,13 @@ impl HttpManager {
             forward_proto_config,
         );
         refuse_true!(add_user_agent);
+        duration(drain_timeout, "drain_timeout")?;
         accept!(ctx, "HttpConnectionManager":
             tracing,
             http1_safe_max_connection_duration,
             http3_protocol_options,
             stream_flush_timeout,
+            drain_timeout,
             drain_timeout_jitter,
             access_log_flush_interval,
             flush_access_log_on_new_request,
@@ -148,7 +150,6 @@ impl HttpManager {
             request: duration(request_timeout, "request_timeout")?.unwrap_or(default.request),
             request_headers: duration(request_headers_timeout, "request_headers_timeout")?
                 .unwrap_or(default.request_headers),
-            drain: duration(drain_timeout, "drain_timeout")?.unwrap_or(default.drain),
             delayed_close: duration(delayed_close_timeout, "delayed_close_timeout")?
                 .unwrap_or(default.delayed_close),
         };
@@ -232,7 +233,7 @@ impl RouteSource {
     fn decode(message: Option<RouteSpecifier>, ctx: &Context<'_>) -> Result<Self, Invalid> {
         match required(message, "route_specifier")? {
             RouteSpecifier::RouteConfig(routes) => {
-                let routes = RouteConfiguration::decode(routes, true, ctx).at("route_config")?;
+                let routes = RouteConfiguration::decode(routes, ctx).at("route_config")?;
                 Ok(Self::Inline(Arc::new(routes)))
             }
             RouteSpecifier::Rds(Rds {

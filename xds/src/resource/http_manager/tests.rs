@@ -108,6 +108,16 @@ fn an_unknown_filter_is_left_out_only_if_it_is_optional() {
 }
 
 #[test]
+fn how_long_a_connection_drains_is_accepted_and_noted() {
+    let mut message = manager();
+    message.drain_timeout = seconds(5);
+    assert_eq!(
+        decoded(&with_manager(message)).ignored,
+        ["HttpConnectionManager.drain_timeout"]
+    );
+}
+
+#[test]
 fn rds_and_inline_vhds_are_references() {
     let rds = resource(&listener()).references();
     let [
@@ -122,13 +132,13 @@ fn rds_and_inline_vhds_are_references() {
     };
     assert_eq!(
         (name.as_str(), &source.place),
-        ("routes", &crate::resource::config_source::Place::Ads)
+        ("routes", &crate::resource::config_source::Place::SameOrigin)
     );
 
     let mut message = manager();
     let mut inline = routes(host(to(forward())));
     inline.vhds = Some(proto::route::Vhds {
-        config_source: ads(),
+        config_source: same_origin(),
     });
     message.route_specifier = Some(RouteSpecifier::RouteConfig(inline));
     let vhds = resource(&with_manager(message)).references();
@@ -164,7 +174,7 @@ fn a_manager_is_refused_by_path() {
             }),
             ("rds.route_config_name: must not be empty", |m| {
                 m.route_specifier = Some(RouteSpecifier::Rds(proto::hcm::Rds {
-                    config_source: ads(),
+                    config_source: same_origin(),
                     ..Default::default()
                 }));
             }),

@@ -26,8 +26,6 @@ const INSPECTORS: [&str; 2] = [
     "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
 ];
 
-const DEFAULT_BUFFER_LIMIT: u32 = 1024 * 1024;
-
 impl Listener {
     pub(crate) fn decode(message: proto::Listener, ctx: &Context<'_>) -> Result<Self, Invalid> {
         #[allow(deprecated, reason = "named so that nothing is skipped")]
@@ -87,6 +85,7 @@ impl Listener {
         duration(listener_filters_timeout, "listener_filters_timeout")?;
         accept!(ctx, "Listener":
             stats_matcher,
+            per_connection_buffer_limit_bytes,
             metadata,
             drain_type,
             listener_filters_timeout,
@@ -133,8 +132,6 @@ impl Listener {
                 .map(|chain| FilterChain::decode_default(chain, ctx))
                 .transpose()
                 .at("default_filter_chain")?,
-            buffer_limit: per_connection_buffer_limit_bytes
-                .map_or(DEFAULT_BUFFER_LIMIT, |limit| limit.value),
         })
     }
 }
@@ -206,7 +203,7 @@ impl FilterChain {
         } = message;
         check_match(filter_chain_match).at("filter_chain_match")?;
         refuse_true!(use_proxy_proto);
-        accept!(ctx, "FilterChain": metadata);
+        accept!(ctx, "FilterChain": metadata, name);
 
         let timeout = duration(
             transport_socket_connect_timeout,
@@ -218,7 +215,6 @@ impl FilterChain {
             tls.handshake_timeout = timeout.filter(|timeout| !timeout.is_zero());
         }
         Ok(Self {
-            name,
             tls,
             filter: only_filter(filters, ctx)?,
         })

@@ -3,13 +3,10 @@
 use std::time::Duration;
 
 use super::TcpProxy;
-use super::decode::decode_access_log;
 use crate::proto;
 use crate::proto::tcp_proxy::tcp_proxy::ClusterSpecifier;
 use crate::reject::Invalid;
-use crate::resource::context::{
-    Context, accept, duration, each, not_empty, number, refuse, required,
-};
+use crate::resource::context::{Context, accept, duration, not_empty, number, refuse, required};
 
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -45,6 +42,7 @@ impl TcpProxy {
             metadata_match,
             downstream_idle_timeout,
             upstream_idle_timeout,
+            access_log,
             backoff_options,
             hash_policy,
             tunneling_config,
@@ -74,7 +72,6 @@ impl TcpProxy {
             stat_prefix: not_empty(stat_prefix, "stat_prefix")?,
             cluster,
             idle_timeout: duration(idle_timeout, "idle_timeout")?.unwrap_or(DEFAULT_IDLE_TIMEOUT),
-            access_logs: each("access_log", access_log, |log| decode_access_log(log, ctx))?,
         })
     }
 }

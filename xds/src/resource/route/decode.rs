@@ -29,10 +29,8 @@ const NAMESPACE: &str = "causeway";
 const STRIP_PREFIX: &str = "strip_prefix";
 
 impl RouteConfiguration {
-    /// `inline`: part of a connection manager instead of a resource of its own.
     pub(crate) fn decode(
         message: proto::RouteConfiguration,
-        inline: bool,
         ctx: &Context<'_>,
     ) -> Result<Self, Invalid> {
         let proto::RouteConfiguration {
@@ -64,7 +62,7 @@ impl RouteConfiguration {
             typed_per_filter_config,
             route_specifiers,
         );
-        accept!(ctx, "RouteConfiguration": metadata);
+        accept!(ctx, "RouteConfiguration": validate_clusters, metadata);
 
         let vhds = vhds
             .map(|Vhds { config_source }| {
@@ -101,8 +99,6 @@ impl RouteConfiguration {
                 response_headers_to_remove,
             })?,
             most_specific_edits_win: most_specific_header_mutations_wins,
-            // What is written down in one piece is expected to fit together.
-            validate_clusters: flag(validate_clusters, inline),
         })
     }
 }
@@ -237,6 +233,7 @@ impl Route {
         } = message;
         refuse!(route_specifiers);
         accept!(ctx, "Route":
+            name,
             decorator,
             tracing,
             per_request_buffer_limit_bytes,
@@ -249,7 +246,6 @@ impl Route {
             action.strip_prefix(&matcher.path)?;
         }
         Ok(Self {
-            name,
             matcher,
             action,
             edits: HeaderEdits::decode(EditFields {

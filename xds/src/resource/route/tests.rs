@@ -96,7 +96,6 @@ fn stripping() -> route::Route {
 #[test]
 fn a_small_table_gets_the_defaults() {
     let routes = typed(&table());
-    assert!(!routes.validate_clusters);
     assert_eq!(routes.vhost_key, VirtualHostKey::Host);
     assert!(routes.edits.is_empty());
     let route = &routes.virtual_hosts[0].routes[0];
@@ -112,21 +111,14 @@ fn a_small_table_gets_the_defaults() {
 }
 
 #[test]
-fn the_inline_table_validates_its_clusters() {
-    use crate::resource::listener::NetworkFilter;
-    let mut manager = manager();
-    manager.route_specifier =
-        Some(proto::hcm::http_connection_manager::RouteSpecifier::RouteConfig(table()));
-    let Resource::Listener(listener) = resource(&with_manager(manager)) else {
-        panic!()
-    };
-    let NetworkFilter::Http(manager) = &listener.filter_chains[0].filter else {
-        panic!()
-    };
-    let crate::resource::http_manager::RouteSource::Inline(routes) = &manager.routes else {
-        panic!()
-    };
-    assert!(routes.validate_clusters);
+fn what_is_only_for_show_is_accepted_and_noted() {
+    let mut message = table();
+    message.validate_clusters = boolean(true);
+    message.virtual_hosts[0].routes[0].name = "r".into();
+    assert_eq!(
+        decoded(&message).ignored,
+        ["Route.name", "RouteConfiguration.validate_clusters"]
+    );
 }
 
 #[test]

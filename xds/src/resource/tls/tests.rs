@@ -62,7 +62,7 @@ fn a_downstream_context_is_read() {
     common.alpn_protocols = vec!["h2".into(), "http/1.1".into()];
     common.tls_certificate_sds_secret_configs = vec![tls::SdsSecretConfig {
         name: "other".into(),
-        sds_config: ads(),
+        sds_config: same_origin(),
     }];
     let resource = resource(&with_downstream(context));
 
