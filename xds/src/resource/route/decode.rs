@@ -13,7 +13,7 @@ use crate::proto::route::route_match::PathSpecifier;
 use crate::proto::route::virtual_host::TlsRequirementType;
 use crate::proto::route::{self, Vhds};
 use crate::reject::Invalid;
-use crate::resource::config_source::ConfigSource;
+use crate::resource::config_source::{ConfigSource, Place};
 use crate::resource::context::{
     At, Context, accept, each, enumeration, fault, filter_config, flag, not_empty, refuse, required,
 };
@@ -70,6 +70,15 @@ impl RouteConfiguration {
             })
             .transpose()
             .at("vhds")?;
+        if vhds
+            .as_ref()
+            .is_some_and(|source| source.place != Place::SameOrigin)
+        {
+            // A file lists whole resources; virtual hosts one by one come with the rest or not.
+            return Err(fault("only `self` is supported"))
+                .at("config_source")
+                .at("vhds");
+        }
         if vhds.is_some() && name.is_empty() {
             return Err(Invalid::at(
                 "name",
