@@ -1,6 +1,6 @@
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::sync::mpsc::{self, Receiver};
@@ -191,21 +191,4 @@ async fn a_replaced_directory_is_watched_again() {
     assert_eq!(names(&mut batches).await, ["b"]);
     replace(&path, &clusters(&["c"]));
     assert_eq!(names(&mut batches).await, ["c"]);
-}
-
-/// Prints how long it takes to notice a change; run by hand, a loaded machine may take longer.
-#[tokio::test]
-#[ignore = "measures time"]
-async fn notices_quickly() {
-    let dir = TempDir::new().unwrap();
-    let path = dir.path().join("cds.yaml");
-    fs::write(&path, clusters(&["a"])).unwrap();
-    let mut batches = start(&path, None);
-    names(&mut batches).await;
-    for i in 0..20 {
-        let at = Instant::now();
-        replace(&path, &clusters(&[&format!("c{i}")]));
-        names(&mut batches).await;
-        println!("{:?}", at.elapsed());
-    }
 }
