@@ -62,10 +62,7 @@ pub fn banner(at: &Addresses) -> String {
             "try a token stream",
             format!("curl -N {llm} -d '{{\"stream\":true}}'"),
         ),
-        (
-            "try tcp",
-            format!("echo hello | curl -sm 2 telnet://{echo}"),
-        ),
+        ("try tcp", format!("curl -s dict://{echo}/hello")),
     ];
     let mut out = String::from("\nCauseway demo: three sample apps, served in three ways\n\n");
     for (what, line) in rows {
