@@ -161,6 +161,9 @@ pub async fn start(config: Config, options: Options) -> Result<Running> {
             Arc::clone(circuits),
             worker.api_secret.clone(),
         ));
+        if !worker.causeway.management.ip().is_loopback() {
+            router = shim::guarded(router, worker.api_secret.clone());
+        }
     }
     let management = match management {
         None => None,

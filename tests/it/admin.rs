@@ -1,8 +1,10 @@
 //! The management port.
 
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
 
-use crate::support::app::{SECRET, TestApp};
+use crate::support::app::{SECRET, TestApp, worker};
 use crate::support::bootstrap::{bootstrap, cluster, forwarding};
 use crate::support::circuit::circuit;
 use crate::support::client::{Http1, empty, get, request};
@@ -37,6 +39,43 @@ async fn health_in_every_spelling() {
     assert!(app.admin("/status").await.json()["api_version"].is_string());
     let info = app.admin("/server_info").await.json();
     assert_eq!(info["state"], "LIVE");
+}
+
+/// Whoever else can reach the port may ask whether the worker is well, and nothing more.
+#[tokio::test]
+async fn beyond_loopback_everything_but_health_needs_the_token() {
+    let mut config = worker();
+    config.causeway.management = SocketAddr::from(([0, 0, 0, 0], 0));
+    let app = TestApp::with(config).await;
+    let mut shim = app.shim().await;
+    for path in [
+        "/config_dump",
+        "/stats",
+        "/metrics",
+        "/v1/circuits",
+        "/nothing",
+    ] {
+        assert_eq!(
+            shim.call_as(None, "GET", path, "").await.status,
+            401,
+            "{path}"
+        );
+    }
+    assert_eq!(
+        shim.call_as(None, "POST", "/quitquitquit", "").await.status,
+        401
+    );
+    for path in ["/ready", "/livez", "/readyz", "/health", "/status"] {
+        assert_eq!(
+            shim.call_as(None, "GET", path, "").await.status,
+            200,
+            "{path}"
+        );
+    }
+    assert_eq!(
+        shim.call_as(Some(SECRET), "GET", "/stats", "").await.status,
+        200
+    );
 }
 
 #[tokio::test]

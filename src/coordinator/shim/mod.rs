@@ -48,6 +48,23 @@ pub fn router(circuits: Arc<Circuits>, token: Secret) -> Router {
         .with_state(circuits)
 }
 
+/// Everything of a management port that others than this machine can reach, behind the token; only
+/// those who ask for health need none.
+pub fn guarded(management: Router, token: Secret) -> Router {
+    const OPEN: [&str; 5] = ["/ready", "/livez", "/readyz", "/health", "/status"];
+    let token = Arc::new(token);
+    management.layer(middleware::from_fn(move |request: Request, next: Next| {
+        let token = Arc::clone(&token);
+        async move {
+            if OPEN.contains(&request.uri().path()) {
+                next.run(request).await
+            } else {
+                authorise(State(token), request, next).await
+            }
+        }
+    }))
+}
+
 /// Before the body is read: whoever lacks the token makes us work as little as possible.
 async fn authorise(State(token): State<Arc<Secret>>, request: Request, next: Next) -> Response {
     let mut given = request.headers().get_all(TOKEN_HEADER).iter();
