@@ -159,13 +159,21 @@ async fn attempt(
             return Err(overflow(cluster.transport.limits.requests.max()));
         };
         exchange.asked(endpoint, &cluster.transport, permit);
-        let checkout = pool::checkout(endpoint, &cluster.transport, attempts > 1);
-        let mut lease = match watched(checkout, exchange).await? {
-            Ok(lease) => lease,
-            Err(error) => {
-                let failure = Failure::from(error);
-                exchange.upstream_failed(failure.status);
-                return Err(failure);
+        let again = attempts > 1;
+        let pooled = if again {
+            None
+        } else {
+            pool::ready(endpoint, &cluster.transport)
+        };
+        let mut lease = match pooled {
+            Some(lease) => lease,
+            None => {
+                let checkout = Box::pin(pool::checkout(endpoint, &cluster.transport, again));
+                watched(checkout, exchange).await?.map_err(|error| {
+                    let failure = Failure::from(error);
+                    exchange.upstream_failed(failure.status);
+                    failure
+                })?
             }
         };
         if route.attempt_count {

@@ -250,6 +250,33 @@ fn connection_permit(
     })
 }
 
+/// A pooled HTTP/1.1 connection that can be used at once. What [`checkout`] may have to do is a large
+/// future, and most requests need not carry it.
+pub fn ready(endpoint: &Arc<Endpoint>, transport: &Arc<Transport>) -> Option<Lease> {
+    if transport.protocol != Protocol::Http1 {
+        return None;
+    }
+    let connection = with_pool(endpoint.uid, |pool| {
+        while let Some(idle) = pool.idle.pop_back() {
+            if idle.connection.sender.is_ready() {
+                return Some(idle.connection);
+            }
+            if !idle.connection.sender.is_closed() {
+                // Still to notice that its last response has ended: worth a wait.
+                pool.idle.push_back(idle);
+                return None;
+            }
+        }
+        None
+    })?;
+    Some(Lease {
+        endpoint: Arc::clone(endpoint),
+        transport: Arc::clone(transport),
+        kind: Kind::Http1(connection),
+        reused: true,
+    })
+}
+
 /// A connection for one request: an idle one if there is one and `fresh` does not forbid it.
 ///
 /// # Errors
