@@ -1,6 +1,6 @@
 //! Forwarding one request to an endpoint.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -168,12 +168,14 @@ async fn attempt(
         let mut lease = match pooled {
             Some(lease) => lease,
             None => {
-                let checkout = Box::pin(pool::checkout(endpoint, &cluster.transport, again));
-                watched(checkout, exchange).await?.map_err(|error| {
-                    let failure = Failure::from(error);
-                    exchange.upstream_failed(failure.status);
-                    failure
-                })?
+                let mut checkout = Box::pin(pool::checkout(endpoint, &cluster.transport, again));
+                watched(checkout.as_mut(), exchange)
+                    .await?
+                    .map_err(|error| {
+                        let failure = Failure::from(error);
+                        exchange.upstream_failed(failure.status);
+                        failure
+                    })?
             }
         };
         if route.attempt_count {
@@ -187,8 +189,8 @@ async fn attempt(
         let streamed = body
             .take()
             .unwrap_or_else(|| RequestBody::empty(Rc::clone(&progress)));
-        let sent = lease.send(Request::from_parts(take(parts), streamed));
-        match watched(sent, exchange).await? {
+        let sent = pin!(lease.send(Request::from_parts(take(parts), streamed)));
+        match watched(sent, exchange).await?.map_err(SendError::from) {
             Ok(mut response) => {
                 // What a switched connection says about itself is looked at later.
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS
@@ -230,8 +232,10 @@ async fn attempt(
 }
 
 /// Waits for `future` as long as no deadline of the stream fires.
-async fn watched<F: Future>(future: F, exchange: &mut Exchange) -> Result<F::Output, Failure> {
-    let mut future = pin!(future);
+async fn watched<F: Future>(
+    mut future: Pin<&mut F>,
+    exchange: &mut Exchange,
+) -> Result<F::Output, Failure> {
     std::future::poll_fn(|cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
             return Poll::Ready(Ok(output));

@@ -8,7 +8,7 @@ mod multiplex;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::hash::BuildHasherDefault;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::Either;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
@@ -33,7 +34,28 @@ pub const SWEEP: Duration = Duration::from_secs(1);
 /// Bytes that the head of a response may have (Envoy's default).
 const MAX_RESPONSE_HEAD: usize = 60 * 1024;
 
-type Uids<V> = std::collections::HashMap<u64, V, BuildHasherDefault<ahash::AHasher>>;
+type Uids<V> = std::collections::HashMap<u64, V, BuildHasherDefault<Spread>>;
+
+/// Spreads numbers that were counted up: one multiplication, since nobody chooses them for us.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        // The golden ratio: neighbours end up far apart, in the high bits too.
+        self.0 = (self.0 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
 
 thread_local! {
     static POOLS: RefCell<Uids<Pool>> =
@@ -101,6 +123,16 @@ pub struct SendError {
     pub unsent: Option<Box<Request<RequestBody>>>,
 }
 
+impl From<TrySendError<Request<RequestBody>>> for SendError {
+    fn from(mut error: TrySendError<Request<RequestBody>>) -> Self {
+        let unsent = error.take_message().map(Box::new);
+        Self {
+            error: error.into_error(),
+            unsent,
+        }
+    }
+}
+
 /// Lets a connection or tunnel die with its endpoint.
 pub struct Tied {
     endpoint: u64,
@@ -139,7 +171,10 @@ fn leave(endpoint: u64, left: impl FnOnce(&mut Pool)) {
 }
 
 fn with_pool<R>(endpoint: u64, f: impl FnOnce(&mut Pool) -> R) -> R {
-    POOLS.with_borrow_mut(|pools| f(pools.entry(endpoint).or_default()))
+    POOLS.with_borrow_mut(|pools| match pools.get_mut(&endpoint) {
+        Some(pool) => f(pool),
+        None => f(pools.entry(endpoint).or_default()),
+    })
 }
 
 /// Runs `future` as a task that ends when the endpoint is removed.
@@ -425,27 +460,19 @@ impl Lease {
     /// Sends a request; the future is the head of its response.
     ///
     /// # Errors
-    /// The connection broke off first.
+    /// The connection broke off first; see [`SendError`].
     pub fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, SendError>> + use<> {
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<>
+    {
         // Handed over here, not in the future: a request is large, and each move copies it.
-        let sent = match &mut self.kind {
+        match &mut self.kind {
             Kind::Http1(connection) => {
                 connection.served += 1;
                 Either::Left(connection.sender.try_send_request(request))
             }
             Kind::Http2(place) => Either::Right(place.sender.try_send_request(request)),
-        };
-        async move {
-            sent.await.map_err(|mut e| {
-                let unsent = e.take_message();
-                SendError {
-                    error: e.into_error(),
-                    unsent: unsent.map(Box::new),
-                }
-            })
         }
     }
 
