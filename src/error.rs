@@ -56,8 +56,7 @@ impl ResponseFlag {
     }
 }
 
-/// A failure that is ours to answer: what the client is told, what the log says, and whether
-/// another attempt could help.
+/// A failure that is ours to answer: what the client is told and what the log says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub status: StatusCode,
@@ -68,7 +67,6 @@ pub struct Failure {
     pub body: Cow<'static, str>,
     /// Cause with address and phase, for the log. Never shown to a client.
     pub cause: Option<String>,
-    pub retryable: bool,
     /// Whether the connection it came on must not be used again.
     pub close: bool,
 }
@@ -81,7 +79,6 @@ impl Failure {
             details,
             body: Cow::Borrowed(""),
             cause: None,
-            retryable: false,
             close: false,
         }
     }
@@ -107,12 +104,6 @@ impl Failure {
     #[must_use]
     pub fn because(mut self, cause: impl fmt::Display) -> Self {
         self.cause = Some(cause.to_string());
-        self
-    }
-
-    #[must_use]
-    pub fn retryable(mut self) -> Self {
-        self.retryable = true;
         self
     }
 

@@ -1,6 +1,5 @@
 //! The body of a response on its way down.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -150,6 +149,3 @@ impl HttpBody for Body {
         }
     }
 }
-
-/// The service never fails: what goes wrong is a response or a reset.
-pub type Never = Infallible;

@@ -351,7 +351,6 @@ fn send_failure(error: &SendError, lease: &Lease) -> Failure {
         "upstream connect error or disconnect/reset before headers. reset reason: {reason}"
     ))
     .because(cause)
-    .retryable()
 }
 
 /// Adds our name to the list of those that a message went through (RFC 9110 section 7.6.3).

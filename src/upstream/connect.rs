@@ -59,7 +59,6 @@ impl From<ConnectError> for Failure {
                 "upstream connect error or disconnect/reset before headers. reset reason: {reason}"
             ))
             .because(error)
-            .retryable()
     }
 }
 
