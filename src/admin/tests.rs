@@ -43,7 +43,7 @@ static_resources:
           - {name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
   secrets:
   - name: s
-    tls_certificate: {certificate_chain: {inline_string: CHAIN}, private_key: {inline_string: KEY}}
+    tls_certificate: {certificate_chain: {inline_string: $CHAIN}, private_key: {inline_string: $KEY}}
 layered_runtime: {layers: [{name: base, static_layer: {my: {key: 0}}}, {name: adm, admin_layer: {}}]}
 "#;
 
@@ -70,8 +70,8 @@ async fn port() -> Port {
     let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
     let quoted = |pem: String| Value::from(pem).to_string();
     let text = BOOTSTRAP
-        .replace("CHAIN", &quoted(made.cert.pem()))
-        .replace("KEY", &quoted(made.signing_key.serialize_pem()));
+        .replace("$CHAIN", &quoted(made.cert.pem()))
+        .replace("$KEY", &quoted(made.signing_key.serialize_pem()));
     let config = BootstrapConfig::parse("b", &text, &Overrides::default()).unwrap();
     let stats = Arc::<Stats>::default();
     let publisher = Publisher::default();
