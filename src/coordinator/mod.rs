@@ -10,6 +10,7 @@
 //! [`Circuits`] ties them together: a change is tried on a copy of the registry, translated,
 //! sent to the control plane as one batch, and kept only once its generation is live.
 
+pub mod event;
 mod fault;
 pub mod model;
 pub mod registry;
