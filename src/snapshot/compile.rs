@@ -71,11 +71,11 @@ impl Resources for ResourceStore {
 type Failed = Invalid;
 
 impl Compiler {
-    pub fn new(stats: Arc<Stats>) -> Self {
+    pub fn new(stats: Arc<Stats>, registry: Registry) -> Self {
         Self {
             stats,
             log_files: LogFiles::default(),
-            registry: Registry,
+            registry,
             eds_users: HashMap::new(),
             secret_users: HashMap::new(),
             virtual_hosts: HashMap::new(),
@@ -331,7 +331,7 @@ impl Compiler {
                 out.snapshot.routes.remove(name);
                 continue;
             };
-            let mut table = RouteTable::compile(config);
+            let mut table = RouteTable::compile(config, &self.registry);
             if config.vhds.is_some() {
                 for host in self.virtual_hosts.get(name).into_iter().flatten() {
                     apply_host(store, &mut table, config, host);
@@ -447,7 +447,7 @@ impl Compiler {
             NetworkFilter::Http(http) => {
                 let routes = match &http.routes {
                     RouteSource::Inline(config) => {
-                        RouteRef::Inline(Arc::new(RouteTable::compile(config)))
+                        RouteRef::Inline(Arc::new(RouteTable::compile(config, &self.registry)))
                     }
                     RouteSource::Rds { name, .. } => RouteRef::Named(Arc::from(name.as_str())),
                 };
@@ -527,11 +527,12 @@ fn apply_host(
     store: &dyn Resources,
     table: &mut RouteTable,
     config: &model::RouteConfiguration,
+    registry: &Registry,
     name: &str,
 ) {
     match resource(store, ResourceType::VirtualHost, name) {
         Some(Resource::VirtualHost { host, .. }) => {
-            table.insert(VirtualHost::compile(host, config));
+            table.insert(VirtualHost::compile(host, config, registry));
         }
         _ => table.remove(name),
     }
