@@ -353,6 +353,7 @@ async fn the_config_dump_tells_waiting_and_refused_apart() {
             cluster("name: waits, type: EDS, eds_cluster_config: {eds_config: {self: {}}}"),
             cluster("name: bad, type: STATIC, connect_timeout: -1s"),
         ],
+        listing: None,
         removals: vec![],
     };
     let applied = port

@@ -218,6 +218,7 @@ impl Control {
                 version: String::new(),
                 extent: Extent::StateOfTheWorld,
                 upserts: Vec::new(),
+                listing: None,
                 removals: Vec::new(),
             });
             let updates: Vec<_> = updates.collect();

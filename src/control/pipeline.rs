@@ -11,6 +11,7 @@ use causeway_xds::reject::{Invalid, Rejected};
 use causeway_xds::resource::resource_name;
 use causeway_xds::source::{Batch, Extent, OnRejection, Origin, Outcome, Update};
 use causeway_xds::store::{Accepted, Changes, Entry, ResourceStore};
+use causeway_xds::text::Passage;
 use causeway_xds::{FieldPath, ResourceType};
 use tracing::{info, warn};
 
@@ -320,6 +321,7 @@ impl Pipeline {
             outcome.rejected = failures.iter().map(unbound).collect();
         }
         outcome.rejected.splice(0..0, rejected);
+        locate(&self.store, &mut outcome.rejected);
 
         for key in admitted.added.iter().chain(&admitted.changed) {
             self.failed.remove(key);
@@ -354,6 +356,7 @@ impl Pipeline {
                     version: earlier.map(|a| a.version.clone()).unwrap_or_default(),
                     extent: Extent::Incremental,
                     upserts: Vec::new(),
+                    listing: None,
                     removals: Vec::new(),
                 });
             match earlier {
@@ -382,6 +385,23 @@ impl Pipeline {
                 self.readiness.reached(State::Live);
             }
         }
+    }
+}
+
+/// Where the rejected are written, as far as they are. Each text is read once, however many they are.
+fn locate(store: &ResourceStore, rejected: &mut [Rejected]) {
+    let mut trees = HashMap::new();
+    for rejected in rejected {
+        let entry = store.entry(rejected.kind, &rejected.name);
+        let accepted = entry.and_then(|entry| entry.accepted.as_ref());
+        let Some(Passage { listing, index }) = accepted.and_then(|a| a.passage.as_ref()) else {
+            continue;
+        };
+        let tree = trees
+            .entry(Arc::as_ptr(&listing.document))
+            .or_insert_with(|| listing.document.tree());
+        let path = rejected.invalid.path.as_str();
+        rejected.location = tree.locate_in(listing.list, *index, path);
     }
 }
 

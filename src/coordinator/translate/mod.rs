@@ -239,6 +239,7 @@ impl Messages {
                 version: version.to_owned(),
                 extent: Extent::Incremental,
                 upserts: Vec::new(),
+                listing: None,
                 removals: Vec::new(),
             })
             .collect();
