@@ -76,6 +76,7 @@ async fn port() -> Port {
     let stats = Arc::<Stats>::default();
     let publisher = Publisher::default();
     let (mut control, handle) = Control::new(Start {
+        registry: Default::default(),
         stats: Arc::clone(&stats),
         publisher: publisher.clone(),
         reconcile: Box::new(NoSockets),

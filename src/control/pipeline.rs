@@ -30,6 +30,7 @@ pub struct Pipeline {
     warming: Warming,
     held: Held,
     compiler: Compiler,
+    registry: Registry,
     publisher: Publisher,
     reconcile: Box<dyn Reconcile + Send>,
     stats: Arc<Stats>,
@@ -49,13 +50,15 @@ impl Pipeline {
         stats: Arc<Stats>,
         publisher: Publisher,
         reconcile: Box<dyn Reconcile + Send>,
+        registry: Registry,
         readiness: Readiness,
     ) -> Self {
         Self {
             store: ResourceStore::new(),
             warming: Warming::default(),
             held: Held::default(),
-            compiler: Compiler::new(Arc::clone(&stats)),
+            compiler: Compiler::new(Arc::clone(&stats), registry.clone()),
+            registry,
             publisher,
             reconcile,
             stats,
@@ -75,7 +78,7 @@ impl Pipeline {
     /// Applies a batch. Its answer stays with the caller.
     pub(super) fn apply(&mut self, batch: &mut Batch, now: Instant) -> Outcome {
         let before = self.before(batch);
-        let applied = self.store.apply(batch, &Registry, SystemTime::now());
+        let applied = self.store.apply(batch, &self.registry, SystemTime::now());
         for rejected in &applied.rejected {
             self.stats.pipeline.resources_rejected.inc();
             warn!(error = %rejected, "resource rejected");

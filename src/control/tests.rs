@@ -48,6 +48,7 @@ fn rig(sources: Vec<StartSource>) -> Rig {
     let (sockets, stats) = (Sockets::default(), Arc::<Stats>::default());
     let publisher = Publisher::default();
     let (control, handle) = Control::new(Start {
+        registry: Default::default(),
         stats: Arc::clone(&stats),
         publisher: publisher.clone(),
         reconcile: Box::new(sockets.clone()),

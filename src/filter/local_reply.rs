@@ -6,8 +6,6 @@ use http::header::{ACCEPT, ACCEPT_LANGUAGE, HOST, HeaderMap, HeaderName, HeaderV
 use http::request::Parts;
 use http::{Method, StatusCode};
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
 /// A response we make ourselves.
 #[derive(Clone, Debug)]
 pub struct LocalReply {
@@ -22,6 +20,7 @@ pub struct Asked {
     pub accept: Option<HeaderValue>,
     pub accept_language: Option<HeaderValue>,
     pub host: Option<HeaderValue>,
+    /// Known once the head has been looked at.
     pub request_id: Option<HeaderValue>,
     pub method: Method,
 }
@@ -33,7 +32,7 @@ impl Asked {
             accept: get(ACCEPT),
             accept_language: get(ACCEPT_LANGUAGE),
             host: get(HOST),
-            request_id: get(X_REQUEST_ID),
+            request_id: None,
             method: request.method.clone(),
         }
     }

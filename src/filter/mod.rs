@@ -33,12 +33,17 @@ pub struct Stream<'s> {
 }
 
 impl<'s> Stream<'s> {
-    pub fn new(request: &'s mut Parts, client: std::net::IpAddr) -> Self {
+    pub fn new(
+        request: &'s mut Parts,
+        client: std::net::IpAddr,
+        local_port: u16,
+        tls: bool,
+    ) -> Self {
         Self {
             request,
             client,
-            local_port: 0,
-            tls: false,
+            local_port,
+            tls,
             own: None,
         }
     }
@@ -136,7 +141,7 @@ impl Chain {
     }
 
     /// In order, until one does not continue.
-    pub fn request(&self, mut stream: Stream<'_>, route: &PerRoute) -> Flow {
+    pub fn request<'s>(&self, mut stream: Stream<'s>, route: &'s PerRoute) -> Flow {
         for (factory, filter) in &self.filters {
             stream.own = route.of(*factory);
             match filter.request(&mut stream) {

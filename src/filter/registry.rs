@@ -121,9 +121,7 @@ fn unknown(what: &str, extension: &TypedExtension) -> Invalid {
     )
 }
 
-pub(super) fn decode<M: Message + Default>(
-    extension: &TypedExtension,
-) -> Result<M, Invalid> {
+pub(super) fn decode<M: Message + Default>(extension: &TypedExtension) -> Result<M, Invalid> {
     M::decode(&*extension.value).map_err(|e| Invalid::new(FieldPath::root(), e.to_string()))
 }
 

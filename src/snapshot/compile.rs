@@ -334,7 +334,7 @@ impl Compiler {
             let mut table = RouteTable::compile(config, &self.registry);
             if config.vhds.is_some() {
                 for host in self.virtual_hosts.get(name).into_iter().flatten() {
-                    apply_host(store, &mut table, config, host);
+                    apply_host(store, &mut table, config, &self.registry, host);
                 }
             }
             out.snapshot
@@ -353,7 +353,7 @@ impl Compiler {
             }
             let mut table = RouteTable::clone(table);
             for host in hosts {
-                apply_host(store, &mut table, config, host);
+                apply_host(store, &mut table, config, &self.registry, host);
             }
             out.snapshot
                 .routes

@@ -249,10 +249,7 @@ fn refuse(status: StatusCode, details: &'static str, told: &'static str) -> Flow
     Flow::Fail(Box::new(failure))
 }
 
-fn unauthorized(
-    details: &'static str,
-    told: impl Into<std::borrow::Cow<'static, str>>,
-) -> Failure {
+fn unauthorized(details: &'static str, told: impl Into<std::borrow::Cow<'static, str>>) -> Failure {
     Failure::local(
         StatusCode::UNAUTHORIZED,
         ResponseFlag::Unauthorized,
@@ -285,9 +282,7 @@ fn named<'c>(pair: &'c [u8], name: &str) -> Option<&'c [u8]> {
 
 fn unquoted(value: &[u8]) -> &[u8] {
     let inner = value.strip_prefix(b"\"");
-    inner
-        .and_then(|v| v.strip_suffix(b"\""))
-        .unwrap_or(value)
+    inner.and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value)
 }
 
 /// Takes one cookie out of a request, and leaves the others byte for byte.

@@ -72,7 +72,7 @@ fn run_from(client: &str, mut parts: Parts, route: &PerRoute) -> (Option<&'stati
         .iter()
         .position(|f| f.name == "causeway.access")
         .unwrap();
-    let mut stream = Stream::new(&mut parts, client.parse().unwrap());
+    let mut stream = Stream::new(&mut parts, client.parse().unwrap(), 80, false);
     stream.own = route.of(place);
     let flow = filter().request(&mut stream);
     let refused = match flow {
@@ -111,14 +111,27 @@ fn a_permit_opens_quoted_or_not_and_never_goes_on() {
 fn without_the_permit_there_is_no_way_in() {
     for (cookie, refusal) in [
         ("", "permit_missing"),
-        ("xappproxy_permit=MWI4ZWU5YjhmNzNjMmNiMQ==", "permit_missing"),
-        ("appproxy_permitx=MWI4ZWU5YjhmNzNjMmNiMQ==", "permit_missing"),
+        (
+            "xappproxy_permit=MWI4ZWU5YjhmNzNjMmNiMQ==",
+            "permit_missing",
+        ),
+        (
+            "appproxy_permitx=MWI4ZWU5YjhmNzNjMmNiMQ==",
+            "permit_missing",
+        ),
         ("appproxy_permit=", "permit_invalid"),
         ("appproxy_permit=\"\"", "permit_invalid"),
         ("appproxy_permit=MWI4ZWU5YjhmNzNjMmNiMQ=", "permit_invalid"),
-        ("appproxy_permit=\"MWI4ZWU5YjhmNzNjMmNiMQ==", "permit_invalid"),
+        (
+            "appproxy_permit=\"MWI4ZWU5YjhmNzNjMmNiMQ==",
+            "permit_invalid",
+        ),
     ] {
-        assert_eq!(run(request(&[("cookie", cookie)]), &permit()), Some(refusal), "{cookie}");
+        assert_eq!(
+            run(request(&[("cookie", cookie)]), &permit()),
+            Some(refusal),
+            "{cookie}"
+        );
     }
     let bearer = format!("Bearer {}", signed(&json!({"id": ID}), KEY));
     let with_token = request(&[("authorization", &bearer)]);
@@ -137,7 +150,11 @@ fn a_token_opens_only_what_it_names() {
         let (refused, parts) =
             run_from("192.0.2.1", request(&[("authorization", &value)]), &token());
         assert_eq!(refused, None);
-        assert_eq!(parts.headers[AUTHORIZATION], value.as_str(), "goes on unchanged");
+        assert_eq!(
+            parts.headers[AUTHORIZATION],
+            value.as_str(),
+            "goes on unchanged"
+        );
     }
     let forged = {
         let none = good.split('.').nth(1).unwrap();
@@ -150,26 +167,50 @@ fn a_token_opens_only_what_it_names() {
         ("Bearer".to_owned(), "token_invalid"),
         (format!("Bearer {good}x"), "token_invalid"),
         (format!("Bearer {forged}"), "token_invalid"),
-        (format!("Bearer {}", signed(&far, "another key")), "token_invalid"),
-        (format!("Bearer {}", signed(&json!({"id": ID, "exp": 1}), KEY)), "token_invalid"),
         (
-            format!("Bearer {}", signed(&json!({"id": ID, "nbf": 4_000_000_000_u64}), KEY)),
+            format!("Bearer {}", signed(&far, "another key")),
             "token_invalid",
         ),
         (
-            format!("Bearer {}", signed(&json!({"id": ID, "iat": 4_000_000_000_u64}), KEY)),
+            format!("Bearer {}", signed(&json!({"id": ID, "exp": 1}), KEY)),
             "token_invalid",
         ),
-        (format!("Bearer {}", signed(&json!({"id": ID, "aud": "x"}), KEY)), "token_invalid"),
-        (format!("Bearer {}", signed(&json!({"id": "other"}), KEY)), "token_mismatch"),
-        (format!("Bearer {}", signed(&json!({}), KEY)), "token_mismatch"),
+        (
+            format!(
+                "Bearer {}",
+                signed(&json!({"id": ID, "nbf": 4_000_000_000_u64}), KEY)
+            ),
+            "token_invalid",
+        ),
+        (
+            format!(
+                "Bearer {}",
+                signed(&json!({"id": ID, "iat": 4_000_000_000_u64}), KEY)
+            ),
+            "token_invalid",
+        ),
+        (
+            format!("Bearer {}", signed(&json!({"id": ID, "aud": "x"}), KEY)),
+            "token_invalid",
+        ),
+        (
+            format!("Bearer {}", signed(&json!({"id": "other"}), KEY)),
+            "token_mismatch",
+        ),
+        (
+            format!("Bearer {}", signed(&json!({}), KEY)),
+            "token_mismatch",
+        ),
     ] {
         let asked = request(&[("authorization", &value)]);
         assert_eq!(run(asked, &token()), Some(refusal), "{value}");
     }
     assert_eq!(run(request(&[]), &token()), Some("token_missing"));
     let cookie = format!("appproxy_permit={PERMIT}");
-    assert_eq!(run(request(&[("cookie", &cookie)]), &token()), Some("token_missing"));
+    assert_eq!(
+        run(request(&[("cookie", &cookie)]), &token()),
+        Some("token_missing")
+    );
 }
 
 #[test]
@@ -195,28 +236,47 @@ fn addresses_count_before_credentials_and_for_open_circuits_too() {
 fn wrong_configuration_is_refused_by_path() {
     let check = |config: proto::AccessPerRoute| {
         let config = extension("causeway.v1.AccessPerRoute", config.encode_to_vec());
-        build_per_route(&config, &Context::default()).unwrap_err().to_string()
+        build_per_route(&config, &Context::default())
+            .unwrap_err()
+            .to_string()
     };
     let ips = proto::AccessPerRoute {
         allowed_client_ips: vec!["10.0.0.0/8".into(), "x".into()],
         caller: None,
     };
-    assert_eq!(check(ips), "allowed_client_ips[1]: \"x\" is no address and no network");
+    assert_eq!(
+        check(ips),
+        "allowed_client_ips[1]: \"x\" is no address and no network"
+    );
     let permit = proto::access_per_route::Caller::Permit(proto::Permit::default());
-    let empty = proto::AccessPerRoute { caller: Some(permit), ..Default::default() };
+    let empty = proto::AccessPerRoute {
+        caller: Some(permit),
+        ..Default::default()
+    };
     assert_eq!(check(empty), "permit.value: must not be empty");
 }
 
 #[test]
 fn no_secret_shows() {
-    let shown = format!("{:?} {:?}", filter(), build_per_route(
-        &extension("causeway.v1.AccessPerRoute", proto::AccessPerRoute {
-            caller: Some(proto::access_per_route::Caller::Permit(proto::Permit {
-                value: PERMIT.into(),
-            })),
-            ..Default::default()
-        }.encode_to_vec()),
-        &Context::default(),
-    ).unwrap().downcast_ref::<RouteAccess>().unwrap());
+    let shown = format!(
+        "{:?} {:?}",
+        filter(),
+        build_per_route(
+            &extension(
+                "causeway.v1.AccessPerRoute",
+                proto::AccessPerRoute {
+                    caller: Some(proto::access_per_route::Caller::Permit(proto::Permit {
+                        value: PERMIT.into(),
+                    })),
+                    ..Default::default()
+                }
+                .encode_to_vec()
+            ),
+            &Context::default(),
+        )
+        .unwrap()
+        .downcast_ref::<RouteAccess>()
+        .unwrap()
+    );
     assert!(!shown.contains(KEY) && !shown.contains(PERMIT), "{shown}");
 }
