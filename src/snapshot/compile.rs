@@ -22,6 +22,7 @@ use crate::cluster::{Balancer, Cluster, EndpointSet, Former};
 use crate::filter::Registry;
 use crate::route::{RouteTable, VirtualHost};
 use crate::telemetry::access_log::{LogFile, LogFiles};
+use crate::telemetry::logging::Sparse;
 use crate::telemetry::stats::Stats;
 use crate::tls::{ClientTls, ServerTls};
 use crate::upstream::{Endpoint, Limits, Protocol, Transport};
@@ -443,6 +444,7 @@ impl Compiler {
                 cluster: Arc::from(tcp.cluster.as_str()),
                 idle_timeout: tcp.idle_timeout,
                 stats: self.stats.tcp(&tcp.stat_prefix),
+                warnings: Sparse::default(),
             })),
             NetworkFilter::Http(http) => {
                 let routes = match &http.routes {
