@@ -2,8 +2,8 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use causeway_xds::resource::http_manager::Timeouts;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection_manager::Connection;
+use super::framing::Heads;
 use crate::net::Io;
 use crate::runtime::timer::Deadline;
 
@@ -23,6 +24,8 @@ pub struct Activity {
     pub blocked: AtomicBool,
     /// Counts what it took.
     pub writes: AtomicU32,
+    /// Where the heads of requests are looked at once more. HTTP/1 only.
+    pub heads: Option<Mutex<Heads>>,
 }
 
 /// Notes down what happens on the socket. Must be `Send`, since hyper hands it over on an upgrade.
@@ -32,6 +35,24 @@ pub struct Counted {
 }
 
 impl Activity {
+    /// Of an HTTP/1 connection whose heads have up to `head` bytes.
+    pub fn http1(head: usize) -> Self {
+        Self {
+            heads: Some(Mutex::new(Heads::new(head))),
+            ..Self::default()
+        }
+    }
+
+    fn note_read(&self, bytes: &[u8]) {
+        self.reading.store(true, Relaxed);
+        if let Some(heads) = &self.heads {
+            heads
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .read(bytes);
+        }
+    }
+
     fn note_write(&self, blocked: bool) {
         self.blocked.store(blocked, Relaxed);
         if !blocked {
@@ -59,7 +80,7 @@ impl AsyncRead for Counted {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.io).poll_read(cx, buf);
         if buf.filled().len() > before {
-            self.activity.reading.store(true, Relaxed);
+            self.activity.note_read(&buf.filled()[before..]);
         }
         result
     }

@@ -123,6 +123,11 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
         .map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |p| p.ip().to_canonical());
     let server_name = HeaderValue::from_str(&manager.model.server_name)
         .unwrap_or_else(|_| HeaderValue::from_static("envoy"));
+    let activity = if is_http2 {
+        Activity::default()
+    } else {
+        Activity::http1(manager.model.max_request_headers_kb as usize * 1024)
+    };
     let connection = Rc::new(Connection {
         peer: Peer::new(ip, accepted.tls),
         local_port: accepted.local.map(|a| a.port()),
@@ -131,7 +136,7 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
         drain: accepted.drain,
         _guard: accepted.guard,
         active: Cell::new(0),
-        activity: Arc::default(),
+        activity: Arc::new(activity),
         idle_since: Cell::new(Instant::now()),
         manager,
     });

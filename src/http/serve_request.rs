@@ -137,7 +137,8 @@ fn decide(
     exchange: &Exchange,
 ) -> Result<Decided, Failure> {
     let manager = &connection.manager;
-    let facts = head::sanitise(parts, &manager.model, connection.local_port)?;
+    let heads = connection.activity().heads.as_ref();
+    let facts = head::sanitise(parts, &manager.model, connection.local_port, heads)?;
     if let Some(location) = facts.redirect {
         return Ok(Decided::Redirect {
             status: StatusCode::TEMPORARY_REDIRECT,

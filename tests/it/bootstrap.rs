@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::support::app::TestApp;
-use crate::support::bootstrap::{bootstrap, cluster, forwarding, http, listener, routes};
+use crate::support::bootstrap::{bootstrap, cluster, forwarding, http, listener, routes, tcp};
 use crate::support::client::get;
 use crate::support::origin::Origin;
 use crate::support::process::{Program, run};
@@ -102,13 +102,7 @@ async fn a_json_bootstrap_is_served() {
 #[tokio::test]
 async fn several_listeners_and_a_tcp_proxy_are_served() {
     let (one, two) = (Origin::fixed("one").await, Origin::fixed("two").await);
-    let tcp = listener(
-        "tcp",
-        &json!({"name": "envoy.filters.network.tcp_proxy", "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-            "stat_prefix": "t", "cluster": "two",
-        }}),
-    );
+    let tcp = listener("tcp", &tcp("two", &json!({})));
     let text = bootstrap(
         &[forwarding("web", "one"), tcp],
         &[cluster("one", one.address), cluster("two", two.address)],
