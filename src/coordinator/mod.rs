@@ -6,6 +6,8 @@
 //! | [`registry`] | the circuits in force; which change touches what |
 //! | [`translate`] | circuits -> xDS messages, pure |
 //! | [`shim`] | the REST interface for pushes |
+//! | [`permit`] | what opens an interactive app to its owner |
+//! | [`problem`] | what can go wrong for users, in the words of Backend.AI |
 //!
 //! [`Circuits`] ties them together: a change is tried on a copy of the registry, translated,
 //! sent to the control plane as one batch, and kept only once its generation is live.
@@ -13,6 +15,8 @@
 pub mod event;
 mod fault;
 pub mod model;
+pub mod permit;
+pub mod problem;
 pub mod registry;
 pub mod shim;
 #[cfg(test)]
