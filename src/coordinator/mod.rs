@@ -6,12 +6,15 @@
 //! | [`registry`] | the circuits in force; which change touches what |
 //! | [`translate`] | circuits -> xDS messages, pure |
 //! | [`shim`] | the REST interface for pushes |
+//! | [`api`] | the worker's own interface: setup links, health, metrics |
 //! | [`permit`] | what opens an interactive app to its owner |
 //! | [`problem`] | what can go wrong for users, in the words of Backend.AI |
 //!
 //! [`Circuits`] ties them together: a change is tried on a copy of the registry, translated,
 //! sent to the control plane as one batch, and kept only once its generation is live.
 
+pub mod api;
+mod created;
 pub mod event;
 mod fault;
 pub mod model;
@@ -33,6 +36,7 @@ use tokio::sync::{Mutex, oneshot};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
+pub use created::Created;
 pub use fault::{Fault, PushError};
 use model::{Circuit, Slot};
 use registry::{CircuitRegistry, Touched};
@@ -48,6 +52,7 @@ use wire::WireRoute;
 pub struct Circuits {
     frame: Frame,
     batches: Batches,
+    created: Created,
     state: Mutex<State>,
 }
 
@@ -77,6 +82,7 @@ impl Circuits {
         Arc::new(Self {
             frame,
             batches,
+            created: Created::default(),
             state: Mutex::default(),
         })
     }
@@ -148,6 +154,11 @@ impl Circuits {
         self.state.lock().await.registry.get(id).cloned()
     }
 
+    /// How many circuits have been new since the start.
+    pub fn created(&self) -> &Created {
+        &self.created
+    }
+
     /// What can be said about a push without knowing what is in force.
     fn check(&self, circuits: &[Circuit]) -> Result<(), PushError> {
         let mut ids = HashMap::with_capacity(circuits.len());
@@ -191,7 +202,11 @@ impl Circuits {
         let mut state = self.state.lock().await;
         let mut next = state.registry.clone();
         let (touched, named) = change(&mut next)?;
-        let created = named.iter().any(|id| state.registry.get(*id).is_none());
+        let new: Vec<_> = named
+            .iter()
+            .filter(|id| state.registry.get(**id).is_none())
+            .filter_map(|id| next.get(*id).map(|circuit| circuit.protocol))
+            .collect();
         let circuits = named
             .iter()
             .filter_map(|id| next.get(*id).cloned())
@@ -211,10 +226,11 @@ impl Circuits {
             state.generation = outcome.generation;
             changed = outcome.changed;
         }
+        new.iter().for_each(|protocol| self.created.note(*protocol));
         Ok(Applied {
             generation: state.generation,
             changed,
-            created,
+            created: !new.is_empty(),
             circuits,
         })
     }

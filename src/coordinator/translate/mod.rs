@@ -25,6 +25,8 @@ use super::registry::{CircuitRegistry, Touched};
 use crate::config::WorkerConfig;
 use names::Slots;
 
+pub use route::path_segment;
+
 /// The frontends: what circuits are served on. Fixed for the life of the process.
 #[derive(Clone, Debug)]
 pub struct Frame {

@@ -11,6 +11,9 @@ pub const WILDCARD: &str = "wildcard";
 /// Listener and RouteConfiguration of the path frontend.
 pub const PATH: &str = "path";
 
+/// What statistics of the frontends go by: all port slots share one, the others have their own.
+pub const FRONTENDS: [&str; 3] = ["slot", WILDCARD, PATH];
+
 /// Cluster and ClusterLoadAssignment of a circuit.
 pub fn circuit(id: Uuid) -> String {
     format!("circuit/{id}")

@@ -123,7 +123,7 @@ fn under_prefix(segment: Uuid, circuit: &Circuit, strip: bool) -> Route {
 
 /// The app's name as it appears in a path: everything but unreserved characters is
 /// percent-encoded (RFC 3986 §2.3), as a browser does.
-fn path_segment(app: &str) -> String {
+pub fn path_segment(app: &str) -> String {
     use std::fmt::Write;
     let mut out = String::with_capacity(app.len());
     for byte in app.bytes() {
