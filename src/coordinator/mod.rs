@@ -9,11 +9,13 @@
 //! | [`api`] | the worker's own interface: setup links, health, metrics |
 //! | [`permit`] | what opens an interactive app to its owner |
 //! | [`problem`] | what can go wrong for users, in the words of Backend.AI |
+//! | [`check`] | whether everything the worker needs is there, before it starts |
 //!
 //! [`Circuits`] ties them together: a change is tried on a copy of the registry, translated,
 //! sent to the control plane as one batch, and kept only once its generation is live.
 
 pub mod api;
+pub mod check;
 mod created;
 pub mod event;
 mod fault;
