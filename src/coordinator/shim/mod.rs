@@ -8,12 +8,14 @@
 //! | `GET /v1/circuits/{id}` | shows one | 200, 404 |
 //! | `PUT /v1/circuits/{id}/routes` | replaces the kernels of one | 200, 404 |
 //! | `DELETE /v1/circuits/{id}` | removes one | 200, 404 |
+//! | `GET /openapi.json` | describes all this, also to who has no token | 200 |
 //!
 //! Every request carries the API secret in `X-BackendAI-Token`. An answer to a change is sent
 //! when traffic already follows it. A refused push changes nothing; the reason and the field are
 //! in a problem document (RFC 9457).
 
 mod body;
+mod openapi;
 mod problem;
 
 use std::sync::Arc;
@@ -26,6 +28,8 @@ use axum::routing::{get, put};
 use http::{StatusCode, header};
 use serde::Serialize;
 use uuid::Uuid;
+
+pub use self::openapi::openapi;
 
 use self::body::{Push, Routes, read};
 use self::problem::Problem;
@@ -45,6 +49,10 @@ pub fn router(circuits: Arc<Circuits>, token: Secret) -> Router {
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         // On the routes only: a router that this one is merged into keeps its own fallback.
         .route_layer(middleware::from_fn_with_state(Arc::new(token), authorise))
+        .route(
+            "/openapi.json",
+            get(describe).fallback(async || Problem::method_not_allowed()),
+        )
         .with_state(circuits)
 }
 
@@ -72,6 +80,10 @@ async fn authorise(State(token): State<Arc<Secret>>, request: Request, next: Nex
         (Some(value), None) if token.matches(value.as_bytes()) => next.run(request).await,
         _ => Problem::unauthorised().into_response(),
     }
+}
+
+async fn describe() -> Response {
+    json(StatusCode::OK, &openapi())
 }
 
 async fn list(State(circuits): State<Arc<Circuits>>) -> Response {
