@@ -84,7 +84,8 @@ impl Exchange {
 
     /// Ready when one of the stream's deadlines has fired.
     pub fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Fired> {
-        self.watch.poll(cx, &self.progress)
+        let own = self.connection.polls_streams().then_some(&*self.connection);
+        self.watch.poll(cx, &self.progress, own)
     }
 
     /// The head of the response is known.
