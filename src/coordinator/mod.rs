@@ -6,10 +6,12 @@
 //! | [`registry`] | the circuits in force; which change touches what |
 //! | [`translate`] | circuits -> xDS messages, pure |
 //! | [`shim`] | the REST interface for pushes |
+//! | [`client`] | calls to the Coordinator |
 //!
 //! [`Circuits`] ties them together: a change is tried on a copy of the registry, translated,
 //! sent to the control plane as one batch, and kept only once its generation is live.
 
+pub mod client;
 pub mod event;
 mod fault;
 pub mod model;
