@@ -7,6 +7,7 @@
 //! | [`translate`] | circuits -> xDS messages, pure |
 //! | [`shim`] | the REST interface for pushes |
 //! | [`client`] | calls to the Coordinator |
+//! | [`link`] | registration, liveness, listings and events: what ties this worker to the Coordinator |
 //! | [`event`] | what the event bus says and is told |
 //!
 //! [`Circuits`] ties them together: a change is tried on a copy of the registry, translated,
@@ -15,6 +16,7 @@
 pub mod client;
 pub mod event;
 mod fault;
+pub mod link;
 pub mod model;
 pub mod registry;
 pub mod shim;
