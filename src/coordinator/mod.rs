@@ -273,13 +273,21 @@ impl Circuits {
     }
 }
 
-/// Refuses a push that wants what the Coordinator's circuits have.
+/// Refuses a push that wants what the Coordinator's circuits have. The other way round it is not
+/// refused, but said.
 fn permit(registry: &CircuitRegistry, owner: Owner, circuits: &[Circuit]) -> Result<(), PushError> {
     for (i, circuit) in circuits.iter().enumerate() {
         if let Some(field) = registry.forbids(owner, circuit) {
             let reason = "belongs to a circuit of the Coordinator";
             let fault = Fault::at(format!("circuits[{i}].{field}"), reason);
             return Err(PushError::Conflict(fault));
+        }
+        if let Some(holder) = registry.in_slot(&circuit.slot)
+            && holder.id != circuit.id
+            && registry.owner(holder.id) != Some(owner)
+        {
+            let (pushed, slot) = (holder.id, &circuit.slot);
+            warn!(%pushed, %slot, circuit = %circuit.id, "pushed circuit gives way to the Coordinator's");
         }
     }
     Ok(())

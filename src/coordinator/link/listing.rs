@@ -2,7 +2,7 @@
 //! told in the log where it differs from what we had. Also the state file, which is a listing of an
 //! earlier life.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::super::client::ClientError;
-use super::super::model::Circuit;
+use super::super::model::{Circuit, Slot};
 use super::super::registry::Owner;
 use super::calls::{Calls, Done, said};
 use super::install::{self, Bad, Sorted};
@@ -128,9 +128,13 @@ impl<C: Calls> Link<C> {
         requested: Instant,
         values: &[Value],
     ) -> Result<(), super::super::PushError> {
-        let Sorted { good, bad } = install::sort(&self.circuits, values);
+        let Sorted { mut good, bad } = install::sort(&self.circuits, values);
         let before = by_id(self.circuits.owned(Owner::Coordinator).await);
         let held = self.ledger.holds(requested);
+        // Nor may a circuit that the listing still knows take the place of one it does not yet.
+        let held_places = held.iter().filter_map(|id| before.get(id)).map(|c| &c.slot);
+        let held_places: HashSet<&Slot> = held_places.collect();
+        good.retain(|c| held.contains(&c.id) || !held_places.contains(&c.slot));
         let mut keep = held.clone();
         keep.extend(bad.iter().filter_map(|bad| stays(bad, &before)));
         let listed: Vec<Uuid> = good.iter().map(|c| c.id).collect();

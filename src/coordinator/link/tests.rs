@@ -390,6 +390,29 @@ async fn a_listing_does_not_undo_an_event_that_it_could_not_know() {
     assert_eq!(rig.served().await, ["b", "c"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_listing_does_not_give_a_place_back_to_who_had_it() {
+    let coordinator = Coordinator::default();
+    coordinator.lists(&[circuit(1, "a")]);
+    let mut rig = Rig::up(coordinator).await;
+    let answer = rig.coordinator.holds("circuits");
+    rig.tell(Notice::Subscribed).await;
+    while rig.coordinator.times("circuits").len() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // Another circuit gets the place; the removal of the first is still under way.
+    rig.created(&[circuit(2, "a")]).await;
+    rig.coordinator.lists(&[circuit(2, "a")]);
+    rig.coordinator.holds_no_more();
+    answer.notify_waiters();
+    rig.listings(2).await;
+    let holder = async |rig: &Rig| rig.circuits.owned(Owner::Coordinator).await[0].id;
+    assert_eq!(holder(&rig).await, model::circuit(2, "a").id);
+    rig.removed(&[circuit(1, "a")]).await;
+    rig.listings(3).await;
+    assert_eq!(holder(&rig).await, model::circuit(2, "a").id);
+}
+
 // ---- state file
 
 #[tokio::test(start_paused = true)]
