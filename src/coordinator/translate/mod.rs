@@ -7,6 +7,7 @@
 //! then [`Frame::check`] refuses what those checks would protect, so that no circuit is exposed
 //! that was not meant to be.
 
+pub mod blame;
 mod cluster;
 mod listener;
 pub mod names;
