@@ -6,13 +6,17 @@
 //! | [`registry`] | the circuits in force; which change touches what |
 //! | [`translate`] | circuits -> xDS messages, pure |
 //! | [`shim`] | the REST interface for pushes |
+//! | [`event`], [`bus`] | what the event bus says and is told; the bus itself |
+//! | [`redis`] | connections to Redis, and whether it answers |
 //!
 //! [`Circuits`] ties them together: a change is tried on a copy of the registry, translated,
 //! sent to the control plane as one batch, and kept only once its generation is live.
 
+pub mod bus;
 pub mod event;
 mod fault;
 pub mod model;
+pub mod redis;
 pub mod registry;
 pub mod shim;
 #[cfg(test)]

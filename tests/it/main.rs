@@ -18,6 +18,7 @@ mod files;
 mod http1;
 mod http2;
 mod pool;
+mod redis_bus;
 mod routes;
 mod shim;
 mod survival;
