@@ -9,10 +9,17 @@ use serde_json::Value;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// Install, or bring up to date, each circuit; then [`Reply::Added`] is due within 15 s.
-    Created { circuits: Vec<Value> },
+    Created {
+        circuits: Vec<Value>,
+    },
     /// `routes` counts, not the routes inside `circuit` (contract, section 3.4).
-    RoutesUpdated { circuit: Value, routes: Vec<Value> },
-    Removed { circuits: Vec<Value> },
+    RoutesUpdated {
+        circuit: Value,
+        routes: Vec<Value>,
+    },
+    Removed {
+        circuits: Vec<Value>,
+    },
 }
 
 /// What the bus tells the worker.
@@ -23,7 +30,9 @@ pub enum Notice {
     Subscribed,
     Event(Event),
     /// The connection is gone; the bus tries again by itself.
-    Lost { reason: String },
+    Lost {
+        reason: String,
+    },
 }
 
 /// What the worker says on the bus.
