@@ -26,10 +26,14 @@ struct Writing {
 
 impl Writing {
     fn start(server: &FakeRedis) -> Self {
+        Self::start_with(config(server))
+    }
+
+    fn start_with(config: RedisConfig) -> Self {
         let activities = Arc::new(Activities::default());
         let (stop, stopped) = watch::channel(false);
         let period = Duration::from_millis(20);
-        let writer = UsageWriter::new(config(server), Arc::clone(&activities), period);
+        let writer = UsageWriter::new(config, Arc::clone(&activities), period);
         Self {
             activities,
             stop,
@@ -133,6 +137,26 @@ async fn nothing_is_lost_while_redis_is_away() {
     server.set_replica(false);
     eventually("caught up again", || {
         requests(&server).as_deref() == Some("7")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_replaced_master_is_left_even_if_it_takes_everything() {
+    let old = FakeRedis::start().await.unwrap();
+    let new = FakeRedis::start().await.unwrap();
+    let sentinel = FakeRedis::start().await.unwrap();
+    sentinel.set_master("main", old.address());
+    let asked = Address::new("127.0.0.1", sentinel.address().port());
+    let mut config = RedisConfig::sentinel(vec![asked], "main");
+    config.ping_every = Duration::from_millis(50);
+    let writing = Writing::start_with(config);
+    drop(writing.begin());
+    eventually("counted", || requests(&old).as_deref() == Some("1")).await;
+    sentinel.set_master("main", new.address());
+    eventually("counted by the new one", || {
+        drop(writing.begin());
+        requests(&new).is_some()
     })
     .await;
 }

@@ -16,7 +16,7 @@ use crate::coordinator::redis::{Address, Backoff, Outage, RedisConfig, db, withi
 /// keeps what comes in meanwhile, without a limit, and a listing brings the worker up to date.
 const NOTICE_TAKEN: Duration = Duration::from_secs(30);
 /// A subscription that held for this long was a good one.
-const STABLE: Duration = Duration::from_secs(10);
+const STABLE: Duration = Duration::from_secs(5);
 /// Anybody can write to the bus, and must not be able to fill the log.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
