@@ -186,7 +186,7 @@ async fn a_connection_that_went_silent_is_given_up() {
     let server = FakeRedis::start().await.unwrap();
     let mut config = config(&server);
     config.ping_every = Duration::from_millis(50);
-    config.response_timeout = Duration::from_millis(100);
+    config.response_timeout = Duration::from_millis(500);
     let mut bus = Running::start(config);
     bus.subscribed().await;
     eventually("pings", || {
