@@ -9,20 +9,28 @@
 //! | [`client`] | calls to the Coordinator |
 //! | [`link`] | registration, liveness, listings and events: what ties this worker to the Coordinator |
 //! | [`event`] | what the event bus says and is told |
+//! | [`event`], [`bus`] | what the event bus says and is told; the bus itself |
+//! | [`redis`] | connections to Redis, and whether it answers |
+//! | [`usage`] | what keeps used circuits and sessions alive |
+//! | [`discovery`] | the entry by which Prometheus finds this worker |
 //!
 //! [`Circuits`] ties them together: a change is tried on a copy of the registry, translated,
 //! sent to the control plane as one batch, and kept only once its generation is live.
 
 pub mod client;
+pub mod bus;
+pub mod discovery;
 pub mod event;
 mod fault;
 pub mod link;
 pub mod model;
+pub mod redis;
 pub mod registry;
 pub mod shim;
 #[cfg(test)]
 mod testing;
 pub mod translate;
+pub mod usage;
 pub mod wire;
 
 use std::collections::{HashMap, HashSet};

@@ -19,6 +19,8 @@ mod files;
 mod http1;
 mod http2;
 mod pool;
+mod redis_bus;
+mod redis_marks;
 mod routes;
 mod shim;
 mod survival;
