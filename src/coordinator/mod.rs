@@ -8,7 +8,6 @@
 //! | [`shim`] | the REST interface for pushes |
 //! | [`client`] | calls to the Coordinator |
 //! | [`link`] | registration, liveness, listings and events: what ties this worker to the Coordinator |
-//! | [`event`] | what the event bus says and is told |
 //! | [`event`], [`bus`] | what the event bus says and is told; the bus itself |
 //! | [`redis`] | connections to Redis, and whether it answers |
 //! | [`usage`] | what keeps used circuits and sessions alive |
@@ -17,8 +16,8 @@
 //! [`Circuits`] ties them together: a change is tried on a copy of the registry, translated,
 //! sent to the control plane as one batch, and kept only once its generation is live.
 
-pub mod client;
 pub mod bus;
+pub mod client;
 pub mod discovery;
 pub mod event;
 mod fault;
