@@ -126,11 +126,14 @@ impl BootstrapConfig {
         if let Some(cluster) = &overrides.service_cluster {
             node.cluster.clone_from(cluster);
         }
-        let config = fields::read(message).map_err(|e| failed(Cause::Invalid(e)))?;
-        if !config.ignored.is_empty() {
-            info!(%file, fields = %config.ignored.join(", "), "bootstrap fields without effect");
+        fields::read(message).map_err(|e| failed(Cause::Invalid(e)))
+    }
+
+    /// Logs which fields do nothing; `file` is what they were read from.
+    pub fn report(&self, file: &str) {
+        if !self.ignored.is_empty() {
+            info!(%file, fields = %self.ignored.join(", "), "bootstrap fields without effect");
         }
-        Ok(config)
     }
 }
 

@@ -24,3 +24,4 @@ mod survival;
 mod tcp;
 mod tls;
 mod websocket;
+mod worker;
