@@ -50,9 +50,9 @@ pub struct FileLog {
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// Time, level, message, fields.
+    #[default]
     Simple,
     /// With the module, too.
-    #[default]
     Verbose,
     /// One JSON object a line.
     Json,

@@ -3,5 +3,6 @@
 
 pub mod access_log;
 pub mod activity;
+mod log_file;
 pub mod logging;
 pub mod stats;

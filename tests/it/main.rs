@@ -27,3 +27,4 @@ mod survival;
 mod tcp;
 mod tls;
 mod websocket;
+mod worker;
