@@ -19,9 +19,11 @@ use crate::config::WorkerConfig;
 use crate::config::bootstrap::BootstrapConfig;
 use crate::control::{BindFailure, Control, ControlHandle, Reconcile, Start, StartSource};
 use crate::coordinator::{Circuits, Frame, shim};
+use crate::filter::{Context, Registry};
 use crate::listener::{Addresses, Listeners, run_worker};
 use crate::runtime::threads;
 use crate::snapshot::{Publisher, Retired, Snapshot};
+use crate::telemetry::activity::Activities;
 use crate::telemetry::logging::LogLevel;
 use crate::telemetry::stats::Stats;
 
@@ -121,8 +123,11 @@ pub async fn start(config: Config, options: Options) -> Result<Running> {
         Config::Bootstrap(b) => (sources(b), b.static_updates.clone(), b.admin, Some(&**b)),
         Config::Worker(w) => (Vec::new(), Vec::new(), Some(w.causeway.management), None),
     };
+    let activities = Arc::<Activities>::default();
     let (mut control, handle) = Control::new(Start {
-        registry: Default::default(),
+        registry: Registry::new(Context {
+            activities: Some(Arc::clone(&activities)),
+        }),
         stats: Arc::clone(&stats),
         publisher: publisher.clone(),
         reconcile: Box::new(Shared(Arc::clone(&listeners))),
@@ -134,7 +139,11 @@ pub async fn start(config: Config, options: Options) -> Result<Running> {
 
     let circuits = match &config {
         Config::Worker(worker) => {
-            let circuits = Circuits::new(Frame::from(&**worker), handle.batches.clone());
+            let circuits = Circuits::new(
+                Frame::from(&**worker),
+                handle.batches.clone(),
+                Arc::clone(&activities),
+            );
             circuits
                 .install_frame()
                 .await

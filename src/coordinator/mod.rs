@@ -23,6 +23,7 @@ pub mod event;
 mod fault;
 pub mod link;
 pub mod model;
+pub mod permit;
 pub mod redis;
 pub mod registry;
 pub mod shim;
@@ -48,6 +49,8 @@ pub use translate::Frame;
 use translate::{blame, names};
 use wire::WireRoute;
 
+use crate::telemetry::activity::Activities;
+
 /// The circuits of this worker, shared by everything that announces them.
 ///
 /// One change at a time: the next waits until the one before is live or refused. A caller that
@@ -56,6 +59,7 @@ use wire::WireRoute;
 pub struct Circuits {
     frame: Frame,
     batches: Batches,
+    activities: Arc<Activities>,
     state: Mutex<State>,
 }
 
@@ -81,10 +85,13 @@ pub struct Applied {
 }
 
 impl Circuits {
-    pub fn new(frame: Frame, batches: Batches) -> Arc<Self> {
+    /// `activities` is where the data plane notes what is in use; it is told which circuits go and
+    /// which sessions they belong to.
+    pub fn new(frame: Frame, batches: Batches, activities: Arc<Activities>) -> Arc<Self> {
         Arc::new(Self {
             frame,
             batches,
+            activities,
             state: Mutex::default(),
         })
     }
@@ -250,6 +257,7 @@ impl Circuits {
                 circuits = next.len(),
                 "circuits changed"
             );
+            self.note(&state.registry, &next, &touched);
             state.version += 1;
             state.generation = outcome.generation;
             changed = outcome.changed;
@@ -262,6 +270,17 @@ impl Circuits {
             created,
             circuits,
         })
+    }
+
+    /// Sessions change with the kernels, which the routes of a circuit do not show.
+    fn note(&self, before: &CircuitRegistry, now: &CircuitRegistry, touched: &Touched) {
+        for id in touched.circuits.union(&touched.routes) {
+            match now.get(*id) {
+                Some(circuit) => drop(self.activities.of(*id, &circuit.sessions())),
+                None if before.get(*id).is_some() => self.activities.remove(*id),
+                None => {}
+            }
+        }
     }
 
     /// All or nothing; waits until it is live, or refused.

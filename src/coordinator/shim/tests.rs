@@ -32,11 +32,11 @@ impl Rig {
                 domain: ".apps.test".into(),
             }),
             path: None,
-            allow_unauthenticated: false,
+            ..Frame::default()
         };
         let (report, seen) = mpsc::unbounded_channel();
         tokio::spawn(control(inbox, report, refused));
-        let circuits = Circuits::new(frame, batches);
+        let circuits = Circuits::new(frame, batches, Arc::default());
         circuits.install_frame().await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -375,9 +375,9 @@ async fn a_caller_that_leaves_does_not_undo_its_push() {
             domain: ".apps.test".into(),
         }),
         path: None,
-        allow_unauthenticated: false,
+        ..Frame::default()
     };
-    let circuits = Circuits::new(frame, batches);
+    let circuits = Circuits::new(frame, batches, Arc::default());
     let pusher = Arc::clone(&circuits);
     let call =
         tokio::spawn(async move { pusher.announce(SHIM, vec![testing::circuit(1, "a")]).await });

@@ -74,7 +74,7 @@ mod tests {
                 domain: ".apps.test".into(),
             }),
             path: None,
-            allow_unauthenticated: false,
+            ..Frame::default()
         };
         let mut registry = CircuitRegistry::default();
         let (a, b) = (circuit(1, "a"), circuit(2, "b"));

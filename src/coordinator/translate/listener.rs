@@ -8,23 +8,21 @@ use causeway_xds::proto::core::{
     self, ConfigSource, HttpProtocolOptions, SelfConfigSource, SocketAddress,
     config_source::ConfigSourceSpecifier, socket_address,
 };
-use causeway_xds::proto::envoy::extensions::filters::http::router::v3::Router;
+use causeway_xds::proto::hcm::Rds;
 use causeway_xds::proto::hcm::http_connection_manager::{
     CodecType, RouteSpecifier, ServerHeaderTransformation, UpgradeConfig,
 };
-use causeway_xds::proto::hcm::{HttpFilter, Rds, http_filter};
 use causeway_xds::proto::listener::{Filter, FilterChain, filter};
 use causeway_xds::proto::tcp_proxy::tcp_proxy::ClusterSpecifier;
 use causeway_xds::proto::{self, HttpConnectionManager, Listener, TcpProxy};
 use causeway_xds::type_url::pack_as;
 
-use super::names;
+use super::{Frame, filters, names};
 use crate::coordinator::model::Circuit;
 
 const HCM: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
-const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 /// A notebook page left alone keeps its connection; the legacy 30 s cost a reconnect per click.
 const KEEP_ALIVE: Duration = Duration::from_secs(3600);
 /// More than the default 60: cookies of several apps on one domain add up.
@@ -33,13 +31,13 @@ const MAX_HEADERS_KB: u32 = 96;
 const REQUEST_HEADERS: Duration = Duration::from_secs(60);
 
 /// A listener that serves HTTP by the RouteConfiguration of the same name.
-pub fn http(name: &str, at: SocketAddr) -> Listener {
+pub fn http(frame: &Frame, name: &str, at: SocketAddr) -> Listener {
     // One prefix for all slots: statistics must not grow with the port range.
     let stat_prefix = name.split('/').next().unwrap_or(name);
     let manager = HttpConnectionManager {
         stat_prefix: stat_prefix.to_owned(),
         codec_type: CodecType::Auto.into(),
-        http_filters: vec![router()],
+        http_filters: filters::chain(frame),
         use_remote_address: Some(proto::BoolValue { value: true }),
         generate_request_id: Some(proto::BoolValue { value: true }),
         server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
@@ -108,21 +106,6 @@ fn listener(
             ..FilterChain::default()
         }],
         ..Listener::default()
-    }
-}
-
-fn router() -> HttpFilter {
-    let config = Router {
-        // Apps see the headers of their users, not those of the proxy.
-        suppress_envoy_headers: true,
-        ..Router::default()
-    };
-    HttpFilter {
-        name: "envoy.filters.http.router".to_owned(),
-        config_type: Some(http_filter::ConfigType::TypedConfig(pack_as(
-            &config, ROUTER,
-        ))),
-        ..HttpFilter::default()
     }
 }
 

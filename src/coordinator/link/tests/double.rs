@@ -34,13 +34,13 @@ pub fn frame() -> Frame {
             domain: ".apps.test".into(),
         }),
         path: None,
-        allow_unauthenticated: false,
+        ..Frame::default()
     }
 }
 
 /// For what does not get as far as the control plane.
 pub fn circuits_without_control() -> Arc<Circuits> {
-    Circuits::new(frame(), mpsc::channel(1).0)
+    Circuits::new(frame(), mpsc::channel(1).0, Arc::default())
 }
 
 /// A circuit as the Coordinator writes it.
@@ -203,7 +203,7 @@ pub struct Rig {
 impl Rig {
     pub fn with(coordinator: Coordinator, config: LinkConfig, with_bus: bool) -> Self {
         let (batches, inbox) = mpsc::channel(4);
-        let circuits = Circuits::new(frame(), batches);
+        let circuits = Circuits::new(frame(), batches, Arc::default());
         let generation = Arc::new(AtomicU64::new(0));
         let refused = Arc::new(Mutex::new(Vec::new()));
         tokio::spawn(control(
