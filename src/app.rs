@@ -122,6 +122,7 @@ pub async fn start(config: Config, options: Options) -> Result<Running> {
         Config::Worker(w) => (Vec::new(), Vec::new(), Some(w.causeway.management), None),
     };
     let (mut control, handle) = Control::new(Start {
+        registry: Default::default(),
         stats: Arc::clone(&stats),
         publisher: publisher.clone(),
         reconcile: Box::new(Shared(Arc::clone(&listeners))),
@@ -225,6 +226,7 @@ pub fn check(updates: Vec<Update>) -> Vec<Rejected> {
         }
     }
     let (mut control, _handle) = Control::new(Start {
+        registry: Default::default(),
         stats: Arc::default(),
         publisher: Publisher::default(),
         reconcile: Box::new(Nothing),

@@ -34,6 +34,8 @@ pub enum ResponseFlag {
     DownstreamProtocolError,
     /// `DT`
     DurationTimeout,
+    /// `UAEX`
+    Unauthorized,
 }
 
 impl ResponseFlag {
@@ -52,6 +54,7 @@ impl ResponseFlag {
             Self::DownstreamTermination => "DC",
             Self::DownstreamProtocolError => "DPE",
             Self::DurationTimeout => "DT",
+            Self::Unauthorized => "UAEX",
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Embeds the descriptor set of the messages: the one that the resolved `envoy-types` package
-//! carries, so that text forms always match the Rust types. No `protoc` and no copy of other
-//! people's `.proto` files is needed.
+//! carries, so that text forms always match the Rust types, and the one of our own messages in
+//! `proto/`, whose Rust is made here too. No `protoc` and no copy of other people's `.proto` files
+//! is needed.
 
 use std::env;
 use std::error::Error;
@@ -14,6 +15,8 @@ use flate2::write::ZlibEncoder;
 
 /// Where `envoy-types` keeps its descriptor set.
 const DESCRIPTOR_SET: &str = "src/generated/types.bin";
+/// Where it keeps the sources that ours import.
+const SOURCES: [&str; 1] = ["proto/xds"];
 
 fn main() {
     if let Err(error) = run() {
@@ -31,7 +34,9 @@ fn run() -> Result<(), Box<dyn Error>> {
         metadata.workspace_root.join("Cargo.lock")
     );
 
-    let set = envoy_types(&metadata, &manifest)?.join(DESCRIPTOR_SET);
+    let package = envoy_types(&metadata, &manifest)?;
+    let own = own_messages(&package)?;
+    let set = package.join(DESCRIPTOR_SET);
     println!("cargo::rerun-if-changed={}", set.display());
     let bytes = fs::read(&set).map_err(|e| {
         format!(
@@ -45,8 +50,33 @@ fn run() -> Result<(), Box<dyn Error>> {
     let target = Path::new(&variable("OUT_DIR")?).join("descriptors.zlib");
     let mut encoder = ZlibEncoder::new(fs::File::create(target)?, Compression::best());
     encoder.write_all(&bytes)?;
+    // Two sets one after the other are one set: all a set has is a repeated field.
+    encoder.write_all(&own)?;
     encoder.finish()?;
     Ok(())
+}
+
+/// Writes the Rust of our own messages and returns their descriptor set.
+fn own_messages(envoy_types: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
+    const DIRECTORY: &str = "proto";
+    println!("cargo::rerun-if-changed={DIRECTORY}");
+    let mut files: Vec<PathBuf> = fs::read_dir(Path::new(DIRECTORY).join("causeway/v1"))?
+        .map(|entry| entry.map(|e| e.path()))
+        .collect::<Result<_, _>>()?;
+    files.sort();
+    let mut includes = vec![PathBuf::from(DIRECTORY)];
+    includes.extend(SOURCES.map(|part| envoy_types.join(part)));
+    let mut compiler = protox::Compiler::new(includes)?;
+    compiler.include_source_info(true).include_imports(false);
+    compiler.open_files(files)?;
+    let set = compiler.file_descriptor_set();
+    prost_build::Config::new()
+        .disable_comments(["."])
+        .compile_fds(set)?;
+    // From the compiler, not by way of prost's types, which know nothing of custom options.
+    compiler.include_source_info(false);
+    let bytes = compiler.encode_file_descriptor_set();
+    Ok(bytes)
 }
 
 /// What cargo resolved for this workspace. Offline first: a build script must not reach for the

@@ -76,6 +76,7 @@ async fn port() -> Port {
     let stats = Arc::<Stats>::default();
     let publisher = Publisher::default();
     let (mut control, handle) = Control::new(Start {
+        registry: Default::default(),
         stats: Arc::clone(&stats),
         publisher: publisher.clone(),
         reconcile: Box::new(NoSockets),
@@ -353,6 +354,7 @@ async fn the_config_dump_tells_waiting_and_refused_apart() {
             cluster("name: waits, type: EDS, eds_cluster_config: {eds_config: {self: {}}}"),
             cluster("name: bad, type: STATIC, connect_timeout: -1s"),
         ],
+        listing: None,
         removals: vec![],
     };
     let applied = port

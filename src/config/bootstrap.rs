@@ -9,19 +9,23 @@ mod runtime;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_xds::proto::core::Node;
 use causeway_xds::proto::{Any, Bootstrap};
-use causeway_xds::reject::Invalid;
+use causeway_xds::reject::{Invalid, before};
 use causeway_xds::source::{Extent, Origin, Update};
-use causeway_xds::text::{self, Options, TextError};
+use causeway_xds::text::{self, Document, Listing, Location, Options, TextError};
 use causeway_xds::type_url::{self, ResourceType};
 use tracing::info;
 
 pub use runtime::{Runtime, RuntimeLayer};
 
 const MESSAGE: &str = "envoy.config.bootstrap.v3.Bootstrap";
+
+/// Where the text comes from that is merged over the file.
+const OVER: &str = "--config-yaml";
 
 /// A bootstrap, validated. Resources in it are still messages: they take the same road as those of
 /// any other source.
@@ -79,8 +83,11 @@ pub enum Cause {
     NotText { line: usize },
     #[error(transparent)]
     Text(TextError),
-    #[error(transparent)]
-    Invalid(Invalid),
+    #[error("{}{invalid}", before(location.as_ref()))]
+    Invalid {
+        location: Option<Location>,
+        invalid: Invalid,
+    },
 }
 
 impl BootstrapConfig {
@@ -126,7 +133,16 @@ impl BootstrapConfig {
         if let Some(cluster) = &overrides.service_cluster {
             node.cluster.clone_from(cluster);
         }
-        let config = fields::read(message).map_err(|e| failed(Cause::Invalid(e)))?;
+        let document = document(file, text, over);
+        let mut config = fields::read(message).map_err(|invalid| {
+            let location = document.tree().locate(invalid.path.as_str());
+            failed(Cause::Invalid { location, invalid })
+        })?;
+        let document = Arc::new(document);
+        for update in &mut config.static_updates {
+            let list = list_of(update.kind);
+            update.listing = list.map(|list| Listing::new(Arc::clone(&document), list));
+        }
         if !config.ignored.is_empty() {
             info!(%file, fields = %config.ignored.join(", "), "bootstrap fields without effect");
         }
@@ -162,6 +178,25 @@ pub fn looks_like_bootstrap(text: &str) -> bool {
     })
 }
 
+/// What was read, to find places in. Whoever reports one names the file; the other text has to be
+/// told from it, unless it stands in place of the file.
+fn document(file: &str, text: &str, over: Option<&str>) -> Document {
+    let document = Document::new(None, text);
+    match over {
+        Some(over) => document.merged((file != OVER).then_some(OVER), over),
+        None => document,
+    }
+}
+
+fn list_of(kind: ResourceType) -> Option<&'static str> {
+    match kind {
+        ResourceType::Secret => Some("static_resources.secrets"),
+        ResourceType::Cluster => Some("static_resources.clusters"),
+        ResourceType::Listener => Some("static_resources.listeners"),
+        _ => None,
+    }
+}
+
 /// The updates of `static_resources`, one per type that has any.
 fn static_updates(resources: [(ResourceType, Vec<Any>); 3]) -> Vec<Update> {
     resources
@@ -173,6 +208,7 @@ fn static_updates(resources: [(ResourceType, Vec<Any>); 3]) -> Vec<Update> {
             version: String::new(),
             extent: Extent::StateOfTheWorld,
             upserts,
+            listing: None,
             removals: Vec::new(),
         })
         .collect()

@@ -1,80 +1,37 @@
 //! Start-up configuration of the worker: one TOML file, validated into [`WorkerConfig`].
 //!
-//! Only the keys that something reads are here. Every other key of the file is allowed (a file of
-//! the legacy worker must keep working as it is); one that nobody knows is named in a warning.
+//! A file of the legacy worker keeps working as it is. Each of its keys is either read or listed
+//! as one without effect, and named once in the log; one that nobody knows is named in a warning.
 
+mod address;
 pub mod bootstrap;
+mod coordinator;
+mod discovery;
 mod error;
 mod file;
+mod frontend;
 mod keys;
+mod logging;
+mod proxy_worker;
+mod redis;
+mod worker;
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use tracing::warn;
 
-use crate::util::Secret;
-
+pub use coordinator::{
+    AppFilter, CoordinatorConfig, FrontendMode, HostPort, ServiceDiscovery, ServiceEndpoint,
+    Traefik, TraefikFrontend, Traffic, WorkerProtocol,
+};
 pub use error::ConfigError;
 pub use keys::UnknownKey;
-
-/// The worker's configuration, validated.
-#[derive(Clone, Debug)]
-pub struct WorkerConfig {
-    /// `secrets.api_secret`: what a caller of the REST shim must present.
-    pub api_secret: Secret,
-    pub causeway: Causeway,
-    /// `None`: no port frontend.
-    pub port_proxy: Option<PortProxy>,
-    /// `None`: no wildcard frontend.
-    pub wildcard_domain: Option<WildcardDomain>,
-    /// Keys of the file that mean nothing to us; [`WorkerConfig::load`] has warned about them.
-    pub unknown: Vec<UnknownKey>,
-}
-
-/// `[causeway]`: what the legacy worker does not have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Causeway {
-    /// Default 127.0.0.1:6040.
-    pub management: SocketAddr,
-    /// Default 0.0.0.0:5050; `None` when switched off (`false` or `""`).
-    pub path_frontend: Option<SocketAddr>,
-    /// Whether the path frontend cuts `/<session>/<service>` off. Default true.
-    pub strip_prefix: bool,
-    /// Whether circuits that are not open to the public are served although nothing checks who
-    /// calls. Default false.
-    pub allow_unauthenticated: bool,
-}
-
-impl Default for Causeway {
-    fn default() -> Self {
-        Self {
-            management: SocketAddr::from(([127, 0, 0, 1], 6040)),
-            path_frontend: Some(SocketAddr::from(([0, 0, 0, 0], 5050))),
-            strip_prefix: true,
-            allow_unauthenticated: false,
-        }
-    }
-}
-
-/// `[proxy_worker.port_proxy]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortProxy {
-    pub bind_host: IpAddr,
-    /// `bind_port_range` written out. May be empty. A 0 lets the system choose.
-    pub bind_ports: Vec<u16>,
-    /// The first number of `advertised_port_range`, which is as long as the bind range.
-    pub advertised_from: Option<u16>,
-}
-
-/// `[proxy_worker.wildcard_domain]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WildcardDomain {
-    pub bind_addr: SocketAddr,
-    /// Lower case, begins with a dot.
-    pub domain: String,
-    pub advertised_port: Option<u16>,
-}
+pub use logging::{ConsoleLog, FileLog, LogFormat, Logging};
+pub use redis::{Redis, RedisServer};
+pub use worker::{
+    Access, Account, Causeway, DigestMod, PermitHash, PortProxy, Process, Tls, TlsFiles,
+    WildcardDomain, WorkerConfig,
+};
 
 impl WorkerConfig {
     /// Reads and validates a file, and warns about each key that has no meaning.
@@ -110,7 +67,6 @@ mod tests {
 [redis]
 addr = { host = "127.0.0.1", port = 6379 }
 [proxy_worker]
-coordinator_endpoint = "http://127.0.0.1:10200"
 authority = "worker-1"
 frontend_mode = "wildcard"
 protocol = "http"
@@ -182,7 +138,7 @@ path_frontend = false
             ),
             (
                 "[secrets]\napi_secret=\"s\"\n[proxy_worker]\ntls_listen = true\n",
-                "w.toml:4:14: proxy_worker.tls_listen: not supported yet",
+                "w.toml:4:14: proxy_worker.tls_cert is required for TLS",
             ),
             (
                 "[secrets]\napi_secret=\"s\"\n[proxy_worker.port_proxy]\nbind_host=\"::\"\n\

@@ -29,6 +29,7 @@ use tracing::{info, warn};
 pub use pipeline::Pipeline;
 pub use status::{Readiness, Rejection, ResourceStatus, State, Version};
 
+use crate::filter::Registry;
 use crate::snapshot::{Publisher, Retired, Snapshot};
 use crate::telemetry::stats::Stats;
 use sources::FileSources;
@@ -63,6 +64,7 @@ pub struct Start {
     pub stats: Arc<Stats>,
     pub publisher: Publisher,
     pub reconcile: Box<dyn Reconcile + Send>,
+    pub registry: Registry,
     pub sources: Vec<StartSource>,
 }
 
@@ -115,6 +117,7 @@ impl Control {
             stats,
             publisher,
             reconcile,
+            registry,
             sources,
         } = start;
         let (sender, batches) = mpsc::channel(QUEUE);
@@ -131,7 +134,7 @@ impl Control {
             })
             .collect();
         let control = Self {
-            pipeline: Pipeline::new(stats, publisher, reconcile, readiness.clone()),
+            pipeline: Pipeline::new(stats, publisher, reconcile, registry, readiness.clone()),
             files: FileSources::default(),
             start: sources.into_iter().map(|s| s.source).collect(),
             awaited,
@@ -218,6 +221,7 @@ impl Control {
                 version: String::new(),
                 extent: Extent::StateOfTheWorld,
                 upserts: Vec::new(),
+                listing: None,
                 removals: Vec::new(),
             });
             let updates: Vec<_> = updates.collect();

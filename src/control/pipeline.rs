@@ -11,6 +11,7 @@ use causeway_xds::reject::{Invalid, Rejected};
 use causeway_xds::resource::resource_name;
 use causeway_xds::source::{Batch, Extent, OnRejection, Origin, Outcome, Update};
 use causeway_xds::store::{Accepted, Changes, Entry, ResourceStore};
+use causeway_xds::text::Passage;
 use causeway_xds::{FieldPath, ResourceType};
 use tracing::{info, warn};
 
@@ -29,6 +30,7 @@ pub struct Pipeline {
     warming: Warming,
     held: Held,
     compiler: Compiler,
+    registry: Registry,
     publisher: Publisher,
     reconcile: Box<dyn Reconcile + Send>,
     stats: Arc<Stats>,
@@ -48,13 +50,15 @@ impl Pipeline {
         stats: Arc<Stats>,
         publisher: Publisher,
         reconcile: Box<dyn Reconcile + Send>,
+        registry: Registry,
         readiness: Readiness,
     ) -> Self {
         Self {
             store: ResourceStore::new(),
             warming: Warming::default(),
             held: Held::default(),
-            compiler: Compiler::new(Arc::clone(&stats)),
+            compiler: Compiler::new(Arc::clone(&stats), registry.clone()),
+            registry,
             publisher,
             reconcile,
             stats,
@@ -74,7 +78,7 @@ impl Pipeline {
     /// Applies a batch. Its answer stays with the caller.
     pub(super) fn apply(&mut self, batch: &mut Batch, now: Instant) -> Outcome {
         let before = self.before(batch);
-        let applied = self.store.apply(batch, &Registry, SystemTime::now());
+        let applied = self.store.apply(batch, &self.registry, SystemTime::now());
         for rejected in &applied.rejected {
             self.stats.pipeline.resources_rejected.inc();
             warn!(error = %rejected, "resource rejected");
@@ -320,6 +324,7 @@ impl Pipeline {
             outcome.rejected = failures.iter().map(unbound).collect();
         }
         outcome.rejected.splice(0..0, rejected);
+        locate(&self.store, &mut outcome.rejected);
 
         for key in admitted.added.iter().chain(&admitted.changed) {
             self.failed.remove(key);
@@ -354,6 +359,7 @@ impl Pipeline {
                     version: earlier.map(|a| a.version.clone()).unwrap_or_default(),
                     extent: Extent::Incremental,
                     upserts: Vec::new(),
+                    listing: None,
                     removals: Vec::new(),
                 });
             match earlier {
@@ -382,6 +388,23 @@ impl Pipeline {
                 self.readiness.reached(State::Live);
             }
         }
+    }
+}
+
+/// Where the rejected are written, as far as they are. Each text is read once, however many they are.
+fn locate(store: &ResourceStore, rejected: &mut [Rejected]) {
+    let mut trees = HashMap::new();
+    for rejected in rejected {
+        let entry = store.entry(rejected.kind, &rejected.name);
+        let accepted = entry.and_then(|entry| entry.accepted.as_ref());
+        let Some(Passage { listing, index }) = accepted.and_then(|a| a.passage.as_ref()) else {
+            continue;
+        };
+        let tree = trees
+            .entry(Arc::as_ptr(&listing.document))
+            .or_insert_with(|| listing.document.tree());
+        let path = rejected.invalid.path.as_str();
+        rejected.location = tree.locate_in(listing.list, *index, path);
     }
 }
 

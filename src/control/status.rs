@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use causeway_xds::ResourceType;
 use causeway_xds::proto::Any;
-use causeway_xds::reject::Rejected;
+use causeway_xds::reject::{Rejected, before};
 use causeway_xds::source::Origin;
 use causeway_xds::store::{Accepted, Refusal};
 
@@ -85,7 +85,7 @@ impl Readiness {
 /// Why a resource is not used as its source wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// Field path and reason.
+    /// Place in the text, field path and reason, as far as there are such.
     pub details: String,
     pub at: SystemTime,
     /// Of the refused version; empty when it is the accepted one that cannot be used.
@@ -95,7 +95,7 @@ pub struct Rejection {
 impl From<&Refusal> for Rejection {
     fn from(refusal: &Refusal) -> Self {
         Self {
-            details: refusal.reason.to_string(),
+            details: format!("{}{}", before(refusal.location.as_ref()), refusal.reason),
             at: refusal.at,
             version: refusal.version.clone(),
         }
@@ -151,7 +151,7 @@ impl Notes {
     pub fn not_usable(&mut self, rejected: &Rejected) {
         let key = (rejected.kind, rejected.name.clone());
         let rejection = Rejection {
-            details: rejected.invalid.to_string(),
+            details: format!("{}{}", before(rejected.location.as_ref()), rejected.invalid),
             at: SystemTime::now(),
             version: String::new(),
         };

@@ -48,6 +48,7 @@ fn rig(sources: Vec<StartSource>) -> Rig {
     let (sockets, stats) = (Sockets::default(), Arc::<Stats>::default());
     let publisher = Publisher::default();
     let (control, handle) = Control::new(Start {
+        registry: Default::default(),
         stats: Arc::clone(&stats),
         publisher: publisher.clone(),
         reconcile: Box::new(sockets.clone()),
@@ -74,6 +75,7 @@ fn update(kind: ResourceType, yaml: &[&str]) -> Update {
         version: "1".to_owned(),
         extent: Extent::Incremental,
         upserts: yaml.iter().map(|text| any(kind, text)).collect(),
+        listing: None,
         removals: Vec::new(),
     }
 }
@@ -209,6 +211,31 @@ fn a_bad_resource_does_not_spoil_its_neighbours() {
     ]);
     assert!(!none.changed);
     assert_eq!(rig.publisher.current().clusters.len(), 1);
+}
+
+#[test]
+fn what_only_fails_in_use_is_found_in_its_text_too() {
+    let mut rig = rig(vec![]);
+    rig.sockets.0.lock().unwrap().refuse = Some("l".to_owned());
+    let text = "resources:\n- name: l\n  address: {}\n";
+    let document = text::Document::new(Some("lds.yaml"), text);
+    let listener = Update {
+        listing: Some(text::Listing::new(document, "resources")),
+        ..tcp_listener("l", 10)
+    };
+    let outcome = rig.control.begin(vec![listener]);
+    let place = "lds.yaml: line 3, column 3: ";
+    let said = outcome.rejected[0].to_string();
+    assert!(
+        said.starts_with(&format!("{place}listener \"l\": address: ")),
+        "{said}"
+    );
+    let status = &rig.control.pipeline.resources(ResourceType::Listener)[0];
+    let details = &status.rejected.as_ref().unwrap().details;
+    assert!(
+        details.starts_with(&format!("{place}address: ")),
+        "{details}"
+    );
 }
 
 #[test]

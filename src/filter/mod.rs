@@ -1,38 +1,66 @@
 //! HTTP filters: what stands between the codec and the router.
 //!
 //! A filter sees a [`Stream`], never a connection. Its methods are synchronous, so a chain
-//! allocates nothing; the first filter that has to wait brings a third [`Flow`].
+//! allocates nothing; the first filter that has to wait brings a further [`Flow`].
 
+pub mod http;
+mod local_reply;
 pub mod registry;
 
-use std::borrow::Cow;
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use ::http::request::Parts;
+use ::http::{HeaderMap, StatusCode};
 
+pub use local_reply::{Asked, LocalReply};
 pub use registry::{Factory, Registry};
+
+use crate::error::Failure;
 
 /// What a filter may look at and change.
 pub struct Stream<'s> {
     pub request: &'s mut Parts,
     /// The client's address as `http::forwarded` worked it out.
     pub client: std::net::IpAddr,
+    /// The port that the connection came in on; 0 where there is none.
+    pub local_port: u16,
+    /// Whether the connection is encrypted.
+    pub tls: bool,
+    /// What the route says to this filter.
+    own: Option<&'s RouteConfig>,
+}
+
+impl<'s> Stream<'s> {
+    pub fn new(
+        request: &'s mut Parts,
+        client: std::net::IpAddr,
+        local_port: u16,
+        tls: bool,
+    ) -> Self {
+        Self {
+            request,
+            client,
+            local_port,
+            tls,
+            own: None,
+        }
+    }
+
+    /// The configuration that the route has for the filter that asks, whose type it knows.
+    pub fn route_config<T: Any>(&self) -> Option<&'s T> {
+        self.own.and_then(|own| (**own).downcast_ref())
+    }
 }
 
 /// What happens next.
+#[derive(Debug)]
 pub enum Flow {
     Continue,
-    Reply(LocalReply),
-}
-
-/// A response we make ourselves.
-#[derive(Clone, Debug)]
-pub struct LocalReply {
-    pub status: StatusCode,
-    pub body: Cow<'static, str>,
-    pub headers: HeaderMap,
+    Reply(Box<LocalReply>),
+    /// As a reply, but told in the words of whoever renders failures.
+    Fail(Box<Failure>),
 }
 
 /// One configured filter; shared by all requests, so it keeps no per-request state.
@@ -42,9 +70,58 @@ pub trait HttpFilter: fmt::Debug + Send + Sync {
         Flow::Continue
     }
 
-    /// Called in reverse order.
-    fn response(&self, status: StatusCode, headers: &mut HeaderMap) {
-        let _ = (status, headers);
+    /// Called in reverse order, for answers of the upstream.
+    fn response(&self, answer: &mut Answer<'_>) {
+        let _ = answer;
+    }
+
+    /// Whether [`HttpFilter::render`] may answer; what it needs of a request is only kept then.
+    fn renders(&self) -> bool {
+        false
+    }
+
+    /// Gives a failure of our own its form; the first filter that has one is asked.
+    fn render(&self, failure: &Failure, asked: &Asked) -> Option<LocalReply> {
+        let _ = (failure, asked);
+        None
+    }
+}
+
+/// The head of an upstream's answer.
+pub struct Answer<'a> {
+    pub status: StatusCode,
+    pub headers: &'a mut HeaderMap,
+    own: Option<&'a RouteConfig>,
+}
+
+impl Answer<'_> {
+    /// As [`Stream::route_config`].
+    pub fn route_config<T: Any>(&self) -> Option<&T> {
+        self.own.and_then(|own| (**own).downcast_ref())
+    }
+}
+
+/// What one route says to one filter, compiled.
+pub type RouteConfig = Arc<dyn Any + Send + Sync>;
+
+/// What one route says to filters, by the place of the filter's factory in the registry.
+#[derive(Clone, Default)]
+pub struct PerRoute(Box<[(usize, RouteConfig)]>);
+
+impl PerRoute {
+    pub(crate) fn of(&self, factory: usize) -> Option<&RouteConfig> {
+        // Two or three entries: a search is cheaper than a map.
+        self.0
+            .iter()
+            .find(|(of, _)| *of == factory)
+            .map(|(_, config)| config)
+    }
+}
+
+impl fmt::Debug for PerRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.0.iter().map(|(of, _)| registry::FACTORIES[*of].name);
+        f.debug_list().entries(names).finish()
     }
 }
 
@@ -52,8 +129,51 @@ pub trait HttpFilter: fmt::Debug + Send + Sync {
 /// told.
 #[derive(Debug, Default)]
 pub struct Chain {
-    pub filters: Vec<Arc<dyn HttpFilter>>,
+    filters: Vec<(usize, Arc<dyn HttpFilter>)>,
+    renders: bool,
     pub router: RouterConfig,
+}
+
+impl Chain {
+    fn push(&mut self, factory: usize, filter: Arc<dyn HttpFilter>) {
+        self.renders |= filter.renders();
+        self.filters.push((factory, filter));
+    }
+
+    /// In order, until one does not continue.
+    pub fn request<'s>(&self, mut stream: Stream<'s>, route: &'s PerRoute) -> Flow {
+        for (factory, filter) in &self.filters {
+            stream.own = route.of(*factory);
+            match filter.request(&mut stream) {
+                Flow::Continue => {}
+                other => return other,
+            }
+        }
+        Flow::Continue
+    }
+
+    /// In reverse order.
+    pub fn response(&self, status: StatusCode, headers: &mut HeaderMap, route: &PerRoute) {
+        for (factory, filter) in self.filters.iter().rev() {
+            filter.response(&mut Answer {
+                status,
+                headers,
+                own: route.of(*factory),
+            });
+        }
+    }
+
+    /// What of a request has to be kept for [`Chain::render`], if anything has.
+    pub fn asked(&self, request: &Parts) -> Option<Box<Asked>> {
+        self.renders.then(|| Box::new(Asked::of(request)))
+    }
+
+    pub fn render(&self, failure: &Failure, asked: Option<&Asked>) -> Option<LocalReply> {
+        let asked = asked?;
+        self.filters
+            .iter()
+            .find_map(|(_, filter)| filter.render(failure, asked))
+    }
 }
 
 /// `envoy.extensions.filters.http.router.v3.Router`.

@@ -9,12 +9,16 @@ use causeway_xds::proto::envoy::extensions::access_loggers::file::v3::file_acces
 use causeway_xds::proto::envoy::extensions::filters::http::router::v3::Router;
 use causeway_xds::reject::{FieldPath, Invalid};
 
-use super::{Chain, HttpFilter, RouterConfig};
+use super::{Chain, HttpFilter, PerRoute, RouteConfig, RouterConfig, http};
 
-/// Makes a filter from the bytes of its configuration.
-pub type Build = fn(&[u8]) -> Result<Arc<dyn HttpFilter>, Invalid>;
-/// Says what is wrong with a configuration.
-pub type Check = fn(&TypedExtension) -> Result<(), Invalid>;
+/// Makes a filter from its configuration.
+pub type Build = fn(&TypedExtension, &Context) -> Result<Arc<dyn HttpFilter>, Invalid>;
+/// Makes what a route says to a filter. Also called, with an empty context, to check.
+pub type BuildPerRoute = fn(&TypedExtension, &Context) -> Result<RouteConfig, Invalid>;
+
+/// What filters may hold on to beyond their configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Context {}
 
 /// How a filter is made from its configuration.
 pub struct Factory {
@@ -23,19 +27,21 @@ pub struct Factory {
     /// Name for which per-route configuration is keyed, as Envoy calls the filter.
     pub name: &'static str,
     pub build: Build,
-    /// Checks per-route configuration; `None` when the filter takes none.
-    pub check_per_route: Option<Check>,
+    /// `None` when the filter takes no per-route configuration.
+    pub per_route: Option<BuildPerRoute>,
 }
 
 /// Every HTTP filter except the router, which ends each chain.
-pub const FACTORIES: &[Factory] = &[];
+pub const FACTORIES: &[Factory] = &[http::access::FACTORY];
 
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 const FILE_ACCESS_LOG: &str = "envoy.extensions.access_loggers.file.v3.FileAccessLog";
 
 /// The program's extensions.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Registry;
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    context: Context,
+}
 
 impl Registry {
     /// Builds the chain of one connection manager.
@@ -44,7 +50,7 @@ impl Registry {
     /// A filter refuses its configuration. Decoding has checked it before, so this is only seen
     /// when something outside (a file) has changed since.
     pub fn chain<'f>(
-        self,
+        &self,
         filters: impl Iterator<Item = &'f TypedExtension>,
     ) -> Result<Chain, Invalid> {
         let mut chain = Chain::default();
@@ -52,25 +58,58 @@ impl Registry {
             if filter.message_name() == ROUTER {
                 chain.router = router(filter)?;
             } else {
-                chain.filters.push((factory(filter)?.build)(&filter.value)?);
+                let place = factory(filter)?;
+                let built = (FACTORIES[place].build)(filter, &self.context)?;
+                chain.push(place, built);
             }
         }
         Ok(chain)
+    }
+
+    /// What a route says to filters. `levels` from the most general one, which the later replace.
+    pub fn per_route<'c>(
+        &self,
+        levels: impl Iterator<Item = &'c (String, TypedExtension)>,
+    ) -> PerRoute {
+        let mut built: Vec<(usize, RouteConfig)> = Vec::new();
+        for (key, config) in levels {
+            // Decoding has checked it; what has changed outside since is left out.
+            let Ok((place, config)) = self.one_per_route(key, config) else {
+                tracing::error!(filter = key, "per-route configuration went bad");
+                continue;
+            };
+            built.retain(|(other, _)| *other != place);
+            built.push((place, config));
+        }
+        PerRoute(built.into())
+    }
+
+    fn one_per_route(
+        &self,
+        key: &str,
+        config: &TypedExtension,
+    ) -> Result<(usize, RouteConfig), Invalid> {
+        let found = FACTORIES.iter().enumerate().find(|(_, f)| f.name == key);
+        match found.and_then(|(place, f)| Some((place, f.per_route?))) {
+            Some((place, build)) => Ok((place, build(config, &self.context)?)),
+            None => Err(unknown("per-route configuration", config)),
+        }
     }
 
     /// Where a file access logger writes.
     ///
     /// # Errors
     /// Another kind of logger, or a format of its own (not supported yet).
-    pub fn access_log_path(self, logger: &TypedExtension) -> Result<String, Invalid> {
+    pub fn access_log_path(&self, logger: &TypedExtension) -> Result<String, Invalid> {
         access_log(logger).map(|log| log.path)
     }
 }
 
-fn factory(filter: &TypedExtension) -> Result<&'static Factory, Invalid> {
+/// The place of a filter's factory.
+fn factory(filter: &TypedExtension) -> Result<usize, Invalid> {
     FACTORIES
         .iter()
-        .find(|f| f.message == filter.message_name())
+        .position(|f| f.message == filter.message_name())
         .ok_or_else(|| unknown("HTTP filter", filter))
 }
 
@@ -82,7 +121,7 @@ fn unknown(what: &str, extension: &TypedExtension) -> Invalid {
     )
 }
 
-fn decode<M: Message + Default>(extension: &TypedExtension) -> Result<M, Invalid> {
+pub(super) fn decode<M: Message + Default>(extension: &TypedExtension) -> Result<M, Invalid> {
     M::decode(&*extension.value).map_err(|e| Invalid::new(FieldPath::root(), e.to_string()))
 }
 
@@ -147,18 +186,11 @@ impl Extensions for Registry {
         if filter.message_name() == ROUTER {
             return router(filter).map(drop);
         }
-        (factory(filter)?.build)(&filter.value).map(drop)
+        (FACTORIES[factory(filter)?].build)(filter, &self.context).map(drop)
     }
 
     fn check_per_route(&self, key: &str, config: &TypedExtension) -> Result<(), Invalid> {
-        match FACTORIES
-            .iter()
-            .find(|f| f.name == key)
-            .and_then(|f| f.check_per_route)
-        {
-            Some(check) => check(config),
-            None => Err(unknown("per-route configuration", config)),
-        }
+        self.one_per_route(key, config).map(drop)
     }
 
     fn check_access_log(&self, logger: &TypedExtension) -> Result<(), Invalid> {

@@ -15,6 +15,7 @@ use super::connection_manager::Connection;
 use super::forwarded::{X_FORWARDED_FOR, X_REQUEST_ID};
 use super::watch::{Fired, Watch};
 use crate::error::ResponseFlag;
+use crate::filter::Asked;
 use crate::upstream::body::Progress;
 use crate::upstream::{Endpoint, Permit, Transport};
 use crate::util::time::timestamp;
@@ -33,6 +34,8 @@ pub struct Exchange {
     complete: Cell<bool>,
     upstream: RefCell<Option<Upstream>>,
     log: Option<Box<LogFields>>,
+    /// Kept for whoever gives failures their form.
+    pub asked: Option<Box<Asked>>,
 }
 
 /// The upstream's side of an exchange, for as long as it lasts.
@@ -75,12 +78,14 @@ impl Exchange {
             complete: Cell::new(false),
             upstream: RefCell::new(None),
             log,
+            asked: None,
         })
     }
 
     /// Ready when one of the stream's deadlines has fired.
     pub fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Fired> {
-        self.watch.poll(cx, &self.progress)
+        let own = self.connection.polls_streams().then_some(&*self.connection);
+        self.watch.poll(cx, &self.progress, own)
     }
 
     /// The head of the response is known.

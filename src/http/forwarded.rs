@@ -17,6 +17,7 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 #[derive(Debug)]
 pub struct Peer {
     pub ip: IpAddr,
+    pub tls: bool,
     /// `ip` as `x-forwarded-for` shows it.
     pub text: HeaderValue,
     pub scheme: HeaderValue,
@@ -28,6 +29,7 @@ impl Peer {
             .expect("an address is made of visible characters");
         Self {
             ip,
+            tls,
             text,
             scheme: HeaderValue::from_static(if tls { "https" } else { "http" }),
         }

@@ -5,6 +5,7 @@
 //! and `Host` is there, whatever the protocol.
 
 use std::borrow::Cow;
+use std::sync::{Mutex, PoisonError};
 
 use causeway_xds::resource::http_manager::{HttpManager, StripPort, Underscores};
 use http::header::{
@@ -15,6 +16,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode, Uri, Version};
 
+use super::framing::Heads;
 use super::names::{HOP_BY_HOP, Names};
 use super::path::{self, Outcome};
 use crate::error::{Failure, ResponseFlag};
@@ -73,11 +75,13 @@ pub fn sanitise(
     parts: &mut Parts,
     manager: &HttpManager,
     local_port: Option<u16>,
+    heads: Option<&Mutex<Heads>>,
 ) -> Result<Facts, Failure> {
     version(parts, manager)?;
-    target(parts, manager)?;
     let names = Names::of(&parts.headers);
-    framing(parts, names)?;
+    // First, while all fields are as they were parsed.
+    framing(parts, names, heads)?;
+    target(parts, manager)?;
     underscores(&mut parts.headers, manager.underscores)?;
     host(parts, manager, local_port)?;
     let upgrade = hop_by_hop(parts, names)?;
@@ -148,9 +152,13 @@ fn target(parts: &mut Parts, manager: &HttpManager) -> Result<(), Failure> {
 }
 
 /// hyper takes any list that ends in `chunked`; the next hop might read it differently.
-fn framing(parts: &mut Parts, names: Names) -> Result<(), Failure> {
+fn framing(parts: &mut Parts, names: Names, heads: Option<&Mutex<Heads>>) -> Result<(), Failure> {
     if !names.transfer_encoding && !names.content_length {
         return Ok(());
+    }
+    if let Some(heads) = heads {
+        let mut heads = heads.lock().unwrap_or_else(PoisonError::into_inner);
+        heads.check(&parts.headers)?;
     }
     let headers = &parts.headers;
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();

@@ -5,6 +5,7 @@ mod clock;
 pub mod connection_manager;
 mod exchange;
 mod forwarded;
+mod framing;
 mod head;
 mod names;
 mod path;

@@ -43,13 +43,20 @@ pub fn from_failure(failure: &Failure, manner: Manner, exchange: Box<Exchange>) 
         cause = failure.cause.as_deref().unwrap_or("-"),
         "local reply"
     );
-    let body = match &failure.body {
-        Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
-        Cow::Owned(text) => Bytes::copy_from_slice(text.as_bytes()),
-    };
     let manner = Manner {
         close: manner.close || failure.close,
         ..manner
+    };
+    if !manner.grpc {
+        let filters = &exchange.connection.manager.filters;
+        if let Some(told) = filters.render(failure, exchange.asked.as_deref()) {
+            let body = Bytes::from(told.body.into_owned());
+            return direct(told.status, body, told.headers, manner, exchange);
+        }
+    }
+    let body = match &failure.body {
+        Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
+        Cow::Owned(text) => Bytes::copy_from_slice(text.as_bytes()),
     };
     direct(failure.status, body, HeaderMap::new(), manner, exchange)
 }

@@ -46,7 +46,8 @@ pub async fn handle(
     let on_upgrade = asked.then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
     connection.request_began();
-    let exchange = Exchange::begin(&connection, &parts);
+    let mut exchange = Exchange::begin(&connection, &parts);
+    exchange.asked = connection.manager.filters.asked(&parts);
     exchange.progress.request_ended.set(body.is_end_stream());
     let manner = Manner {
         grpc: parts.version == Version::HTTP_2 && reply::is_grpc(&parts.headers),
@@ -55,6 +56,9 @@ pub async fn handle(
         http2: parts.version == Version::HTTP_2,
     };
     let decided = decide(&connection, &mut parts, &exchange);
+    if let Some(asked) = &mut exchange.asked {
+        asked.request_id = parts.headers.get(&X_REQUEST_ID).cloned();
+    }
     let told_id = match connection.manager.model.always_set_request_id_in_response {
         true => parts.headers.get(&X_REQUEST_ID).cloned(),
         false => None,
@@ -82,7 +86,9 @@ pub async fn handle(
             };
             // The chain has run on the way up; it runs in reverse on the way down.
             let mut response = router::forward(job, exchange).await;
-            down_the_chain(&mut response, &connection);
+            let status = response.status();
+            let filters = &connection.manager.filters;
+            filters.response(status, response.headers_mut(), &route.filters);
             response
         }
         other => {
@@ -131,7 +137,8 @@ fn decide(
     exchange: &Exchange,
 ) -> Result<Decided, Failure> {
     let manager = &connection.manager;
-    let facts = head::sanitise(parts, &manager.model, connection.local_port)?;
+    let heads = connection.activity().heads.as_ref();
+    let facts = head::sanitise(parts, &manager.model, connection.local_port, heads)?;
     if let Some(location) = facts.redirect {
         return Ok(Decided::Redirect {
             status: StatusCode::TEMPORARY_REDIRECT,
@@ -172,25 +179,23 @@ fn decide(
         )
         .closing());
     }
-    for filter in &manager.filters.filters {
-        let mut stream = Stream {
-            request: parts,
-            client,
-        };
-        match filter.request(&mut stream) {
-            Flow::Continue => {}
-            Flow::Reply(LocalReply {
+    let local_port = connection.local_port.unwrap_or(0);
+    let stream = Stream::new(parts, client, local_port, connection.peer.tls);
+    match manager.filters.request(stream, &route.filters) {
+        Flow::Continue => {}
+        Flow::Fail(failure) => return Err(*failure),
+        Flow::Reply(reply) => {
+            let LocalReply {
                 status,
                 body,
                 headers,
-            }) => {
-                let body = Bytes::from(body.into_owned());
-                return Ok(Decided::Reply {
-                    status,
-                    body,
-                    headers,
-                });
-            }
+            } = *reply;
+            let body = Bytes::from(body.into_owned());
+            return Ok(Decided::Reply {
+                status,
+                body,
+                headers,
+            });
         }
     }
     match &route.action {
@@ -291,11 +296,4 @@ fn upgrade_allowed(asked: &UpgradeRequest, route: &[Upgrade], manager: &[Upgrade
             .map(|u| u.enabled)
     };
     says(route).or_else(|| says(manager)).unwrap_or(false)
-}
-
-fn down_the_chain(response: &mut Response<Body>, connection: &Connection) {
-    let status = response.status();
-    for filter in connection.manager.filters.filters.iter().rev() {
-        filter.response(status, response.headers_mut());
-    }
 }

@@ -87,7 +87,7 @@ async fn tunnel(downstream: OnUpgrade, upstream: OnUpgrade, ends: Ends, exchange
                 .downstream_rq_idle_timeout
                 .inc();
         }
-        Ended::Broken(error) => tracing::debug!(%error, "tunnel broke off"),
+        Ended::Broken(_, error) => tracing::debug!(%error, "tunnel broke off"),
     }
     exchange.complete();
 }

@@ -118,7 +118,7 @@ async fn connection(
                 let mut reader = reader.borrow_mut();
                 reader.load().clusters.get(&proxy.cluster).cloned()
             };
-            tcp::proxy(io, Arc::clone(proxy), cluster, guard).await;
+            tcp::proxy(io, peer, Arc::clone(proxy), cluster, guard).await;
         }
     }
 }

@@ -53,8 +53,15 @@ pub enum Ended {
     Closed,
     /// Nothing moved for as long as is allowed.
     Idle,
-    /// One side broke off; the other is cut as well.
-    Broken(io::Error),
+    /// This side broke off; the other is cut as well.
+    Broken(End, io::Error),
+}
+
+/// The sides of a tunnel, as [`both`] calls them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    A,
+    B,
 }
 
 /// Copies until both sides have finished, one breaks off, or nothing moves for `idle` (zero: for
@@ -69,17 +76,17 @@ pub async fn both(
     let mut last = Instant::now();
     std::future::poll_fn(|cx| {
         let mut active = false;
-        let to_b = transfer(cx, &mut a, &mut b, |n| {
+        let to_b = transfer(cx, (&mut a, End::A), (&mut b, End::B), |n| {
             active = true;
             moved(0, n);
         });
-        let to_a = transfer(cx, &mut b, &mut a, |n| {
+        let to_a = transfer(cx, (&mut b, End::B), (&mut a, End::A), |n| {
             active = true;
             moved(n, 0);
         });
         match (to_a, to_b) {
-            (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => {
-                return Poll::Ready(Ended::Broken(error));
+            (Poll::Ready(Err((end, error))), _) | (_, Poll::Ready(Err((end, error)))) => {
+                return Poll::Ready(Ended::Broken(end, error));
             }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ended::Closed),
             _ => {}
@@ -104,22 +111,25 @@ pub async fn both(
     .await
 }
 
-/// One direction. Ready once `from` has finished and `to` has been told.
+/// One direction. Ready once `from` has finished and `to` has been told, or one of them broke off.
 fn transfer(
     cx: &mut Context<'_>,
-    from: &mut Side,
-    to: &mut Side,
+    (from, source): (&mut Side, End),
+    (to, target): (&mut Side, End),
     mut moved: impl FnMut(u64),
-) -> Poll<io::Result<()>> {
+) -> Poll<Result<(), (End, io::Error)>> {
+    let at_source = |error| (source, error);
+    let at_target = |error| (target, error);
     loop {
         if to.unflushed {
-            ready!(Pin::new(&mut to.io).poll_flush(cx))?;
+            ready!(Pin::new(&mut to.io).poll_flush(cx)).map_err(at_target)?;
             to.unflushed = false;
         }
         while from.waiting.has_remaining() {
-            let n = ready!(Pin::new(&mut to.io).poll_write(cx, &from.waiting))?;
+            let n =
+                ready!(Pin::new(&mut to.io).poll_write(cx, &from.waiting)).map_err(at_target)?;
             if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                return Poll::Ready(Err(at_target(io::ErrorKind::WriteZero.into())));
             }
             from.waiting.advance(n);
             to.unflushed = to.io.is_tls();
@@ -127,7 +137,7 @@ fn transfer(
         }
         if from.read_done {
             if !from.shut {
-                ready!(Pin::new(&mut to.io).poll_shutdown(cx))?;
+                ready!(Pin::new(&mut to.io).poll_shutdown(cx)).map_err(at_target)?;
                 from.shut = true;
             }
             return Poll::Ready(Ok(()));
@@ -135,27 +145,27 @@ fn transfer(
         let read = BUFFER.with_borrow_mut(|buffer| {
             buffer.resize(SCRATCH, 0);
             let mut space = ReadBuf::new(buffer);
-            ready!(Pin::new(&mut from.io).poll_read(cx, &mut space))?;
+            ready!(Pin::new(&mut from.io).poll_read(cx, &mut space)).map_err(at_source)?;
             let mut filled: &[u8] = space.filled();
             let count = filled.len();
             // What the other side takes at once is never copied.
             while !filled.is_empty() {
                 match Pin::new(&mut to.io).poll_write(cx, filled) {
                     Poll::Ready(Ok(0)) => {
-                        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                        return Poll::Ready(Err(at_target(io::ErrorKind::WriteZero.into())));
                     }
                     Poll::Ready(Ok(n)) => {
                         filled = &filled[n..];
                         moved(n as u64);
                     }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(at_target(error))),
                     Poll::Pending => {
                         from.waiting = Bytes::copy_from_slice(filled);
                         break;
                     }
                 }
             }
-            Poll::Ready(io::Result::Ok(count))
+            Poll::Ready(Ok(count))
         });
         match ready!(read)? {
             0 => from.read_done = true,

@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 use causeway_xds::resource::route as model;
 
+use crate::filter::{PerRoute, Registry};
+
 pub use action::Action;
 pub use edits::HeaderEdits;
 pub use table::{RouteTable, host_key};
@@ -26,6 +28,8 @@ pub struct Route {
     pub edits: HeaderEdits,
     /// The upstream is told which attempt it sees (`include_request_attempt_count`).
     pub attempt_count: bool,
+    /// What the route says to filters.
+    pub filters: PerRoute,
 }
 
 /// A virtual host with its routes in order of evaluation.
@@ -54,7 +58,11 @@ impl VirtualHost {
     }
 
     /// Compiles a virtual host of a route configuration.
-    pub fn compile(host: &model::VirtualHost, config: &model::RouteConfiguration) -> Arc<Self> {
+    pub fn compile(
+        host: &model::VirtualHost,
+        config: &model::RouteConfiguration,
+        registry: &Registry,
+    ) -> Arc<Self> {
         let routes = host
             .routes
             .iter()
@@ -67,6 +75,8 @@ impl VirtualHost {
                         [&route.edits, &host.edits, &config.edits],
                         config.most_specific_edits_win,
                     ),
+                    filters: registry
+                        .per_route(host.filter_config.iter().chain(&route.filter_config)),
                 })
             })
             .collect();

@@ -9,6 +9,7 @@ use imbl::shared_ptr::DefaultSharedPtr;
 
 use super::VirtualHost;
 use super::action::split_port;
+use crate::filter::Registry;
 
 type Map<V> = imbl::GenericHashMap<Box<str>, V, ahash::RandomState, DefaultSharedPtr>;
 
@@ -87,7 +88,7 @@ impl Wildcards {
 impl RouteTable {
     /// Compiles a route configuration. Virtual hosts that arrive as resources of their own are put
     /// in with [`RouteTable::insert`].
-    pub fn compile(config: &model::RouteConfiguration) -> Self {
+    pub fn compile(config: &model::RouteConfiguration, registry: &Registry) -> Self {
         let mut table = Self {
             name: Arc::from(config.name.as_str()),
             key: config.vhost_key.clone(),
@@ -99,7 +100,7 @@ impl RouteTable {
             any: None,
         };
         for host in &config.virtual_hosts {
-            table.insert(VirtualHost::compile(host, config));
+            table.insert(VirtualHost::compile(host, config, registry));
         }
         table
     }
@@ -202,7 +203,7 @@ mod tests {
     }
 
     fn table(hosts: &[(&str, &[&str])]) -> RouteTable {
-        let mut table = RouteTable::compile(&model::RouteConfiguration {
+        let config = model::RouteConfiguration {
             name: "r".into(),
             virtual_hosts: vec![],
             vhds: None,
@@ -210,7 +211,8 @@ mod tests {
             ignore_port_in_host_matching: false,
             edits: Default::default(),
             most_specific_edits_win: false,
-        });
+        };
+        let mut table = RouteTable::compile(&config, &Registry::default());
         hosts
             .iter()
             .for_each(|(name, domains)| table.insert(host(name, domains)));

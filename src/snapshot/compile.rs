@@ -1,29 +1,24 @@
 //! Store -> snapshot, with work in proportion to the change.
 
+mod listener;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
 use std::sync::Arc;
 
 use causeway_xds::ResourceType;
-use causeway_xds::extension::TypedExtension;
-use causeway_xds::reject::{FieldPath, Invalid, Rejected};
+use causeway_xds::reject::{Invalid, Rejected};
 use causeway_xds::resource::cluster::{Discovery, UpstreamProtocol};
-use causeway_xds::resource::http_manager::{HttpManager, RouteSource};
-use causeway_xds::resource::listener::{FilterChain, NetworkFilter};
 use causeway_xds::resource::tls::{CertificateRef, SecretValue, TlsCertificate};
-use causeway_xds::resource::{self as model, Address, Resource};
+use causeway_xds::resource::{self as model, Resource};
 use causeway_xds::store::{Changes, ResourceStore};
 
-use super::{
-    BindAddress, ChainKind, ChainSpec, HttpManagerSpec, ListenerSpec, RouteRef, Snapshot,
-    TcpProxySpec,
-};
+use super::Snapshot;
 use crate::cluster::{Balancer, Cluster, EndpointSet, Former};
 use crate::filter::Registry;
 use crate::route::{RouteTable, VirtualHost};
-use crate::telemetry::access_log::{LogFile, LogFiles};
+use crate::telemetry::access_log::LogFiles;
 use crate::telemetry::stats::Stats;
-use crate::tls::{ClientTls, ServerTls};
+use crate::tls::ClientTls;
 use crate::upstream::{Endpoint, Limits, Protocol, Transport};
 
 /// Compiles snapshots one after the other, and remembers who refers to what.
@@ -71,11 +66,11 @@ impl Resources for ResourceStore {
 type Failed = Invalid;
 
 impl Compiler {
-    pub fn new(stats: Arc<Stats>) -> Self {
+    pub fn new(stats: Arc<Stats>, registry: Registry) -> Self {
         Self {
             stats,
             log_files: LogFiles::default(),
-            registry: Registry,
+            registry,
             eds_users: HashMap::new(),
             secret_users: HashMap::new(),
             virtual_hosts: HashMap::new(),
@@ -331,10 +326,10 @@ impl Compiler {
                 out.snapshot.routes.remove(name);
                 continue;
             };
-            let mut table = RouteTable::compile(config);
+            let mut table = RouteTable::compile(config, &self.registry);
             if config.vhds.is_some() {
                 for host in self.virtual_hosts.get(name).into_iter().flatten() {
-                    apply_host(store, &mut table, config, host);
+                    apply_host(store, &mut table, config, &self.registry, host);
                 }
             }
             out.snapshot
@@ -353,137 +348,12 @@ impl Compiler {
             }
             let mut table = RouteTable::clone(table);
             for host in hosts {
-                apply_host(store, &mut table, config, host);
+                apply_host(store, &mut table, config, &self.registry, host);
             }
             out.snapshot
                 .routes
                 .insert(Arc::clone(&table.name), Arc::new(table));
         }
-    }
-
-    // ---- listeners
-
-    fn listener(&mut self, store: &dyn Resources, name: &str, out: &mut Compiled) {
-        let Some(Resource::Listener(model)) = resource(store, ResourceType::Listener, name) else {
-            self.forget_secret_user(ResourceType::Listener, name);
-            if let Some(gone) = out.snapshot.listeners.remove(name) {
-                self.stats.listener_manager.listener_removed.inc();
-                self.stats.forget_listener(&listener_stat_name(&gone.model));
-            }
-            return;
-        };
-        match self.listener_spec(store, model) {
-            Ok(spec) => {
-                let before = out
-                    .snapshot
-                    .listeners
-                    .insert(Arc::clone(&spec.name), Arc::new(spec));
-                let counted = match before {
-                    Some(_) => &self.stats.listener_manager.listener_modified,
-                    None => &self.stats.listener_manager.listener_added,
-                };
-                counted.inc();
-            }
-            Err(invalid) => {
-                out.rejected
-                    .push(Rejected::new(ResourceType::Listener, name, invalid));
-            }
-        }
-    }
-
-    fn listener_spec(
-        &mut self,
-        store: &dyn Resources,
-        model: &Arc<model::Listener>,
-    ) -> Result<ListenerSpec, Failed> {
-        let bind = match &model.address {
-            Address::Socket(address) => BindAddress::Socket(*address),
-            Address::Pipe(path) => BindAddress::Pipe(path.clone()),
-            Address::Named { .. } => return Err(Invalid::at("address", "is not an IP address")),
-        };
-        let stat_name = listener_stat_name(model);
-        let mut chains = Vec::with_capacity(model.filter_chains.len() + 1);
-        for (i, chain) in model.filter_chains.iter().enumerate() {
-            let at = FieldPath::root().field("filter_chains").index(i);
-            let spec = self.chain(store, model, chain, &stat_name);
-            chains.push(Arc::new(spec.map_err(|e| e.within(&at))?));
-        }
-        if let Some(chain) = &model.default_filter_chain {
-            let at = FieldPath::root().field("default_filter_chain");
-            let spec = self.chain(store, model, chain, &stat_name);
-            chains.push(Arc::new(spec.map_err(|e| e.within(&at))?));
-        }
-        Ok(ListenerSpec {
-            name: Arc::from(model.name.as_str()),
-            bind,
-            chains,
-            stats: self.stats.listener(&stat_name),
-            model: Arc::clone(model),
-        })
-    }
-
-    fn chain(
-        &mut self,
-        store: &dyn Resources,
-        listener: &model::Listener,
-        chain: &FilterChain,
-        stat_name: &str,
-    ) -> Result<ChainSpec, Failed> {
-        let tls = match &chain.tls {
-            None => None,
-            Some(tls) => {
-                let user = (ResourceType::Listener, listener.name.clone());
-                self.note_secrets(tls.certificates.iter(), &user);
-                let tls = ServerTls::build(tls, &secrets(store));
-                Some(tls.map_err(|e| Invalid::at("transport_socket.typed_config", e.to_string()))?)
-            }
-        };
-        let kind = match &chain.filter {
-            NetworkFilter::Tcp(tcp) => ChainKind::Tcp(Arc::new(TcpProxySpec {
-                cluster: Arc::from(tcp.cluster.as_str()),
-                idle_timeout: tcp.idle_timeout,
-                stats: self.stats.tcp(&tcp.stat_prefix),
-            })),
-            NetworkFilter::Http(http) => {
-                let routes = match &http.routes {
-                    RouteSource::Inline(config) => {
-                        RouteRef::Inline(Arc::new(RouteTable::compile(config)))
-                    }
-                    RouteSource::Rds { name, .. } => RouteRef::Named(Arc::from(name.as_str())),
-                };
-                let filters = http
-                    .filters
-                    .iter()
-                    .filter(|f| !f.disabled)
-                    .map(|f| &f.config);
-                ChainKind::Http(Arc::new(HttpManagerSpec {
-                    routes,
-                    filters: self.registry.chain(filters)?,
-                    access_logs: self.access_logs(&http.access_logs)?,
-                    stats: self.stats.http(&http.stat_prefix),
-                    listener_stats: self.stats.listener_http(stat_name, &http.stat_prefix),
-                    model: HttpManager::clone(http),
-                }))
-            }
-        };
-        Ok(ChainSpec { tls, kind })
-    }
-
-    fn access_logs(&self, loggers: &[TypedExtension]) -> Result<Vec<Arc<LogFile>>, Failed> {
-        let mut files = Vec::with_capacity(loggers.len());
-        for (i, logger) in loggers.iter().enumerate() {
-            let at = FieldPath::root().field("access_log").index(i);
-            let path = self
-                .registry
-                .access_log_path(logger)
-                .map_err(|e| e.within(&at))?;
-            if path == "/dev/null" {
-                continue;
-            }
-            let file = self.log_files.open(Path::new(&path));
-            files.push(file.map_err(|e| Invalid::new(at, format!("{path}: {e}")))?);
-        }
-        Ok(files)
     }
 
     fn forget_secret_user(&mut self, kind: ResourceType, name: &str) {
@@ -527,11 +397,12 @@ fn apply_host(
     store: &dyn Resources,
     table: &mut RouteTable,
     config: &model::RouteConfiguration,
+    registry: &Registry,
     name: &str,
 ) {
     match resource(store, ResourceType::VirtualHost, name) {
         Some(Resource::VirtualHost { host, .. }) => {
-            table.insert(VirtualHost::compile(host, config));
+            table.insert(VirtualHost::compile(host, config, registry));
         }
         _ => table.remove(name),
     }
@@ -560,14 +431,5 @@ fn stat_name(cluster: &model::Cluster) -> &str {
         &cluster.name
     } else {
         &cluster.alt_stat_name
-    }
-}
-
-/// Envoy's name of a listener in statistics: its prefix, or its address with `_` for `:`.
-fn listener_stat_name(listener: &model::Listener) -> String {
-    if listener.stat_prefix.is_empty() {
-        listener.address.to_string().replace(':', "_")
-    } else {
-        listener.stat_prefix.clone()
     }
 }

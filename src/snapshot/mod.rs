@@ -22,6 +22,7 @@ use crate::cluster::Cluster;
 use crate::filter::Chain;
 use crate::route::RouteTable;
 use crate::telemetry::access_log::LogFile;
+use crate::telemetry::logging::Sparse;
 use crate::telemetry::stats::{HttpStats, ListenerHttpStats, ListenerStats, TcpStats};
 use crate::tls::ServerTls;
 
@@ -101,4 +102,6 @@ pub struct TcpProxySpec {
     /// Zero is none.
     pub idle_timeout: Duration,
     pub stats: Arc<TcpStats>,
+    /// Of its failed connections.
+    pub warnings: Sparse,
 }

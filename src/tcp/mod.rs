@@ -1,42 +1,37 @@
 //! TCP proxying: one connection in, one connection out, bytes both ways.
 
 use std::any::Any;
+use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::StatusCode;
 
 use crate::cluster::Cluster;
+use crate::error::{Failure, ResponseFlag};
 use crate::net::Io;
-use crate::net::copy::{self, Ended, Side};
+use crate::net::copy::{self, End, Ended, Side};
 use crate::snapshot::TcpProxySpec;
-use crate::upstream::pool;
+use crate::upstream::Endpoint;
+use crate::upstream::pool::{self, RawConnection};
 
 /// Proxies one connection. Returns once the two are joined; the copying goes on in a task of its
 /// own, which ends when the endpoint is removed. `guard` lives as long as the connection.
 pub async fn proxy(
     io: Io,
+    peer: Option<SocketAddr>,
     spec: Arc<TcpProxySpec>,
     cluster: Option<Arc<Cluster>>,
     guard: Box<dyn Any>,
 ) {
     spec.stats.downstream_cx_total.inc();
-    let Some(cluster) = cluster else {
-        spec.stats.downstream_cx_no_route.inc();
-        return tracing::debug!(cluster = %spec.cluster, "no such cluster");
+    let (endpoint, upstream) = match open(&spec, cluster.as_deref()).await {
+        Ok(opened) => opened,
+        Err(failure) => return report(&spec, peer, &failure),
     };
-    let endpoint = match cluster.pick() {
-        Ok(endpoint) => Arc::clone(endpoint),
-        Err(error) => {
-            cluster.transport.stats.upstream_cx_none_healthy.inc();
-            return tracing::debug!(cluster = %cluster.name, %error, "connection closed");
-        }
-    };
-    let upstream = match pool::open_raw(&endpoint, &cluster.transport).await {
-        Ok(upstream) => upstream,
-        Err(error) => {
-            return tracing::debug!(cluster = %cluster.name, %error, "connection closed");
-        }
-    };
+    let tied = Arc::clone(&endpoint);
     let task = async move {
         let (upstream, _counted) = upstream.into_parts();
         let (down, up) = (
@@ -48,12 +43,122 @@ pub async fn proxy(
             spec.stats.downstream_cx_rx_bytes_total.add(up);
         })
         .await;
-        match ended {
-            Ended::Closed => {}
-            Ended::Idle => spec.stats.idle_timeout.inc(),
-            Ended::Broken(error) => tracing::debug!(%error, "tcp proxy connection broke off"),
+        if matches!(ended, Ended::Idle) {
+            spec.stats.idle_timeout.inc();
+        }
+        if let Some(failure) = failure(ended, spec.idle_timeout, &endpoint) {
+            report(&spec, peer, &failure);
         }
         drop(guard);
     };
-    pool::spawn_tied(&endpoint, task);
+    pool::spawn_tied(&tied, task);
+}
+
+/// A connection to an endpoint of the cluster.
+async fn open(
+    spec: &TcpProxySpec,
+    cluster: Option<&Cluster>,
+) -> Result<(Arc<Endpoint>, RawConnection), Failure> {
+    let Some(cluster) = cluster else {
+        spec.stats.downstream_cx_no_route.inc();
+        let (status, flag) = (StatusCode::SERVICE_UNAVAILABLE, ResponseFlag::NoCluster);
+        return Err(Failure::local(status, flag, "cluster_not_found"));
+    };
+    let endpoint = cluster.pick().inspect_err(|_| {
+        cluster.transport.stats.upstream_cx_none_healthy.inc();
+    })?;
+    let upstream = pool::open_raw(endpoint, &cluster.transport).await?;
+    Ok((Arc::clone(endpoint), upstream))
+}
+
+/// What went wrong, if something did. The statuses are those of HTTP for the like of it: nobody is
+/// told them here.
+fn failure(ended: Ended, idle: Duration, endpoint: &impl fmt::Display) -> Option<Failure> {
+    match ended {
+        Ended::Closed => None,
+        Ended::Idle => Some(
+            Failure::local(
+                StatusCode::GATEWAY_TIMEOUT,
+                ResponseFlag::StreamIdleTimeout,
+                "tcp_session_idle_timeout",
+            )
+            .because(format!("{endpoint}: idle_timeout ({idle:?}) fired")),
+        ),
+        Ended::Broken(End::A, error) => Some(
+            Failure::local(
+                StatusCode::BAD_REQUEST,
+                ResponseFlag::DownstreamTermination,
+                "downstream_remote_disconnect",
+            )
+            .because(format!("client, while connected to {endpoint}: {error}")),
+        ),
+        Ended::Broken(End::B, error) => Some(
+            Failure::local(
+                StatusCode::SERVICE_UNAVAILABLE,
+                ResponseFlag::UpstreamConnectionTermination,
+                "upstream_remote_disconnect",
+            )
+            .because(format!("{endpoint}, while connected: {error}")),
+        ),
+    }
+}
+
+/// There is no answer to put a failure in, so it is told in the log: in full at `debug`, and now and
+/// then as a warning. What a client does, and a limit that was configured, warn nobody.
+fn report(spec: &TcpProxySpec, peer: Option<SocketAddr>, failure: &Failure) {
+    let flag = failure.flag.map_or("-", ResponseFlag::short);
+    let peer = peer.map(tracing::field::display);
+    let ordinary = matches!(
+        failure.flag,
+        Some(ResponseFlag::DownstreamTermination | ResponseFlag::StreamIdleTimeout)
+    );
+    let warned = if ordinary {
+        None
+    } else {
+        spec.warnings.pass(Instant::now())
+    };
+    match warned {
+        Some(held_back) => tracing::warn!(
+            cluster = %spec.cluster, peer, flag, held_back, %failure, "connection closed"
+        ),
+        None => {
+            tracing::debug!(cluster = %spec.cluster, peer, flag, %failure, "connection closed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn an_end_says_who_brought_it_about() {
+        let told = |ended| {
+            let failure = failure(ended, Duration::from_secs(3), &"10.0.0.1:80")?;
+            Some((failure.flag.unwrap().short(), failure.to_string()))
+        };
+        let reset = || io::Error::other("reset");
+        assert_eq!(told(Ended::Closed), None);
+        for (ended, flag, text) in [
+            (
+                Ended::Idle,
+                "SI",
+                "504 tcp_session_idle_timeout: 10.0.0.1:80: idle_timeout (3s) fired",
+            ),
+            (
+                Ended::Broken(End::A, reset()),
+                "DC",
+                "400 downstream_remote_disconnect: client, while connected to 10.0.0.1:80: reset",
+            ),
+            (
+                Ended::Broken(End::B, reset()),
+                "UC",
+                "503 upstream_remote_disconnect: 10.0.0.1:80, while connected: reset",
+            ),
+        ] {
+            assert_eq!(told(ended), Some((flag, text.to_owned())));
+        }
+    }
 }

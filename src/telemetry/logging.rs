@@ -1,6 +1,8 @@
 //! The program's own log, on standard error.
 
 use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -56,4 +58,40 @@ pub fn start(level: &str) -> Result<LogLevel, String> {
         .try_init()
         .map_err(|e| e.to_string())?;
     Ok(LogLevel(handle))
+}
+
+/// Lets one message of a kind through in a while, so that a thing that fails a thousand times a
+/// second does not fill the log.
+#[derive(Debug, Default)]
+pub struct Sparse(Mutex<Option<(Instant, u64)>>);
+
+impl Sparse {
+    const PAUSE: Duration = Duration::from_secs(1);
+
+    /// Whether to tell now, and how many were held back since the last time.
+    pub fn pass(&self, now: Instant) -> Option<u64> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *last {
+            Some((told, held)) if now.saturating_duration_since(*told) < Self::PAUSE => {
+                *held += 1;
+                None
+            }
+            last => Some(last.replace((now, 0)).map_or(0, |(_, held)| held)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_in_a_while_passes_and_tells_of_the_others() {
+        let (sparse, start) = (Sparse::default(), Instant::now());
+        let at = |ms| sparse.pass(start + Duration::from_millis(ms));
+        assert_eq!(
+            [at(0), at(1), at(999), at(1000), at(1500), at(2001)],
+            [Some(0), None, None, Some(2), None, Some(1)]
+        );
+    }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::support::app::TestApp;
-use crate::support::bootstrap::{bootstrap, cluster, forwarding, http, listener, routes};
+use crate::support::bootstrap::{bootstrap, cluster, forwarding, http, listener, routes, tcp};
 use crate::support::client::get;
 use crate::support::origin::Origin;
 use crate::support::process::{Program, run};
@@ -102,13 +102,7 @@ async fn a_json_bootstrap_is_served() {
 #[tokio::test]
 async fn several_listeners_and_a_tcp_proxy_are_served() {
     let (one, two) = (Origin::fixed("one").await, Origin::fixed("two").await);
-    let tcp = listener(
-        "tcp",
-        &json!({"name": "envoy.filters.network.tcp_proxy", "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-            "stat_prefix": "t", "cluster": "two",
-        }}),
-    );
+    let tcp = listener("tcp", &tcp("two", &json!({})));
     let text = bootstrap(
         &[forwarding("web", "one"), tcp],
         &[cluster("one", one.address), cluster("two", two.address)],
@@ -227,17 +221,53 @@ async fn a_bad_file_is_refused_with_its_place_and_a_hint() {
             "static_resources:\n  clusters:\n  - name: a\n    type: STATIC\n    \
              outlier_detection: {consecutive_5xx: 3}\n    load_assignment: {cluster_name: a}\n",
             &[
-                "bad.yaml: ",
-                "cluster \"a\"",
-                "outlier_detection: ",
+                "bad.yaml: line 5, column 5: cluster \"a\": outlier_detection: ",
                 "not supported",
             ],
+        ),
+        (
+            "a fault deep inside, in the other spelling",
+            "staticResources:\n  listeners:\n  - name: web\n    address: {socketAddress: \
+             {address: 127.0.0.1, portValue: 0}}\n    filterChains:\n    - filters:\n      \
+             - name: http\n        typedConfig:\n          \"@type\": \
+             type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.\
+             HttpConnectionManager\n          statPrefix: a\n          routeConfig:\n            \
+             virtualHosts:\n            - name: v\n              domains: ['*']\n              \
+             routes:\n              - match: {prefix: /}\n                \
+             route: {cluster: a, timeout: -1s}\n",
+            &[
+                "bad.yaml: line 17, column 37: listener \"web\": filter_chains[0].filters[0].\
+                 typed_config.route_config.virtual_hosts[0].routes[0].route.timeout: ",
+            ],
+        ),
+        (
+            "a certificate that is missing when the cluster is used",
+            "static_resources:\n  clusters:\n  - name: a\n    type: STATIC\n    \
+             transport_socket:\n      name: tls\n      typed_config:\n        \"@type\": \
+             type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext\n        \
+             common_tls_context:\n          validation_context:\n            \
+             trusted_ca: {filename: /nowhere}\n",
+            &["bad.yaml: line 7, column 7: cluster \"a\": transport_socket.typed_config"],
+        ),
+        (
+            "two faults",
+            "static_resources:\n  clusters:\n  - name: a\n    connect_timeout: -1s\n  - name: b\n    \
+             connect_timeout: -1s\n",
+            &[
+                "line 4, column 5: cluster \"a\": connect_timeout: ",
+                "line 6, column 5: cluster \"b\": connect_timeout: ",
+            ],
+        ),
+        (
+            "a bootstrap field",
+            "node: {id: a}\nadmin:\n  address: {pipe: {path: /x}}\n",
+            &["bad.yaml: line 3, column 13: admin.address.pipe: not supported"],
         ),
         (
             "a listener without chains",
             "static_resources:\n  listeners:\n  - name: web\n    address: {socket_address: \
              {address: 127.0.0.1, port_value: 0}}\n",
-            &["bad.yaml: ", "listener \"web\"", "filter_chains"],
+            &["bad.yaml: line 3, column 5: listener \"web\": filter_chains"],
         ),
         (
             "worker without a secret",
@@ -328,6 +358,27 @@ async fn text_on_the_command_line_is_merged_over_the_file() {
     let listeners = get(management, "localhost", "/listeners").await.text();
     let (_, web) = listeners.trim().split_once("::").expect("name::address");
     assert_eq!(get(web.parse().unwrap(), "x", "/").await.text(), "a");
+}
+
+#[tokio::test]
+async fn a_fault_in_the_text_on_the_command_line_is_told_from_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let base = "static_resources:\n  clusters:\n  - name: a\n";
+    let path = file(directory.path(), "base.yaml", base);
+    let path = path.to_str().unwrap();
+    let over = "static_resources: {clusters: [{name: b, connect_timeout: -1s}]}";
+    let place = "line 1, column 41: cluster \"b\": connect_timeout: ";
+    for (arguments, expected) in [
+        (
+            &["-c", path][..],
+            format!("base.yaml: --config-yaml: {place}"),
+        ),
+        (&[], format!("causeway: --config-yaml: {place}")),
+    ] {
+        let arguments = [&["validate", "--config-yaml", over], arguments].concat();
+        let said = run(&arguments).await.stderr;
+        assert!(said.contains(&expected), "{said}");
+    }
 }
 
 #[tokio::test]

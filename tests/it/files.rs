@@ -170,15 +170,19 @@ async fn a_broken_file_keeps_the_last_good_state_and_is_reported() {
     let app = files.app().await;
     let before = app.generation();
 
-    files.write(
+    files.write_text(
         "rds",
-        &[json!({"name": "r", "virtual_hosts": [{"name": "v", "domains": []}]})],
+        "{\"resources\": [{\"@type\": \
+         \"type.googleapis.com/envoy.config.route.v3.RouteConfiguration\",\n\"name\": \"r\",\n\
+         \"virtual_hosts\": [{\"name\": \"v\", \"domains\": []}]}]}",
     );
     let dump = dump_until(&app, |dump| dump.contains("error_state")).await;
     assert!(
         dump.contains("domains"),
         "the reason names the field: {dump}"
     );
+    let place = format!("{}: line 3, column 33: ", files.path("rds").display());
+    assert!(dump.contains(&place), "{place}: {dump}");
     assert_eq!(app.generation(), before);
     until(&app, "/", |_, text| text == "good").await;
 

@@ -12,6 +12,7 @@ mod support;
 
 mod admin;
 mod bootstrap;
+mod coordinator;
 mod demo;
 mod drain;
 mod files;

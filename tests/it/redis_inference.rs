@@ -7,6 +7,7 @@ use std::time::Duration;
 use causeway::coordinator::inference_metrics::InferenceMetrics;
 use causeway::coordinator::model;
 use causeway::coordinator::redis::{RedisConfig, db};
+use causeway::coordinator::registry::Owner;
 use causeway::coordinator::wire::WireCircuit;
 use causeway::coordinator::{Circuits, Frame};
 use causeway::demo;
@@ -51,7 +52,10 @@ async fn circuits(circuit: model::Circuit) -> Arc<Circuits> {
         }
     });
     let circuits = Circuits::new(Frame::from(&demo::config()), batches);
-    circuits.announce(vec![circuit]).await.unwrap();
+    circuits
+        .announce(Owner::Coordinator, vec![circuit])
+        .await
+        .unwrap();
     circuits
 }
 

@@ -1,12 +1,20 @@
 //! TCP circuits.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use causeway::telemetry::stats::{ClusterStats, TcpStats};
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
 use crate::support::app::TestApp;
+use crate::support::bootstrap::{bootstrap, cluster, listener, tcp};
 use crate::support::circuit::circuit;
+use crate::support::client::get;
 use crate::support::origin::Origin;
+use crate::support::process::Program;
 use crate::support::raw::{End, Raw};
-use crate::support::{refusing, tcp_echo};
+use crate::support::{eventually, refusing, tcp_echo};
 
 async fn serving(origin: &Origin) -> TestApp {
     let circuit = circuit(1).kernel(origin.address).at_slot(1).protocol("tcp");
@@ -147,4 +155,92 @@ async fn a_route_update_leaves_open_connections_of_a_kernel_that_stays() {
         .await;
     raw.send("b").await;
     assert_eq!(raw.bytes(1).await, b"b");
+}
+
+/// A TCP proxy to the cluster `a`, and the statistics of the two.
+async fn proxying(more: &Value, to: &Value) -> (TestApp, Arc<TcpStats>, Arc<ClusterStats>) {
+    let text = bootstrap(
+        &[listener("tcp", &tcp("a", more))],
+        std::slice::from_ref(to),
+    );
+    let app = TestApp::bootstrap(&text.to_string()).await;
+    let stats = &app.running.stats;
+    let (of_proxy, of_cluster) = (stats.tcp("t"), stats.cluster("a"));
+    (app, of_proxy, of_cluster)
+}
+
+#[tokio::test]
+async fn connections_that_come_to_nothing_are_counted_by_cause() {
+    let (_socket, nowhere) = refusing();
+    let (app, proxy, refused) = proxying(&json!({}), &cluster("a", nowhere)).await;
+    Raw::connect(app.listener("tcp")).await.ended().await;
+    assert_eq!(proxy.downstream_cx_total.value(), 1);
+    assert_eq!(refused.upstream_cx_connect_fail.value(), 1);
+    assert_eq!(refused.upstream_cx_connect_timeout.value(), 0);
+
+    // Takes connections and never shakes hands.
+    let silent = Origin::tcp(|mut stream| async move {
+        stream.read_to_end(&mut Vec::new()).await.ok();
+    })
+    .await;
+    let mut slow = cluster("a", silent.address);
+    slow["connect_timeout"] = json!("0.1s");
+    slow["transport_socket"] = json!({"name": "tls", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+    }});
+    let (app, _, late) = proxying(&json!({}), &slow).await;
+    Raw::connect(app.listener("tcp")).await.ended().await;
+    assert_eq!(late.upstream_cx_connect_timeout.value(), 1);
+
+    let mut empty = cluster("a", nowhere);
+    empty["load_assignment"]["endpoints"] = json!([]);
+    let (app, _, none) = proxying(&json!({}), &empty).await;
+    Raw::connect(app.listener("tcp")).await.ended().await;
+    assert_eq!(none.upstream_cx_none_healthy.value(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_moves_ends() {
+    let origin = tcp_echo().await;
+    let idle = json!({"idle_timeout": "0.1s"});
+    let (app, proxy, _) = proxying(&idle, &cluster("a", origin.address)).await;
+    Raw::connect(app.listener("tcp")).await.ended().await;
+    eventually("the timeout is counted", || proxy.idle_timeout.value() == 1).await;
+    origin.has_no_connection().await;
+}
+
+/// The real program at its usual log level, with a TCP proxy to `to`, and where it listens.
+async fn program(to: SocketAddr) -> (Program, SocketAddr) {
+    let mut text = bootstrap(
+        &[listener("tcp", &tcp("a", &json!({})))],
+        &[cluster("a", to)],
+    );
+    text["admin"] =
+        json!({"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}});
+    let mut program = Program::start(&["--config-yaml", &text.to_string()]);
+    let management = program.management().await;
+    let listeners = get(management, "localhost", "/listeners").await.text();
+    let at = listeners
+        .trim()
+        .trim_start_matches("tcp::")
+        .parse()
+        .unwrap();
+    (program, at)
+}
+
+#[tokio::test]
+async fn a_failure_is_told_with_its_cause_once_in_a_while() {
+    let (_socket, nowhere) = refusing();
+    let (mut program, at) = program(nowhere).await;
+    for _ in 0..20 {
+        Raw::connect(at).await.ended().await;
+    }
+    let output = program.said("connection closed").await;
+    let line = output.lines().find(|l| l.contains("connection closed"));
+    let line = line.unwrap_or_default();
+    for part in ["WARN", "cluster=a", "UF", &nowhere.to_string(), "connect: "] {
+        assert!(line.contains(part), "no {part:?}: {line}");
+    }
+    let told = program.output().matches("connection closed").count();
+    assert!(told < 20, "{}", program.output());
 }

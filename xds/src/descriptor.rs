@@ -42,6 +42,7 @@ mod tests {
         }
         assert!(message("envoy.config.bootstrap.v3.Bootstrap").is_some());
         assert!(message("envoy.service.discovery.v3.DiscoveryResponse").is_some());
+        assert!(message("causeway.v1.Access").is_some());
         assert!(message("no.such.Message").is_none());
     }
 }

@@ -15,14 +15,15 @@ use tracing::{debug, warn};
 
 use crate::proto::envoy::service::discovery::v3::Resource;
 use crate::proto::{Any, DiscoveryResponse, Message as _};
+use crate::reject::before;
 use crate::source::{Batch, Batches, Extent, Origin, Source, Update};
-use crate::text::{self, Options, TextError};
-use crate::type_url::{ResourceType, message_name};
+use crate::text::{self, Document, Listing, Location, Options, TextError};
+use crate::type_url::{ResourceType, WRAPPER, message_name};
 use watch::Watch;
 
-/// Around a resource when a file gives it a name or a version of its own.
-const WRAPPER: &str = "envoy.service.discovery.v3.Resource";
 const RESPONSE: &str = "envoy.service.discovery.v3.DiscoveryResponse";
+/// Where in it the resources are.
+const LIST: &str = "resources";
 
 /// What a resource file holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +31,8 @@ pub struct ResourceFile {
     /// `version_info`, or a hash of the content where that is absent.
     pub version: String,
     pub resources: Vec<Any>,
+    /// Where they are in the text, if the file is one.
+    pub listing: Option<Listing>,
 }
 
 /// Why a resource file is not used.
@@ -46,10 +49,15 @@ pub enum FileError {
     Text(#[from] TextError),
     #[error("not a DiscoveryResponse: {0}")]
     Binary(#[source] prost::DecodeError),
-    #[error("resources[{index}]: not a wrapped resource: {reason}")]
-    Wrapper { index: usize, reason: String },
-    #[error("resources[{index}]: expected {wanted}, found {found}")]
+    #[error("{}resources[{index}]: not a wrapped resource: {reason}", before(location.as_ref()))]
+    Wrapper {
+        location: Option<Location>,
+        index: usize,
+        reason: String,
+    },
+    #[error("{}resources[{index}]: expected {wanted}, found {found}", before(location.as_ref()))]
     WrongType {
+        location: Option<Location>,
         index: usize,
         wanted: &'static str,
         found: String,
@@ -73,27 +81,47 @@ fn decode(path: &Path, content: &[u8], options: &Options) -> Result<ResourceFile
     if content.iter().all(u8::is_ascii_whitespace) {
         return Err(FileError::Empty);
     }
-    let response = if path.extension().is_some_and(|e| e == "pb") {
-        DiscoveryResponse::decode(content).map_err(FileError::Binary)?
+    let (response, listing) = if path.extension().is_some_and(|e| e == "pb") {
+        let response = DiscoveryResponse::decode(content).map_err(FileError::Binary)?;
+        (response, None)
     } else {
         let text = std::str::from_utf8(content).map_err(|_| FileError::NotText)?;
-        text::parse::<DiscoveryResponse>(text, RESPONSE, options)?
+        let response = text::parse::<DiscoveryResponse>(text, RESPONSE, options)?;
+        let document = Document::new(Some(&path.to_string_lossy()), text);
+        (response, Some(Listing::new(document, LIST)))
     };
-    let resources = response
-        .resources
-        .into_iter()
-        .enumerate()
-        .map(|(i, any)| unwrap(i, any));
+    let unwrap = |(index, any)| {
+        unwrap(any).map_err(|reason| FileError::Wrapper {
+            location: locate(listing.as_ref(), index),
+            index,
+            reason,
+        })
+    };
+    let resources = response.resources.into_iter().enumerate().map(unwrap);
     let resources = resources.collect::<Result<_, _>>()?;
     let version = if response.version_info.is_empty() {
         format!("{:016x}", hash(content))
     } else {
         response.version_info
     };
-    Ok(ResourceFile { version, resources })
+    Ok(ResourceFile {
+        version,
+        resources,
+        listing,
+    })
 }
 
-fn unwrap(index: usize, any: Any) -> Result<Any, FileError> {
+/// Without the name of the file, which whoever reports a [`FileError`] knows.
+fn locate(listing: Option<&Listing>, index: usize) -> Option<Location> {
+    let Listing { document, list } = listing?;
+    let location = document.tree().locate_in(list, index, "")?;
+    Some(Location {
+        text: None,
+        ..location
+    })
+}
+
+fn unwrap(any: Any) -> Result<Any, String> {
     if message_name(&any.type_url) != WRAPPER {
         return Ok(any);
     }
@@ -102,14 +130,8 @@ fn unwrap(index: usize, any: Any) -> Result<Any, FileError> {
             resource: Some(inner),
             ..
         }) => Ok(inner),
-        Ok(_) => Err(FileError::Wrapper {
-            index,
-            reason: "it holds no resource".to_owned(),
-        }),
-        Err(e) => Err(FileError::Wrapper {
-            index,
-            reason: e.to_string(),
-        }),
+        Ok(_) => Err("it holds no resource".to_owned()),
+        Err(e) => Err(e.to_string()),
     }
 }
 
@@ -175,18 +197,20 @@ impl FileSource {
 
     fn update(&self, content: &[u8]) -> Result<Update, FileError> {
         let file = decode(&self.path, content, &self.options)?;
-        self.check_types(&file.resources)?;
+        self.check_types(&file)?;
         Ok(Update {
             origin: self.origin(),
             kind: self.kind,
             version: file.version,
             extent: self.extent,
             upserts: file.resources,
+            listing: file.listing,
             removals: Vec::new(),
         })
     }
 
-    fn check_types(&self, resources: &[Any]) -> Result<(), FileError> {
+    fn check_types(&self, file: &ResourceFile) -> Result<(), FileError> {
+        let resources = &file.resources;
         let wanted = self.kind.message_name();
         match resources
             .iter()
@@ -196,6 +220,7 @@ impl FileSource {
             Some(index) => {
                 let found = message_name(&resources[index].type_url).to_owned();
                 Err(FileError::WrongType {
+                    location: locate(file.listing.as_ref(), index),
                     index,
                     wanted,
                     found,

@@ -1,6 +1,14 @@
 //! The only file that names the generated-message crate: the rest of the workspace says
 //! `proto::Listener` and never notices where the Rust for it came from.
 
+/// The messages of our own, from `proto/`.
+#[allow(missing_docs, clippy::all, reason = "generated")]
+pub mod causeway {
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/causeway.v1.rs"));
+    }
+}
+
 pub use envoy_types::pb::envoy;
 pub use envoy_types::pb::google::protobuf::{
     Any, BoolValue, DoubleValue, Duration, Struct, UInt32Value, UInt64Value,

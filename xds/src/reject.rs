@@ -1,8 +1,9 @@
-//! Why a resource was refused: which one, where in it, and for what reason.
+//! Why a resource was refused: which one, where in it and in its text, and for what reason.
 
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::text::Location;
 use crate::type_url::ResourceType;
 
 /// Where in a message a fault is, as a person writes it: `filter_chains[0].filters[1].name`.
@@ -87,8 +88,10 @@ impl Invalid {
 
 /// A refused resource. Its earlier version, if there is one, stays in use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{kind} \"{name}\": {invalid}")]
+#[error("{}{kind} \"{name}\": {invalid}", before(location.as_ref()))]
 pub struct Rejected {
+    /// Of the field at fault or what is around it, for a resource that was read from a text.
+    pub location: Option<Location>,
     pub kind: ResourceType,
     /// Empty when the message does not even tell its name.
     pub name: String,
@@ -98,9 +101,20 @@ pub struct Rejected {
 impl Rejected {
     pub fn new(kind: ResourceType, name: impl Into<String>, invalid: Invalid) -> Self {
         Self {
+            location: None,
             kind,
             name: name.into(),
             invalid,
         }
     }
+
+    #[must_use]
+    pub fn located(self, location: Option<Location>) -> Self {
+        Self { location, ..self }
+    }
+}
+
+/// A location as the beginning of a message.
+pub fn before(location: Option<&Location>) -> String {
+    location.map_or_else(String::new, |location| format!("{location}: "))
 }

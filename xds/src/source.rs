@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::proto::Any;
 use crate::reject::Rejected;
+use crate::text::Listing;
 use crate::type_url::ResourceType;
 
 /// Who a resource came from. The owner of a name is the only origin that may change it.
@@ -53,6 +54,8 @@ pub struct Update {
     pub version: String,
     pub extent: Extent,
     pub upserts: Vec<Any>,
+    /// Where the upserts were read, in the same order, if that was a text.
+    pub listing: Option<Listing>,
     pub removals: Vec<String>,
 }
 

@@ -7,6 +7,9 @@ use crate::proto::Any;
 /// Prefix of every type URL (proto3 `Any`; xDS protocol text, "Resource types").
 pub const PREFIX: &str = "type.googleapis.com/";
 
+/// The message around a resource that is sent under a name or a version of its own.
+pub(crate) const WRAPPER: &str = "envoy.service.discovery.v3.Resource";
+
 /// The kinds of resource the store knows, in the order in which a change must be applied
 /// ("make before break": what is referred to comes before what refers to it).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -98,23 +98,24 @@ fn refusals_name_file_place_and_path() {
     for (text, want) in [
         (
             "dynamic_resources: {ads_config: {api_type: GRPC}}",
-            "b.yaml: dynamic_resources.ads_config: not supported yet",
+            "b.yaml: line 1, column 21: dynamic_resources.ads_config: not supported yet",
         ),
         (
             "dynamic_resources: {cds_config: {ads: {}}}",
-            "b.yaml: dynamic_resources.cds_config.ads: not supported yet",
+            "b.yaml: line 1, column 34: dynamic_resources.cds_config.ads: not supported yet",
         ),
         (
             "admin: {address: {socket_address: {address: localhost, port_value: 1}}}",
-            "b.yaml: admin.address.socket_address.address: \"localhost\" is no IP address",
+            "b.yaml: line 1, column 36: admin.address.socket_address.address: \
+             \"localhost\" is no IP address",
         ),
         (
             "layered_runtime: {layers: [{name: a, rtds_layer: {name: x}}]}",
-            "b.yaml: layered_runtime.layers[0].rtds_layer: not supported yet",
+            "b.yaml: line 1, column 38: layered_runtime.layers[0].rtds_layer: not supported yet",
         ),
         (
             "header_prefix: x-foo",
-            "b.yaml: header_prefix: not supported yet",
+            "b.yaml: line 1, column 1: header_prefix: not supported yet",
         ),
     ] {
         assert_eq!(refused(text), want);

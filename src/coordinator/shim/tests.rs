@@ -214,6 +214,50 @@ async fn a_full_set_removes_who_is_missing() {
     assert_eq!(listed["circuits"], json!([b]));
 }
 
+/// What the Coordinator announced is seen from here, and changed by the Coordinator only.
+#[tokio::test]
+async fn circuits_of_the_coordinator_are_out_of_reach() {
+    let rig = Rig::start("").await;
+    let theirs = testing::circuit(1, "a");
+    rig.circuits
+        .announce(Owner::Coordinator, vec![theirs.clone()])
+        .await
+        .unwrap();
+    let path = format!("/v1/circuits/{}", theirs.id);
+    let routes = format!("{path}/routes");
+    let (same_place, ours) = (
+        json!(testing::circuit(2, "a")),
+        json!(testing::circuit(3, "c")),
+    );
+    for (method, path, body, field) in [
+        ("POST", "/v1/circuits", json!([theirs]), "circuits[0].id"),
+        ("POST", "/v1/circuits", same_place.clone(), "subdomain"),
+        (
+            "PUT",
+            "/v1/circuits",
+            json!([ours, same_place]),
+            "circuits[1].subdomain",
+        ),
+        ("PUT", &routes, json!([]), "id"),
+        ("DELETE", &path, Value::Null, "id"),
+    ] {
+        let (status, problem) = rig.call(method, path, &body).await;
+        assert_eq!(
+            (status, &problem["field"]),
+            (409, &json!(field)),
+            "{problem}"
+        );
+    }
+    let (status, _) = rig.call("PUT", "/v1/circuits", &json!([ours])).await;
+    assert_eq!(status, 200);
+    let (_, listed) = rig.call("GET", "/v1/circuits", &Value::Null).await;
+    assert_eq!(
+        listed["circuits"],
+        json!([theirs, ours]),
+        "a full set of ours"
+    );
+}
+
 #[tokio::test]
 async fn nobody_gets_in_without_the_token() {
     let rig = Rig::start("").await;
@@ -335,7 +379,8 @@ async fn a_caller_that_leaves_does_not_undo_its_push() {
     };
     let circuits = Circuits::new(frame, batches);
     let pusher = Arc::clone(&circuits);
-    let call = tokio::spawn(async move { pusher.announce(vec![testing::circuit(1, "a")]).await });
+    let call =
+        tokio::spawn(async move { pusher.announce(SHIM, vec![testing::circuit(1, "a")]).await });
     let batch = inbox.recv().await.unwrap();
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());

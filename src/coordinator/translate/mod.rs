@@ -7,6 +7,7 @@
 //! then [`Frame::check`] refuses what those checks would protect, so that no circuit is exposed
 //! that was not meant to be.
 
+pub mod blame;
 mod cluster;
 mod listener;
 pub mod names;
@@ -239,6 +240,7 @@ impl Messages {
                 version: version.to_owned(),
                 extent: Extent::Incremental,
                 upserts: Vec::new(),
+                listing: None,
                 removals: Vec::new(),
             })
             .collect();

@@ -16,6 +16,7 @@ use causeway_xds::type_url::message_name;
 
 use super::*;
 use crate::config::PortProxy;
+use crate::coordinator::registry::Owner;
 use crate::coordinator::wire::WireCircuit;
 
 /// The messages of some updates, decoded.
@@ -97,7 +98,7 @@ fn announced(name: &str) -> (CircuitRegistry, Decoded) {
     for circuit in &circuits {
         all_frontends().check(circuit).unwrap();
     }
-    let touched = registry.announce(circuits);
+    let touched = registry.announce(Owner::Shim, circuits);
     let updates = change(&all_frontends(), &registry, &touched, "1");
     (registry, decode(&updates))
 }
@@ -334,7 +335,7 @@ fn messages_are_as_written_down() {
     assert_golden("frame", &frame(&small));
     for name in ["wildcard", "port", "tcp", "inference", "two-apps", "h2"] {
         let mut registry = CircuitRegistry::default();
-        let touched = registry.announce(golden(name));
+        let touched = registry.announce(Owner::Shim, golden(name));
         assert_golden(name, &change(&all_frontends(), &registry, &touched, "1"));
     }
 }

@@ -35,6 +35,19 @@ pub fn http(more: &Value) -> Value {
     json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": config})
 }
 
+/// A TCP proxy; `more` is merged into it.
+pub fn tcp(cluster: &str, more: &Value) -> Value {
+    let mut config = json!({
+        "@type": format!("{FILTERS}.network.tcp_proxy.v3.TcpProxy"),
+        "stat_prefix": "t",
+        "cluster": cluster,
+    });
+    for (key, value) in more.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    json!({"name": "envoy.filters.network.tcp_proxy", "typed_config": config})
+}
+
 /// One virtual host for everybody.
 pub fn routes(routes: &Value) -> Value {
     json!({"name": "r", "virtual_hosts": [{"name": "any", "domains": ["*"], "routes": routes}]})

@@ -4,6 +4,8 @@ pub mod app;
 pub mod bootstrap;
 pub mod circuit;
 pub mod client;
+#[path = "../../../examples/fake_coordinator/coordinator.rs"]
+pub mod coordinator;
 pub mod origin;
 pub mod process;
 pub mod raw;

@@ -1,13 +1,15 @@
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 use tokio::sync::mpsc::{self, Receiver};
 use tokio::time::timeout;
 
 use super::*;
+use crate::extension::Unchecked;
 use crate::proto::Cluster;
+use crate::store::ResourceStore;
 use crate::type_url::{pack, pack_as};
 
 fn clusters(names: &[&str]) -> String {
@@ -104,6 +106,13 @@ fn bad_files_tell_why() {
     assert!(matches!(read(), FileError::Read(_)));
     fs::write(&path, "\n").unwrap();
     assert!(matches!(read(), FileError::Empty));
+    let wrapper =
+        "resources:\n- \"@type\": type.googleapis.com/envoy.service.discovery.v3.Resource\n";
+    fs::write(&path, wrapper).unwrap();
+    assert_eq!(
+        read().to_string(),
+        "line 2, column 3: resources[0]: not a wrapped resource: it holds no resource"
+    );
     fs::write(&path, "resources:\n- name: a\n").unwrap();
     assert_eq!(
         read().to_string(),
@@ -112,13 +121,60 @@ fn bad_files_tell_why() {
 }
 
 #[test]
+fn what_is_refused_is_found_in_the_text() {
+    let source = FileSource::new("x.yaml", None, ResourceType::Cluster);
+    let mut store = ResourceStore::new();
+    let mut refused = |text: &str| {
+        let update = source.update(text.as_bytes()).unwrap();
+        let applied = store.apply(
+            &mut Batch::new(vec![update]),
+            &Unchecked,
+            SystemTime::UNIX_EPOCH,
+        );
+        let rejected: Vec<_> = applied.rejected.iter().map(ToString::to_string).collect();
+        let entry = store.entry(ResourceType::Cluster, "a").unwrap();
+        let kept = entry
+            .rejected()
+            .and_then(|refusal| refusal.location.clone());
+        let passage = entry.accepted.as_ref().and_then(|a| a.passage.clone());
+        (rejected, kept, passage.map(|passage| passage.index))
+    };
+    let good = clusters(&["a"]);
+    assert_eq!(refused(&good), (vec![], None, Some(0)));
+
+    let bad = clusters(&["b", "a", ""]) + "  connect_timeout: -1s\n";
+    let bad = bad.replace("name: a\n", "name: a\n  connect_timeout: -1s\n");
+    let (rejected, kept, passage) = refused(&bad);
+    assert_eq!(
+        rejected,
+        [
+            "x.yaml: line 8, column 3: cluster \"\": name: must not be empty",
+            "x.yaml: line 6, column 3: cluster \"a\": connect_timeout: must not be negative",
+        ]
+    );
+    assert_eq!(kept.unwrap().to_string(), "x.yaml: line 6, column 3");
+    assert_eq!(passage, Some(0), "that of the version in force");
+
+    // Equal, and elsewhere in another text.
+    assert_eq!(refused(&clusters(&["b", "a"])), (vec![], None, Some(1)));
+}
+
+#[test]
 fn other_types_are_refused() {
     let source = FileSource::new("x.yaml", None, ResourceType::Listener);
     let any = pack_as(&Cluster::default(), ResourceType::Cluster.message_name());
-    let error = source.check_types(&[any]).unwrap_err();
+    let file = ResourceFile {
+        version: String::new(),
+        resources: vec![any],
+        listing: Some(Listing::new(
+            Document::new(Some("x.yaml"), "resources:\n- {}\n"),
+            LIST,
+        )),
+    };
+    let error = source.check_types(&file).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "resources[0]: expected envoy.config.listener.v3.Listener, \
+        "line 2, column 3: resources[0]: expected envoy.config.listener.v3.Listener, \
          found envoy.config.cluster.v3.Cluster"
     );
     let source = FileSource::new("x.yaml", None, ResourceType::Secret);

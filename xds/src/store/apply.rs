@@ -1,5 +1,6 @@
 //! Applying updates, with a way back.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -11,6 +12,7 @@ use crate::proto::Any;
 use crate::reject::{FieldPath, Invalid, Rejected};
 use crate::resource::{Resource, decode_noting, resource_name};
 use crate::source::{Extent, Origin, Update};
+use crate::text::{Listing, Location, Passage, Tree};
 use crate::type_url::ResourceType;
 
 /// A batch on its way into the store.
@@ -24,11 +26,30 @@ pub(super) struct Transaction<'a> {
     rejected: Vec<Rejected>,
 }
 
-/// Who says something, and under which version.
-struct Delivery {
+/// Who says something, under which version, and where it is written.
+struct Delivery<'t> {
     origin: Origin,
     kind: ResourceType,
     version: String,
+    listing: Option<&'t Listing>,
+    /// Of the listing's text, which is read only if there is something to be found in it.
+    tree: OnceCell<Tree<'t>>,
+}
+
+impl Delivery<'_> {
+    fn locate(&self, index: usize, fault: &Invalid) -> Option<Location> {
+        let Listing { document, list } = self.listing?;
+        let tree = self.tree.get_or_init(|| document.tree());
+        tree.locate_in(list, index, fault.path.as_str())
+    }
+
+    /// Kept for what is looked at again when it is brought into use. Of the other kinds there may
+    /// be a great many, in large texts.
+    fn passage(&self, index: usize) -> Option<Passage> {
+        let kept = matches!(self.kind, ResourceType::Cluster | ResourceType::Listener);
+        let listing = self.listing.filter(|_| kept)?.clone();
+        Some(Passage { listing, index })
+    }
 }
 
 impl<'a> Transaction<'a> {
@@ -53,36 +74,42 @@ impl<'a> Transaction<'a> {
             version,
             extent,
             upserts,
+            listing,
             removals,
         } = update;
         let delivery = Delivery {
             origin,
             kind,
             version,
+            listing: listing.as_ref(),
+            tree: OnceCell::new(),
         };
 
         let mut named = Vec::with_capacity(upserts.len());
         let mut all_named = true;
-        for any in upserts {
+        for (index, any) in upserts.into_iter().enumerate() {
             match name_of(kind, &any) {
-                Ok(name) => named.push((name, any)),
+                Ok(name) => named.push((index, name, any)),
                 Err(reason) => {
                     all_named = false;
-                    self.rejected.push(Rejected::new(kind, "", reason));
+                    let location = delivery.locate(index, &reason);
+                    let rejected = Rejected::new(kind, "", reason).located(location);
+                    self.rejected.push(rejected);
                 }
             }
         }
         let mut times: HashMap<String, usize> = HashMap::new();
-        for (name, _) in &named {
+        for (_, name, _) in &named {
             *times.entry(name.clone()).or_default() += 1;
         }
-        for (name, any) in named {
+        for (index, name, any) in named {
             match times.get_mut(&name) {
-                Some(1) => self.upsert(&delivery, &name, any),
+                Some(1) => self.upsert(&delivery, index, &name, any),
                 // Which of them is meant cannot be known. Reported once, at the first.
                 Some(n) if *n > 1 => {
                     *n = 0;
-                    self.refuse(&delivery, &name, fault("is named twice in one update"));
+                    let reason = fault("is named twice in one update");
+                    self.refuse(&delivery, index, &name, reason);
                 }
                 _ => {}
             }
@@ -96,9 +123,9 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    fn upsert(&mut self, delivery: &Delivery, name: &str, any: Any) {
+    fn upsert(&mut self, delivery: &Delivery<'_>, index: usize, name: &str, any: Any) {
         if let Err(reason) = self.may_own(delivery, name) {
-            self.refuse(delivery, name, reason);
+            self.refuse(delivery, index, name, reason);
             return;
         }
         let known = self.store.entry(delivery.kind, name);
@@ -107,11 +134,12 @@ impl<'a> Transaction<'a> {
             // Sent again: nothing to decode.
             Some(same) if *same.any == any => Accepted {
                 version: delivery.version.clone(),
+                passage: delivery.passage(index),
                 ..same.clone()
             },
             earlier => match decode_noting(&any, None, self.extensions) {
                 Err(rejected) => {
-                    self.refuse(delivery, name, rejected.invalid);
+                    self.refuse(delivery, index, name, rejected.invalid);
                     return;
                 }
                 Ok(decoded) => {
@@ -120,6 +148,7 @@ impl<'a> Transaction<'a> {
                         origin: delivery.origin.clone(),
                         version: delivery.version.clone(),
                         any: Arc::new(any),
+                        passage: delivery.passage(index),
                         since: equal.map_or(self.now, |e| e.since),
                         // The same `Arc` as before tells everybody at a glance that it is equal.
                         resource: equal.map_or(decoded.resource, |e| e.resource.clone()),
@@ -134,7 +163,7 @@ impl<'a> Transaction<'a> {
         });
     }
 
-    fn may_own(&self, delivery: &Delivery, name: &str) -> Result<(), Invalid> {
+    fn may_own(&self, delivery: &Delivery<'_>, name: &str) -> Result<(), Invalid> {
         if is_reserved(name) && delivery.origin != Origin::Coordinator {
             return Err(fault("is a name that is reserved for the Coordinator"));
         }
@@ -147,13 +176,15 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    fn refuse(&mut self, delivery: &Delivery, name: &str, reason: Invalid) {
-        self.rejected
-            .push(Rejected::new(delivery.kind, name, reason.clone()));
+    fn refuse(&mut self, delivery: &Delivery<'_>, index: usize, name: &str, reason: Invalid) {
+        let location = delivery.locate(index, &reason);
+        let rejected = Rejected::new(delivery.kind, name, reason.clone());
+        self.rejected.push(rejected.located(location.clone()));
         let refusal = Refusal {
             origin: delivery.origin.clone(),
             version: delivery.version.clone(),
             reason,
+            location,
             at: self.now,
         };
         self.edit(delivery.kind, name, |entry| entry.refuse(refusal));
@@ -161,7 +192,7 @@ impl<'a> Transaction<'a> {
 
     /// Takes back everything that the origin ever said about a name. Another origin's resource
     /// stays.
-    fn remove(&mut self, delivery: &Delivery, name: &str) {
+    fn remove(&mut self, delivery: &Delivery<'_>, name: &str) {
         let origin = &delivery.origin;
         let known = self.store.entry(delivery.kind, name);
         if !known.is_some_and(|entry| entry.origins().any(|o| o == origin)) {
@@ -175,7 +206,7 @@ impl<'a> Transaction<'a> {
         });
     }
 
-    fn remove_all_but(&mut self, delivery: &Delivery, kept: &HashMap<String, usize>) {
+    fn remove_all_but(&mut self, delivery: &Delivery<'_>, kept: &HashMap<String, usize>) {
         let names = self.store.of(delivery.kind).by_origin.get(&delivery.origin);
         let gone: Vec<Arc<str>> = names
             .into_iter()

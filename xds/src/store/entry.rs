@@ -7,6 +7,7 @@ use crate::proto::Any;
 use crate::reject::Invalid;
 use crate::resource::Resource;
 use crate::source::Origin;
+use crate::text::{Location, Passage};
 
 /// What is known about one name of a kind.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,6 +26,8 @@ pub struct Accepted {
     pub version: String,
     /// As it was delivered, for the config dump.
     pub any: Arc<Any>,
+    /// Where it was read, for a kind that may turn out to be wrong only when it is used.
+    pub passage: Option<Passage>,
     pub resource: Resource,
     /// Fields that are set without having an effect, entries of
     /// [`IGNORED`](crate::resource::IGNORED).
@@ -39,6 +42,7 @@ pub struct Refusal {
     pub origin: Origin,
     pub version: String,
     pub reason: Invalid,
+    pub location: Option<Location>,
     pub at: SystemTime,
 }
 

@@ -36,6 +36,7 @@ fn update(origin: &Origin, extent: Extent, upserts: Vec<Any>) -> Update {
         version: "1".into(),
         extent,
         upserts,
+        listing: None,
         removals: Vec::new(),
     }
 }

@@ -6,6 +6,7 @@
 //! | JSON text, JSON value -> value tree | `node` |
 //! | value tree -> bytes of the message | `encode`, `scalar`, `well_known`, `time` |
 //! | what is wrong and where | `fault` |
+//! | where a field of a message was in its text | `locate` |
 //! | message -> JSON | `print` |
 //!
 //! Beyond proto3 JSON, as in Envoy: enum names in any case, one value where a list is expected,
@@ -15,6 +16,7 @@
 
 mod encode;
 mod fault;
+mod locate;
 mod node;
 mod print;
 mod scalar;
@@ -26,6 +28,7 @@ use prost_reflect::MessageDescriptor;
 use serde::Deserialize as _;
 
 pub use fault::TextError;
+pub use locate::{Document, Listing, Location, Passage, Tree};
 pub use print::{message_to_value, to_value};
 
 use crate::descriptor;

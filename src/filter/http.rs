@@ -1,0 +1,3 @@
+//! One file for each HTTP filter. [`super::registry`] lists them.
+
+pub mod access;

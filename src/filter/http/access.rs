@@ -1,0 +1,306 @@
+//! `causeway.access`: asks who calls before a request goes on.
+//!
+//! Configuration: `xds/proto/causeway/v1/access.proto`. A route may limit the addresses that may
+//! call, and want either a permit (a cookie with a given value) or a signed token for itself.
+//! OPTIONS needs neither, because browsers send preflights without credentials; addresses count
+//! all the same. The permit never goes on to the upstream.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use causeway_xds::extension::TypedExtension;
+use causeway_xds::proto::causeway::v1 as proto;
+use causeway_xds::reject::{FieldPath, Invalid};
+use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderValue};
+use http::{Method, StatusCode};
+use ipnet::IpNet;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use serde::Deserialize;
+
+use super::super::registry::{Context, decode};
+use super::super::{Factory, Flow, HttpFilter, RouteConfig, Stream};
+use crate::error::{Failure, ResponseFlag};
+use crate::util::Secret;
+
+pub const FACTORY: Factory = Factory {
+    message: "causeway.v1.Access",
+    name: "causeway.access",
+    build,
+    per_route: Some(build_per_route),
+};
+
+struct Access {
+    cookie_name: String,
+    token_key: Option<DecodingKey>,
+    token_schemes: Vec<String>,
+    validation: Validation,
+}
+
+/// What a route asks.
+#[derive(Debug)]
+struct RouteAccess {
+    networks: Vec<IpNet>,
+    caller: Caller,
+}
+
+#[derive(Debug)]
+enum Caller {
+    Anyone,
+    Permit(Secret),
+    /// The claim `id` that a token must have.
+    Token(String),
+}
+
+fn build(config: &TypedExtension, _: &Context) -> Result<Arc<dyn HttpFilter>, Invalid> {
+    let proto::Access {
+        cookie_name,
+        token_key,
+        token_schemes,
+    } = decode(config)?;
+    let mut validation = Validation::new(Algorithm::HS256);
+    validation.leeway = 0;
+    validation.validate_nbf = true;
+    // A token without an end is valid until its key changes.
+    validation.required_spec_claims.clear();
+    Ok(Arc::new(Access {
+        cookie_name,
+        token_key: (!token_key.is_empty()).then(|| DecodingKey::from_secret(token_key.as_bytes())),
+        token_schemes,
+        validation,
+    }))
+}
+
+fn build_per_route(config: &TypedExtension, _: &Context) -> Result<RouteConfig, Invalid> {
+    let proto::AccessPerRoute {
+        allowed_client_ips,
+        caller,
+    } = decode(config)?;
+    let caller = match caller {
+        None => Caller::Anyone,
+        Some(proto::access_per_route::Caller::Permit(permit)) => {
+            Caller::Permit(Secret::new(not_empty(permit.value, "permit", "value")?))
+        }
+        Some(proto::access_per_route::Caller::Token(token)) => {
+            Caller::Token(not_empty(token.id, "token", "id")?)
+        }
+    };
+    Ok(Arc::new(RouteAccess {
+        networks: networks(&allowed_client_ips)?,
+        caller,
+    }))
+}
+
+/// An empty value would be one that anybody can guess.
+fn not_empty(value: String, message: &str, field: &str) -> Result<String, Invalid> {
+    if value.is_empty() {
+        let at = FieldPath::root().field(message).field(field);
+        return Err(Invalid::new(at, "must not be empty"));
+    }
+    Ok(value)
+}
+
+/// `allowed_client_ips`: addresses and networks, host bits allowed.
+pub(crate) fn networks(list: &[String]) -> Result<Vec<IpNet>, Invalid> {
+    let parse = |text: &String| -> Option<IpNet> {
+        let network = text.parse().ok();
+        network.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+    };
+    list.iter()
+        .enumerate()
+        .map(|(i, text)| {
+            parse(text).ok_or_else(|| {
+                let at = FieldPath::root().field("allowed_client_ips").index(i);
+                Invalid::new(at, format!("{text:?} is no address and no network"))
+            })
+        })
+        .collect()
+}
+
+/// Whether an address may call. An IPv4 address that arrives in IPv6 clothes is the same address.
+pub(crate) fn allows(networks: &[IpNet], client: IpAddr) -> bool {
+    let client = client.to_canonical();
+    networks.is_empty() || networks.iter().any(|network| network.contains(&client))
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Access").finish_non_exhaustive()
+    }
+}
+
+impl HttpFilter for Access {
+    fn request(&self, stream: &mut Stream<'_>) -> Flow {
+        let Some(route) = stream.route_config::<RouteAccess>() else {
+            return Flow::Continue;
+        };
+        if !allows(&route.networks, stream.client) {
+            return refuse(
+                StatusCode::FORBIDDEN,
+                "client_ip_not_allowed",
+                "E20011: Client address not allowed",
+            );
+        }
+        let preflight = stream.request.method == Method::OPTIONS;
+        let asked = match &route.caller {
+            _ if preflight => Ok(()),
+            Caller::Anyone => Ok(()),
+            Caller::Permit(permit) => self.check_permit(&stream.request.headers, permit),
+            Caller::Token(id) => self.check_token(&stream.request.headers, id),
+        };
+        if let Err(failure) = asked {
+            return Flow::Fail(Box::new(failure));
+        }
+        if stream.request.headers.contains_key(COOKIE) {
+            strip_cookie(&mut stream.request.headers, &self.cookie_name);
+        }
+        Flow::Continue
+    }
+}
+
+impl Access {
+    fn check_permit(&self, headers: &HeaderMap, permit: &Secret) -> Result<(), Failure> {
+        if self.cookie_name.is_empty() {
+            return Err(misconfigured("a permit is wanted, but no cookie is named"));
+        }
+        let mut any = false;
+        for value in cookies(headers).filter_map(|pair| named(pair, &self.cookie_name)) {
+            any = true;
+            // Several may be sent: a cookie of the domain beside one of the host.
+            if permit.matches(unquoted(value)) {
+                return Ok(());
+            }
+        }
+        Err(if any {
+            unauthorized("permit_invalid", "E20005: Invalid authorization cookie")
+        } else {
+            unauthorized(
+                "permit_missing",
+                "E20004: Authorization cookie not provided",
+            )
+        })
+    }
+
+    fn check_token(&self, headers: &HeaderMap, id: &str) -> Result<(), Failure> {
+        let Some(key) = &self.token_key else {
+            return Err(misconfigured("a token is wanted, but there is no key"));
+        };
+        let Some(value) = headers.get(AUTHORIZATION) else {
+            return Err(unauthorized(
+                "token_missing",
+                "E20006: Authorization header not provided",
+            ));
+        };
+        let text = value.to_str().unwrap_or_default().trim();
+        let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
+        if !self.token_schemes.iter().any(|known| known == scheme) {
+            // Not echoed at length: it may be a credential of another kind.
+            let shown: String = scheme.chars().take(16).collect();
+            let told = format!("E20007: Unsupported authorization method {shown}");
+            return Err(unauthorized("token_scheme", told));
+        }
+        let invalid = |why: &str| {
+            let told = format!("E20008: Invalid authorization token ({why})");
+            unauthorized("token_invalid", told)
+        };
+        let claims = jsonwebtoken::decode::<Claims>(token.trim(), key, &self.validation)
+            .map_err(|error| invalid(reason(error.kind())))?
+            .claims;
+        if claims.iat.is_some_and(|iat| iat > unix_now()) {
+            return Err(invalid("The token is not yet valid (iat)"));
+        }
+        if claims.id.as_deref() != Some(id) {
+            return Err(unauthorized(
+                "token_mismatch",
+                "E20009: Authorization token mismatch",
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    id: Option<String>,
+    iat: Option<f64>,
+}
+
+fn unix_now() -> f64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64())
+}
+
+fn reason(kind: &jsonwebtoken::errors::ErrorKind) -> &'static str {
+    use jsonwebtoken::errors::ErrorKind;
+    match kind {
+        ErrorKind::ExpiredSignature => "Signature has expired",
+        ErrorKind::ImmatureSignature => "The token is not yet valid (nbf)",
+        ErrorKind::InvalidSignature => "Signature verification failed",
+        ErrorKind::InvalidAudience => "Invalid audience",
+        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => {
+            "The specified alg value is not allowed"
+        }
+        _ => "Not a valid token",
+    }
+}
+
+fn refuse(status: StatusCode, details: &'static str, told: &'static str) -> Flow {
+    let failure = Failure::local(status, ResponseFlag::Unauthorized, details).saying(told);
+    Flow::Fail(Box::new(failure))
+}
+
+fn unauthorized(details: &'static str, told: impl Into<std::borrow::Cow<'static, str>>) -> Failure {
+    Failure::local(
+        StatusCode::UNAUTHORIZED,
+        ResponseFlag::Unauthorized,
+        details,
+    )
+    .saying(told)
+}
+
+fn misconfigured(cause: &str) -> Failure {
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    Failure::local(status, ResponseFlag::Unauthorized, "access_misconfigured").because(cause)
+}
+
+/// The `name=value` pairs of a request.
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    headers
+        .get_all(COOKIE)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|b| *b == b';'))
+        .map(<[u8]>::trim_ascii)
+}
+
+/// The value of a pair, if it is of this cookie.
+fn named<'c>(pair: &'c [u8], name: &str) -> Option<&'c [u8]> {
+    let rest = pair.strip_prefix(name.as_bytes())?;
+    rest.trim_ascii_start()
+        .strip_prefix(b"=")
+        .map(<[u8]>::trim_ascii)
+}
+
+fn unquoted(value: &[u8]) -> &[u8] {
+    let inner = value.strip_prefix(b"\"");
+    inner.and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value)
+}
+
+/// Takes one cookie out of a request, and leaves the others byte for byte.
+fn strip_cookie(headers: &mut HeaderMap, name: &str) {
+    if name.is_empty() || !cookies(headers).any(|pair| named(pair, name).is_some()) {
+        return;
+    }
+    let kept: Vec<&[u8]> = cookies(headers)
+        .filter(|pair| !pair.is_empty() && named(pair, name).is_none())
+        .collect();
+    let joined = HeaderValue::from_bytes(&kept.join(&b"; "[..]));
+    headers.remove(COOKIE);
+    if let Ok(joined) = joined
+        && !joined.is_empty()
+    {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+#[cfg(test)]
+mod tests;

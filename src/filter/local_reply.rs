@@ -1,0 +1,39 @@
+//! Responses we make ourselves, and what of a request decides their form.
+
+use std::borrow::Cow;
+
+use http::header::{ACCEPT, ACCEPT_LANGUAGE, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, StatusCode};
+
+/// A response we make ourselves.
+#[derive(Clone, Debug)]
+pub struct LocalReply {
+    pub status: StatusCode,
+    pub body: Cow<'static, str>,
+    pub headers: HeaderMap,
+}
+
+/// What of a request decides how a failure is told. Kept from before the request is sent on.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    pub accept: Option<HeaderValue>,
+    pub accept_language: Option<HeaderValue>,
+    pub host: Option<HeaderValue>,
+    /// Known once the head has been looked at.
+    pub request_id: Option<HeaderValue>,
+    pub method: Method,
+}
+
+impl Asked {
+    pub fn of(request: &Parts) -> Self {
+        let get = |name: HeaderName| request.headers.get(name).cloned();
+        Self {
+            accept: get(ACCEPT),
+            accept_language: get(ACCEPT_LANGUAGE),
+            host: get(HOST),
+            request_id: None,
+            method: request.method.clone(),
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Listeners: their addresses, filter chains and access logs.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use causeway_xds::ResourceType;
+use causeway_xds::extension::TypedExtension;
+use causeway_xds::reject::{FieldPath, Invalid, Rejected};
+use causeway_xds::resource::http_manager::{HttpManager, RouteSource};
+use causeway_xds::resource::listener::{FilterChain, NetworkFilter};
+use causeway_xds::resource::{self as model, Address, Resource};
+
+use super::{Compiled, Compiler, Failed, Resources, resource, secrets};
+use crate::route::RouteTable;
+use crate::snapshot::{
+    BindAddress, ChainKind, ChainSpec, HttpManagerSpec, ListenerSpec, RouteRef, TcpProxySpec,
+};
+use crate::telemetry::access_log::LogFile;
+use crate::telemetry::logging::Sparse;
+use crate::tls::ServerTls;
+
+impl Compiler {
+    pub(super) fn listener(&mut self, store: &dyn Resources, name: &str, out: &mut Compiled) {
+        let Some(Resource::Listener(model)) = resource(store, ResourceType::Listener, name) else {
+            self.forget_secret_user(ResourceType::Listener, name);
+            if let Some(gone) = out.snapshot.listeners.remove(name) {
+                self.stats.listener_manager.listener_removed.inc();
+                self.stats.forget_listener(&listener_stat_name(&gone.model));
+            }
+            return;
+        };
+        match self.listener_spec(store, model) {
+            Ok(spec) => {
+                let before = out
+                    .snapshot
+                    .listeners
+                    .insert(Arc::clone(&spec.name), Arc::new(spec));
+                let counted = match before {
+                    Some(_) => &self.stats.listener_manager.listener_modified,
+                    None => &self.stats.listener_manager.listener_added,
+                };
+                counted.inc();
+            }
+            Err(invalid) => {
+                out.rejected
+                    .push(Rejected::new(ResourceType::Listener, name, invalid));
+            }
+        }
+    }
+
+    fn listener_spec(
+        &mut self,
+        store: &dyn Resources,
+        model: &Arc<model::Listener>,
+    ) -> Result<ListenerSpec, Failed> {
+        let bind = match &model.address {
+            Address::Socket(address) => BindAddress::Socket(*address),
+            Address::Pipe(path) => BindAddress::Pipe(path.clone()),
+            Address::Named { .. } => return Err(Invalid::at("address", "is not an IP address")),
+        };
+        let stat_name = listener_stat_name(model);
+        let mut chains = Vec::with_capacity(model.filter_chains.len() + 1);
+        for (i, chain) in model.filter_chains.iter().enumerate() {
+            let at = FieldPath::root().field("filter_chains").index(i);
+            let spec = self.chain(store, model, chain, &stat_name);
+            chains.push(Arc::new(spec.map_err(|e| e.within(&at))?));
+        }
+        if let Some(chain) = &model.default_filter_chain {
+            let at = FieldPath::root().field("default_filter_chain");
+            let spec = self.chain(store, model, chain, &stat_name);
+            chains.push(Arc::new(spec.map_err(|e| e.within(&at))?));
+        }
+        Ok(ListenerSpec {
+            name: Arc::from(model.name.as_str()),
+            bind,
+            chains,
+            stats: self.stats.listener(&stat_name),
+            model: Arc::clone(model),
+        })
+    }
+
+    fn chain(
+        &mut self,
+        store: &dyn Resources,
+        listener: &model::Listener,
+        chain: &FilterChain,
+        stat_name: &str,
+    ) -> Result<ChainSpec, Failed> {
+        let tls = match &chain.tls {
+            None => None,
+            Some(tls) => {
+                let user = (ResourceType::Listener, listener.name.clone());
+                self.note_secrets(tls.certificates.iter(), &user);
+                let tls = ServerTls::build(tls, &secrets(store));
+                Some(tls.map_err(|e| Invalid::at("transport_socket.typed_config", e.to_string()))?)
+            }
+        };
+        let kind = match &chain.filter {
+            NetworkFilter::Tcp(tcp) => ChainKind::Tcp(Arc::new(TcpProxySpec {
+                cluster: Arc::from(tcp.cluster.as_str()),
+                idle_timeout: tcp.idle_timeout,
+                stats: self.stats.tcp(&tcp.stat_prefix),
+                warnings: Sparse::default(),
+            })),
+            NetworkFilter::Http(http) => {
+                let routes = match &http.routes {
+                    RouteSource::Inline(config) => {
+                        RouteRef::Inline(Arc::new(RouteTable::compile(config, &self.registry)))
+                    }
+                    RouteSource::Rds { name, .. } => RouteRef::Named(Arc::from(name.as_str())),
+                };
+                let filters = http
+                    .filters
+                    .iter()
+                    .filter(|f| !f.disabled)
+                    .map(|f| &f.config);
+                ChainKind::Http(Arc::new(HttpManagerSpec {
+                    routes,
+                    filters: self.registry.chain(filters)?,
+                    access_logs: self.access_logs(&http.access_logs)?,
+                    stats: self.stats.http(&http.stat_prefix),
+                    listener_stats: self.stats.listener_http(stat_name, &http.stat_prefix),
+                    model: HttpManager::clone(http),
+                }))
+            }
+        };
+        Ok(ChainSpec { tls, kind })
+    }
+
+    fn access_logs(&self, loggers: &[TypedExtension]) -> Result<Vec<Arc<LogFile>>, Failed> {
+        let mut files = Vec::with_capacity(loggers.len());
+        for (i, logger) in loggers.iter().enumerate() {
+            let at = FieldPath::root().field("access_log").index(i);
+            let path = self
+                .registry
+                .access_log_path(logger)
+                .map_err(|e| e.within(&at))?;
+            if path == "/dev/null" {
+                continue;
+            }
+            let file = self.log_files.open(Path::new(&path));
+            files.push(file.map_err(|e| Invalid::new(at, format!("{path}: {e}")))?);
+        }
+        Ok(files)
+    }
+}
+
+/// Envoy's name of a listener in statistics: its prefix, or its address with `_` for `:`.
+fn listener_stat_name(listener: &model::Listener) -> String {
+    if listener.stat_prefix.is_empty() {
+        listener.address.to_string().replace(':', "_")
+    } else {
+        listener.stat_prefix.clone()
+    }
+}
