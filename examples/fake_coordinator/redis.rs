@@ -26,7 +26,7 @@ pub struct FakeRedis {
     accepting: Option<JoinHandle<()>>,
 }
 
-type Bytes = Vec<u8>;
+pub type Bytes = Vec<u8>;
 type Outgoing = mpsc::UnboundedSender<Bytes>;
 
 #[derive(Default)]
@@ -135,8 +135,13 @@ impl FakeRedis {
     }
 
     pub fn get(&self, db: i64, key: &str) -> Option<String> {
+        let bytes = self.bytes(db, key)?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    pub fn bytes(&self, db: i64, key: &str) -> Option<Bytes> {
         match &self.shared().database(db).get(key)?.value {
-            Kept::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
+            Kept::Text(bytes) => Some(bytes.clone()),
             Kept::Hash(_) => None,
         }
     }

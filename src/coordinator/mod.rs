@@ -11,6 +11,7 @@
 //! | [`event`], [`bus`] | what the event bus says and is told; the bus itself |
 //! | [`redis`] | connections to Redis, and whether it answers |
 //! | [`usage`] | what keeps used circuits and sessions alive |
+//! | [`inference_metrics`] | what model servers say of themselves, for an autoscaler |
 //! | [`discovery`] | the entry by which Prometheus finds this worker |
 //!
 //! [`Circuits`] ties them together: a change is tried on a copy of the registry, translated,
@@ -21,6 +22,7 @@ pub mod client;
 pub mod discovery;
 pub mod event;
 mod fault;
+pub mod inference_metrics;
 pub mod link;
 pub mod model;
 pub mod permit;

@@ -20,6 +20,7 @@ mod http1;
 mod http2;
 mod pool;
 mod redis_bus;
+mod redis_inference;
 mod redis_marks;
 mod routes;
 mod shim;
