@@ -2,6 +2,8 @@
 //!
 //! Tests use the same door as the program.
 
+mod coordinator;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -69,6 +71,8 @@ pub struct Running {
     pub management: Option<SocketAddr>,
     /// In worker mode.
     pub circuits: Option<Arc<Circuits>>,
+    /// With a Coordinator.
+    link: Option<coordinator::Link>,
     listeners: Arc<Mutex<Listeners>>,
     threads: Vec<JoinHandle<()>>,
     commands: mpsc::Receiver<AdminCommand>,
@@ -153,6 +157,13 @@ pub async fn start(config: Config, options: Options) -> Result<Running> {
         Config::Bootstrap(_) => None,
     };
 
+    let mut link = None;
+    if let (Config::Worker(worker), Some(circuits)) = (&config, &circuits)
+        && let Some(config) = &worker.coordinator
+    {
+        link = Some(coordinator::start(worker, config, circuits, activities)?);
+    }
+
     let (command, commands) = mpsc::channel(16);
     let state = AdminState::new(admin::Parts {
         stats: Arc::clone(&stats),
@@ -198,6 +209,7 @@ pub async fn start(config: Config, options: Options) -> Result<Running> {
         addresses,
         management,
         circuits,
+        link,
         listeners,
         threads,
         commands,
@@ -293,10 +305,13 @@ impl Running {
     }
 
     /// Stops accepting, lets connections end for at most the drain time, then ends them.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(mut self) {
         self.control.readiness.set_draining(true);
-        self.drain();
         let deadline = Instant::now() + self.drain_time;
+        self.drain();
+        if let Some(link) = &mut self.link {
+            link.leave().await;
+        }
         while self.open() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

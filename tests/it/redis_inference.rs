@@ -51,7 +51,7 @@ async fn circuits(circuit: model::Circuit) -> Arc<Circuits> {
             batch.answer.map(|answer| answer.send(outcome));
         }
     });
-    let circuits = Circuits::new(Frame::from(&demo::config()), batches);
+    let circuits = Circuits::new(Frame::from(&demo::config()), batches, Arc::default());
     circuits
         .announce(Owner::Coordinator, vec![circuit])
         .await

@@ -229,8 +229,8 @@ async fn a_refused_push_changes_nothing_and_names_field_and_reason() {
             400,
             "POST",
             "/v1/circuits",
-            bad("allowed_client_ips", json!("10.0.0.0/8")),
-            "allowed_",
+            bad("frontend_mode", json!("path")),
+            "frontend_",
         ),
         (
             400,

@@ -285,11 +285,6 @@ async fn a_bad_push_is_refused_by_its_field_and_changes_nothing() {
     for (body, status, field) in [
         (with("open_to_public", json!(false)), 400, "open_to_public"),
         (
-            with("allowed_client_ips", json!("10.0.0.0/8")),
-            400,
-            "allowed_client_ips",
-        ),
-        (
             with("route_info", json!([{}])),
             400,
             "route_info[0].kernel_port",

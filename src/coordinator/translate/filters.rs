@@ -21,8 +21,6 @@ const USAGE: &str = "causeway.usage";
 const TOKEN_SCHEMES: [&str; 2] = ["BackendAI", "Bearer"];
 /// An address that nobody has: a list in which nothing can be read must not open the circuit.
 const NOBODY: &str = "0.0.0.0/32";
-/// Redirects to itself by what it believes to be its own name.
-const RSTUDIO: &str = "rstudio";
 
 /// By which road a request reaches its circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

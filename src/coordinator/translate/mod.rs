@@ -13,7 +13,7 @@ mod listener;
 pub mod names;
 mod route;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use causeway_xds::ResourceType;
 use causeway_xds::proto::{Any, Message};
@@ -25,9 +25,11 @@ use super::Fault;
 use super::model::{AppMode, Circuit, Slot};
 use super::permit::{Digest, PermitHasher};
 use super::registry::{CircuitRegistry, Touched};
-use crate::config::{self, TlsFiles, WorkerConfig};
+use crate::config::{self, FrontendMode, TlsFiles, TraefikFrontend, WorkerConfig};
 use crate::util::Secret;
 use names::Slots;
+
+const EVERYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// The frontends: what circuits are served on. Fixed for the life of the process.
 #[derive(Clone, Debug, Default)]
@@ -88,12 +90,33 @@ pub struct PathFrontend {
 
 impl From<&WorkerConfig> for Frame {
     fn from(config: &WorkerConfig) -> Self {
+        let mut slots = config.port_proxy.as_ref().map(Slots::from);
+        let mut wildcard = config.wildcard_domain.as_ref().map(|w| Wildcard {
+            address: w.bind_addr,
+            domain: w.domain.clone(),
+        });
+        // Where Traefik would have listened, this worker does.
+        match config.coordinator.as_ref().map(|c| &c.frontend_mode) {
+            Some(FrontendMode::Traefik(traefik)) => match &traefik.frontend {
+                TraefikFrontend::Port { port_range, .. } => {
+                    slots = Some(Slots::range(EVERYWHERE, *port_range));
+                }
+                TraefikFrontend::Wildcard {
+                    domain,
+                    advertised_port,
+                    ..
+                } => {
+                    wildcard = Some(Wildcard {
+                        address: SocketAddr::new(EVERYWHERE, *advertised_port),
+                        domain: domain.clone(),
+                    });
+                }
+            },
+            _ => {}
+        }
         Self {
-            slots: config.port_proxy.as_ref().map(Slots::from),
-            wildcard: config.wildcard_domain.as_ref().map(|w| Wildcard {
-                address: w.bind_addr,
-                domain: w.domain.clone(),
-            }),
+            slots,
+            wildcard,
             path: config.causeway.path_frontend.map(|address| PathFrontend {
                 address,
                 strip_prefix: config.causeway.strip_prefix,
@@ -156,16 +179,26 @@ pub fn frame(frame: &Frame) -> Vec<Update> {
         let standing = slots.iter().filter(|_| !frame.ports_on_demand);
         for (number, address) in standing {
             let name = names::slot(number);
-            messages.listener(&listener::http(frame, &name, address));
+            messages.listener(&listener::http(frame, &name, address, frame.tls.as_ref()));
             messages.routes(&route::empty_slot(number));
         }
     }
     if let Some(wildcard) = &frame.wildcard {
-        messages.listener(&listener::http(frame, names::WILDCARD, wildcard.address));
+        messages.listener(&listener::http(
+            frame,
+            names::WILDCARD,
+            wildcard.address,
+            frame.tls.as_ref(),
+        ));
         messages.routes(&route::wildcard());
     }
     if let Some(path) = &frame.path {
-        messages.listener(&listener::http(frame, names::PATH, path.address));
+        messages.listener(&listener::http(
+            frame,
+            names::PATH,
+            path.address,
+            path.tls.as_ref(),
+        ));
         messages.routes(&route::path());
     }
     messages.into_updates("frame")
@@ -233,7 +266,7 @@ impl Messages {
                 let name = names::slot(number);
                 match circuit {
                     Some(circuit) if circuit.protocol.is_http() => {
-                        self.listener(&listener::http(frame, &name, address));
+                        self.listener(&listener::http(frame, &name, address, frame.tls.as_ref()));
                         self.routes(&route::slot(frame, number, circuit));
                     }
                     Some(circuit) => {
@@ -245,7 +278,7 @@ impl Messages {
                         self.remove(ResourceType::RouteConfiguration, name);
                     }
                     None => {
-                        self.listener(&listener::http(frame, &name, address));
+                        self.listener(&listener::http(frame, &name, address, frame.tls.as_ref()));
                         self.routes(&route::empty_slot(number));
                     }
                 }
