@@ -229,13 +229,6 @@ async fn a_refused_push_changes_nothing_and_names_field_and_reason() {
             400,
             "POST",
             "/v1/circuits",
-            bad("frontend_mode", json!("path")),
-            "frontend_",
-        ),
-        (
-            400,
-            "POST",
-            "/v1/circuits",
             bad("id", json!("no uuid")),
             "UUID",
         ),
