@@ -2,6 +2,8 @@
 //!
 //! Tests use the same door as the program.
 
+mod coordinator;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -19,9 +21,11 @@ use crate::config::WorkerConfig;
 use crate::config::bootstrap::BootstrapConfig;
 use crate::control::{BindFailure, Control, ControlHandle, Reconcile, Start, StartSource};
 use crate::coordinator::{Circuits, Frame, shim};
+use crate::filter::{Context, Registry};
 use crate::listener::{Addresses, Listeners, run_worker};
 use crate::runtime::threads;
 use crate::snapshot::{Publisher, Retired, Snapshot};
+use crate::telemetry::activity::Activities;
 use crate::telemetry::logging::LogLevel;
 use crate::telemetry::stats::Stats;
 
@@ -67,6 +71,8 @@ pub struct Running {
     pub management: Option<SocketAddr>,
     /// In worker mode.
     pub circuits: Option<Arc<Circuits>>,
+    /// With a Coordinator.
+    link: Option<coordinator::Link>,
     listeners: Arc<Mutex<Listeners>>,
     threads: Vec<JoinHandle<()>>,
     commands: mpsc::Receiver<AdminCommand>,
@@ -121,8 +127,11 @@ pub async fn start(config: Config, options: Options) -> Result<Running> {
         Config::Bootstrap(b) => (sources(b), b.static_updates.clone(), b.admin, Some(&**b)),
         Config::Worker(w) => (Vec::new(), Vec::new(), Some(w.causeway.management), None),
     };
+    let activities = Arc::<Activities>::default();
     let (mut control, handle) = Control::new(Start {
-        registry: Default::default(),
+        registry: Registry::new(Context {
+            activities: Some(Arc::clone(&activities)),
+        }),
         stats: Arc::clone(&stats),
         publisher: publisher.clone(),
         reconcile: Box::new(Shared(Arc::clone(&listeners))),
@@ -134,7 +143,11 @@ pub async fn start(config: Config, options: Options) -> Result<Running> {
 
     let circuits = match &config {
         Config::Worker(worker) => {
-            let circuits = Circuits::new(Frame::from(&**worker), handle.batches.clone());
+            let circuits = Circuits::new(
+                Frame::from(&**worker),
+                handle.batches.clone(),
+                Arc::clone(&activities),
+            );
             circuits
                 .install_frame()
                 .await
@@ -143,6 +156,13 @@ pub async fn start(config: Config, options: Options) -> Result<Running> {
         }
         Config::Bootstrap(_) => None,
     };
+
+    let mut link = None;
+    if let (Config::Worker(worker), Some(circuits)) = (&config, &circuits)
+        && let Some(config) = &worker.coordinator
+    {
+        link = Some(coordinator::start(worker, config, circuits, activities)?);
+    }
 
     let (command, commands) = mpsc::channel(16);
     let state = AdminState::new(admin::Parts {
@@ -189,6 +209,7 @@ pub async fn start(config: Config, options: Options) -> Result<Running> {
         addresses,
         management,
         circuits,
+        link,
         listeners,
         threads,
         commands,
@@ -284,10 +305,13 @@ impl Running {
     }
 
     /// Stops accepting, lets connections end for at most the drain time, then ends them.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(mut self) {
         self.control.readiness.set_draining(true);
-        self.drain();
         let deadline = Instant::now() + self.drain_time;
+        self.drain();
+        if let Some(link) = &mut self.link {
+            link.leave().await;
+        }
         while self.open() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

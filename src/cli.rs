@@ -1,99 +1,28 @@
 //! The command line.
 
+mod args;
+mod checks;
+mod process;
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::Parser as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::args::{
+    CheckArgs, Cli, Command, ConfigCommand, DependenciesCommand, HealthCommand, Mode, OutputArgs,
+    ServeArgs,
+};
+use self::process::{Identity, PidFile};
 use crate::app::{self, Config, Options, Running};
-use crate::config::WorkerConfig;
 use crate::config::bootstrap::{BootstrapConfig, Overrides, looks_like_bootstrap};
+use crate::config::{self, Logging, Process, WorkerConfig, search};
 use crate::demo;
 use crate::telemetry::logging;
-
-/// An xDS-compatible proxy, and a drop-in replacement for Backend.AI's AppProxy worker.
-#[derive(Debug, Parser)]
-#[command(name = "causeway", version = version(), args_conflicts_with_subcommands = true)]
-pub struct Cli {
-    #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    serve: ServeArgs,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Serve what a configuration file says (the default).
-    Serve(ServeArgs),
-    /// Serve sample apps, reachable in every way, without any file.
-    Demo(DemoArgs),
-    /// Check a configuration file and say what is wrong with it.
-    Validate(ServeArgs),
-    /// Print version and build facts.
-    Version,
-}
-
-#[derive(Clone, Debug, Args)]
-struct ServeArgs {
-    /// An Envoy bootstrap (YAML or JSON) or the worker's TOML; recognised by its content.
-    #[arg(
-        short = 'c',
-        long,
-        short_alias = 'f',
-        alias = "config",
-        value_name = "FILE"
-    )]
-    config_path: Option<PathBuf>,
-    /// Envoy bootstrap as text, merged over the file.
-    #[arg(long, value_name = "YAML")]
-    config_yaml: Option<String>,
-    #[arg(long, value_enum, default_value_t = Mode::Serve)]
-    mode: Mode,
-    /// Data threads; the number of cores when not given.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    concurrency: Option<u16>,
-    /// trace, debug, info, warning, error, critical or off.
-    #[arg(short = 'l', long, value_name = "LEVEL", default_value = "info")]
-    log_level: String,
-    /// Overrides `node.id` of the bootstrap.
-    #[arg(long, value_name = "ID")]
-    service_node: Option<String>,
-    /// Overrides `node.cluster` of the bootstrap.
-    #[arg(long, value_name = "NAME")]
-    service_cluster: Option<String>,
-    /// Seconds that connections may go on after SIGTERM.
-    #[arg(long, value_name = "SECONDS", default_value_t = 4)]
-    drain_time_s: u64,
-    /// Take a bootstrap that has fields this program does not know.
-    #[arg(long)]
-    allow_unknown_static_fields: bool,
-    /// Accepted for Envoy's sake; there is no hot restart to disable.
-    #[arg(long)]
-    disable_hot_restart: bool,
-    /// Accepted for Envoy's sake.
-    #[arg(long, value_name = "N")]
-    base_id: Option<u32>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Mode {
-    Serve,
-    Validate,
-}
-
-#[derive(Clone, Debug, Args)]
-struct DemoArgs {
-    #[arg(short = 'l', long, value_name = "LEVEL", default_value = "warning")]
-    log_level: String,
-}
-
-fn version() -> &'static str {
-    concat!(env!("CAUSEWAY_VERSION"), " (", env!("CAUSEWAY_COMMIT"), ")")
-}
 
 /// Runs the command line to its end.
 pub fn main() -> ExitCode {
@@ -111,38 +40,130 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Version => {
-            println!("causeway {}", env!("CAUSEWAY_VERSION"));
-            println!(
-                "commit   {} (dirty: {})",
-                env!("CAUSEWAY_COMMIT"),
-                env!("CAUSEWAY_DIRTY")
-            );
-            println!("rustc    {}", env!("CAUSEWAY_RUSTC"));
-            println!(
-                "target   {} ({})",
-                env!("CAUSEWAY_TARGET"),
-                env!("CAUSEWAY_PROFILE")
-            );
+            version();
             Ok(())
         }
         Command::Demo(args) => {
+            let log = start_log(&Logging {
+                level: args.log_level,
+                ..Logging::default()
+            })?;
             let options = Options {
-                log_level: Some(logging::start(&args.log_level).map_err(|e| anyhow!(e))?),
+                log_level: Some(log.level.clone()),
                 ..Options::default()
             };
             runtime()?.block_on(run_demo(options))
         }
-        Command::Validate(args) => validate(&args),
-        Command::Serve(args) if args.mode == Mode::Validate => validate(&args),
-        Command::Serve(args) => {
-            let log_level = logging::start(&args.log_level).map_err(|e| anyhow!(e))?;
-            let config = load(&args)?;
-            let mut options = options(&args);
-            options.log_level = Some(log_level);
-            let served = runtime()?.block_on(serve(config, options));
-            served.with_context(|| source(&args))
+        Command::GenerateExampleConfiguration(args)
+        | Command::Config(ConfigCommand::GenerateSample(args)) => example(&args),
+        Command::Health(HealthCommand::Check(args)) => {
+            let config = worker(&args)?;
+            runtime()?.block_on(checks::health(&config, !args.no_timestamps))
         }
+        Command::Dependencies(DependenciesCommand::Verify(args)) => {
+            let config = worker(&args)?;
+            runtime()?.block_on(checks::dependencies(&config, !args.no_timestamps))
+        }
+        Command::Validate(args) => validate(&located(args)?),
+        Command::Serve(args) if args.mode == Mode::Validate => validate(&located(args)?),
+        Command::Serve(args) => start(&located(args)?),
     }
+}
+
+fn version() {
+    println!("causeway {}", env!("CAUSEWAY_VERSION"));
+    println!(
+        "commit   {} (dirty: {})",
+        env!("CAUSEWAY_COMMIT"),
+        env!("CAUSEWAY_DIRTY")
+    );
+    println!("rustc    {}", env!("CAUSEWAY_RUSTC"));
+    println!(
+        "target   {} ({})",
+        env!("CAUSEWAY_TARGET"),
+        env!("CAUSEWAY_PROFILE")
+    );
+}
+
+fn example(args: &OutputArgs) -> Result<()> {
+    match &args.output {
+        Some(path) => std::fs::write(path, config::EXAMPLE)
+            .with_context(|| format!("cannot write {}", path.display())),
+        None => Ok(std::io::stdout().write_all(config::EXAMPLE.as_bytes())?),
+    }
+}
+
+/// The file to read when none is named.
+fn found() -> Result<PathBuf> {
+    search::find().map_err(|tried| {
+        let tried: Vec<_> = tried.iter().map(|p| p.display().to_string()).collect();
+        anyhow!(
+            "no configuration: give --config-path FILE, or try `causeway demo` (looked for {})",
+            tried.join(", ")
+        )
+    })
+}
+
+/// Says which file is read, unless a text on the command line stands for all of it.
+fn located(mut args: ServeArgs) -> Result<ServeArgs> {
+    if args.config_path.is_none() && args.config_yaml.is_none() {
+        args.config_path = Some(found()?);
+    }
+    Ok(args)
+}
+
+/// The worker's file, for those who ask about it.
+fn worker(args: &CheckArgs) -> Result<WorkerConfig> {
+    let path = args.config_path.clone().map_or_else(found, Ok)?;
+    Ok(WorkerConfig::load(&path)?)
+}
+
+fn start_log(logging: &Logging) -> Result<logging::Log> {
+    logging::start(logging).map_err(|e| anyhow!(e))
+}
+
+fn start(args: &ServeArgs) -> Result<()> {
+    let config = load(args)?;
+    let (mut log_to, drain_time, process) = match &config {
+        Config::Worker(worker) => (
+            worker.logging.clone(),
+            worker.causeway.drain_time,
+            worker.process.clone(),
+        ),
+        Config::Bootstrap(_) => (
+            Logging::default(),
+            Options::default().drain_time,
+            Process::default(),
+        ),
+    };
+    if let Some(level) = args.level() {
+        level.clone_into(&mut log_to.level);
+    }
+    let log = start_log(&log_to)?;
+    match &config {
+        Config::Worker(worker) => worker.report(),
+        Config::Bootstrap(bootstrap) => bootstrap.report(&source(args)),
+    }
+    let default = Options::default();
+    let concurrency = args.concurrency.map_or(default.concurrency, usize::from);
+    let drain_time = args.drain_time_s.map_or(drain_time, Duration::from_secs);
+    let options = Options {
+        concurrency,
+        drain_time,
+        log_level: Some(log.level.clone()),
+        command_line: vec![
+            ("concurrency".into(), concurrency.to_string()),
+            ("config_path".into(), path_text(args.config_path.as_deref())),
+            ("log_level".into(), log_to.level.clone()),
+            (
+                "drain_time".into(),
+                format!("{}s", drain_time.as_secs_f64()),
+            ),
+        ],
+    };
+    let log_file = log_to.file.as_ref().map(|file| file.path.as_path());
+    let served = runtime()?.block_on(serve(config, options, &process, log_file));
+    served.with_context(|| source(args))
 }
 
 /// For everything but user traffic.
@@ -153,22 +174,6 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .enable_all()
         .build()
         .context("cannot start the control thread")
-}
-
-fn options(args: &ServeArgs) -> Options {
-    let default = Options::default();
-    let concurrency = args.concurrency.map_or(default.concurrency, usize::from);
-    Options {
-        concurrency,
-        drain_time: Duration::from_secs(args.drain_time_s),
-        command_line: vec![
-            ("concurrency".into(), concurrency.to_string()),
-            ("config_path".into(), path_text(args.config_path.as_deref())),
-            ("log_level".into(), args.log_level.clone()),
-            ("drain_time".into(), format!("{}s", args.drain_time_s)),
-        ],
-        ..default
-    }
 }
 
 fn path_text(path: Option<&Path>) -> String {
@@ -192,9 +197,6 @@ fn load(args: &ServeArgs) -> Result<Config> {
         allow_unknown_fields: args.allow_unknown_static_fields,
     };
     let Some(path) = &args.config_path else {
-        if args.config_yaml.is_none() {
-            bail!("no configuration: give --config-path FILE, or try `causeway demo`");
-        }
         let parsed = BootstrapConfig::parse("--config-yaml", "", &overrides)?;
         return Ok(Config::Bootstrap(Box::new(parsed)));
     };
@@ -227,9 +229,23 @@ fn validate(args: &ServeArgs) -> Result<()> {
     Ok(())
 }
 
-async fn serve(config: Config, options: Options) -> Result<()> {
+async fn serve(
+    config: Config,
+    options: Options,
+    process: &Process,
+    log_file: Option<&Path>,
+) -> Result<()> {
     let signals = Signals::listen()?;
+    // Before anything is opened: who does not exist cannot be become.
+    let identity = Identity::find(process)?;
     let running = app::start(config, options).await?;
+    let _pid_file = match &process.pid_file {
+        Some(path) => Some(PidFile::write(path)?),
+        None => None,
+    };
+    if let Some(identity) = identity {
+        identity.assume(log_file.as_slice())?;
+    }
     tracing::info!(
         version = env!("CAUSEWAY_VERSION"),
         management = ?running.management,

@@ -143,10 +143,14 @@ impl BootstrapConfig {
             let list = list_of(update.kind);
             update.listing = list.map(|list| Listing::new(Arc::clone(&document), list));
         }
-        if !config.ignored.is_empty() {
-            info!(%file, fields = %config.ignored.join(", "), "bootstrap fields without effect");
-        }
         Ok(config)
+    }
+
+    /// Logs which fields do nothing; `file` is what they were read from.
+    pub fn report(&self, file: &str) {
+        if !self.ignored.is_empty() {
+            info!(%file, fields = %self.ignored.join(", "), "bootstrap fields without effect");
+        }
     }
 }
 

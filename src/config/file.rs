@@ -1,27 +1,51 @@
 //! The file as written, and the checks that turn it into a [`WorkerConfig`].
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::address::{socket, tls_files};
+use super::discovery::DiscoveryTable;
 use super::error::{ConfigError, Place};
-use super::{Causeway, PortProxy, WildcardDomain, WorkerConfig};
+use super::logging::LoggingTable;
+use super::proxy_worker::ProxyWorkerTable;
+use super::redis::RedisTable;
+use super::worker::{Access, Causeway, DigestMod, PermitHash, Tls, TlsFiles, WorkerConfig};
 use crate::util::Secret;
 
 #[derive(Deserialize)]
 pub(super) struct File {
-    secrets: Option<Secrets>,
+    #[serde(default)]
+    secrets: SecretsTable,
+    #[serde(default)]
+    permit_hash: PermitHashTable,
+    redis: Option<RedisTable>,
     #[serde(default)]
     causeway: CausewayTable,
     #[serde(default)]
-    proxy_worker: ProxyWorker,
+    proxy_worker: ProxyWorkerTable,
+    logging: Option<LoggingTable>,
+    #[serde(default)]
+    service_discovery: DiscoveryTable,
 }
 
-// No `Debug` on purpose: this holds the secret in the clear.
-#[derive(Deserialize)]
-struct Secrets {
+// No `Debug` on purpose: this and the next hold secrets in the clear.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct SecretsTable {
     api_secret: Option<String>,
+    jwt_secret: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PermitHashTable {
+    secret: Option<String>,
+    digest_mod: DigestMod,
 }
 
 #[derive(Default, Deserialize)]
@@ -29,8 +53,18 @@ struct Secrets {
 struct CausewayTable {
     management: Option<Spanned<String>>,
     path_frontend: Option<Spanned<Switchable>>,
+    path_tls_cert: Option<Spanned<PathBuf>>,
+    path_tls_privkey: Option<Spanned<PathBuf>>,
     strip_prefix: Option<bool>,
     allow_unauthenticated: bool,
+    relist_period: Option<Spanned<f64>>,
+    traefik_poll_period: Option<Spanned<f64>>,
+    coordinator_timeout: Option<Spanned<f64>>,
+    usage_period: Option<Spanned<f64>>,
+    state_file: Option<PathBuf>,
+    bus: Option<bool>,
+    ports_at_start: Option<bool>,
+    drain_time: Option<Spanned<f64>>,
 }
 
 #[derive(Deserialize)]
@@ -40,198 +74,173 @@ enum Switchable {
     Address(String),
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct ProxyWorker {
-    tls_listen: Option<Spanned<bool>>,
-    port_proxy: Option<PortProxyTable>,
-    wildcard_domain: Option<WildcardTable>,
+/// What the file must have.
+pub(super) fn required<T>(
+    value: Option<T>,
+    at: &Place<'_>,
+    key: &str,
+    hint: &str,
+) -> Result<T, ConfigError> {
+    value.ok_or_else(|| at.error(None, format!("{key} is required"), Some(hint)))
 }
 
-#[derive(Deserialize)]
-struct PortProxyTable {
-    bind_host: Spanned<String>,
-    bind_port_range: Option<Spanned<Vec<u16>>>,
-    advertised_port_range: Option<Spanned<Vec<u16>>>,
-}
-
-#[derive(Deserialize)]
-struct WildcardTable {
-    bind_addr: HostPort,
-    domain: Spanned<String>,
-    advertised_port: Option<u16>,
-}
-
-#[derive(Deserialize)]
-struct HostPort {
-    host: Spanned<String>,
-    port: u16,
+/// Seconds, as a span that is not empty.
+pub(super) fn seconds(
+    value: Option<Spanned<f64>>,
+    at: &Place<'_>,
+    key: &str,
+    default: Duration,
+) -> Result<Duration, ConfigError> {
+    let Some(value) = value else {
+        return Ok(default);
+    };
+    match Duration::try_from_secs_f64(*value.get_ref()) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err(at.error(
+            Some(value.span()),
+            format!("{key}: must be more than 0"),
+            Some("in seconds; fractions are allowed"),
+        )),
+    }
 }
 
 impl File {
     pub fn validate(self, at: &Place<'_>) -> Result<WorkerConfig, ConfigError> {
-        let api_secret = self
-            .secrets
-            .and_then(|s| s.api_secret)
-            .filter(|s| !s.is_empty());
-        let Some(api_secret) = api_secret else {
-            return Err(at.error(
-                None,
-                "secrets.api_secret is required",
-                Some("add [secrets] with api_secret = \"...\", the same as the Coordinator's"),
-            ));
-        };
-        if let Some(tls) = self.proxy_worker.tls_listen.filter(|tls| *tls.get_ref()) {
-            // Going on in plain text would put on the wire what was meant to be hidden.
-            return Err(at.error(
-                Some(tls.span()),
-                "proxy_worker.tls_listen: not supported yet",
-                Some("terminate TLS in front of this worker, with tls_advertised = true"),
-            ));
+        let Self {
+            secrets,
+            permit_hash,
+            redis,
+            causeway,
+            mut proxy_worker,
+            logging,
+            service_discovery,
+        } = self;
+        let api_secret = required(
+            secret(secrets.api_secret),
+            at,
+            "secrets.api_secret",
+            "add [secrets] with api_secret = \"...\", the same as the Coordinator's",
+        )?;
+        let jwt_secret = secret(secrets.jwt_secret);
+        let permit_secret = secret(permit_hash.secret);
+        let with_coordinator = proxy_worker.has_coordinator();
+        if with_coordinator {
+            const SAME: &str = "the same as the Coordinator's";
+            required(jwt_secret.as_ref(), at, "secrets.jwt_secret", SAME)?;
+            required(permit_secret.as_ref(), at, "permit_hash.secret", SAME)?;
+            let hint = "for example level = \"INFO\" and drivers = [\"console\"]";
+            required(logging.as_ref(), at, "[logging]", hint)?;
         }
+        let access = jwt_secret
+            .zip(permit_secret)
+            .map(|(jwt_secret, secret)| Access {
+                jwt_secret,
+                permit_hash: PermitHash {
+                    secret,
+                    digest_mod: permit_hash.digest_mod,
+                },
+            });
+        let tls = proxy_worker.take_tls(at)?;
+        let causeway = causeway.validate(&tls, at)?;
+        let trusted_proxies = proxy_worker.trusted_proxies(at)?;
+        let process = proxy_worker.take_process(at)?;
+        let frontends = proxy_worker.take_frontends(at)?;
+        let coordinator = match frontends.mode {
+            Some(mode) => {
+                let redis = required(redis, at, "[redis]", "with addr = { host, port }")?;
+                let redis = redis.validate(at)?;
+                let discovery = service_discovery.validate(at)?;
+                Some(proxy_worker.link(mode, redis, discovery, at)?)
+            }
+            None => None,
+        };
         Ok(WorkerConfig {
-            api_secret: Secret::new(api_secret),
-            causeway: self.causeway.validate(at)?,
-            port_proxy: self
-                .proxy_worker
-                .port_proxy
-                .map(|p| p.validate(at))
-                .transpose()?,
-            wildcard_domain: self
-                .proxy_worker
-                .wildcard_domain
-                .map(|w| w.validate(at))
-                .transpose()?,
-            unknown: Vec::new(),
+            causeway,
+            coordinator,
+            access,
+            tls,
+            trusted_proxies,
+            port_proxy: frontends.port_proxy,
+            wildcard_domain: frontends.wildcard_domain,
+            process,
+            logging: logging.unwrap_or_default().validate(at)?,
+            ..WorkerConfig::push_only(api_secret)
         })
     }
 }
 
+fn secret(text: Option<String>) -> Option<Secret> {
+    text.filter(|text| !text.is_empty()).map(Secret::new)
+}
+
 impl CausewayTable {
-    fn validate(self, at: &Place<'_>) -> Result<Causeway, ConfigError> {
-        const HINT: &str = "write it as \"host:port\", the host being an IP address; port 0 lets \
-                            the system choose";
+    fn validate(self, tls: &Tls, at: &Place<'_>) -> Result<Causeway, ConfigError> {
         let default = Causeway::default();
-        let address = |text: &str, span, key: &str| {
-            socket(text).ok_or_else(|| {
-                at.error(
-                    Some(span),
-                    format!("causeway.{key}: not an address"),
-                    Some(HINT),
-                )
-            })
-        };
         let management = match self.management {
-            Some(text) => address(text.get_ref(), text.span(), "management")?,
+            Some(text) => address(text.get_ref(), text.span(), at, "management")?,
             None => default.management,
         };
         let path_frontend = match self.path_frontend {
             None => default.path_frontend,
             Some(value) => match value.get_ref() {
                 Switchable::Flag(false) => None,
-                Switchable::Flag(true) => Some(address("", value.span(), "path_frontend")?),
+                Switchable::Flag(true) => Some(address("", value.span(), at, "path_frontend")?),
                 Switchable::Address(text) if text.is_empty() => None,
-                Switchable::Address(text) => Some(address(text, value.span(), "path_frontend")?),
+                Switchable::Address(text) => {
+                    Some(address(text, value.span(), at, "path_frontend")?)
+                }
             },
+        };
+        let own: Option<TlsFiles> = tls_files(
+            self.path_tls_cert,
+            self.path_tls_privkey,
+            None,
+            at,
+            ["causeway.path_tls_cert", "causeway.path_tls_privkey"],
+        )?;
+        let period =
+            |value, key: &str, default| seconds(value, at, &format!("causeway.{key}"), default);
+        let drain_time = match self.drain_time {
+            // Unlike a period it may be nothing.
+            Some(time) if *time.get_ref() == 0.0 => Duration::ZERO,
+            time => period(time, "drain_time", default.drain_time)?,
         };
         Ok(Causeway {
             management,
             path_frontend,
+            path_tls: own.or_else(|| tls.listen.clone()),
             strip_prefix: self.strip_prefix.unwrap_or(default.strip_prefix),
             allow_unauthenticated: self.allow_unauthenticated,
+            relist_period: period(self.relist_period, "relist_period", default.relist_period)?,
+            traefik_poll_period: period(
+                self.traefik_poll_period,
+                "traefik_poll_period",
+                default.traefik_poll_period,
+            )?,
+            coordinator_timeout: period(
+                self.coordinator_timeout,
+                "coordinator_timeout",
+                default.coordinator_timeout,
+            )?,
+            usage_period: period(self.usage_period, "usage_period", default.usage_period)?,
+            state_file: self.state_file,
+            bus: self.bus.unwrap_or(default.bus),
+            ports_at_start: self.ports_at_start.unwrap_or(default.ports_at_start),
+            drain_time,
         })
     }
 }
 
-impl PortProxyTable {
-    fn validate(self, at: &Place<'_>) -> Result<PortProxy, ConfigError> {
-        const TABLE: &str = "proxy_worker.port_proxy";
-        let bind_host = bind_host(&self.bind_host, at, &format!("{TABLE}.bind_host"))?;
-        let bind_ports = match &self.bind_port_range {
-            Some(range) => ports(range, at, &format!("{TABLE}.bind_port_range"))?,
-            None => Vec::new(),
-        };
-        let advertised_from = match &self.advertised_port_range {
-            Some(range) => {
-                let key = format!("{TABLE}.advertised_port_range");
-                let advertised = ports(range, at, &key)?;
-                if advertised.len() != bind_ports.len() {
-                    let reason = format!(
-                        "{key}: as long as bind_port_range it must be ({} ports), not {}",
-                        bind_ports.len(),
-                        advertised.len()
-                    );
-                    let hint = "each advertised port stands for the bind port at its place";
-                    return Err(at.error(Some(range.span()), reason, Some(hint)));
-                }
-                advertised.first().copied()
-            }
-            None => None,
-        };
-        Ok(PortProxy {
-            bind_host,
-            bind_ports,
-            advertised_from,
-        })
-    }
-}
-
-impl WildcardTable {
-    fn validate(self, at: &Place<'_>) -> Result<WildcardDomain, ConfigError> {
-        const TABLE: &str = "proxy_worker.wildcard_domain";
-        let host = bind_host(&self.bind_addr.host, at, &format!("{TABLE}.bind_addr.host"))?;
-        let domain = self.domain.get_ref().to_ascii_lowercase();
-        if !domain.starts_with('.') || domain.len() < 2 {
-            return Err(at.error(
-                Some(self.domain.span()),
-                format!("{TABLE}.domain: begins with a dot and names a domain"),
-                Some("for example \".apps.example.org\""),
-            ));
-        }
-        Ok(WildcardDomain {
-            bind_addr: SocketAddr::new(host, self.bind_addr.port),
-            domain,
-            advertised_port: self.advertised_port,
-        })
-    }
-}
-
-/// An inclusive `[low, high]`, or nothing.
-fn ports(range: &Spanned<Vec<u16>>, at: &Place<'_>, key: &str) -> Result<Vec<u16>, ConfigError> {
-    match range.get_ref()[..] {
-        [] => Ok(Vec::new()),
-        // A 0 is a port that the system chooses; a range cannot begin with it.
-        [0, 0] => Ok(vec![0]),
-        [low, high] if 0 < low && low <= high => Ok((low..=high).collect()),
-        _ => Err(at.error(
-            Some(range.span()),
-            format!("{key}: must be [lowest, highest] or empty"),
-            Some("both ends belong to the range, for example [10205, 10300]"),
-        )),
-    }
-}
-
-fn bind_host(host: &Spanned<String>, at: &Place<'_>, key: &str) -> Result<IpAddr, ConfigError> {
-    ip(host.get_ref()).ok_or_else(|| {
-        at.error(
-            Some(host.span()),
-            format!("{key}: must be an IP address or localhost"),
-            Some("0.0.0.0 listens on every IPv4 address, :: on every address"),
-        )
+fn address(
+    text: &str,
+    span: Range<usize>,
+    at: &Place<'_>,
+    key: &str,
+) -> Result<SocketAddr, ConfigError> {
+    const HINT: &str = "write it as \"host:port\", the host being an IP address; port 0 lets the \
+                        system choose";
+    socket(text).ok_or_else(|| {
+        let reason = format!("causeway.{key}: not an address");
+        at.error(Some(span), reason, Some(HINT))
     })
-}
-
-fn ip(host: &str) -> Option<IpAddr> {
-    match host {
-        "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        _ => host.parse().ok(),
-    }
-}
-
-fn socket(text: &str) -> Option<SocketAddr> {
-    let port = text.strip_prefix("localhost:");
-    match port {
-        Some(port) => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse().ok()?))),
-        None => text.parse().ok(),
-    }
 }

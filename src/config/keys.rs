@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::legacy::WITHOUT_EFFECT;
+
 /// A key that means nothing to this program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownKey {
@@ -21,19 +23,52 @@ impl fmt::Display for UnknownKey {
     }
 }
 
-/// Tables whose keys are checked. Every other table of [`TABLES`] is the legacy worker's and is
-/// let be, whatever it holds.
-const CHECKED: [(&str, &[&str]); 5] = [
-    ("", TABLES),
+/// Tables whose keys are read, with those keys. [`WITHOUT_EFFECT`] has the others that are known.
+const READ: &[(&str, &[&str])] = &[
+    (
+        "",
+        &[
+            "causeway",
+            "logging",
+            "permit_hash",
+            "proxy_worker",
+            "redis",
+            "secrets",
+            "service_discovery",
+        ],
+    ),
     (
         "causeway",
         &[
             "management",
             "path_frontend",
+            "path_tls_cert",
+            "path_tls_privkey",
             "strip_prefix",
             "allow_unauthenticated",
+            "relist_period",
+            "traefik_poll_period",
+            "coordinator_timeout",
+            "usage_period",
+            "state_file",
+            "bus",
+            "ports_at_start",
+            "drain_time",
         ],
     ),
+    ("logging", &["level", "drivers", "console", "file"]),
+    ("logging.console", &["colored", "format"]),
+    (
+        "logging.file",
+        &[
+            "path",
+            "filename",
+            "backup-count",
+            "rotation-size",
+            "format",
+        ],
+    ),
+    ("permit_hash", &["secret", "digest_mod"]),
     ("proxy_worker", PROXY_WORKER),
     (
         "proxy_worker.port_proxy",
@@ -45,47 +80,65 @@ const CHECKED: [(&str, &[&str]); 5] = [
         ],
     ),
     (
+        "proxy_worker.traefik",
+        &[
+            "api_port",
+            "frontend_mode",
+            "last_used_time_marker_directory",
+            "port_proxy",
+            "wildcard_domain",
+        ],
+    ),
+    (
+        "proxy_worker.traefik.port_proxy",
+        &["advertised_host", "port_range"],
+    ),
+    (
+        "proxy_worker.traefik.wildcard_domain",
+        &["domain", "advertised_port", "tls_advertised"],
+    ),
+    (
         "proxy_worker.wildcard_domain",
         &["bind_addr", "domain", "advertised_port"],
     ),
-];
-
-const TABLES: &[&str] = &[
-    "causeway",
-    "debug",
-    "etcd",
-    "logging",
-    "otel",
-    "permit_hash",
-    "profiling",
-    "proxy_worker",
-    "pyroscope",
-    "redis",
-    "secrets",
-    "service_discovery",
+    (
+        "redis",
+        &[
+            "addr",
+            "sentinel",
+            "service_name",
+            "password",
+            "sentinel_password",
+        ],
+    ),
+    ("secrets", &["api_secret", "jwt_secret"]),
+    (
+        "service_discovery",
+        &[
+            "type",
+            "instance-id",
+            "service-group",
+            "display-name",
+            "extra-labels",
+            "endpoints",
+        ],
+    ),
 ];
 
 const PROXY_WORKER: &[&str] = &[
     "accepted_traffics",
-    "aiomonitor_termui_port",
-    "aiomonitor_webui_port",
     "announce_addr",
     "api_advertised_addr",
     "api_bind_addr",
     "app_filters",
     "authority",
-    "client_pool_cleanup_interval",
-    "client_pool_keep_inflight_sessions",
     "coordinator_endpoint",
-    "event_loop",
     "filtered_apps_only",
     "frontend_mode",
     "group",
     "heartbeat_period",
-    "http2",
     "id",
     "inference_metric_collection_interval",
-    "ipc_base_path",
     "metric_access_allowed_hosts",
     "pid_file",
     "port_proxy",
@@ -96,23 +149,20 @@ const PROXY_WORKER: &[&str] = &[
     "tls_privkey",
     "traefik",
     "trusted_proxies",
-    "use_experimental_redis_event_dispatcher",
     "user",
     "verify_coordinator_ssl_certificate",
     "wildcard_domain",
 ];
 
-/// Each unknown key once, in the order of the file's tables. The text is known to parse.
-pub(super) fn unknown(text: &str) -> Vec<UnknownKey> {
+/// Each unknown key once, in the order of the file's tables.
+pub(super) fn unknown(root: &toml::Table) -> Vec<UnknownKey> {
     let mut found = Vec::new();
-    if let Ok(root) = text.parse::<toml::Table>() {
-        collect("", &root, &mut found);
-    }
+    collect("", root, &mut found);
     found
 }
 
 fn collect(path: &str, table: &toml::Table, found: &mut Vec<UnknownKey>) {
-    let Some((_, known)) = CHECKED.iter().find(|(name, _)| *name == path) else {
+    let Some((_, read)) = READ.iter().find(|(name, _)| *name == path) else {
         return;
     };
     for (key, value) in table {
@@ -121,13 +171,24 @@ fn collect(path: &str, table: &toml::Table, found: &mut Vec<UnknownKey>) {
         } else {
             format!("{path}.{key}")
         };
-        if !known.contains(&key.as_str()) {
-            let hint = known.iter().copied().find(|k| distance(k, key) <= 2);
+        if WITHOUT_EFFECT.contains(&name.as_str()) {
+            continue;
+        }
+        if !read.contains(&key.as_str()) {
+            let hint = read.iter().copied().find(|k| distance(k, key) <= 2);
             found.push(UnknownKey { name, hint });
         } else if let toml::Value::Table(inner) = value {
             collect(&name, inner, found);
         }
     }
+}
+
+/// Every key that is read, with its tables: what the example file and the manual must name.
+#[cfg(test)]
+pub(super) fn read() -> impl Iterator<Item = String> {
+    READ.iter()
+        .filter(|(table, _)| !table.is_empty())
+        .flat_map(|(table, keys)| keys.iter().map(move |key| format!("{table}.{key}")))
 }
 
 /// Edits between two words (Levenshtein).

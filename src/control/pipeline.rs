@@ -30,7 +30,6 @@ pub struct Pipeline {
     warming: Warming,
     held: Held,
     compiler: Compiler,
-    registry: Registry,
     publisher: Publisher,
     reconcile: Box<dyn Reconcile + Send>,
     stats: Arc<Stats>,
@@ -57,8 +56,7 @@ impl Pipeline {
             store: ResourceStore::new(),
             warming: Warming::default(),
             held: Held::default(),
-            compiler: Compiler::new(Arc::clone(&stats), registry.clone()),
-            registry,
+            compiler: Compiler::new(Arc::clone(&stats), registry),
             publisher,
             reconcile,
             stats,
@@ -78,7 +76,9 @@ impl Pipeline {
     /// Applies a batch. Its answer stays with the caller.
     pub(super) fn apply(&mut self, batch: &mut Batch, now: Instant) -> Outcome {
         let before = self.before(batch);
-        let applied = self.store.apply(batch, &self.registry, SystemTime::now());
+        let applied = self
+            .store
+            .apply(batch, &Registry::default(), SystemTime::now());
         for rejected in &applied.rejected {
             self.stats.pipeline.resources_rejected.inc();
             warn!(error = %rejected, "resource rejected");

@@ -48,7 +48,14 @@ pub enum PushError {
     /// 404: no circuit has this id.
     #[error("no circuit {0}")]
     Unknown(uuid::Uuid),
-    /// 409: two circuits of one push want the same place.
+    /// 400: the control plane does not take what the push was translated to.
+    #[error("{fault}")]
+    Refused {
+        fault: Fault,
+        /// Whose translation it was, as far as that can be told.
+        circuits: Vec<uuid::Uuid>,
+    },
+    /// 409: two circuits want the same place, or the Coordinator's circuits are in the way.
     #[error("{0}")]
     Conflict(Fault),
     /// 503: the control plane is gone, so the program is about to end.

@@ -3,33 +3,47 @@
 //! | module | holds |
 //! |---|---|
 //! | [`model`], [`wire`] | circuits, validated; their JSON form |
-//! | [`registry`] | the circuits in force; which change touches what |
+//! | [`registry`] | the circuits in force and whose they are; which change touches what |
 //! | [`translate`] | circuits -> xDS messages, pure |
 //! | [`shim`] | the REST interface for pushes |
 //! | [`api`] | the worker's own interface: setup links, health, metrics |
 //! | [`permit`] | what opens an interactive app to its owner |
 //! | [`problem`] | what can go wrong for users, in the words of Backend.AI |
 //! | [`check`] | whether everything the worker needs is there, before it starts |
+//! | [`client`] | calls to the Coordinator |
+//! | [`link`] | registration, liveness, listings and events: what ties this worker to the Coordinator |
+//! | [`event`], [`bus`] | what the event bus says and is told; the bus itself |
+//! | [`redis`] | connections to Redis, and whether it answers |
+//! | [`usage`] | what keeps used circuits and sessions alive |
+//! | [`inference_metrics`] | what model servers say of themselves, for an autoscaler |
+//! | [`discovery`] | the entry by which Prometheus finds this worker |
 //!
 //! [`Circuits`] ties them together: a change is tried on a copy of the registry, translated,
 //! sent to the control plane as one batch, and kept only once its generation is live.
 
 pub mod api;
+pub mod bus;
 pub mod check;
+pub mod client;
 mod created;
+pub mod discovery;
 pub mod event;
 mod fault;
+pub mod inference_metrics;
+pub mod link;
 pub mod model;
 pub mod permit;
 pub mod problem;
+pub mod redis;
 pub mod registry;
 pub mod shim;
 #[cfg(test)]
 mod testing;
 pub mod translate;
+pub mod usage;
 pub mod wire;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use causeway_xds::reject::Rejected;
@@ -41,10 +55,12 @@ use uuid::Uuid;
 pub use created::Created;
 pub use fault::{Fault, PushError};
 use model::{Circuit, Slot};
-use registry::{CircuitRegistry, Touched};
+use registry::{CircuitRegistry, Owner, Touched};
 pub use translate::Frame;
-use translate::names;
+use translate::{blame, names};
 use wire::WireRoute;
+
+use crate::telemetry::activity::Activities;
 
 /// The circuits of this worker, shared by everything that announces them.
 ///
@@ -55,6 +71,7 @@ pub struct Circuits {
     frame: Frame,
     batches: Batches,
     created: Created,
+    activities: Arc<Activities>,
     state: Mutex<State>,
 }
 
@@ -80,11 +97,14 @@ pub struct Applied {
 }
 
 impl Circuits {
-    pub fn new(frame: Frame, batches: Batches) -> Arc<Self> {
+    /// `activities` is where the data plane notes what is in use; it is told which circuits go and
+    /// which sessions they belong to.
+    pub fn new(frame: Frame, batches: Batches, activities: Arc<Activities>) -> Arc<Self> {
         Arc::new(Self {
             frame,
             batches,
             created: Created::default(),
+            activities,
             state: Mutex::default(),
         })
     }
@@ -94,29 +114,40 @@ impl Circuits {
     pub async fn install_frame(&self) -> Result<Outcome, PushError> {
         let mut state = self.state.lock().await;
         let outcome = self.send(translate::frame(&self.frame)).await?;
+        if let Some(first) = outcome.rejected.first() {
+            return Err(PushError::Invalid(refusal(first)));
+        }
         state.generation = outcome.generation;
         Ok(outcome)
     }
 
-    /// Makes `circuits` the whole set.
+    /// Makes `circuits` the whole set of `owner`; those in `keep` stay as they are.
     pub async fn replace_all(
         self: &Arc<Self>,
+        owner: Owner,
         circuits: Vec<Circuit>,
+        keep: HashSet<Uuid>,
     ) -> Result<Applied, PushError> {
         self.check(&circuits)?;
         self.apply(move |registry| {
+            permit(registry, owner, &circuits)?;
             let ids = ids(&circuits);
-            Ok((registry.replace_all(circuits), ids))
+            Ok((registry.replace_all(owner, circuits, &keep), ids))
         })
         .await
     }
 
     /// Adds circuits, or brings known ones up to date.
-    pub async fn announce(self: &Arc<Self>, circuits: Vec<Circuit>) -> Result<Applied, PushError> {
+    pub async fn announce(
+        self: &Arc<Self>,
+        owner: Owner,
+        circuits: Vec<Circuit>,
+    ) -> Result<Applied, PushError> {
         self.check(&circuits)?;
         self.apply(move |registry| {
+            permit(registry, owner, &circuits)?;
             let ids = ids(&circuits);
-            Ok((registry.announce(circuits), ids))
+            Ok((registry.announce(owner, circuits), ids))
         })
         .await
     }
@@ -124,10 +155,12 @@ impl Circuits {
     /// Replaces the kernels of one circuit.
     pub async fn set_routes(
         self: &Arc<Self>,
+        owner: Owner,
         id: Uuid,
         routes: Vec<WireRoute>,
     ) -> Result<Applied, PushError> {
         self.apply(move |registry| {
+            permit_one(registry, owner, id)?;
             let protocol = registry.get(id).ok_or(PushError::Unknown(id))?.protocol;
             let routes = wire::kernel_routes(routes, protocol).map_err(PushError::Invalid)?;
             let touched = registry
@@ -138,18 +171,33 @@ impl Circuits {
         .await
     }
 
-    pub async fn remove(self: &Arc<Self>, id: Uuid) -> Result<Applied, PushError> {
+    pub async fn remove(self: &Arc<Self>, owner: Owner, id: Uuid) -> Result<Applied, PushError> {
         self.apply(move |registry| {
+            permit_one(registry, owner, id)?;
             let touched = registry.remove(id).ok_or(PushError::Unknown(id))?;
             Ok((touched, Vec::new()))
         })
         .await
     }
 
+    /// Whether this worker can serve a circuit, and may.
+    pub fn serves(&self, circuit: &Circuit) -> Result<(), Fault> {
+        self.frame.check(circuit)
+    }
+
+    /// Every circuit of one owner, oldest first.
+    pub async fn owned(&self, owner: Owner) -> Vec<Arc<Circuit>> {
+        self.state.lock().await.registry.owned(owner)
+    }
+
     /// Every circuit in force, oldest first, and the generation that shows them.
     pub async fn list(&self) -> (u64, Vec<Arc<Circuit>>) {
         let state = self.state.lock().await;
         (state.generation, state.registry.list())
+    }
+
+    pub async fn owner(&self, id: Uuid) -> Option<Owner> {
+        self.state.lock().await.registry.owner(id)
     }
 
     pub async fn get(&self, id: Uuid) -> Option<Arc<Circuit>> {
@@ -218,17 +266,27 @@ impl Circuits {
             let version = (state.version + 1).to_string();
             let updates = translate::change(&self.frame, &next, &touched, &version);
             let outcome = self.send(updates).await?;
+            if let Some(first) = outcome.rejected.first() {
+                let rejected = outcome.rejected.len();
+                warn!(rejected, %first, "translation was refused");
+                return Err(PushError::Refused {
+                    fault: refusal(first),
+                    circuits: blame::culprits(&self.frame, &next, &touched, &outcome.rejected),
+                });
+            }
             debug!(
                 generation = outcome.generation,
                 circuits = next.len(),
                 "circuits changed"
             );
-            state.registry = next;
+            self.note(&state.registry, &next, &touched);
             state.version += 1;
             state.generation = outcome.generation;
             changed = outcome.changed;
         }
         new.iter().for_each(|protocol| self.created.note(*protocol));
+        // Also when nothing was touched: a circuit may have changed hands.
+        state.registry = next;
         Ok(Applied {
             generation: state.generation,
             changed,
@@ -237,7 +295,18 @@ impl Circuits {
         })
     }
 
-    /// All or nothing; waits until it is live.
+    /// Sessions change with the kernels, which the routes of a circuit do not show.
+    fn note(&self, before: &CircuitRegistry, now: &CircuitRegistry, touched: &Touched) {
+        for id in touched.circuits.union(&touched.routes) {
+            match now.get(*id) {
+                Some(circuit) => drop(self.activities.of(*id, &circuit.sessions())),
+                None if before.get(*id).is_some() => self.activities.remove(*id),
+                None => {}
+            }
+        }
+    }
+
+    /// All or nothing; waits until it is live, or refused.
     async fn send(&self, updates: Vec<Update>) -> Result<Outcome, PushError> {
         let (answer, answered) = oneshot::channel();
         let batch = Batch {
@@ -249,14 +318,39 @@ impl Circuits {
             .send(batch)
             .await
             .map_err(|_| PushError::Stopped)?;
-        let outcome = answered.await.map_err(|_| PushError::Stopped)?;
-        match outcome.rejected.first() {
-            None => Ok(outcome),
-            Some(first) => {
-                warn!(rejected = outcome.rejected.len(), %first, "translation was refused");
-                Err(PushError::Invalid(refusal(first)))
-            }
+        answered.await.map_err(|_| PushError::Stopped)
+    }
+}
+
+/// Refuses a push that wants what the Coordinator's circuits have. The other way round it is not
+/// refused, but said.
+fn permit(registry: &CircuitRegistry, owner: Owner, circuits: &[Circuit]) -> Result<(), PushError> {
+    for (i, circuit) in circuits.iter().enumerate() {
+        if let Some(field) = registry.forbids(owner, circuit) {
+            let reason = "belongs to a circuit of the Coordinator";
+            let fault = Fault::at(format!("circuits[{i}].{field}"), reason);
+            return Err(PushError::Conflict(fault));
         }
+        if let Some(holder) = registry.in_slot(&circuit.slot)
+            && holder.id != circuit.id
+            && registry.owner(holder.id) != Some(owner)
+        {
+            let (pushed, slot) = (holder.id, &circuit.slot);
+            warn!(%pushed, %slot, circuit = %circuit.id, "pushed circuit gives way to the Coordinator's");
+        }
+    }
+    Ok(())
+}
+
+/// To the Coordinator a pushed circuit does not exist; a push may not touch the Coordinator's.
+fn permit_one(registry: &CircuitRegistry, owner: Owner, id: Uuid) -> Result<(), PushError> {
+    match (owner, registry.owner(id)) {
+        (Owner::Shim, Some(Owner::Coordinator)) => {
+            let reason = "belongs to the Coordinator, which alone changes it";
+            Err(PushError::Conflict(Fault::at("id", reason)))
+        }
+        (Owner::Coordinator, Some(Owner::Shim)) => Err(PushError::Unknown(id)),
+        _ => Ok(()),
     }
 }
 

@@ -35,6 +35,18 @@ pub struct Circuit {
 }
 
 impl Circuit {
+    /// The sessions that a use of this circuit keeps alive: its own, and those of its kernels, which
+    /// for a model service are all there is.
+    pub fn sessions(&self) -> Vec<Uuid> {
+        let mut all = self.session_ids.clone();
+        for id in self.routes.iter().filter_map(|route| route.session_id) {
+            if !all.contains(&id) {
+                all.push(id);
+            }
+        }
+        all
+    }
+
     /// The first path segments under which the path frontend serves this circuit: its sessions,
     /// and its model service. None for an app without a name or one that does not speak HTTP.
     pub fn path_segments(&self) -> impl Iterator<Item = Uuid> + '_ {

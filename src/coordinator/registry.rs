@@ -1,7 +1,10 @@
 //! The circuits in force, by id and by the places they occupy. Pure and persistent: a copy costs
 //! a pointer, which is how a refused push is undone.
+//!
+//! Each circuit has an [`Owner`]. What an owner says of its whole set leaves the circuits of the
+//! other alone; where both want the same place, the Coordinator has it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use imbl::{HashMap, OrdMap};
@@ -19,8 +22,18 @@ pub struct CircuitRegistry {
     next_arrival: u64,
 }
 
+/// Who announced a circuit, and so who may change it or leave it out of a full set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Pushed to the REST shim.
+    Shim,
+    /// Listed by the Coordinator, or told by it in an event.
+    Coordinator,
+}
+
 #[derive(Clone, Debug)]
 struct Entry {
+    owner: Owner,
     /// When the id first came, as a running number; survives updates.
     arrival: u64,
     circuit: Arc<Circuit>,
@@ -57,6 +70,24 @@ impl CircuitRegistry {
         self.circuits.get(&id).map(|entry| &entry.circuit)
     }
 
+    pub fn owner(&self, id: Uuid) -> Option<Owner> {
+        self.circuits.get(&id).map(|entry| entry.owner)
+    }
+
+    /// The field of `circuit` that the other owner's claim forbids to `owner`, if any. The
+    /// Coordinator is forbidden nothing: it takes over.
+    pub fn forbids(&self, owner: Owner, circuit: &Circuit) -> Option<&'static str> {
+        if owner == Owner::Coordinator {
+            return None;
+        }
+        let foreign = |id: &Uuid| self.owner(*id) == Some(Owner::Coordinator);
+        if foreign(&circuit.id) {
+            return Some("id");
+        }
+        let taken = self.slots.get(&circuit.slot).is_some_and(foreign);
+        taken.then(|| circuit.slot.field())
+    }
+
     pub fn in_slot(&self, slot: &Slot) -> Option<&Arc<Circuit>> {
         self.slots.get(slot).and_then(|id| self.get(*id))
     }
@@ -71,7 +102,16 @@ impl CircuitRegistry {
 
     /// Every circuit, oldest first.
     pub fn list(&self) -> Vec<Arc<Circuit>> {
-        let mut entries: Vec<&Entry> = self.circuits.values().collect();
+        self.sorted(|_| true)
+    }
+
+    /// Every circuit of one owner, oldest first.
+    pub fn owned(&self, owner: Owner) -> Vec<Arc<Circuit>> {
+        self.sorted(|entry| entry.owner == owner)
+    }
+
+    fn sorted(&self, wanted: impl Fn(&Entry) -> bool) -> Vec<Arc<Circuit>> {
+        let mut entries: Vec<&Entry> = self.circuits.values().filter(|e| wanted(e)).collect();
         entries.sort_unstable_by_key(|entry| entry.arrival);
         entries
             .into_iter()
@@ -80,30 +120,41 @@ impl CircuitRegistry {
     }
 
     /// Adds circuits, or brings known ones up to date. Of several with the same slot the last
-    /// one stays. An equal circuit touches nothing.
-    pub fn announce(&mut self, circuits: Vec<Circuit>) -> Touched {
+    /// one stays. An equal circuit touches nothing. Whatever [`CircuitRegistry::forbids`] has
+    /// been asked before.
+    pub fn announce(&mut self, owner: Owner, circuits: Vec<Circuit>) -> Touched {
         let mut touched = Touched::default();
         for circuit in circuits {
-            self.announce_one(circuit, &mut touched);
+            self.announce_one(owner, circuit, &mut touched);
         }
         touched
     }
 
-    /// Makes `circuits` the whole set.
-    pub fn replace_all(&mut self, circuits: Vec<Circuit>) -> Touched {
+    /// Makes `circuits` the whole set of `owner`, but for those in `keep`, which stay as they are,
+    /// there or not.
+    pub fn replace_all(
+        &mut self,
+        owner: Owner,
+        circuits: Vec<Circuit>,
+        keep: &HashSet<Uuid>,
+    ) -> Touched {
         let mut touched = Touched::default();
-        let wanted: std::collections::HashSet<Uuid> = circuits.iter().map(|c| c.id).collect();
+        let wanted: HashSet<Uuid> = circuits.iter().map(|c| c.id).collect();
         let gone: Vec<Uuid> = self
             .circuits
-            .keys()
-            .filter(|id| !wanted.contains(id))
-            .copied()
+            .iter()
+            .filter(|(id, entry)| {
+                entry.owner == owner && !wanted.contains(*id) && !keep.contains(*id)
+            })
+            .map(|(id, _)| *id)
             .collect();
         for id in gone {
             self.take(id, &mut touched);
         }
         for circuit in circuits {
-            self.announce_one(circuit, &mut touched);
+            if !keep.contains(&circuit.id) {
+                self.announce_one(owner, circuit, &mut touched);
+            }
         }
         touched
     }
@@ -125,7 +176,10 @@ impl CircuitRegistry {
         self.take(id, &mut touched).map(|_| touched)
     }
 
-    fn announce_one(&mut self, circuit: Circuit, touched: &mut Touched) {
+    fn announce_one(&mut self, owner: Owner, circuit: Circuit, touched: &mut Touched) {
+        if let Some(entry) = self.circuits.get_mut(&circuit.id) {
+            entry.owner = owner;
+        }
         let known = self.get(circuit.id).cloned();
         if known.as_deref() == Some(&circuit) {
             return;
@@ -148,10 +202,10 @@ impl CircuitRegistry {
             self.next_arrival += 1;
             self.next_arrival
         });
-        self.put(arrival, Arc::new(circuit), touched);
+        self.put(owner, arrival, Arc::new(circuit), touched);
     }
 
-    fn put(&mut self, arrival: u64, circuit: Arc<Circuit>, touched: &mut Touched) {
+    fn put(&mut self, owner: Owner, arrival: u64, circuit: Arc<Circuit>, touched: &mut Touched) {
         let id = circuit.id;
         self.slots.insert(circuit.slot.clone(), id);
         for segment in circuit.path_segments() {
@@ -161,12 +215,19 @@ impl CircuitRegistry {
                 .insert(arrival, id);
         }
         touched.add(&circuit);
-        self.circuits.insert(id, Entry { arrival, circuit });
+        let entry = Entry {
+            owner,
+            arrival,
+            circuit,
+        };
+        self.circuits.insert(id, entry);
     }
 
     /// Takes a circuit out of every index; answers its arrival number.
     fn take(&mut self, id: Uuid, touched: &mut Touched) -> Option<u64> {
-        let Entry { arrival, circuit } = self.circuits.remove(&id)?;
+        let Entry {
+            arrival, circuit, ..
+        } = self.circuits.remove(&id)?;
         self.slots.remove(&circuit.slot);
         for segment in circuit.path_segments() {
             if let Some(ids) = self.segments.get_mut(&segment) {
@@ -201,25 +262,32 @@ mod tests {
     use super::super::testing::circuit;
     use super::*;
 
+    const SHIM: Owner = Owner::Shim;
+    const COORDINATOR: Owner = Owner::Coordinator;
+
     #[test]
     fn announcing_again_touches_nothing() {
         let mut registry = CircuitRegistry::default();
-        assert!(!registry.announce(vec![circuit(1, "a")]).is_empty());
-        assert!(registry.announce(vec![circuit(1, "a")]).is_empty());
-        assert!(registry.replace_all(vec![circuit(1, "a")]).is_empty());
+        assert!(!registry.announce(SHIM, vec![circuit(1, "a")]).is_empty());
+        assert!(registry.announce(SHIM, vec![circuit(1, "a")]).is_empty());
+        assert!(
+            registry
+                .replace_all(SHIM, vec![circuit(1, "a")], &HashSet::new())
+                .is_empty()
+        );
     }
 
     #[test]
     fn new_kernels_touch_only_the_routes() {
         let mut registry = CircuitRegistry::default();
-        registry.announce(vec![circuit(1, "a")]);
+        registry.announce(SHIM, vec![circuit(1, "a")]);
         let mut moved = circuit(1, "a");
         moved.routes[0].address.set_port(9);
         let only_routes = Touched {
             routes: [moved.id].into(),
             ..Touched::default()
         };
-        assert_eq!(registry.announce(vec![moved.clone()]), only_routes);
+        assert_eq!(registry.announce(SHIM, vec![moved.clone()]), only_routes);
         assert!(
             registry
                 .set_routes(moved.id, moved.routes)
@@ -232,19 +300,55 @@ mod tests {
     #[test]
     fn a_newcomer_takes_the_slot() {
         let mut registry = CircuitRegistry::default();
-        registry.announce(vec![circuit(1, "a")]);
+        registry.announce(SHIM, vec![circuit(1, "a")]);
         let newcomer = circuit(2, "a");
-        let touched = registry.announce(vec![newcomer.clone()]);
+        let touched = registry.announce(SHIM, vec![newcomer.clone()]);
         assert_eq!(touched.circuits, [circuit(1, "a").id, newcomer.id].into());
         assert_eq!(registry.len(), 1);
         assert_eq!(registry.in_slot(&newcomer.slot).unwrap().id, newcomer.id);
     }
 
     #[test]
+    fn a_full_set_is_about_the_circuits_of_its_owner() {
+        let mut registry = CircuitRegistry::default();
+        registry.announce(SHIM, vec![circuit(1, "a"), circuit(2, "b")]);
+        registry.announce(COORDINATOR, vec![circuit(3, "c"), circuit(4, "d")]);
+        let kept = [circuit(4, "d").id].into();
+        registry.replace_all(COORDINATOR, vec![], &kept);
+        let ids: Vec<Uuid> = registry.list().iter().map(|c| c.id).collect();
+        assert_eq!(
+            ids,
+            [circuit(1, "a").id, circuit(2, "b").id, circuit(4, "d").id]
+        );
+        registry.replace_all(SHIM, vec![circuit(2, "b")], &HashSet::new());
+        assert_eq!(registry.owned(SHIM).len(), 1);
+        assert_eq!(registry.owned(COORDINATOR).len(), 1);
+    }
+
+    #[test]
+    fn the_coordinator_takes_over_and_the_shim_does_not() {
+        let mut registry = CircuitRegistry::default();
+        registry.announce(SHIM, vec![circuit(1, "a"), circuit(2, "b")]);
+        let same = circuit(1, "a");
+        assert_eq!(registry.forbids(COORDINATOR, &same), None);
+        assert!(
+            registry
+                .announce(COORDINATOR, vec![same.clone()])
+                .is_empty()
+        );
+        assert_eq!(registry.owner(same.id), Some(COORDINATOR));
+        assert_eq!(registry.forbids(SHIM, &same), Some("id"));
+        assert_eq!(registry.forbids(SHIM, &circuit(3, "a")), Some("subdomain"));
+        assert_eq!(registry.forbids(SHIM, &circuit(3, "b")), None);
+        registry.announce(COORDINATOR, vec![circuit(3, "b")]);
+        assert!(registry.get(circuit(2, "b").id).is_none(), "displaced");
+    }
+
+    #[test]
     fn a_moved_circuit_leaves_its_old_slot() {
         let mut registry = CircuitRegistry::default();
-        registry.announce(vec![circuit(1, "a")]);
-        let touched = registry.announce(vec![circuit(1, "b")]);
+        registry.announce(SHIM, vec![circuit(1, "a")]);
+        let touched = registry.announce(SHIM, vec![circuit(1, "b")]);
         assert!(registry.in_slot(&circuit(1, "a").slot).is_none());
         assert_eq!(touched.slots.len(), 2);
     }
@@ -284,19 +388,23 @@ mod tests {
         let id = circuit(rng.u8(..8), "a").id;
         let many =
             |rng: &mut fastrand::Rng| (0..rng.usize(..4)).map(|_| random_circuit(rng)).collect();
+        let owner = if rng.bool() { SHIM } else { COORDINATOR };
         match rng.u8(..8) {
-            0 => registry.replace_all(many(rng)),
+            0 => registry.replace_all(owner, many(rng), &[id].into()),
             1..=2 => registry.remove(id).unwrap_or_default(),
             3 => registry
                 .set_routes(id, random_circuit(rng).routes)
                 .unwrap_or_default(),
-            _ => registry.announce(many(rng)),
+            _ => registry.announce(owner, many(rng)),
         }
     }
 
     fn check(before: &CircuitRegistry, now: &CircuitRegistry, touched: &Touched, at: &str) {
         assert_eq!(now.slots.len(), now.circuits.len(), "one slot each, {at}");
-        for (id, Entry { arrival, circuit }) in &now.circuits {
+        for (id, entry) in &now.circuits {
+            let Entry {
+                arrival, circuit, ..
+            } = entry;
             assert_eq!(now.slots.get(&circuit.slot), Some(id), "{at}");
             for segment in circuit.path_segments() {
                 assert_eq!(now.segments[&segment].get(arrival), Some(id), "{at}");

@@ -75,7 +75,6 @@ pub fn config() -> WorkerConfig {
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let any_port = SocketAddr::new(loopback, 0);
     WorkerConfig {
-        api_secret: Secret::new(Uuid::new_v4().to_string()),
         causeway: Causeway {
             management: any_port,
             path_frontend: Some(any_port),
@@ -93,7 +92,7 @@ pub fn config() -> WorkerConfig {
             domain: ".localhost".to_owned(),
             advertised_port: None,
         }),
-        unknown: Vec::new(),
+        ..WorkerConfig::push_only(Secret::new(Uuid::new_v4().to_string()))
     }
 }
 

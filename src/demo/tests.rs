@@ -151,7 +151,7 @@ async fn the_circuits_go_through_the_shim() {
             let _ = batch.answer.unwrap().send(outcome);
         }
     });
-    let known = Circuits::new(Frame::from(&config), batches);
+    let known = Circuits::new(Frame::from(&config), batches, Arc::default());
     known.install_frame().await.unwrap();
     let router = shim::router(Arc::clone(&known), config.api_secret.clone());
     let mut running = JoinSet::new();

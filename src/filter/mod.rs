@@ -15,9 +15,10 @@ use ::http::request::Parts;
 use ::http::{HeaderMap, StatusCode};
 
 pub use local_reply::{Asked, LocalReply};
-pub use registry::{Factory, Registry};
+pub use registry::{Context, Factory, Registry};
 
 use crate::error::Failure;
+use crate::telemetry::activity::ActivityGuard;
 
 /// What a filter may look at and change.
 pub struct Stream<'s> {
@@ -28,6 +29,8 @@ pub struct Stream<'s> {
     pub local_port: u16,
     /// Whether the connection is encrypted.
     pub tls: bool,
+    /// Held until the exchange has ended.
+    pub usage: &'s mut Option<ActivityGuard>,
     /// What the route says to this filter.
     own: Option<&'s RouteConfig>,
 }
@@ -38,14 +41,23 @@ impl<'s> Stream<'s> {
         client: std::net::IpAddr,
         local_port: u16,
         tls: bool,
+        usage: &'s mut Option<ActivityGuard>,
     ) -> Self {
         Self {
             request,
             client,
             local_port,
             tls,
+            usage,
             own: None,
         }
+    }
+
+    /// Lets the filter of that name see what the route says to it, as its chain would.
+    #[cfg(test)]
+    pub(crate) fn select(&mut self, route: &'s PerRoute, name: &str) {
+        let place = registry::FACTORIES.iter().position(|f| f.name == name);
+        self.own = place.and_then(|place| route.of(place));
     }
 
     /// The configuration that the route has for the filter that asks, whose type it knows.

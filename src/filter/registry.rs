@@ -9,6 +9,8 @@ use causeway_xds::proto::envoy::extensions::access_loggers::file::v3::file_acces
 use causeway_xds::proto::envoy::extensions::filters::http::router::v3::Router;
 use causeway_xds::reject::{FieldPath, Invalid};
 
+use crate::telemetry::activity::Activities;
+
 use super::{Chain, HttpFilter, PerRoute, RouteConfig, RouterConfig, http};
 
 /// Makes a filter from its configuration.
@@ -18,7 +20,10 @@ pub type BuildPerRoute = fn(&TypedExtension, &Context) -> Result<RouteConfig, In
 
 /// What filters may hold on to beyond their configuration.
 #[derive(Clone, Debug, Default)]
-pub struct Context {}
+pub struct Context {
+    /// `None` where configuration is only checked.
+    pub activities: Option<Arc<Activities>>,
+}
 
 /// How a filter is made from its configuration.
 pub struct Factory {
@@ -32,7 +37,7 @@ pub struct Factory {
 }
 
 /// Every HTTP filter except the router, which ends each chain.
-pub const FACTORIES: &[Factory] = &[http::access::FACTORY];
+pub const FACTORIES: &[Factory] = &[http::access::FACTORY, http::usage::FACTORY];
 
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 const FILE_ACCESS_LOG: &str = "envoy.extensions.access_loggers.file.v3.FileAccessLog";
@@ -44,6 +49,10 @@ pub struct Registry {
 }
 
 impl Registry {
+    pub fn new(context: Context) -> Self {
+        Self { context }
+    }
+
     /// Builds the chain of one connection manager.
     ///
     /// # Errors

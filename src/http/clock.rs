@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use causeway_xds::resource::http_manager::Timeouts;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection_manager::Connection;
+use super::connection_manager::{Connection, NEVER};
 use super::framing::Heads;
 use crate::net::Io;
 use crate::runtime::timer::Deadline;
@@ -119,6 +119,8 @@ impl AsyncWrite for Counted {
 /// What the driver of a connection does when nothing else happens.
 pub enum Tick {
     Nothing,
+    /// The streams may be due, and say anew by when they want to be looked at.
+    Streams,
     HeadTimeout,
     IdleTimeout,
     /// The client has taken nothing for as long as a stream may be silent. hyper does not ask a
@@ -131,6 +133,8 @@ pub struct Clock {
     idle: Duration,
     head: Duration,
     deadline: Deadline,
+    /// When `deadline` fires.
+    at: Instant,
     /// When the timer first saw bytes of a request whose head is not complete.
     head_since: Option<Instant>,
     stall: Duration,
@@ -146,10 +150,12 @@ impl Clock {
             .filter(|d| !d.is_zero())
             .min();
         let deadline = period.map_or_else(Deadline::never, Deadline::after);
+        let at = Instant::now() + period.unwrap_or(NEVER);
         Self {
             idle,
             head,
             deadline,
+            at,
             head_since: None,
             stall,
             stalled: None,
@@ -162,8 +168,9 @@ impl Clock {
         let activity = connection.activity();
         match (activity.reading.load(Relaxed) && !busy, self.head_since) {
             (true, None) if !self.head.is_zero() => {
-                self.head_since = Some(Instant::now());
-                self.deadline.reset(self.head);
+                let now = Instant::now();
+                self.head_since = Some(now);
+                connection.look_by(now + self.head);
             }
             (false, Some(_)) => self.head_since = None,
             _ => {}
@@ -175,6 +182,12 @@ impl Clock {
             if self.stalled.is_none_or(|(_, before)| before != writes) {
                 self.stalled = Some((Instant::now(), writes));
             }
+        }
+        let look = connection.look().get();
+        if look < self.at {
+            self.at = look;
+            let after = look.saturating_duration_since(Instant::now());
+            self.deadline.reset(after.max(Duration::from_millis(1)));
         }
         while Pin::new(&mut self.deadline).poll(cx).is_ready() {
             let limits = [
@@ -194,7 +207,7 @@ impl Clock {
             let set = [self.idle, self.head, self.stall]
                 .into_iter()
                 .filter(|d| !d.is_zero());
-            let mut next = set.min().unwrap_or(Duration::ZERO);
+            let mut next = set.min().unwrap_or(NEVER);
             for (since, limit, tick) in limits {
                 if let (Some(since), false) = (since, limit.is_zero()) {
                     match limit
@@ -206,7 +219,12 @@ impl Clock {
                     }
                 }
             }
+            self.at = Instant::now() + next;
             self.deadline.reset(next);
+            connection.look().set(self.at);
+            if busy && connection.polls_streams() {
+                return Tick::Streams;
+            }
         }
         Tick::Nothing
     }

@@ -32,6 +32,9 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Streams per connection when the configuration gives none (Envoy's default since 1.36).
 const MAX_STREAMS: u32 = 1024;
 
+/// Later than anything is due.
+pub(super) const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// What the listener knows of a connection.
 pub struct Accepted {
     /// `None` for a Unix socket.
@@ -60,6 +63,8 @@ pub struct Connection {
     activity: Arc<Activity>,
     /// When the last request ended, or the connection began.
     idle_since: Cell<Instant>,
+    /// When the clock is to look at the latest.
+    look: Cell<Instant>,
 }
 
 impl Connection {
@@ -70,6 +75,23 @@ impl Connection {
     /// When the last request ended, or the connection began.
     pub fn idle_since(&self) -> Instant {
         self.idle_since.get()
+    }
+
+    /// Whether the task of the connection polls its streams too: with HTTP/1 it does.
+    pub fn polls_streams(&self) -> bool {
+        self.activity.heads.is_some()
+    }
+
+    /// Sees to it that the streams are polled at that time, if nothing wakes them sooner.
+    pub fn look_by(&self, at: Instant) {
+        if at < self.look.get() {
+            self.look.set(at);
+        }
+    }
+
+    /// What [`Connection::look_by`] was told; the clock says when it looks anyway.
+    pub fn look(&self) -> &Cell<Instant> {
+        &self.look
     }
 
     pub fn activity(&self) -> &Activity {
@@ -138,6 +160,7 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
         active: Cell::new(0),
         activity: Arc::new(activity),
         idle_since: Cell::new(Instant::now()),
+        look: Cell::new(Instant::now() + NEVER),
         manager,
     });
     if is_http2 {
@@ -218,6 +241,7 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
             }
             return match clock.poll(cx, &connection) {
                 Tick::Nothing => Poll::Pending,
+                Tick::Streams => continue,
                 tick => Poll::Ready(Err(tick)),
             };
         }
@@ -264,7 +288,7 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
             tracing::debug!(peer = %connection.peer.ip, "stream idle timeout fired on a write");
             return leftover.map_or((), reset);
         }
-        Err(Tick::Nothing) => {}
+        Err(Tick::Nothing | Tick::Streams) => {}
     }
     if let Some(io) = leftover {
         linger(io, connection.manager.model.timeouts.delayed_close).await;

@@ -16,6 +16,7 @@ use super::forwarded::{X_FORWARDED_FOR, X_REQUEST_ID};
 use super::watch::{Fired, Watch};
 use crate::error::ResponseFlag;
 use crate::filter::Asked;
+use crate::telemetry::activity::ActivityGuard;
 use crate::upstream::body::Progress;
 use crate::upstream::{Endpoint, Permit, Transport};
 use crate::util::time::timestamp;
@@ -36,6 +37,8 @@ pub struct Exchange {
     log: Option<Box<LogFields>>,
     /// Kept for whoever gives failures their form.
     pub asked: Option<Box<Asked>>,
+    /// Says that a circuit is in use.
+    pub usage: Option<ActivityGuard>,
 }
 
 /// The upstream's side of an exchange, for as long as it lasts.
@@ -79,12 +82,14 @@ impl Exchange {
             upstream: RefCell::new(None),
             log,
             asked: None,
+            usage: None,
         })
     }
 
     /// Ready when one of the stream's deadlines has fired.
     pub fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Fired> {
-        self.watch.poll(cx, &self.progress)
+        let own = self.connection.polls_streams().then_some(&*self.connection);
+        self.watch.poll(cx, &self.progress, own)
     }
 
     /// The head of the response is known.

@@ -6,35 +6,51 @@ use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Uri};
 
-/// Lists that a thread keeps for the next request.
+/// Buffers that a thread keeps for the next request.
 const SPARE: usize = 64;
-
-type Fields = Vec<(HeaderName, HeaderValue)>;
+/// A buffer that grew beyond this is not kept.
+const USUAL: usize = 8 * 1024;
 
 thread_local! {
-    static SPARES: RefCell<Vec<Fields>> = const { RefCell::new(Vec::new()) };
+    static SPARES: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Enough to make a head again. A list instead of a map: nearly every one of these is thrown away
-/// unused, so it must cost neither hashing nor an allocation.
+/// Enough to make a head again. Bytes instead of a map: nearly every one of these is thrown away
+/// unused, so it must cost neither hashing nor an allocation nor a count of references, of which
+/// each field would have two.
 pub struct Replay {
     method: Method,
-    uri: Uri,
-    fields: Fields,
+    uri: Target,
+    /// Field after field: both lengths, name, value.
+    fields: Vec<u8>,
+}
+
+/// What is asked for.
+enum Target {
+    /// A path, as in nearly all requests: so many bytes at the end of the fields.
+    Path(usize),
+    Other(Uri),
 }
 
 impl Replay {
     pub fn of(parts: &Parts) -> Self {
         let mut fields = SPARES.with_borrow_mut(Vec::pop).unwrap_or_default();
-        fields.extend(
-            parts
-                .headers
-                .iter()
-                .map(|(name, value)| (name.clone(), value.clone())),
-        );
+        for (name, value) in &parts.headers {
+            let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+            fields.extend_from_slice(&lengths(name.len(), value.len()));
+            fields.extend_from_slice(name);
+            fields.extend_from_slice(value);
+        }
+        let uri = match (parts.uri.authority(), parts.uri.path_and_query()) {
+            (None, Some(path)) => {
+                fields.extend_from_slice(path.as_str().as_bytes());
+                Target::Path(path.as_str().len())
+            }
+            _ => Target::Other(parts.uri.clone()),
+        };
         Self {
             method: parts.method.clone(),
-            uri: parts.uri.clone(),
+            uri,
             fields,
         }
     }
@@ -42,17 +58,47 @@ impl Replay {
     pub fn to_parts(&self) -> Parts {
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.method = self.method.clone();
-        parts.uri = self.uri.clone();
-        for (name, value) in &self.fields {
-            parts.headers.append(name.clone(), value.clone());
+        let (mut fields, uri) = match &self.uri {
+            Target::Other(uri) => (&self.fields[..], uri.clone()),
+            Target::Path(length) => {
+                let (fields, path) = self.fields.split_at(self.fields.len() - length);
+                (fields, Uri::try_from(path).unwrap_or_default())
+            }
+        };
+        parts.uri = uri;
+        while let Some((head, rest)) = fields.split_first_chunk() {
+            let (name, value) = parse_lengths(*head);
+            let (name, rest) = rest.split_at(name);
+            let (value, rest) = rest.split_at(value);
+            fields = rest;
+            // They were a name and a value before.
+            if let (Ok(name), Ok(value)) =
+                (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+            {
+                parts.headers.append(name, value);
+            }
         }
         parts
     }
 }
 
+fn lengths(name: usize, value: usize) -> [u8; 8] {
+    // A head has far fewer bytes than fit.
+    let both = (name as u64) << 32 | value as u64;
+    both.to_ne_bytes()
+}
+
+fn parse_lengths(bytes: [u8; 8]) -> (usize, usize) {
+    let both = u64::from_ne_bytes(bytes);
+    ((both >> 32) as usize, (both & 0xffff_ffff) as usize)
+}
+
 impl Drop for Replay {
     fn drop(&mut self) {
         let mut fields = std::mem::take(&mut self.fields);
+        if fields.capacity() > USUAL {
+            return;
+        }
         fields.clear();
         SPARES.with_borrow_mut(|spares| {
             if spares.len() < SPARE {
@@ -68,18 +114,22 @@ mod tests {
 
     #[test]
     fn a_head_is_made_again_with_repeated_fields_in_order() {
-        let request = Request::put("/a?b")
-            .header("x", "1")
-            .header("x", "2")
-            .header("y", "3");
-        let (parts, ()) = request.body(()).unwrap().into_parts();
-        let again = Replay::of(&parts).to_parts();
-        assert_eq!((&again.method, &again.uri), (&parts.method, &parts.uri));
-        assert_eq!(again.headers, parts.headers);
+        for uri in ["/a?b", "http://h:1/a?b", "*", "/"] {
+            let request = Request::put(uri)
+                .header("x", "1")
+                .header("host", "h")
+                .header("x", "2")
+                .header("y", "")
+                .header("z", HeaderValue::from_bytes(b"\xe9\t ").unwrap());
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            let again = Replay::of(&parts).to_parts();
+            assert_eq!((&again.method, &again.uri), (&parts.method, &parts.uri));
+            assert_eq!(again.headers, parts.headers);
+        }
         let (other, ()) = Request::get("/").body(()).unwrap().into_parts();
         assert!(
             Replay::of(&other).to_parts().headers.is_empty(),
-            "a used list is empty again"
+            "a used buffer is empty again"
         );
     }
 }

@@ -102,7 +102,7 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
         (Ok((lease, response)), Some(asked), Some(on_upgrade))
             if response.status() == StatusCode::SWITCHING_PROTOCOLS =>
         {
-            exchange.watch.without_route_timeout();
+            exchange.watch.upgraded();
             let ends = upgrade::Ends { lease, idle };
             upgrade::switch(response, asked, on_upgrade, ends, exchange)
         }

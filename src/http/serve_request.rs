@@ -55,7 +55,7 @@ pub async fn handle(
         close: !body.is_end_stream() || connection.drain.has_begun(),
         http2: parts.version == Version::HTTP_2,
     };
-    let decided = decide(&connection, &mut parts, &exchange);
+    let decided = decide(&connection, &mut parts, &mut exchange);
     if let Some(asked) = &mut exchange.asked {
         asked.request_id = parts.headers.get(&X_REQUEST_ID).cloned();
     }
@@ -134,7 +134,7 @@ enum Decided {
 fn decide(
     connection: &Rc<Connection>,
     parts: &mut Parts,
-    exchange: &Exchange,
+    exchange: &mut Exchange,
 ) -> Result<Decided, Failure> {
     let manager = &connection.manager;
     let heads = connection.activity().heads.as_ref();
@@ -180,7 +180,8 @@ fn decide(
         .closing());
     }
     let local_port = connection.local_port.unwrap_or(0);
-    let stream = Stream::new(parts, client, local_port, connection.peer.tls);
+    let tls = connection.peer.tls;
+    let stream = Stream::new(parts, client, local_port, tls, &mut exchange.usage);
     match manager.filters.request(stream, &route.filters) {
         Flow::Continue => {}
         Flow::Fail(failure) => return Err(*failure),

@@ -1,12 +1,14 @@
 //! The deadlines of one stream.
 
 use std::fmt;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use super::connection_manager::Connection;
 use super::exchange::Exchange;
 use crate::error::ResponseFlag;
-use crate::runtime::timer::Deadline;
+use crate::runtime::timer::{Deadline, FAR};
 use crate::upstream::body::Progress;
 
 /// Which deadline fired.
@@ -54,13 +56,67 @@ pub struct Watch {
     request: Duration,
     route: Duration,
     idle: Duration,
-    request_deadline: Option<Deadline>,
+    request_due: Due,
     /// Starts when the request has ended.
-    route_deadline: Option<Deadline>,
-    idle_deadline: Option<Deadline>,
+    route_due: Due,
+    idle_due: Due,
     seen: u32,
     /// When `seen` was seen to change.
     last: Instant,
+    /// The stream has left the task of its connection.
+    alone: bool,
+}
+
+/// When a limit is reached, and who wakes the stream then.
+enum Due {
+    Unset,
+    /// A deadline of its own.
+    Own(Deadline),
+    /// The connection's clock, which is told to look by then. Far deadlines of HTTP/1 streams are
+    /// like this: hardly any fires, and a deadline of its own for each would be the larger part of
+    /// what watching costs.
+    Connection(Instant),
+}
+
+impl Due {
+    /// Ready when `limit` from `since` is over; `since` only counts at the first call.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        since: Instant,
+        limit: Duration,
+        connection: Option<&Connection>,
+    ) -> Poll<()> {
+        if let Self::Unset = self {
+            if let (Some(connection), true) = (connection, limit >= FAR) {
+                let at = since + limit;
+                connection.look_by(at);
+                *self = Self::Connection(at);
+                return Poll::Pending;
+            }
+            *self = Self::Own(Deadline::after(limit));
+        }
+        match self {
+            Self::Unset => Poll::Pending,
+            Self::Own(deadline) => Pin::new(deadline).poll(cx),
+            Self::Connection(at) if *at <= Instant::now() => Poll::Ready(()),
+            Self::Connection(at) => {
+                if let Some(connection) = connection {
+                    connection.look_by(*at);
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Moves what has fired.
+    fn reset(&mut self, after: Duration) {
+        match self {
+            Self::Unset => {}
+            Self::Own(deadline) => deadline.reset(after),
+            Self::Connection(at) => *at = Instant::now() + after,
+        }
+    }
 }
 
 impl Watch {
@@ -70,11 +126,12 @@ impl Watch {
             request: Duration::ZERO,
             route: Duration::ZERO,
             idle: Duration::ZERO,
-            request_deadline: None,
-            route_deadline: None,
-            idle_deadline: None,
+            request_due: Due::Unset,
+            route_due: Due::Unset,
+            idle_due: Due::Unset,
             seen: 0,
             last: now,
+            alone: false,
         }
     }
 
@@ -83,14 +140,24 @@ impl Watch {
         (self.request, self.route, self.idle) = (request, route, idle);
     }
 
-    /// Envoy does not apply the route's timeout to an upgraded stream.
-    pub fn without_route_timeout(&mut self) {
+    /// The stream becomes a tunnel, which has a task of its own. Envoy does not apply the route's
+    /// timeout to it.
+    pub fn upgraded(&mut self) {
         self.route = Duration::ZERO;
-        self.route_deadline = None;
+        self.route_due = Due::Unset;
+        self.idle_due = Due::Unset;
+        self.alone = true;
     }
 
-    pub fn poll(&mut self, cx: &mut Context<'_>, progress: &Progress) -> Poll<Fired> {
-        if let Poll::Ready(fired) = self.poll_request(cx, progress) {
+    /// `connection`: whose task polls this, if it is the connection's own.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        progress: &Progress,
+        connection: Option<&Connection>,
+    ) -> Poll<Fired> {
+        let connection = connection.filter(|_| !self.alone);
+        if let Poll::Ready(fired) = self.poll_request(cx, progress, connection) {
             return Poll::Ready(fired);
         }
         if self.idle.is_zero() {
@@ -101,30 +168,32 @@ impl Watch {
             self.seen = ticks;
             self.last = Instant::now();
         }
-        let deadline = self
-            .idle_deadline
-            .get_or_insert_with(|| Deadline::after(self.idle));
         // Frames are many and deadlines long: the deadline is moved when it fires, not per frame.
         loop {
-            ready!(std::pin::Pin::new(&mut *deadline).poll(cx));
+            ready!(self.idle_due.poll(cx, self.last, self.idle, connection));
             match self
                 .idle
                 .checked_sub(self.last.elapsed())
                 .filter(|left| !left.is_zero())
             {
-                Some(left) => deadline.reset(left),
+                Some(left) => self.idle_due.reset(left),
                 None => return Poll::Ready(Fired::StreamIdle(self.idle)),
             }
         }
     }
 
     /// The deadlines that depend on whether the request has ended.
-    fn poll_request(&mut self, cx: &mut Context<'_>, progress: &Progress) -> Poll<Fired> {
+    fn poll_request(
+        &mut self,
+        cx: &mut Context<'_>,
+        progress: &Progress,
+        connection: Option<&Connection>,
+    ) -> Poll<Fired> {
         let (limit, slot, fired) = if progress.request_ended.get() {
-            self.request_deadline = None;
+            self.request_due = Due::Unset;
             (
                 self.route,
-                &mut self.route_deadline,
+                &mut self.route_due,
                 Fired::RouteTimeout(self.route),
             )
         } else {
@@ -133,14 +202,19 @@ impl Watch {
             }
             (
                 self.request,
-                &mut self.request_deadline,
+                &mut self.request_due,
                 Fired::Request(self.request),
             )
         };
         if limit.is_zero() {
             return Poll::Pending;
         }
-        let deadline = slot.get_or_insert_with(|| Deadline::after(limit));
-        std::pin::Pin::new(deadline).poll(cx).map(|()| fired)
+        // The first time that something waits is the time from which its limit counts, but for a
+        // request without a body, where reading the clock once more would tell nothing new.
+        let since = match slot {
+            Due::Unset if progress.ticks.get() > 0 => Instant::now(),
+            _ => self.last,
+        };
+        slot.poll(cx, since, limit, connection).map(|()| fired)
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 
 /// Deadlines at least this far away are rounded up to the next sweep.
-const FAR: Duration = Duration::from_secs(10);
+pub const FAR: Duration = Duration::from_secs(10);
 /// How often a data thread looks through its far deadlines.
 pub const SWEEP: Duration = Duration::from_millis(500);
 

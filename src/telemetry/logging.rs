@@ -1,13 +1,18 @@
-//! The program's own log, on standard error.
+//! The program's own log: standard error, a file, or both.
 
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracing_subscriber::EnvFilter;
+use tracing::Subscriber;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::reload;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, reload};
+
+use super::log_file::LogFile;
+use crate::config::{LogFormat, Logging};
 
 type Reload = reload::Handle<EnvFilter, tracing_subscriber::Registry>;
 
@@ -24,40 +29,84 @@ impl LogLevel {
     }
 }
 
+/// The log that was started. When it is dropped, the file has what was logged so far.
+pub struct Log {
+    pub level: LogLevel,
+    file: Option<LogFile>,
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if let Some(file) = &self.file {
+            file.flush();
+        }
+    }
+}
+
 /// Envoy's and the worker's level names, as `tracing` spells them.
 fn to_tracing(level: &str) -> &str {
     match level.to_ascii_lowercase().as_str() {
         "critical" | "error" => "error",
         "warning" | "warn" => "warn",
-        "off" | "notset" => "off",
+        "off" => "off",
         "info" => "info",
         "debug" => "debug",
-        "trace" => "trace",
+        // To Python this is the threshold below every level.
+        "trace" | "notset" => "trace",
         _ => level,
     }
 }
 
-/// Starts logging. `level` is a level name or a `tracing` filter.
+/// Starts logging at `logging.level`, which is a level name or a `tracing` filter.
 ///
 /// # Errors
-/// The level is not understood, or logging was started before.
-pub fn start(level: &str) -> Result<LogLevel, String> {
-    let filter = EnvFilter::try_new(to_tracing(level)).map_err(|e| format!("log level: {e}"))?;
+/// The level is not understood, the file cannot be opened, or logging was started before.
+pub fn start(logging: &Logging) -> Result<Log, String> {
+    let filter = EnvFilter::try_new(to_tracing(&logging.level));
+    let filter = filter.map_err(|e| format!("log level: {e}"))?;
     let (filter, handle) = reload::Layer::new(filter);
+    let file = match &logging.file {
+        Some(config) => {
+            let opened = LogFile::open(config);
+            Some(opened.map_err(|e| format!("log file {}: {e}", config.path.display()))?)
+        }
+        None => None,
+    };
+    let mut layers = Vec::new();
+    if let Some(console) = logging.console {
+        // Files and collectors want no colours; NO_COLOR is for people who want none.
+        let colored = console.colored.unwrap_or_else(|| {
+            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+        });
+        layers.push(layer(console.format, colored, std::io::stderr));
+    }
+    if let (Some(config), Some(file)) = (&logging.file, &file) {
+        layers.push(layer(config.format, false, file.clone()));
+    }
     tracing_subscriber::registry()
         .with(filter)
-        .with(
-            tracing_subscriber::fmt::layer()
-                .with_writer(std::io::stderr)
-                // Files and collectors want no colours; NO_COLOR is for people who want none.
-                .with_ansi(
-                    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
-                )
-                .with_target(false),
-        )
+        .with(layers)
         .try_init()
         .map_err(|e| e.to_string())?;
-    Ok(LogLevel(handle))
+    Ok(Log {
+        level: LogLevel(handle),
+        file,
+    })
+}
+
+fn layer<S, W>(format: LogFormat, colored: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .with_ansi(colored)
+        .with_target(format != LogFormat::Simple);
+    match format {
+        LogFormat::Json => layer.json().boxed(),
+        LogFormat::Simple | LogFormat::Verbose => layer.boxed(),
+    }
 }
 
 /// Lets one message of a kind through in a while, so that a thing that fails a thousand times a

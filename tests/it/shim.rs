@@ -229,13 +229,6 @@ async fn a_refused_push_changes_nothing_and_names_field_and_reason() {
             400,
             "POST",
             "/v1/circuits",
-            bad("allowed_client_ips", json!("10.0.0.0/8")),
-            "allowed_",
-        ),
-        (
-            400,
-            "POST",
-            "/v1/circuits",
             bad("id", json!("no uuid")),
             "UUID",
         ),

@@ -2,13 +2,16 @@
 //!
 //! | request | does | answers |
 //! |---|---|---|
-//! | `PUT /v1/circuits` | makes the body the whole set | 200 |
+//! | `PUT /v1/circuits` | makes the body the whole set of pushed circuits | 200 |
 //! | `POST /v1/circuits` | adds one or several, or updates them | 201 if one is new, else 200 |
 //! | `GET /v1/circuits` | lists | 200 |
 //! | `GET /v1/circuits/{id}` | shows one | 200, 404 |
 //! | `PUT /v1/circuits/{id}/routes` | replaces the kernels of one | 200, 404 |
 //! | `DELETE /v1/circuits/{id}` | removes one | 200, 404 |
 //! | `GET /openapi.json` | describes all this, also to who has no token | 200 |
+//!
+//! Circuits of the Coordinator are listed and shown, too, but are not changed from here: a push that
+//! wants the id or the place of one is refused with 409, and a full set leaves them out.
 //!
 //! Every request carries the API secret in `X-BackendAI-Token`. An answer to a change is sent
 //! when traffic already follows it. A refused push changes nothing; the reason and the field are
@@ -18,6 +21,7 @@ mod body;
 mod openapi;
 mod problem;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::Router;
@@ -34,11 +38,14 @@ pub use self::openapi::openapi;
 use self::body::{Push, Routes, read};
 use self::problem::Problem;
 use super::model::Circuit;
+use super::registry::Owner;
 use super::{Applied, Circuits, PushError};
 use crate::util::Secret;
 
 /// Carries the API secret, as in calls between the Coordinator and its workers.
 pub const TOKEN_HEADER: &str = "x-backendai-token";
+
+const SHIM: Owner = Owner::Shim;
 
 /// The routes of the shim, to be served on the management port.
 pub fn router(circuits: Arc<Circuits>, token: Secret) -> Router {
@@ -114,7 +121,7 @@ async fn replace_all(
 ) -> Result<Response, Problem> {
     let mut push: Push = read(request).await?;
     let checked = push.check()?;
-    let result = circuits.replace_all(checked).await;
+    let result = circuits.replace_all(SHIM, checked, HashSet::new()).await;
     Ok(applied(
         &result.map_err(|e| push.rename(e))?,
         StatusCode::OK,
@@ -128,7 +135,7 @@ async fn announce(
     let mut push: Push = read(request).await?;
     let checked = push.check()?;
     let result = circuits
-        .announce(checked)
+        .announce(SHIM, checked)
         .await
         .map_err(|e| push.rename(e))?;
     let status = if result.created {
@@ -147,7 +154,7 @@ async fn set_routes(
     let id = circuit_id(&id)?;
     let Routes(routes) = read(request).await?;
     Ok(applied(
-        &circuits.set_routes(id, routes).await?,
+        &circuits.set_routes(SHIM, id, routes).await?,
         StatusCode::OK,
     ))
 }
@@ -157,7 +164,7 @@ async fn remove(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     Ok(applied(
-        &circuits.remove(circuit_id(&id)?).await?,
+        &circuits.remove(SHIM, circuit_id(&id)?).await?,
         StatusCode::OK,
     ))
 }

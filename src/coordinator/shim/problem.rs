@@ -99,7 +99,7 @@ impl From<PushError> for Problem {
     fn from(error: PushError) -> Self {
         let detail = error.to_string();
         match error {
-            PushError::Invalid(fault) => Self {
+            PushError::Invalid(fault) | PushError::Refused { fault, .. } => Self {
                 fault,
                 ..Self::bad_request("")
             },

@@ -32,11 +32,11 @@ impl Rig {
                 domain: ".apps.test".into(),
             }),
             path: None,
-            allow_unauthenticated: false,
+            ..Frame::default()
         };
         let (report, seen) = mpsc::unbounded_channel();
         tokio::spawn(control(inbox, report, refused));
-        let circuits = Circuits::new(frame, batches);
+        let circuits = Circuits::new(frame, batches, Arc::default());
         circuits.install_frame().await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -214,6 +214,50 @@ async fn a_full_set_removes_who_is_missing() {
     assert_eq!(listed["circuits"], json!([b]));
 }
 
+/// What the Coordinator announced is seen from here, and changed by the Coordinator only.
+#[tokio::test]
+async fn circuits_of_the_coordinator_are_out_of_reach() {
+    let rig = Rig::start("").await;
+    let theirs = testing::circuit(1, "a");
+    rig.circuits
+        .announce(Owner::Coordinator, vec![theirs.clone()])
+        .await
+        .unwrap();
+    let path = format!("/v1/circuits/{}", theirs.id);
+    let routes = format!("{path}/routes");
+    let (same_place, ours) = (
+        json!(testing::circuit(2, "a")),
+        json!(testing::circuit(3, "c")),
+    );
+    for (method, path, body, field) in [
+        ("POST", "/v1/circuits", json!([theirs]), "circuits[0].id"),
+        ("POST", "/v1/circuits", same_place.clone(), "subdomain"),
+        (
+            "PUT",
+            "/v1/circuits",
+            json!([ours, same_place]),
+            "circuits[1].subdomain",
+        ),
+        ("PUT", &routes, json!([]), "id"),
+        ("DELETE", &path, Value::Null, "id"),
+    ] {
+        let (status, problem) = rig.call(method, path, &body).await;
+        assert_eq!(
+            (status, &problem["field"]),
+            (409, &json!(field)),
+            "{problem}"
+        );
+    }
+    let (status, _) = rig.call("PUT", "/v1/circuits", &json!([ours])).await;
+    assert_eq!(status, 200);
+    let (_, listed) = rig.call("GET", "/v1/circuits", &Value::Null).await;
+    assert_eq!(
+        listed["circuits"],
+        json!([theirs, ours]),
+        "a full set of ours"
+    );
+}
+
 #[tokio::test]
 async fn nobody_gets_in_without_the_token() {
     let rig = Rig::start("").await;
@@ -240,11 +284,6 @@ async fn a_bad_push_is_refused_by_its_field_and_changes_nothing() {
     let same_id = with("id", good["id"].clone());
     for (body, status, field) in [
         (with("open_to_public", json!(false)), 400, "open_to_public"),
-        (
-            with("allowed_client_ips", json!("10.0.0.0/8")),
-            400,
-            "allowed_client_ips",
-        ),
         (
             with("route_info", json!([{}])),
             400,
@@ -331,11 +370,12 @@ async fn a_caller_that_leaves_does_not_undo_its_push() {
             domain: ".apps.test".into(),
         }),
         path: None,
-        allow_unauthenticated: false,
+        ..Frame::default()
     };
-    let circuits = Circuits::new(frame, batches);
+    let circuits = Circuits::new(frame, batches, Arc::default());
     let pusher = Arc::clone(&circuits);
-    let call = tokio::spawn(async move { pusher.announce(vec![testing::circuit(1, "a")]).await });
+    let call =
+        tokio::spawn(async move { pusher.announce(SHIM, vec![testing::circuit(1, "a")]).await });
     let batch = inbox.recv().await.unwrap();
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());

@@ -1,30 +1,33 @@
 //! Listeners, and the two kinds of filter chain that circuits need.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use causeway_xds::proto::Message;
 use causeway_xds::proto::core::{
-    self, ConfigSource, HttpProtocolOptions, SelfConfigSource, SocketAddress,
-    config_source::ConfigSourceSpecifier, socket_address,
+    self, ConfigSource, DataSource, HttpProtocolOptions, SelfConfigSource, SocketAddress,
+    TransportSocket, config_source::ConfigSourceSpecifier, data_source, socket_address,
+    transport_socket,
 };
-use causeway_xds::proto::envoy::extensions::filters::http::router::v3::Router;
+use causeway_xds::proto::hcm::Rds;
 use causeway_xds::proto::hcm::http_connection_manager::{
     CodecType, RouteSpecifier, ServerHeaderTransformation, UpgradeConfig,
 };
-use causeway_xds::proto::hcm::{HttpFilter, Rds, http_filter};
 use causeway_xds::proto::listener::{Filter, FilterChain, filter};
 use causeway_xds::proto::tcp_proxy::tcp_proxy::ClusterSpecifier;
-use causeway_xds::proto::{self, HttpConnectionManager, Listener, TcpProxy};
+use causeway_xds::proto::tls::{CommonTlsContext, TlsCertificate};
+use causeway_xds::proto::{self, DownstreamTlsContext, HttpConnectionManager, Listener, TcpProxy};
 use causeway_xds::type_url::pack_as;
 
-use super::names;
+use super::{Frame, filters, names};
+use crate::config::TlsFiles;
 use crate::coordinator::model::Circuit;
 
 const HCM: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const TLS: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
-const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 /// A notebook page left alone keeps its connection; the legacy 30 s cost a reconnect per click.
 const KEEP_ALIVE: Duration = Duration::from_secs(3600);
 /// More than the default 60: cookies of several apps on one domain add up.
@@ -33,13 +36,13 @@ const MAX_HEADERS_KB: u32 = 96;
 const REQUEST_HEADERS: Duration = Duration::from_secs(60);
 
 /// A listener that serves HTTP by the RouteConfiguration of the same name.
-pub fn http(name: &str, at: SocketAddr) -> Listener {
+pub fn http(frame: &Frame, name: &str, at: SocketAddr, tls: Option<&TlsFiles>) -> Listener {
     // One prefix for all slots: statistics must not grow with the port range.
     let stat_prefix = name.split('/').next().unwrap_or(name);
     let manager = HttpConnectionManager {
         stat_prefix: stat_prefix.to_owned(),
         codec_type: CodecType::Auto.into(),
-        http_filters: vec![router()],
+        http_filters: filters::chain(frame),
         use_remote_address: Some(proto::BoolValue { value: true }),
         generate_request_id: Some(proto::BoolValue { value: true }),
         server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
@@ -62,13 +65,8 @@ pub fn http(name: &str, at: SocketAddr) -> Listener {
         })),
         ..HttpConnectionManager::default()
     };
-    listener(
-        name,
-        at,
-        "envoy.filters.network.http_connection_manager",
-        &manager,
-        HCM,
-    )
+    let filter = network_filter("http_connection_manager", &manager, HCM);
+    listener(name, at, filter, tls)
 }
 
 /// A listener that hands connections to a circuit's kernels as they are.
@@ -80,49 +78,53 @@ pub fn tcp(name: &str, at: SocketAddr, circuit: &Circuit) -> Listener {
         cluster_specifier: Some(ClusterSpecifier::Cluster(names::circuit(circuit.id))),
         ..TcpProxy::default()
     };
-    listener(
-        name,
-        at,
-        "envoy.filters.network.tcp_proxy",
-        &proxy,
-        TCP_PROXY,
-    )
+    let filter = network_filter("tcp_proxy", &proxy, TCP_PROXY);
+    listener(name, at, filter, None)
 }
 
-fn listener(
-    name: &str,
-    at: SocketAddr,
-    filter: &str,
-    config: &impl Message,
-    kind: &str,
-) -> Listener {
-    let filter = Filter {
-        name: filter.to_owned(),
+fn network_filter(name: &str, config: &impl Message, kind: &str) -> Filter {
+    Filter {
+        name: format!("envoy.filters.network.{name}"),
         config_type: Some(filter::ConfigType::TypedConfig(pack_as(config, kind))),
-    };
+    }
+}
+
+fn listener(name: &str, at: SocketAddr, filter: Filter, tls: Option<&TlsFiles>) -> Listener {
     Listener {
         name: name.to_owned(),
         address: Some(address(at)),
         filter_chains: vec![FilterChain {
             filters: vec![filter],
+            transport_socket: tls.map(tls_socket),
             ..FilterChain::default()
         }],
         ..Listener::default()
     }
 }
 
-fn router() -> HttpFilter {
-    let config = Router {
-        // Apps see the headers of their users, not those of the proxy.
-        suppress_envoy_headers: true,
-        ..Router::default()
+fn tls_socket(files: &TlsFiles) -> TransportSocket {
+    let file = |path: &Path| DataSource {
+        specifier: Some(data_source::Specifier::Filename(path.display().to_string())),
+        ..DataSource::default()
     };
-    HttpFilter {
-        name: "envoy.filters.http.router".to_owned(),
-        config_type: Some(http_filter::ConfigType::TypedConfig(pack_as(
-            &config, ROUTER,
+    let certificate = TlsCertificate {
+        certificate_chain: Some(file(&files.certificate)),
+        private_key: Some(file(&files.private_key)),
+        ..TlsCertificate::default()
+    };
+    let context = DownstreamTlsContext {
+        common_tls_context: Some(CommonTlsContext {
+            tls_certificates: vec![certificate],
+            alpn_protocols: vec!["h2".to_owned(), "http/1.1".to_owned()],
+            ..CommonTlsContext::default()
+        }),
+        ..DownstreamTlsContext::default()
+    };
+    TransportSocket {
+        name: "envoy.transport_sockets.tls".to_owned(),
+        config_type: Some(transport_socket::ConfigType::TypedConfig(pack_as(
+            &context, TLS,
         ))),
-        ..HttpFilter::default()
     }
 }
 

@@ -3,38 +3,77 @@
 //! [`frame`] writes what stands from start to end: listeners and their route configurations,
 //! every port slot still empty. [`change`] writes what a change of the registry touched.
 //!
-//! Nothing here checks who calls: access checks are filters that a later version adds. Until
-//! then [`Frame::check`] refuses what those checks would protect, so that no circuit is exposed
-//! that was not meant to be.
+//! Who calls is checked by filters, which [`filters`] configures. [`Frame::check`] refuses what they
+//! could not protect, so that no circuit is exposed that was not meant to be.
 
+pub mod blame;
 mod cluster;
+mod filters;
 mod listener;
 pub mod names;
 mod route;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use causeway_xds::ResourceType;
 use causeway_xds::proto::{Any, Message};
 use causeway_xds::source::{Extent, Origin, Update};
 use causeway_xds::type_url::pack_as;
+use ipnet::IpNet;
 
 use super::Fault;
-use super::model::{Circuit, Slot};
+use super::model::{AppMode, Circuit, Slot};
+use super::permit::{Digest, PermitHasher};
 use super::registry::{CircuitRegistry, Touched};
-use crate::config::WorkerConfig;
+use crate::config::{self, FrontendMode, TlsFiles, TraefikFrontend, WorkerConfig};
+use crate::util::Secret;
 use names::Slots;
 
 pub use route::path_segment;
 
+const EVERYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
 /// The frontends: what circuits are served on. Fixed for the life of the process.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Frame {
     pub slots: Option<Slots>,
     pub wildcard: Option<Wildcard>,
     pub path: Option<PathFrontend>,
     /// See [`crate::config::Causeway::allow_unauthenticated`].
     pub allow_unauthenticated: bool,
+    /// `None`: nobody can prove who they are, so only public circuits are served.
+    pub access: Option<Access>,
+    /// Peers whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Of ports and wildcard.
+    pub tls: Option<TlsFiles>,
+    /// A balancer in front terminates TLS.
+    pub https_in_front: bool,
+    /// Ports are bound when a circuit takes them, and not all of them from the start.
+    pub ports_on_demand: bool,
+}
+
+/// What opens private circuits.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// Signs the tokens of model services.
+    pub jwt_secret: Secret,
+    pub permits: PermitHasher,
+}
+
+impl From<&config::Access> for Access {
+    fn from(config: &config::Access) -> Self {
+        let digest = match config.permit_hash.digest_mod {
+            config::DigestMod::Sha224 => Digest::Sha224,
+            config::DigestMod::Sha256 => Digest::Sha256,
+            config::DigestMod::Sha384 => Digest::Sha384,
+            config::DigestMod::Sha512 => Digest::Sha512,
+        };
+        Self {
+            jwt_secret: config.jwt_secret.clone(),
+            permits: PermitHasher::new(&config.permit_hash.secret, digest),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -48,21 +87,49 @@ pub struct Wildcard {
 pub struct PathFrontend {
     pub address: SocketAddr,
     pub strip_prefix: bool,
+    pub tls: Option<TlsFiles>,
 }
 
 impl From<&WorkerConfig> for Frame {
     fn from(config: &WorkerConfig) -> Self {
+        let mut slots = config.port_proxy.as_ref().map(Slots::from);
+        let mut wildcard = config.wildcard_domain.as_ref().map(|w| Wildcard {
+            address: w.bind_addr,
+            domain: w.domain.clone(),
+        });
+        // Where Traefik would have listened, this worker does.
+        match config.coordinator.as_ref().map(|c| &c.frontend_mode) {
+            Some(FrontendMode::Traefik(traefik)) => match &traefik.frontend {
+                TraefikFrontend::Port { port_range, .. } => {
+                    slots = Some(Slots::range(EVERYWHERE, *port_range));
+                }
+                TraefikFrontend::Wildcard {
+                    domain,
+                    advertised_port,
+                    ..
+                } => {
+                    wildcard = Some(Wildcard {
+                        address: SocketAddr::new(EVERYWHERE, *advertised_port),
+                        domain: domain.clone(),
+                    });
+                }
+            },
+            _ => {}
+        }
         Self {
-            slots: config.port_proxy.as_ref().map(Slots::from),
-            wildcard: config.wildcard_domain.as_ref().map(|w| Wildcard {
-                address: w.bind_addr,
-                domain: w.domain.clone(),
-            }),
+            slots,
+            wildcard,
             path: config.causeway.path_frontend.map(|address| PathFrontend {
                 address,
                 strip_prefix: config.causeway.strip_prefix,
+                tls: config.causeway.path_tls.clone(),
             }),
             allow_unauthenticated: config.causeway.allow_unauthenticated,
+            access: config.access.as_ref().map(Access::from),
+            trusted_proxies: config.trusted_proxies.clone(),
+            tls: config.tls.listen.clone(),
+            https_in_front: config.tls.advertised,
+            ports_on_demand: !config.causeway.ports_at_start,
         }
     }
 }
@@ -88,16 +155,20 @@ impl Frame {
             }
             Slot::Subdomain(_) => {}
         }
-        let listed = circuit.allowed_client_ips.as_deref().unwrap_or_default();
-        if listed.split(',').any(|entry| !entry.trim().is_empty()) {
-            let reason = "client address lists are not supported yet";
-            return Err(Fault::at("allowed_client_ips", reason));
+        if circuit.open_to_public {
+            return Ok(());
         }
-        if !circuit.open_to_public && !self.allow_unauthenticated {
-            let reason = "must be true: this version does not check who calls, and would serve \
-                          a private app to anyone ([causeway] allow_unauthenticated = true \
-                          permits it)";
+        if self.access.is_none() && !self.allow_unauthenticated {
+            let reason = "must be true: without secrets.jwt_secret and [permit_hash] nobody can \
+                          prove who they are, and a private app would be served to anyone \
+                          ([causeway] allow_unauthenticated = true permits it)";
             return Err(Fault::at("open_to_public", reason));
+        }
+        // Bytes carry no credentials: such an app (ssh, vnc) asks its users itself.
+        let permit = circuit.protocol.is_http() && circuit.app_mode == AppMode::Interactive;
+        if self.access.is_some() && permit && circuit.user_id.is_none() {
+            let reason = "is required for a private interactive app: its permit is made of it";
+            return Err(Fault::at("user_id", reason));
         }
         Ok(())
     }
@@ -107,18 +178,29 @@ impl Frame {
 pub fn frame(frame: &Frame) -> Vec<Update> {
     let mut messages = Messages::default();
     if let Some(slots) = &frame.slots {
-        for (number, address) in slots.iter() {
+        let standing = slots.iter().filter(|_| !frame.ports_on_demand);
+        for (number, address) in standing {
             let name = names::slot(number);
-            messages.listener(&listener::http(&name, address));
+            messages.listener(&listener::http(frame, &name, address, frame.tls.as_ref()));
             messages.routes(&route::empty_slot(number));
         }
     }
     if let Some(wildcard) = &frame.wildcard {
-        messages.listener(&listener::http(names::WILDCARD, wildcard.address));
+        messages.listener(&listener::http(
+            frame,
+            names::WILDCARD,
+            wildcard.address,
+            frame.tls.as_ref(),
+        ));
         messages.routes(&route::wildcard());
     }
     if let Some(path) = &frame.path {
-        messages.listener(&listener::http(names::PATH, path.address));
+        messages.listener(&listener::http(
+            frame,
+            names::PATH,
+            path.address,
+            path.tls.as_ref(),
+        ));
         messages.routes(&route::path());
     }
     messages.into_updates("frame")
@@ -150,7 +232,7 @@ pub fn change(
     if let Some(path) = &frame.path {
         for segment in &touched.segments {
             let circuits: Vec<&Circuit> = now.under_segment(*segment).map(AsRef::as_ref).collect();
-            match route::path_host(*segment, &circuits, path.strip_prefix) {
+            match route::path_host(frame, *segment, &circuits, path.strip_prefix) {
                 Some(host) => messages.host(&host),
                 None => messages.remove(ResourceType::VirtualHost, names::path_host(*segment)),
             }
@@ -173,7 +255,7 @@ impl Messages {
                 let domain = frame.wildcard.as_ref().map(|w| w.domain.as_str());
                 match (circuit, domain) {
                     (Some(circuit), Some(domain)) => {
-                        self.host(&route::wildcard_host(label, domain, circuit));
+                        self.host(&route::wildcard_host(frame, label, domain, circuit));
                     }
                     _ => self.remove(ResourceType::VirtualHost, names::wildcard_host(label)),
                 }
@@ -186,15 +268,19 @@ impl Messages {
                 let name = names::slot(number);
                 match circuit {
                     Some(circuit) if circuit.protocol.is_http() => {
-                        self.listener(&listener::http(&name, address));
-                        self.routes(&route::slot(number, circuit));
+                        self.listener(&listener::http(frame, &name, address, frame.tls.as_ref()));
+                        self.routes(&route::slot(frame, number, circuit));
                     }
                     Some(circuit) => {
                         self.listener(&listener::tcp(&name, address, circuit));
                         self.routes(&route::empty_slot(number));
                     }
+                    None if frame.ports_on_demand => {
+                        self.remove(ResourceType::Listener, name.clone());
+                        self.remove(ResourceType::RouteConfiguration, name);
+                    }
                     None => {
-                        self.listener(&listener::http(&name, address));
+                        self.listener(&listener::http(frame, &name, address, frame.tls.as_ref()));
                         self.routes(&route::empty_slot(number));
                     }
                 }

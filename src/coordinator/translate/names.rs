@@ -64,6 +64,15 @@ impl From<&PortProxy> for Slots {
 }
 
 impl Slots {
+    /// Every port from the first to the last, advertised as it is.
+    pub fn range(host: IpAddr, (first, last): (u16, u16)) -> Self {
+        Self {
+            host,
+            bind: (first..=last).collect(),
+            advertised_from: None,
+        }
+    }
+
     /// Number (the one in names) and bind address of every slot.
     pub fn iter(&self) -> impl Iterator<Item = (u16, SocketAddr)> + '_ {
         let addressed = self

@@ -16,8 +16,9 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::cluster::own_metadata;
+use super::filters::{self, Road};
 use super::listener::{duration, same_origin};
-use super::names;
+use super::{Frame, names};
 use crate::coordinator::model::Circuit;
 
 /// The first path segment chooses the virtual host: our addition, see docs/XDS-SUPPORT.md. It
@@ -31,8 +32,8 @@ pub fn empty_slot(number: u16) -> RouteConfiguration {
 }
 
 /// A port that a circuit has: everything goes there, whatever the host.
-pub fn slot(number: u16, circuit: &Circuit) -> RouteConfiguration {
-    port_routes(number, to_circuit(circuit))
+pub fn slot(frame: &Frame, number: u16, circuit: &Circuit) -> RouteConfiguration {
+    port_routes(number, to_circuit(frame, circuit, Road::Slot))
 }
 
 fn port_routes(number: u16, route: Route) -> RouteConfiguration {
@@ -58,11 +59,11 @@ pub fn wildcard() -> RouteConfiguration {
     }
 }
 
-pub fn wildcard_host(label: &str, domain: &str, circuit: &Circuit) -> VirtualHost {
+pub fn wildcard_host(frame: &Frame, label: &str, domain: &str, circuit: &Circuit) -> VirtualHost {
     VirtualHost {
         name: names::wildcard_host(label),
         domains: vec![format!("{label}{domain}")],
-        routes: vec![to_circuit(circuit)],
+        routes: vec![to_circuit(frame, circuit, Road::Slot)],
         ..VirtualHost::default()
     }
 }
@@ -80,13 +81,18 @@ pub fn path() -> RouteConfiguration {
 
 /// `circuits` newest first: of two with the same app name, the newer one is meant. `None` when
 /// nothing is under the segment.
-pub fn path_host(segment: Uuid, circuits: &[&Circuit], strip: bool) -> Option<VirtualHost> {
+pub fn path_host(
+    frame: &Frame,
+    segment: Uuid,
+    circuits: &[&Circuit],
+    strip: bool,
+) -> Option<VirtualHost> {
     let mut routes: Vec<Route> = Vec::with_capacity(circuits.len() + 1);
     let mut apps = Vec::with_capacity(circuits.len());
     for circuit in circuits {
         if !apps.contains(&circuit.app.as_str()) {
             apps.push(circuit.app.as_str());
-            routes.push(under_prefix(segment, circuit, strip));
+            routes.push(under_prefix(frame, segment, circuit, strip));
         }
     }
     if routes.is_empty() {
@@ -103,9 +109,13 @@ pub fn path_host(segment: Uuid, circuits: &[&Circuit], strip: bool) -> Option<Vi
 
 /// `/<segment>/<app>` and everything below. A separated prefix, so that the app `ttyd` does not
 /// answer for `ttyd2`, and no order among the routes matters.
-fn under_prefix(segment: Uuid, circuit: &Circuit, strip: bool) -> Route {
+fn under_prefix(frame: &Frame, segment: Uuid, circuit: &Circuit, strip: bool) -> Route {
     let prefix = format!("/{segment}/{}", path_segment(&circuit.app));
-    let mut route = to_circuit(circuit);
+    let road = Road::Path {
+        prefix: &prefix,
+        stripped: strip,
+    };
+    let mut route = to_circuit(frame, circuit, road);
     route.r#match = Some(RouteMatch {
         path_specifier: Some(route_match::PathSpecifier::PathSeparatedPrefix(prefix)),
         ..RouteMatch::default()
@@ -136,7 +146,7 @@ pub fn path_segment(app: &str) -> String {
     out
 }
 
-fn to_circuit(circuit: &Circuit) -> Route {
+fn to_circuit(frame: &Frame, circuit: &Circuit, road: Road<'_>) -> Route {
     let name = names::circuit(circuit.id);
     let action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(name.clone())),
@@ -149,6 +159,7 @@ fn to_circuit(circuit: &Circuit) -> Route {
         name,
         r#match: Some(everything()),
         action: Some(route::Action::Route(action)),
+        typed_per_filter_config: filters::per_route(frame, circuit, road),
         ..Route::default()
     }
 }

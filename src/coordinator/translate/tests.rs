@@ -14,8 +14,11 @@ use causeway_xds::proto::{
 };
 use causeway_xds::type_url::message_name;
 
+use uuid::Uuid;
+
 use super::*;
 use crate::config::PortProxy;
+use crate::coordinator::registry::Owner;
 use crate::coordinator::wire::WireCircuit;
 
 /// The messages of some updates, decoded.
@@ -75,8 +78,16 @@ fn all_frontends() -> Frame {
         path: Some(PathFrontend {
             address: "0.0.0.0:5050".parse().unwrap(),
             strip_prefix: true,
+            tls: None,
         }),
-        allow_unauthenticated: false,
+        ..Frame::default()
+    }
+}
+
+fn access() -> Access {
+    Access {
+        jwt_secret: Secret::new("some_jwt_secret"),
+        permits: PermitHasher::new(&Secret::new("some_permit_hash_secret"), Digest::Sha256),
     }
 }
 
@@ -97,7 +108,7 @@ fn announced(name: &str) -> (CircuitRegistry, Decoded) {
     for circuit in &circuits {
         all_frontends().check(circuit).unwrap();
     }
-    let touched = registry.announce(circuits);
+    let touched = registry.announce(Owner::Shim, circuits);
     let updates = change(&all_frontends(), &registry, &touched, "1");
     (registry, decode(&updates))
 }
@@ -334,7 +345,7 @@ fn messages_are_as_written_down() {
     assert_golden("frame", &frame(&small));
     for name in ["wildcard", "port", "tcp", "inference", "two-apps", "h2"] {
         let mut registry = CircuitRegistry::default();
-        let touched = registry.announce(golden(name));
+        let touched = registry.announce(Owner::Shim, golden(name));
         assert_golden(name, &change(&all_frontends(), &registry, &touched, "1"));
     }
 }
@@ -354,16 +365,16 @@ fn what_would_be_exposed_by_mistake_is_refused() {
         ..frame.clone()
     };
     assert_eq!(permissive.check(&private), Ok(()));
-    let listed = Circuit {
-        allowed_client_ips: Some(" ,10.0.0.0/8".into()),
-        ..good.clone()
+    let access = Frame {
+        access: Some(access()),
+        ..frame.clone()
     };
-    assert_eq!(refused(&listed, &permissive), "allowed_client_ips");
-    let blank = Circuit {
-        allowed_client_ips: Some(" , ".into()),
-        ..good.clone()
+    assert_eq!(access.check(&private), Ok(()));
+    let nobody = Circuit {
+        user_id: None,
+        ..private.clone()
     };
-    assert_eq!(frame.check(&blank), Ok(()));
+    assert_eq!(refused(&nobody, &access), "user_id");
     let elsewhere = Circuit {
         slot: Slot::Port(10210),
         ..good.clone()
@@ -383,4 +394,74 @@ fn what_would_be_exposed_by_mistake_is_refused() {
         ),
         "frontend_mode"
     );
+}
+
+#[test]
+fn private_circuits_ask_for_what_opens_them_alone() {
+    use causeway_xds::proto::causeway::v1::access_per_route::Caller;
+    let frame = Frame {
+        access: Some(access()),
+        ..all_frontends()
+    };
+    let owner: Uuid = "f38dea23-50fa-42a0-b5ae-338f5f4693f4".parse().unwrap();
+    let private = Circuit {
+        open_to_public: false,
+        user_id: Some(owner),
+        ..golden("wildcard").remove(0)
+    };
+    let asks = |circuit: &Circuit, road| {
+        let config = &filters::per_route(&frame, circuit, road)["causeway.access"];
+        let config: causeway_xds::proto::causeway::v1::AccessPerRoute =
+            Message::decode(config.value.as_slice()).unwrap();
+        config.caller
+    };
+    let permit = |circuit: &Circuit, road| match asks(circuit, road) {
+        Some(Caller::Permit(permit)) => permit.value,
+        other => panic!("{other:?}"),
+    };
+    // The contract's vector.
+    let of_user = "MWI4ZWU5YjhmNzNjMmNiMTI4MDJkYTk2N2E4ZjAxYjUzODcyZjkwMjkyMTA5M2M5MmE1ZDdjZTVjMmY1\
+                   ZTk3OA==";
+    assert_eq!(permit(&private, filters::Road::Slot), of_user);
+    let by_path = filters::Road::Path {
+        prefix: "/s/a",
+        stripped: true,
+    };
+    let other = Circuit {
+        id: Uuid::from_u128(9),
+        ..private.clone()
+    };
+    let of_circuit = permit(&private, by_path);
+    assert_ne!(of_circuit, of_user);
+    assert_ne!(
+        of_circuit,
+        permit(&other, by_path),
+        "each app has a permit of its own"
+    );
+    let service = Circuit {
+        app_mode: crate::coordinator::model::AppMode::Inference,
+        ..private.clone()
+    };
+    match asks(&service, filters::Road::Slot) {
+        Some(Caller::Token(token)) => assert_eq!(token.id, service.id.to_string()),
+        other => panic!("{other:?}"),
+    }
+    let open = Circuit {
+        open_to_public: true,
+        ..private
+    };
+    assert!(asks(&open, filters::Road::Slot).is_none());
+}
+
+#[test]
+fn address_lists_reach_the_route() {
+    let with = |list: Option<&str>| {
+        filters::allowed(&Circuit {
+            allowed_client_ips: list.map(str::to_owned),
+            ..golden("wildcard").remove(0)
+        })
+    };
+    assert!(with(None).is_empty() && with(Some(" , ")).is_empty());
+    assert_eq!(with(Some(" ,10.0.0.0/8, ::1 ,x")), ["10.0.0.0/8", "::1"]);
+    assert_eq!(with(Some("x")), ["0.0.0.0/32"], "nobody, not everybody");
 }

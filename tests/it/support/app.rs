@@ -23,7 +23,6 @@ pub struct TestApp {
 pub fn worker() -> WorkerConfig {
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
     WorkerConfig {
-        api_secret: Secret::new(SECRET.to_owned()),
         causeway: Causeway {
             management: any_port,
             path_frontend: Some(any_port),
@@ -39,7 +38,7 @@ pub fn worker() -> WorkerConfig {
             domain: format!(".{DOMAIN}"),
             advertised_port: None,
         }),
-        unknown: Vec::new(),
+        ..WorkerConfig::push_only(Secret::new(SECRET))
     }
 }
 

@@ -4,9 +4,15 @@ pub mod app;
 pub mod bootstrap;
 pub mod circuit;
 pub mod client;
+#[path = "../../../examples/fake_coordinator/coordinator.rs"]
+pub mod coordinator;
 pub mod origin;
 pub mod process;
 pub mod raw;
+// The tests need not use all that examples do.
+#[allow(dead_code)]
+#[path = "../../../examples/fake_coordinator/redis.rs"]
+pub mod redis;
 pub mod ws;
 
 use std::future::Future;

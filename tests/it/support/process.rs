@@ -43,7 +43,8 @@ pub struct Finished {
     pub stderr: String,
 }
 
-fn command(arguments: &[&str]) -> Command {
+/// The program, for a test that sets more than its arguments.
+pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_causeway"));
     command
         .args(arguments)
@@ -59,7 +60,11 @@ fn command(arguments: &[&str]) -> Command {
 
 /// Runs the program to its end.
 pub async fn run(arguments: &[&str]) -> Finished {
-    let output = within("the end of a program", command(arguments).output())
+    run_command(command(arguments)).await
+}
+
+pub async fn run_command(mut command: Command) -> Finished {
+    let output = within("the end of a program", command.output())
         .await
         .unwrap();
     Finished {

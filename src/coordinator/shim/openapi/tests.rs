@@ -23,13 +23,11 @@ struct Rig(TowerToHyperService<axum::Router>);
 impl Rig {
     fn new(batches: usize) -> Self {
         let frame = Frame {
-            slots: None,
             wildcard: Some(Wildcard {
                 address: "127.0.0.1:0".parse().unwrap(),
                 domain: ".apps.test".into(),
             }),
-            path: None,
-            allow_unauthenticated: false,
+            ..Frame::default()
         };
         let (sender, mut inbox) = mpsc::channel::<Batch>(1);
         tokio::spawn(async move {
@@ -45,7 +43,7 @@ impl Rig {
                 batch.answer.unwrap().send(outcome).unwrap();
             }
         });
-        let circuits = Circuits::new(frame, sender);
+        let circuits = Circuits::new(frame, sender, Arc::default());
         let router = router(Arc::clone(&circuits), Secret::new("token"));
         Self(TowerToHyperService::new(router))
     }

@@ -68,12 +68,9 @@ fn request(headers: &[(&str, &str)]) -> Parts {
 
 /// The detail word of the refusal, and the request as it would go on.
 fn run_from(client: &str, mut parts: Parts, route: &PerRoute) -> (Option<&'static str>, Parts) {
-    let place = crate::filter::registry::FACTORIES
-        .iter()
-        .position(|f| f.name == "causeway.access")
-        .unwrap();
-    let mut stream = Stream::new(&mut parts, client.parse().unwrap(), 80, false);
-    stream.own = route.of(place);
+    let mut held = None;
+    let mut stream = Stream::new(&mut parts, client.parse().unwrap(), 80, false, &mut held);
+    stream.select(route, "causeway.access");
     let flow = filter().request(&mut stream);
     let refused = match flow {
         Flow::Continue => None,

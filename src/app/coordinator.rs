@@ -1,0 +1,248 @@
+//! What a worker with a Coordinator runs beside the proxy: event bus, link, marks of use, service
+//! discovery, health of Redis.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::config::{
+    CoordinatorConfig, FrontendMode, HostPort, RedisServer, TraefikFrontend, Traffic, WorkerConfig,
+    WorkerProtocol,
+};
+use crate::coordinator::Circuits;
+use crate::coordinator::bus::Bus;
+use crate::coordinator::client::{AppFilter, ClientConfig, CoordinatorClient, Registration};
+use crate::coordinator::discovery::Discovery;
+use crate::coordinator::inference_metrics::InferenceMetrics;
+use crate::coordinator::link::{self, LinkConfig, LinkStatus};
+use crate::coordinator::model::{self, AppMode, Protocol};
+use crate::coordinator::redis::{Address, RedisConfig, RedisHealth, Server};
+use crate::coordinator::usage::UsageWriter;
+use crate::telemetry::activity::Activities;
+
+/// Notices and replies that may wait. More than a burst of launches; a full queue holds up the bus
+/// and loses nothing.
+const QUEUE: usize = 1024;
+/// How long the end waits for what has to be said and written.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Everything that runs, and what others may know of it.
+pub struct Link {
+    pub status: LinkStatus,
+    pub redis: Arc<RedisHealth>,
+    pub client: CoordinatorClient,
+    stop: watch::Sender<bool>,
+    link: JoinHandle<()>,
+    usage: JoinHandle<()>,
+}
+
+/// Starts all of it. Neither the Coordinator nor Redis has to be there.
+///
+/// # Errors
+/// The configuration of the client cannot be used (TLS roots).
+pub fn start(
+    worker: &WorkerConfig,
+    config: &CoordinatorConfig,
+    circuits: &Arc<Circuits>,
+    activities: Arc<Activities>,
+) -> Result<Link> {
+    let mut client = ClientConfig::new(config.endpoint.clone(), worker.api_secret.clone());
+    client.verify_tls = config.verify_certificate;
+    client.connect_timeout = worker.causeway.coordinator_timeout;
+    let client = CoordinatorClient::new(client).context("proxy_worker.coordinator_endpoint")?;
+    let redis = redis(config);
+    let (stop, stopped) = watch::channel(false);
+    let traefik = matches!(config.frontend_mode, FrontendMode::Traefik(_));
+    // For a traefik worker the Coordinator publishes nothing (contract, section 6.5).
+    let bus = (worker.causeway.bus && !traefik).then(|| {
+        let (heard, notices) = mpsc::channel(QUEUE);
+        let (replies, said) = mpsc::channel(QUEUE);
+        let bus = Bus::new(redis.clone(), config.authority.clone());
+        tokio::spawn(bus.run(heard, said, stopped.clone()));
+        link::Bus { notices, replies }
+    });
+    let poll = worker.causeway.traefik_poll_period;
+    let link_config = LinkConfig {
+        registration: registration(worker, config),
+        heartbeat_period: config.heartbeat_period,
+        relist_period: worker.causeway.relist_period,
+        poll_period: bus.is_none().then_some(poll),
+        authority: config.authority.clone(),
+        state_file: worker.causeway.state_file.clone(),
+    };
+    if traefik {
+        tracing::info!(
+            every = ?poll,
+            "frontend_mode traefik: changes are learned by listing; neither Traefik nor etcd is used"
+        );
+    }
+    let (status, link) = link::start(
+        link_config,
+        client.clone(),
+        Arc::clone(circuits),
+        bus,
+        stopped.clone(),
+    );
+    let usage = UsageWriter::new(redis.clone(), activities, worker.causeway.usage_period);
+    let usage = tokio::spawn(usage.run(stopped.clone()));
+    tokio::spawn(discovery(config).run(redis.clone(), stopped.clone()));
+    let health = RedisHealth::new();
+    tokio::spawn(Arc::clone(&health).run(redis.clone(), stopped.clone()));
+    let metrics = InferenceMetrics::new(
+        redis,
+        Arc::clone(circuits),
+        config.inference_metric_collection_interval,
+    );
+    tokio::spawn(metrics.run(stopped));
+    Ok(Link {
+        status,
+        redis: health,
+        client,
+        stop,
+        link,
+        usage,
+    })
+}
+
+impl Link {
+    /// Says goodbye to the Coordinator, so that no new circuit is placed here. Marks of use go on.
+    pub async fn leave(&mut self) {
+        self.stop.send(true).ok();
+        if tokio::time::timeout(FAREWELL, &mut self.link)
+            .await
+            .is_err()
+        {
+            tracing::warn!(limit = ?FAREWELL, "farewell to the Coordinator: deadline fired");
+        }
+        if tokio::time::timeout(FAREWELL, &mut self.usage)
+            .await
+            .is_err()
+        {
+            tracing::warn!(limit = ?FAREWELL, "last marks of use: deadline fired");
+        }
+    }
+}
+
+fn address(at: &HostPort) -> Address {
+    Address::new(at.host.clone(), at.port)
+}
+
+fn redis(config: &CoordinatorConfig) -> RedisConfig {
+    let server = match &config.redis.server {
+        RedisServer::Single(at) => Server::StandAlone(address(at)),
+        RedisServer::Sentinel {
+            sentinels,
+            service_name,
+        } => Server::Sentinel {
+            sentinels: sentinels.iter().map(address).collect(),
+            service_name: service_name.clone(),
+            sentinel_password: config.redis.sentinel_password.clone(),
+        },
+    };
+    let mut redis = RedisConfig::new(server);
+    redis.password.clone_from(&config.redis.password);
+    redis
+}
+
+fn discovery(config: &CoordinatorConfig) -> Discovery {
+    let mut discovery = Discovery::new(&config.authority, address(&config.announce_addr));
+    if let Some(name) = &config.service_discovery.display_name {
+        discovery.display_name.clone_from(name);
+    }
+    let labels = config.service_discovery.extra_labels.clone();
+    discovery.labels.extend(labels);
+    discovery
+}
+
+fn registration(worker: &WorkerConfig, config: &CoordinatorConfig) -> Registration {
+    let mut marker = None;
+    let mut port_range = None;
+    let mut wildcard = None;
+    let mut tls_advertised = worker.tls.advertised;
+    let frontend_mode = match &config.frontend_mode {
+        FrontendMode::Port { .. } => {
+            port_range = worker.port_proxy.as_ref().and_then(advertised);
+            model::FrontendMode::Port
+        }
+        FrontendMode::Wildcard => {
+            wildcard = worker.wildcard_domain.as_ref().map(|w| {
+                let port = w.advertised_port.unwrap_or(w.bind_addr.port());
+                (w.domain.clone(), port)
+            });
+            model::FrontendMode::Wildcard
+        }
+        FrontendMode::Traefik(traefik) => {
+            let socket = traefik
+                .marker_directory
+                .join("last-used-time-marker.socket");
+            marker = Some(socket.display().to_string());
+            match &traefik.frontend {
+                TraefikFrontend::Port {
+                    port_range: range, ..
+                } => {
+                    port_range = Some(*range);
+                    model::FrontendMode::Port
+                }
+                TraefikFrontend::Wildcard {
+                    domain,
+                    advertised_port,
+                    tls_advertised: tls,
+                } => {
+                    wildcard = Some((domain.clone(), *advertised_port));
+                    tls_advertised |= tls;
+                    model::FrontendMode::Wildcard
+                }
+            }
+        }
+    };
+    let (wildcard_domain, wildcard_traffic_port) = wildcard.unzip();
+    Registration {
+        authority: config.authority.clone(),
+        frontend_mode,
+        protocol: match config.protocol {
+            WorkerProtocol::Http => Protocol::Http,
+            WorkerProtocol::H2 => Protocol::H2,
+            WorkerProtocol::Tcp => Protocol::Tcp,
+            WorkerProtocol::Preopen => Protocol::Preopen,
+            WorkerProtocol::Vnc => Protocol::Vnc,
+            WorkerProtocol::Rdp => Protocol::Rdp,
+        },
+        hostname: config.api_public_addr.host.clone(),
+        tls_listen: worker.tls.listen.is_some(),
+        tls_advertised,
+        api_port: config.api_public_addr.port,
+        accepted_traffics: config
+            .accepted_traffics
+            .iter()
+            .map(|traffic| match traffic {
+                Traffic::Interactive => AppMode::Interactive,
+                Traffic::Inference => AppMode::Inference,
+            })
+            .collect(),
+        filtered_apps_only: config.filtered_apps_only,
+        app_filters: config
+            .app_filters
+            .iter()
+            .map(|filter| AppFilter {
+                key: filter.key.clone(),
+                value: filter.value.clone(),
+            })
+            .collect(),
+        traefik_last_used_marker_path: marker,
+        port_range,
+        wildcard_domain,
+        wildcard_traffic_port,
+    }
+}
+
+/// First and last port that circuits may name.
+fn advertised(ports: &crate::config::PortProxy) -> Option<(u16, u16)> {
+    let length = u16::try_from(ports.bind_ports.len()).ok()?.checked_sub(1)?;
+    let first = ports
+        .advertised_from
+        .or_else(|| ports.bind_ports.first().copied())?;
+    Some((first, first.checked_add(length)?))
+}

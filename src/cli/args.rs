@@ -1,0 +1,155 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// An xDS-compatible proxy, and a drop-in replacement for Backend.AI's AppProxy worker.
+#[derive(Debug, Parser)]
+#[command(name = "causeway", version = version(), args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+    #[command(flatten)]
+    pub(super) serve: ServeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Serve what a configuration file says (the default).
+    #[command(visible_alias = "start-server")]
+    Serve(ServeArgs),
+    /// Serve sample apps, reachable in every way, without any file.
+    Demo(DemoArgs),
+    /// Check a configuration file and say what is wrong with it.
+    Validate(ServeArgs),
+    /// Print a worker's file with every key.
+    GenerateExampleConfiguration(OutputArgs),
+    /// The worker's file.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// A worker that runs.
+    #[command(subcommand)]
+    Health(HealthCommand),
+    /// What the worker depends on.
+    #[command(subcommand)]
+    Dependencies(DependenciesCommand),
+    /// Print version and build facts.
+    Version,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Print a worker's file with every key.
+    GenerateSample(OutputArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum HealthCommand {
+    /// Ask the worker of a file how it is.
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DependenciesCommand {
+    /// See whether Redis and the Coordinator of a file can be reached.
+    Verify(CheckArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct ServeArgs {
+    /// An Envoy bootstrap (YAML or JSON) or the worker's TOML; recognised by its content.
+    #[arg(
+        short = 'c',
+        long,
+        short_alias = 'f',
+        alias = "config",
+        value_name = "FILE"
+    )]
+    pub config_path: Option<PathBuf>,
+    /// Envoy bootstrap as text, merged over the file.
+    #[arg(long, value_name = "YAML")]
+    pub config_yaml: Option<String>,
+    #[arg(long, value_enum, default_value_t = Mode::Serve)]
+    pub mode: Mode,
+    /// Data threads; the number of cores when not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub concurrency: Option<u16>,
+    /// trace, debug, info, warning, error, critical or off; else what the file says.
+    #[arg(short = 'l', long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// The same as --log-level debug.
+    #[arg(long)]
+    pub debug: bool,
+    /// Overrides `node.id` of the bootstrap.
+    #[arg(long, value_name = "ID")]
+    pub service_node: Option<String>,
+    /// Overrides `node.cluster` of the bootstrap.
+    #[arg(long, value_name = "NAME")]
+    pub service_cluster: Option<String>,
+    /// Seconds that connections may go on after SIGTERM; 4, or what the file says.
+    #[arg(long, value_name = "SECONDS")]
+    pub drain_time_s: Option<u64>,
+    /// Take a bootstrap that has fields this program does not know.
+    #[arg(long)]
+    pub allow_unknown_static_fields: bool,
+    /// Accepted for Envoy's sake; there is no hot restart to disable.
+    #[arg(long)]
+    pub disable_hot_restart: bool,
+    /// Accepted for Envoy's sake.
+    #[arg(long, value_name = "N")]
+    pub base_id: Option<u32>,
+}
+
+impl ServeArgs {
+    /// The level that was asked for. NOTSET is the legacy worker's word for "as the file says".
+    pub fn level(&self) -> Option<&str> {
+        if self.debug {
+            return Some("debug");
+        }
+        let level = self.log_level.as_deref();
+        level.filter(|level| !level.eq_ignore_ascii_case("notset"))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Mode {
+    Serve,
+    Validate,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct DemoArgs {
+    #[arg(short = 'l', long, value_name = "LEVEL", default_value = "warning")]
+    pub log_level: String,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct OutputArgs {
+    /// Where to write it; standard output when not given.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct CheckArgs {
+    /// The worker's file.
+    #[arg(
+        short = 'c',
+        long,
+        short_alias = 'f',
+        alias = "config",
+        value_name = "FILE"
+    )]
+    pub config_path: Option<PathBuf>,
+    /// Leave out when each check was made.
+    #[arg(long)]
+    pub no_timestamps: bool,
+    /// Accepted for the legacy worker's sake; checks log nothing.
+    #[arg(short = 'l', long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+fn version() -> &'static str {
+    concat!(env!("CAUSEWAY_VERSION"), " (", env!("CAUSEWAY_COMMIT"), ")")
+}

@@ -1,0 +1,137 @@
+//! What filters do for circuits: the chain of a frontend, and what each circuit's route tells it.
+
+use std::collections::HashMap;
+
+use causeway_xds::proto::causeway::v1 as own;
+use causeway_xds::proto::envoy::extensions::filters::http::router::v3::Router;
+use causeway_xds::proto::hcm::{HttpFilter, http_filter};
+use causeway_xds::proto::{Any, Message};
+use causeway_xds::type_url::pack_as;
+use ipnet::IpNet;
+use uuid::Uuid;
+
+use super::Frame;
+use crate::coordinator::model::{AppMode, Circuit};
+use crate::coordinator::permit;
+
+const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
+const ACCESS: &str = "causeway.access";
+const USAGE: &str = "causeway.usage";
+/// Whom the tokens of model services may be announced by.
+const TOKEN_SCHEMES: [&str; 2] = ["BackendAI", "Bearer"];
+/// An address that nobody has: a list in which nothing can be read must not open the circuit.
+const NOBODY: &str = "0.0.0.0/32";
+
+/// By which road a request reaches its circuit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Road<'a> {
+    /// A port or host of its own.
+    Slot,
+    /// This path prefix, on a host that all circuits share.
+    Path { prefix: &'a str, stripped: bool },
+}
+
+/// The filters of a frontend, in order: who fails to come in leaves no mark of use.
+pub fn chain(frame: &Frame) -> Vec<HttpFilter> {
+    let token_key = frame.access.as_ref().map(|a| a.jwt_secret.expose());
+    let access = own::Access {
+        cookie_name: permit::COOKIE.to_owned(),
+        token_key: token_key.unwrap_or_default().to_owned(),
+        token_schemes: TOKEN_SCHEMES.map(str::to_owned).into(),
+    };
+    let router = Router {
+        // Apps see the headers of their users, not those of the proxy.
+        suppress_envoy_headers: true,
+        ..Router::default()
+    };
+    vec![
+        filter(ACCESS, &access, "causeway.v1.Access"),
+        filter(USAGE, &own::Usage {}, "causeway.v1.Usage"),
+        filter("envoy.filters.http.router", &router, ROUTER),
+    ]
+}
+
+fn filter(name: &str, config: &impl Message, message: &str) -> HttpFilter {
+    let config = pack_as(config, message);
+    HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(config)),
+        ..HttpFilter::default()
+    }
+}
+
+/// What the route of a circuit tells the filters.
+pub fn per_route(frame: &Frame, circuit: &Circuit, road: Road<'_>) -> HashMap<String, Any> {
+    let access = own::AccessPerRoute {
+        allowed_client_ips: allowed(circuit),
+        caller: caller(frame, circuit, road),
+    };
+    let usage = own::UsagePerRoute {
+        circuit: circuit.id.to_string(),
+        sessions: circuit.sessions().iter().map(Uuid::to_string).collect(),
+    };
+    let mut all = HashMap::from([(
+        USAGE.to_owned(),
+        pack_as(&usage, "causeway.v1.UsagePerRoute"),
+    )]);
+    // Also without anything to ask: the permit is for us, and not for the app.
+    all.insert(
+        ACCESS.to_owned(),
+        pack_as(&access, "causeway.v1.AccessPerRoute"),
+    );
+    all
+}
+
+fn caller(
+    frame: &Frame,
+    circuit: &Circuit,
+    road: Road<'_>,
+) -> Option<own::access_per_route::Caller> {
+    use own::access_per_route::Caller;
+    if circuit.open_to_public {
+        return None;
+    }
+    // Without secrets a private circuit is only here because `allow_unauthenticated` says so.
+    let access = frame.access.as_ref()?;
+    Some(match circuit.app_mode {
+        AppMode::Inference => Caller::Token(own::Token {
+            id: circuit.id.to_string(),
+        }),
+        AppMode::Interactive => {
+            // `Frame::check` has seen that there is one.
+            let user = circuit.user_id.unwrap_or_default();
+            let value = match road {
+                Road::Slot => access.permits.of_user(user),
+                Road::Path { .. } => access.permits.of_circuit(user, circuit.id),
+            };
+            Caller::Permit(own::Permit {
+                value: value.expose().to_owned(),
+            })
+        }
+    })
+}
+
+/// `allowed_client_ips` as a list of networks; empty: everybody.
+pub fn allowed(circuit: &Circuit) -> Vec<String> {
+    let text = circuit.allowed_client_ips.as_deref().unwrap_or_default();
+    let entries: Vec<&str> = text
+        .split(',')
+        .map(str::trim)
+        .filter(|entry| !entry.is_empty())
+        .collect();
+    let known: Vec<String> = entries
+        .iter()
+        .filter(|entry| {
+            let known = entry.parse::<IpNet>().is_ok() || entry.parse::<std::net::IpAddr>().is_ok();
+            if !known {
+                tracing::warn!(circuit = %circuit.id, %entry, "allowed_client_ips: entry skipped");
+            }
+            known
+        })
+        .map(|entry| (*entry).to_owned())
+        .collect();
+    match (entries.is_empty(), known.is_empty()) {
+        (false, true) => vec![NOBODY.to_owned()],
+        _ => known,
+    }
+}
