@@ -5,6 +5,7 @@
 
 mod certificate;
 mod date;
+mod probes;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;

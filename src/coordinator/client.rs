@@ -146,8 +146,8 @@ impl CoordinatorClient {
         }
         let path = format!("/api/worker/{worker}/circuits");
         let exchange = self.exchange(Method::GET, &path, None, MAX_LISTING);
-        let body = within("listing", self.shared.listing_timeout, exchange).await?;
-        let listing: Listing = serde_json::from_slice(&body).map_err(ClientError::body)?;
+        let answer = within("listing", self.shared.listing_timeout, exchange).await?;
+        let listing: Listing = serde_json::from_slice(answer.body()).map_err(ClientError::body)?;
         Ok(listing.circuits)
     }
 
@@ -162,6 +162,13 @@ impl CoordinatorClient {
         self.call(Method::GET, "/status", None).await
     }
 
+    /// Asks for something harmless with the secret, and tells the `Date` field of the answer.
+    pub async fn probe(&self, path: &str) -> Result<Option<HeaderValue>, ClientError> {
+        let exchange = self.exchange(Method::GET, path, None, MAX_LISTING);
+        let answer = within("answer", self.shared.answer_timeout, exchange).await?;
+        Ok(answer.headers().get(header::DATE).cloned())
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -169,18 +176,18 @@ impl CoordinatorClient {
         body: Option<Bytes>,
     ) -> Result<T, ClientError> {
         let exchange = self.exchange(method, path, body, MAX_ANSWER);
-        let body = within("answer", self.shared.answer_timeout, exchange).await?;
-        serde_json::from_slice(&body).map_err(ClientError::body)
+        let answer = within("answer", self.shared.answer_timeout, exchange).await?;
+        serde_json::from_slice(answer.body()).map_err(ClientError::body)
     }
 
-    /// One request, one connection; the body of a good answer.
+    /// One request, one connection; a good answer.
     async fn exchange(
         &self,
         method: Method,
         path: &str,
         body: Option<Bytes>,
         limit: usize,
-    ) -> Result<Bytes, ClientError> {
+    ) -> Result<Response<Bytes>, ClientError> {
         let shared = &self.shared;
         let request = self.request(method, path, body)?;
         let connecting = shared.endpoint.connect();
@@ -235,10 +242,15 @@ impl CoordinatorClient {
             .map_err(|e| ClientError::Connect(format!("the request cannot be made: {e}")))
     }
 
-    async fn read(&self, answer: Response<Incoming>, limit: usize) -> Result<Bytes, ClientError> {
+    async fn read(
+        &self,
+        answer: Response<Incoming>,
+        limit: usize,
+    ) -> Result<Response<Bytes>, ClientError> {
         let status = answer.status();
         if status.is_success() {
-            return collect(answer.into_body(), limit).await;
+            let (head, body) = answer.into_parts();
+            return Ok(Response::from_parts(head, collect(body, limit).await?));
         }
         // A problem that cannot be read is still a problem.
         let text = collect(answer.into_body(), MAX_ANSWER).await;

@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 
 use super::exposition::{Distribution, Exposition, Labels};
 use crate::coordinator::created::protocol_label;
+use crate::coordinator::link::LinkStatus;
 use crate::coordinator::model::Circuit;
 use crate::coordinator::translate::names;
 use crate::coordinator::{Circuits, Created};
@@ -212,6 +213,8 @@ fn write_tunnels(out: &mut Exposition, kind: &str, what: &str, tunnels: &Tunnels
 pub struct FromStats {
     stats: Arc<Stats>,
     circuits: Arc<Circuits>,
+    /// `None`: there is no event bus.
+    link: Option<LinkStatus>,
     /// For a scrape that comes while a change is under way.
     last: Mutex<Vec<Arc<Circuit>>>,
 }
@@ -220,10 +223,11 @@ pub struct FromStats {
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl FromStats {
-    pub fn new(stats: Arc<Stats>, circuits: Arc<Circuits>) -> Self {
+    pub fn new(stats: Arc<Stats>, circuits: Arc<Circuits>, link: Option<LinkStatus>) -> Self {
         Self {
             stats,
             circuits,
+            link,
             last: Mutex::default(),
         }
     }
@@ -240,7 +244,19 @@ impl CountLegacy for FromStats {
                 }
                 last.clone()
             };
-            count(&self.stats, &circuits, self.circuits.created())
+            let mut counts = count(&self.stats, &circuits, self.circuits.created());
+            if let Some(link) = &self.link {
+                let counters = link.report().counters;
+                counts.events = vec![
+                    ("appproxy_circuit_created_event", counters.events_created),
+                    (
+                        "appproxy_circuit_route_updated_event",
+                        counters.events_routes_updated,
+                    ),
+                    ("appproxy_circuit_removed_event", counters.events_removed),
+                ];
+            }
+            counts
         })
     }
 }

@@ -12,6 +12,7 @@
 //! [`router`] knows no sockets; [`Server`] does. What the answers come from is behind small traits,
 //! so that everything here can be asked without a Coordinator, a Redis or a data plane.
 
+mod adapt;
 mod answer;
 mod exposition;
 mod health;
@@ -40,6 +41,7 @@ use super::Circuits;
 use super::model::{Circuit, Slot};
 use super::problem;
 
+pub use self::adapt::WorkerHealth;
 pub use self::exposition::Distribution;
 pub use self::health::{Component, Health, Identity};
 pub use self::legacy::{CountLegacy, FromStats, LegacyCounts, Requests, Tunnels, Upstream};
