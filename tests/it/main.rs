@@ -15,6 +15,7 @@ mod bootstrap;
 mod demo;
 mod drain;
 mod files;
+mod filters;
 mod http1;
 mod http2;
 mod pool;
