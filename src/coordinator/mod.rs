@@ -26,6 +26,7 @@ pub mod inference_metrics;
 pub mod link;
 pub mod model;
 pub mod permit;
+pub mod problem;
 pub mod redis;
 pub mod registry;
 pub mod shim;
