@@ -107,8 +107,13 @@ impl Reconcile for Shared {
 ///
 /// # Errors
 /// The configuration cannot be used (every reason is in the text), or a port is in use.
-pub async fn start(config: Config, options: Options) -> Result<Running> {
+pub async fn start(mut config: Config, options: Options) -> Result<Running> {
     crate::tls::install_provider();
+    if let Config::Worker(worker) = &mut config
+        && worker.coordinator.is_some()
+    {
+        coordinator::step_aside(&mut worker.causeway);
+    }
     let stats = Arc::new(Stats::default());
     let publisher = Publisher::default();
     let mut threads = Vec::with_capacity(options.concurrency);

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use http::StatusCode;
 
@@ -66,6 +67,8 @@ pub struct Failure {
     pub flag: Option<ResponseFlag>,
     /// Envoy's `%RESPONSE_CODE_DETAILS%`: a stable word, lower case, underscores.
     pub details: &'static str,
+    /// What configuration calls it, where a failure was configured.
+    pub named: Option<Arc<str>>,
     /// What the body of the answer says; may be empty.
     pub body: Cow<'static, str>,
     /// Cause with address and phase, for the log. Never shown to a client.
@@ -80,6 +83,7 @@ impl Failure {
             status,
             flag: Some(flag),
             details,
+            named: None,
             body: Cow::Borrowed(""),
             cause: None,
             close: false,
@@ -96,6 +100,11 @@ impl Failure {
         )
         .saying("Bad Request")
         .closing()
+    }
+
+    /// The word that pages and logs know it by.
+    pub fn word(&self) -> &str {
+        self.named.as_deref().unwrap_or(self.details)
     }
 
     #[must_use]
@@ -119,7 +128,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.status.as_u16(), self.details)?;
+        write!(f, "{} {}", self.status.as_u16(), self.word())?;
         if let Some(cause) = &self.cause {
             write!(f, ": {cause}")?;
         }

@@ -1,6 +1,8 @@
 //! What a worker with a Coordinator runs beside the proxy: event bus, link, marks of use, service
 //! discovery, health of Redis.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +11,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::{
-    CoordinatorConfig, FrontendMode, HostPort, RedisServer, TraefikFrontend, Traffic, WorkerConfig,
-    WorkerProtocol,
+    Causeway, CoordinatorConfig, FrontendMode, HostPort, RedisServer, Traefik, TraefikFrontend,
+    Traffic, WorkerConfig, WorkerProtocol,
 };
 use crate::coordinator::Circuits;
 use crate::coordinator::bus::Bus;
@@ -18,6 +20,7 @@ use crate::coordinator::client::{AppFilter, ClientConfig, CoordinatorClient, Reg
 use crate::coordinator::discovery::Discovery;
 use crate::coordinator::inference_metrics::InferenceMetrics;
 use crate::coordinator::link::{self, LinkConfig, LinkStatus};
+use crate::coordinator::marker;
 use crate::coordinator::model::{self, AppMode, Protocol};
 use crate::coordinator::redis::{Address, RedisConfig, RedisHealth, Server};
 use crate::coordinator::usage::UsageWriter;
@@ -86,6 +89,14 @@ pub fn start(
         bus,
         stopped.clone(),
     );
+    if let FrontendMode::Traefik(traefik) = &config.frontend_mode {
+        let path = marker_socket(traefik);
+        match marker::start(&path, redis.clone(), stopped.clone()) {
+            Ok(run) => drop(tokio::spawn(run)),
+            // Only the plugin would miss it.
+            Err(error) => tracing::warn!(path = %path.display(), %error, "no marker socket"),
+        }
+    }
     let usage = UsageWriter::new(redis.clone(), activities, worker.causeway.usage_period);
     let usage = tokio::spawn(usage.run(stopped.clone()));
     tokio::spawn(discovery(config).run(redis.clone(), stopped.clone()));
@@ -107,6 +118,28 @@ pub fn start(
     })
 }
 
+/// Several workers of one machine, each with a file that the legacy worker read, all have the
+/// ports that only this program opens. The first gets them; for the others a port that nobody asked
+/// for is no reason not to start.
+pub fn step_aside(causeway: &mut Causeway) {
+    let default = Causeway::default();
+    let taken = |at: SocketAddr| {
+        std::net::TcpListener::bind(at)
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+    };
+    if causeway.management == default.management && taken(causeway.management) {
+        let at = causeway.management;
+        tracing::warn!(%at, "default management port is in use, the system chooses another");
+        causeway.management.set_port(0);
+    }
+    if causeway.path_frontend == default.path_frontend
+        && let Some(at) = causeway.path_frontend.filter(|at| taken(*at))
+    {
+        tracing::warn!(%at, "default port of the path frontend is in use, it stays closed");
+        causeway.path_frontend = None;
+    }
+}
+
 impl Link {
     /// Says goodbye to the Coordinator, so that no new circuit is placed here. Marks of use go on.
     pub async fn leave(&mut self) {
@@ -124,6 +157,12 @@ impl Link {
             tracing::warn!(limit = ?FAREWELL, "last marks of use: deadline fired");
         }
     }
+}
+
+fn marker_socket(traefik: &Traefik) -> PathBuf {
+    traefik
+        .marker_directory
+        .join("last-used-time-marker.socket")
 }
 
 fn address(at: &HostPort) -> Address {
@@ -245,4 +284,22 @@ fn advertised(ports: &crate::config::PortProxy) -> Option<(u16, u16)> {
         .advertised_from
         .or_else(|| ports.bind_ports.first().copied())?;
     Some((first, first.checked_add(length)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ports_that_nobody_asked_for_step_aside() {
+        let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = held.local_addr().unwrap();
+        let mut asked = Causeway {
+            management: at,
+            path_frontend: Some(at),
+            ..Causeway::default()
+        };
+        step_aside(&mut asked);
+        assert_eq!((asked.management, asked.path_frontend), (at, Some(at)));
+    }
 }

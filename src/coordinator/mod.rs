@@ -31,6 +31,7 @@ pub mod event;
 mod fault;
 pub mod inference_metrics;
 pub mod link;
+pub mod marker;
 pub mod model;
 pub mod permit;
 pub mod problem;

@@ -1,4 +1,7 @@
 //! One file for each HTTP filter. [`super::registry`] lists them.
 
 pub mod access;
+pub mod error_pages;
+pub mod forwarded;
+pub mod path_prefix;
 pub mod usage;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{ACCEPT, ACCEPT_LANGUAGE, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::header::{ACCEPT, ACCEPT_LANGUAGE, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
 
@@ -19,8 +19,8 @@ pub struct LocalReply {
 pub struct Asked {
     pub accept: Option<HeaderValue>,
     pub accept_language: Option<HeaderValue>,
+    /// This and the next are known once the head has been looked at.
     pub host: Option<HeaderValue>,
-    /// Known once the head has been looked at.
     pub request_id: Option<HeaderValue>,
     pub method: Method,
 }
@@ -31,7 +31,7 @@ impl Asked {
         Self {
             accept: get(ACCEPT),
             accept_language: get(ACCEPT_LANGUAGE),
-            host: get(HOST),
+            host: None,
             request_id: None,
             method: request.method.clone(),
         }

@@ -6,13 +6,16 @@
 pub mod http;
 mod local_reply;
 pub mod registry;
+#[cfg(test)]
+mod testing;
 
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
+use ::http::header::{HOST, HeaderMap, HeaderValue};
 use ::http::request::Parts;
-use ::http::{HeaderMap, StatusCode};
+use ::http::{StatusCode, Uri};
 
 pub use local_reply::{Asked, LocalReply};
 pub use registry::{Context, Factory, Registry};
@@ -87,6 +90,11 @@ pub trait HttpFilter: fmt::Debug + Send + Sync {
         let _ = answer;
     }
 
+    /// Whether [`HttpFilter::response`] looks at [`Answer::target`], which is only kept then.
+    fn wants_target(&self) -> bool {
+        false
+    }
+
     /// Whether [`HttpFilter::render`] may answer; what it needs of a request is only kept then.
     fn renders(&self) -> bool {
         false
@@ -103,14 +111,23 @@ pub trait HttpFilter: fmt::Debug + Send + Sync {
 pub struct Answer<'a> {
     pub status: StatusCode,
     pub headers: &'a mut HeaderMap,
+    /// What the client asked for, if a filter of the chain wants it.
+    pub target: Option<&'a Target>,
     own: Option<&'a RouteConfig>,
 }
 
-impl Answer<'_> {
+impl<'a> Answer<'a> {
     /// As [`Stream::route_config`].
-    pub fn route_config<T: Any>(&self) -> Option<&T> {
+    pub fn route_config<T: Any>(&self) -> Option<&'a T> {
         self.own.and_then(|own| (**own).downcast_ref())
     }
+}
+
+/// What a client asked for, in its own terms: before the route rewrote anything.
+#[derive(Clone, Debug, Default)]
+pub struct Target {
+    pub host: Option<HeaderValue>,
+    pub uri: Uri,
 }
 
 /// What one route says to one filter, compiled.
@@ -143,12 +160,14 @@ impl fmt::Debug for PerRoute {
 pub struct Chain {
     filters: Vec<(usize, Arc<dyn HttpFilter>)>,
     renders: bool,
+    wants_target: bool,
     pub router: RouterConfig,
 }
 
 impl Chain {
     fn push(&mut self, factory: usize, filter: Arc<dyn HttpFilter>) {
         self.renders |= filter.renders();
+        self.wants_target |= filter.wants_target();
         self.filters.push((factory, filter));
     }
 
@@ -164,12 +183,30 @@ impl Chain {
         Flow::Continue
     }
 
+    /// What of a request has to be kept for [`Chain::response`], if anything has.
+    pub fn target(&self, request: &Parts, route: &PerRoute) -> Option<Box<Target>> {
+        // Only filters that a route speaks to look at it.
+        (self.wants_target && !route.0.is_empty()).then(|| {
+            Box::new(Target {
+                host: request.headers.get(HOST).cloned(),
+                uri: request.uri.clone(),
+            })
+        })
+    }
+
     /// In reverse order.
-    pub fn response(&self, status: StatusCode, headers: &mut HeaderMap, route: &PerRoute) {
+    pub fn response(
+        &self,
+        status: StatusCode,
+        headers: &mut HeaderMap,
+        route: &PerRoute,
+        target: Option<&Target>,
+    ) {
         for (factory, filter) in self.filters.iter().rev() {
             filter.response(&mut Answer {
                 status,
                 headers,
+                target,
                 own: route.of(*factory),
             });
         }

@@ -37,7 +37,13 @@ pub struct Factory {
 }
 
 /// Every HTTP filter except the router, which ends each chain.
-pub const FACTORIES: &[Factory] = &[http::access::FACTORY, http::usage::FACTORY];
+pub const FACTORIES: &[Factory] = &[
+    http::access::FACTORY,
+    http::error_pages::FACTORY,
+    http::forwarded::FACTORY,
+    http::path_prefix::FACTORY,
+    http::usage::FACTORY,
+];
 
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 const FILE_ACCESS_LOG: &str = "envoy.extensions.access_loggers.file.v3.FileAccessLog";

@@ -39,7 +39,7 @@ pub fn from_failure(failure: &Failure, manner: Manner, exchange: Box<Exchange>) 
     tracing::debug!(
         status = failure.status.as_u16(),
         flag = failure.flag.map_or("-", crate::error::ResponseFlag::short),
-        details = failure.details,
+        details = failure.word(),
         cause = failure.cause.as_deref().unwrap_or("-"),
         "local reply"
     );

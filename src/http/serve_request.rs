@@ -58,6 +58,7 @@ pub async fn handle(
     let decided = decide(&connection, &mut parts, &mut exchange);
     if let Some(asked) = &mut exchange.asked {
         asked.request_id = parts.headers.get(&X_REQUEST_ID).cloned();
+        asked.host = parts.headers.get(HOST).cloned();
     }
     let told_id = match connection.manager.model.always_set_request_id_in_response {
         true => parts.headers.get(&X_REQUEST_ID).cloned(),
@@ -74,6 +75,8 @@ pub async fn handle(
             };
             let close = connection.drain.has_begun();
             let manner = Manner { close, ..manner };
+            let filters = &connection.manager.filters;
+            let target = filters.target(&parts, &route.filters);
             let job = Job {
                 parts: &mut parts,
                 body,
@@ -87,8 +90,8 @@ pub async fn handle(
             // The chain has run on the way up; it runs in reverse on the way down.
             let mut response = router::forward(job, exchange).await;
             let status = response.status();
-            let filters = &connection.manager.filters;
-            filters.response(status, response.headers_mut(), &route.filters);
+            let headers = response.headers_mut();
+            filters.response(status, headers, &route.filters, target.as_deref());
             response
         }
         other => {

@@ -16,6 +16,7 @@ mod coordinator;
 mod demo;
 mod drain;
 mod files;
+mod filters;
 mod http1;
 mod http2;
 mod pool;

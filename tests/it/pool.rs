@@ -182,6 +182,6 @@ async fn streams_of_a_removed_circuit_end() {
     });
     eventually("a connection", || origin.open() == 1).await;
     app.remove(&circuit).await;
-    assert_eq!(held.await.unwrap(), 503);
+    assert_eq!(held.await.unwrap(), 502);
     origin.has_no_connection().await;
 }

@@ -116,9 +116,9 @@ async fn removing_a_circuit_closes_what_it_carried_and_nothing_else() {
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
     tcp.has_no_connection().await;
     app.remove(&requests).await;
-    // The request has no answer yet, so there is one to give: 503, never silence.
+    // The request has no answer yet, so there is one to give: 502, never silence.
     match pending.try_answer().await {
-        Ok(answer) => assert_eq!(answer.status, 503, "{}", answer.text()),
+        Ok(answer) => assert_eq!(answer.status, 502, "{}", answer.text()),
         Err(broken) => panic!("the request in flight got no answer: {broken:?}"),
     }
     held.has_no_connection().await;
@@ -175,11 +175,11 @@ async fn after_its_removal_every_way_to_a_circuit_says_that_it_is_not_registered
     assert!(
         by_subdomain
             .text()
-            .contains("E20009: Subdomain not registered")
+            .contains("E20009: Subdomain c1 not registered")
     );
     assert_eq!(
         by_subdomain.header("content-type"),
-        "application/problem+json"
+        "text/html; charset=utf-8"
     );
     let by_port = app.get(&placed, "/").await;
     assert_eq!(by_port.status, 400);

@@ -305,12 +305,18 @@ async fn unknown_places_get_our_answers_and_no_kernel() {
         (app.wildcard(), format!("x.{DOMAIN}"), "/", 400, "E20009"),
         (app.wildcard(), DOMAIN.to_owned(), "/", 400, "E20009"),
         (app.slot(1), "x".to_owned(), "/", 400, "Unregistered slot 1"),
-        (app.path(), "x".to_owned(), "/", 404, "url-not-found"),
-        (app.path(), "x".to_owned(), "/a/b/c", 404, "url-not-found"),
+        (app.path(), "x".to_owned(), "/", 404, "Unknown URL path."),
+        (
+            app.path(),
+            "x".to_owned(),
+            "/a/b/c",
+            404,
+            "Unknown URL path.",
+        ),
     ] {
         let reply = get(at, &host, path).await;
         assert_eq!(reply.status, status, "{host} {path}");
         assert!(reply.text().contains(text), "{}", reply.text());
-        assert_eq!(reply.header("content-type"), "application/problem+json");
+        assert_eq!(reply.header("content-type"), "text/html; charset=utf-8");
     }
 }

@@ -12,11 +12,17 @@ use uuid::Uuid;
 
 use super::Frame;
 use crate::coordinator::model::{AppMode, Circuit};
-use crate::coordinator::permit;
+use crate::coordinator::problem::{Appearance, Situation};
+use crate::coordinator::{permit, problem};
 
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 const ACCESS: &str = "causeway.access";
 const USAGE: &str = "causeway.usage";
+const FORWARDED: &str = "causeway.forwarded";
+const PATH_PREFIX: &str = "causeway.path_prefix";
+const ERROR_PAGES: &str = "causeway.error_pages";
+/// Redirects to itself by what it believes to be its own name.
+const RSTUDIO: &str = "rstudio";
 /// Whom the tokens of model services may be announced by.
 const TOKEN_SCHEMES: [&str; 2] = ["BackendAI", "Bearer"];
 /// An address that nobody has: a list in which nothing can be read must not open the circuit.
@@ -44,9 +50,15 @@ pub fn chain(frame: &Frame) -> Vec<HttpFilter> {
         suppress_envoy_headers: true,
         ..Router::default()
     };
+    let forwarded = own::Forwarded {
+        proto: if frame.https_in_front { "https" } else { "" }.to_owned(),
+    };
     vec![
+        filter(ERROR_PAGES, &pages(), "causeway.v1.ErrorPages"),
         filter(ACCESS, &access, "causeway.v1.Access"),
         filter(USAGE, &own::Usage {}, "causeway.v1.Usage"),
+        filter(FORWARDED, &forwarded, "causeway.v1.Forwarded"),
+        filter(PATH_PREFIX, &own::PathPrefix {}, "causeway.v1.PathPrefix"),
         filter("envoy.filters.http.router", &router, ROUTER),
     ]
 }
@@ -70,16 +82,71 @@ pub fn per_route(frame: &Frame, circuit: &Circuit, road: Road<'_>) -> HashMap<St
         circuit: circuit.id.to_string(),
         sessions: circuit.sessions().iter().map(Uuid::to_string).collect(),
     };
-    let mut all = HashMap::from([(
-        USAGE.to_owned(),
-        pack_as(&usage, "causeway.v1.UsagePerRoute"),
-    )]);
+    let mut all = HashMap::new();
+    let mut say = |filter: &str, config: Any| all.insert(filter.to_owned(), config);
+    say(USAGE, pack_as(&usage, "causeway.v1.UsagePerRoute"));
     // Also without anything to ask: the permit is for us, and not for the app.
-    all.insert(
-        ACCESS.to_owned(),
-        pack_as(&access, "causeway.v1.AccessPerRoute"),
-    );
+    say(ACCESS, pack_as(&access, "causeway.v1.AccessPerRoute"));
+    if circuit.app == RSTUDIO {
+        let forwarded = own::ForwardedPerRoute { rstudio: true };
+        say(
+            FORWARDED,
+            pack_as(&forwarded, "causeway.v1.ForwardedPerRoute"),
+        );
+    }
+    if let Road::Path {
+        prefix,
+        stripped: true,
+    } = road
+    {
+        let prefix = own::PathPrefixPerRoute {
+            prefix: prefix.to_owned(),
+        };
+        say(
+            PATH_PREFIX,
+            pack_as(&prefix, "causeway.v1.PathPrefixPerRoute"),
+        );
+    }
     all
+}
+
+/// A route that answers everything with a failure of this name.
+pub fn failing(failure: &str, message: &str) -> HashMap<String, Any> {
+    let config = own::ErrorPagesPerRoute {
+        failure: failure.to_owned(),
+        message: message.to_owned(),
+        ..own::ErrorPagesPerRoute::default()
+    };
+    let config = pack_as(&config, "causeway.v1.ErrorPagesPerRoute");
+    HashMap::from([(ERROR_PAGES.to_owned(), config)])
+}
+
+fn pages() -> own::ErrorPages {
+    use own::error_page::Appearance as Page;
+    let page = |row: &Situation| own::ErrorPage {
+        failures: row.failures.iter().map(|f| (*f).to_owned()).collect(),
+        status: row.status.into(),
+        r#type: row.kind.to_owned(),
+        title: row.title.to_owned(),
+        error_code: row.error_code.to_owned(),
+        message: row.message.to_owned(),
+        appearance: match row.appearance {
+            Appearance::Plain => Page::Plain,
+            Appearance::Starting => Page::Starting,
+            Appearance::LoginExpired => Page::LoginExpired,
+            Appearance::AddressRefused => Page::AddressRefused,
+            Appearance::NotFound => Page::NotFound,
+            Appearance::Overloaded => Page::Overloaded,
+        }
+        .into(),
+        retry_after: row.retry_after,
+    };
+    let rows = problem::TABLE.iter().map(|(_, row)| row);
+    own::ErrorPages {
+        pages: rows.filter(|r| !r.failures.is_empty()).map(page).collect(),
+        type_base: problem::TYPE_BASE.to_owned(),
+        ..own::ErrorPages::default()
+    }
 }
 
 fn caller(

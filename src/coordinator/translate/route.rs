@@ -2,17 +2,12 @@
 
 use std::time::Duration;
 
-use causeway_xds::proto::core::{
-    DataSource, HeaderValue, HeaderValueOption, data_source,
-    header_value_option::HeaderAppendAction,
-};
 use causeway_xds::proto::google::protobuf::value;
 use causeway_xds::proto::route::route_action::{ClusterNotFoundResponseCode, ClusterSpecifier};
 use causeway_xds::proto::route::{
     DirectResponseAction, Route, RouteAction, RouteMatch, Vhds, route, route_match,
 };
 use causeway_xds::proto::{RouteConfiguration, VirtualHost};
-use serde_json::json;
 use uuid::Uuid;
 
 use super::cluster::own_metadata;
@@ -27,8 +22,8 @@ const FIRST_PATH_SEGMENT: &str = ":first-path-segment";
 
 /// A port nobody has: every request is told so.
 pub fn empty_slot(number: u16) -> RouteConfiguration {
-    let problem = bad_request(&format!("Unregistered slot {number}"));
-    port_routes(number, direct(400, &problem))
+    let message = format!("Unregistered slot {number}");
+    port_routes(number, nowhere(400, "slot_unregistered", &message))
 }
 
 /// A port that a circuit has: everything goes there, whatever the host.
@@ -47,11 +42,14 @@ fn port_routes(number: u16, route: Route) -> RouteConfiguration {
 /// The wildcard frontend: one virtual host per subdomain arrives by VHDS, and who asks for
 /// another is told that it is not registered.
 pub fn wildcard() -> RouteConfiguration {
-    // The contract's text names the subdomain. A fixed body cannot, and must not echo anyway.
-    let problem = bad_request("E20009: Subdomain not registered");
+    let route = nowhere(
+        400,
+        "subdomain_unregistered",
+        "E20009: Subdomain %LABEL% not registered",
+    );
     RouteConfiguration {
         name: names::WILDCARD.to_owned(),
-        virtual_hosts: vec![everyone(direct(400, &problem))],
+        virtual_hosts: vec![everyone(route)],
         vhds: Some(vhds()),
         // Browsers send the port along; the domains of the virtual hosts have none.
         ignore_port_in_host_matching: true,
@@ -72,7 +70,7 @@ pub fn wildcard_host(frame: &Frame, label: &str, domain: &str, circuit: &Circuit
 pub fn path() -> RouteConfiguration {
     RouteConfiguration {
         name: names::PATH.to_owned(),
-        virtual_hosts: vec![everyone(direct(404, &not_found()))],
+        virtual_hosts: vec![everyone(unknown_path())],
         vhds: Some(vhds()),
         vhost_header: FIRST_PATH_SEGMENT.to_owned(),
         ..RouteConfiguration::default()
@@ -98,7 +96,7 @@ pub fn path_host(
     if routes.is_empty() {
         return None;
     }
-    routes.push(direct(404, &not_found()));
+    routes.push(unknown_path());
     Some(VirtualHost {
         name: names::path_host(segment),
         domains: vec![segment.to_string()],
@@ -186,49 +184,21 @@ fn vhds() -> Vhds {
     }
 }
 
-/// An answer of our own, with a problem document.
-fn direct(status: u32, problem: &str) -> Route {
-    let content_type = HeaderValueOption {
-        header: Some(HeaderValue {
-            key: "content-type".to_owned(),
-            value: "application/problem+json".to_owned(),
-            ..HeaderValue::default()
-        }),
-        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
-        ..HeaderValueOption::default()
-    };
-    let body = data_source::Specifier::InlineString(problem.to_owned());
+/// A route that leads nowhere. The failure and what is said about it are the filters' to tell; the
+/// bare status is for a proxy that has no such filter.
+fn nowhere(status: u32, failure: &str, message: &str) -> Route {
     let action = DirectResponseAction {
         status,
-        body: Some(DataSource {
-            specifier: Some(body),
-            ..DataSource::default()
-        }),
         ..DirectResponseAction::default()
     };
     Route {
         r#match: Some(everything()),
-        response_headers_to_add: vec![content_type],
         action: Some(route::Action::DirectResponse(action)),
+        typed_per_filter_config: filters::failing(failure, message),
         ..Route::default()
     }
 }
 
-fn bad_request(msg: &str) -> String {
-    json!({
-        "type": "https://api.backend.ai/probs/generic-bad-request",
-        "title": "Bad request.",
-        "error_code": "agent_request_bad-request",
-        "msg": msg,
-    })
-    .to_string()
-}
-
-fn not_found() -> String {
-    json!({
-        "type": "https://api.backend.ai/probs/url-not-found",
-        "title": "Unknown URL path.",
-        "error_code": "agent_request_not-found",
-    })
-    .to_string()
+fn unknown_path() -> Route {
+    nowhere(404, "path_unregistered", "")
 }

@@ -366,7 +366,7 @@ async fn an_answer_of_nonsense_is_a_502() {
 }
 
 #[tokio::test]
-async fn an_origin_that_says_nothing_or_is_not_there_is_a_503() {
+async fn an_origin_that_says_nothing_or_is_not_there_is_a_502() {
     let origin = Origin::once(b"").await;
     let (_socket, nowhere) = refusing();
     let (silent, absent) = (
@@ -382,7 +382,7 @@ async fn an_origin_that_says_nothing_or_is_not_there_is_a_503() {
         let answer = raw.answer().await;
         assert_eq!(
             (answer.status, answer.header("connection")),
-            (503, ""),
+            (502, ""),
             "{host}"
         );
     }

@@ -49,7 +49,7 @@ async fn a_post_with_a_body_is_not_sent_twice() {
     let mut client = client(&app).await;
     assert_eq!(client.get(&host, "/first").await.status, 200);
     let post = request("POST", &host, "/order").body(full("one")).unwrap();
-    assert_eq!(client.send_body(post).await.status, 503);
+    assert_eq!(client.send_body(post).await.status, 502);
     assert_eq!(targets(&origin.requests()), ["/first", "/order"]);
 }
 
@@ -62,7 +62,7 @@ async fn a_post_without_a_body_is_not_sent_twice() {
     let mut client = client(&app).await;
     assert_eq!(client.get(&host, "/first").await.status, 200);
     let post = request("POST", &host, "/restart").body(empty()).unwrap();
-    assert_eq!(client.send_body(post).await.status, 503);
+    assert_eq!(client.send_body(post).await.status, 502);
     assert_eq!(targets(&origin.requests()), ["/first", "/restart"]);
 }
 
@@ -70,7 +70,7 @@ async fn a_post_without_a_body_is_not_sent_twice() {
 async fn a_fresh_connection_that_dies_is_not_tried_again() {
     let origin = Origin::once(b"").await;
     let (app, host) = serving(&origin).await;
-    assert_eq!(client(&app).await.get(&host, "/").await.status, 503);
+    assert_eq!(client(&app).await.get(&host, "/").await.status, 502);
     assert_eq!(origin.connections(), 1);
 }
 
