@@ -2,7 +2,7 @@
 //!
 //! Tests use the same door as the program.
 
-mod coordinator;
+pub mod coordinator;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -71,6 +71,8 @@ pub struct Running {
     pub management: Option<SocketAddr>,
     /// In worker mode.
     pub circuits: Option<Arc<Circuits>>,
+    /// Where the worker's own interface really is, with a Coordinator.
+    pub api: Option<SocketAddr>,
     /// With a Coordinator.
     link: Option<coordinator::Link>,
     listeners: Arc<Mutex<Listeners>>,
@@ -162,11 +164,21 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
         Config::Bootstrap(_) => None,
     };
 
-    let mut link = None;
+    let (mut link, mut api) = (None, None);
     if let (Config::Worker(worker), Some(circuits)) = (&config, &circuits)
         && let Some(config) = &worker.coordinator
     {
-        link = Some(coordinator::start(worker, config, circuits, activities)?);
+        let started = coordinator::start(worker, config, circuits, activities)?;
+        api = Some(coordinator::serve_api(
+            worker,
+            config,
+            circuits,
+            &started,
+            &stats,
+            &handle.readiness,
+            stopped.clone(),
+        )?);
+        link = Some(started);
     }
 
     let (command, commands) = mpsc::channel(16);
@@ -214,6 +226,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
         addresses,
         management,
         circuits,
+        api,
         link,
         listeners,
         threads,

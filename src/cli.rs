@@ -55,7 +55,7 @@ fn run(cli: Cli) -> Result<()> {
             runtime()?.block_on(run_demo(options))
         }
         Command::GenerateExampleConfiguration(args)
-        | Command::Config(ConfigCommand::GenerateSample(args)) => example(&args),
+        | Command::Config(ConfigCommand::GenerateSample(args)) => written(&args, config::EXAMPLE),
         Command::Health(HealthCommand::Check(args)) => {
             let config = worker(&args)?;
             runtime()?.block_on(checks::health(&config, !args.no_timestamps))
@@ -63,6 +63,14 @@ fn run(cli: Cli) -> Result<()> {
         Command::Dependencies(DependenciesCommand::Verify(args)) => {
             let config = worker(&args)?;
             runtime()?.block_on(checks::dependencies(&config, !args.no_timestamps))
+        }
+        Command::CheckCoordinator(args) => {
+            let config = worker(&args)?;
+            runtime()?.block_on(checks::everything(&config))
+        }
+        Command::GenerateOpenapiSpec(args) => {
+            let document = crate::coordinator::shim::openapi();
+            written(&args, &(serde_json::to_string_pretty(&document)? + "\n"))
         }
         Command::Validate(args) => validate(&located(args)?),
         Command::Serve(args) if args.mode == Mode::Validate => validate(&located(args)?),
@@ -85,11 +93,12 @@ fn version() {
     );
 }
 
-fn example(args: &OutputArgs) -> Result<()> {
+fn written(args: &OutputArgs, text: &str) -> Result<()> {
     match &args.output {
-        Some(path) => std::fs::write(path, config::EXAMPLE)
-            .with_context(|| format!("cannot write {}", path.display())),
-        None => Ok(std::io::stdout().write_all(config::EXAMPLE.as_bytes())?),
+        Some(path) => {
+            std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+        }
+        None => Ok(std::io::stdout().write_all(text.as_bytes())?),
     }
 }
 

@@ -28,15 +28,21 @@ pub async fn metrics(State(state): State<AdminState>) -> Response {
 }
 
 fn encoded(stats: &Arc<Stats>) -> Response {
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(Figures(Arc::clone(stats))));
-    let mut out = String::new();
-    if encode(&mut out, &registry).is_err() {
+    let Ok(out) = text(stats) else {
         return reply::refused(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode\n");
-    }
+    };
     let mut response = reply::text(out);
     response.headers_mut().insert(CONTENT_TYPE, OPEN_METRICS);
     response
+}
+
+/// All statistics in the text form.
+pub fn text(stats: &Arc<Stats>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Figures(Arc::clone(stats))));
+    let mut out = String::new();
+    encode(&mut out, &registry)?;
+    Ok(out)
 }
 
 /// Walks the statistics at each scrape.

@@ -10,11 +10,12 @@ use anyhow::{Context as _, Result};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::admin::metrics;
 use crate::config::{
-    Causeway, CoordinatorConfig, FrontendMode, HostPort, RedisServer, Traefik, TraefikFrontend,
-    Traffic, WorkerConfig, WorkerProtocol,
+    Causeway, CoordinatorConfig, FrontendMode, HostPort, RedisServer, TlsFiles, Traefik,
+    TraefikFrontend, Traffic, WorkerConfig, WorkerProtocol,
 };
-use crate::coordinator::Circuits;
+use crate::control::{Readiness, State};
 use crate::coordinator::bus::Bus;
 use crate::coordinator::client::{AppFilter, ClientConfig, CoordinatorClient, Registration};
 use crate::coordinator::discovery::Discovery;
@@ -24,7 +25,9 @@ use crate::coordinator::marker;
 use crate::coordinator::model::{self, AppMode, Protocol};
 use crate::coordinator::redis::{Address, RedisConfig, RedisHealth, Server};
 use crate::coordinator::usage::UsageWriter;
+use crate::coordinator::{Circuits, api, translate};
 use crate::telemetry::activity::Activities;
+use crate::telemetry::stats::Stats;
 
 /// Notices and replies that may wait. More than a burst of launches; a full queue holds up the bus
 /// and loses nothing.
@@ -52,10 +55,7 @@ pub fn start(
     circuits: &Arc<Circuits>,
     activities: Arc<Activities>,
 ) -> Result<Link> {
-    let mut client = ClientConfig::new(config.endpoint.clone(), worker.api_secret.clone());
-    client.verify_tls = config.verify_certificate;
-    client.connect_timeout = worker.causeway.coordinator_timeout;
-    let client = CoordinatorClient::new(client).context("proxy_worker.coordinator_endpoint")?;
+    let client = client(worker, config)?;
     let redis = redis(config);
     let (stop, stopped) = watch::channel(false);
     let traefik = matches!(config.frontend_mode, FrontendMode::Traefik(_));
@@ -118,6 +118,69 @@ pub fn start(
     })
 }
 
+/// The worker's own interface, on `api_bind_addr`.
+///
+/// # Errors
+/// The address is in use, or the certificate cannot be used.
+pub fn serve_api(
+    worker: &WorkerConfig,
+    config: &CoordinatorConfig,
+    circuits: &Arc<Circuits>,
+    link: &Link,
+    stats: &Arc<Stats>,
+    readiness: &Readiness,
+    stop: watch::Receiver<bool>,
+) -> Result<SocketAddr> {
+    let access = worker
+        .access
+        .as_ref()
+        .map(translate::Access::from)
+        .context("secrets.jwt_secret and [permit_hash] are required with a Coordinator")?;
+    let readiness = readiness.clone();
+    let own = Arc::clone(stats);
+    let version = env!("CAUSEWAY_VERSION");
+    let router = api::router(api::Parts {
+        identity: api::Identity::of(config, version),
+        health: Arc::new(api::WorkerHealth {
+            ready: Arc::new(move || readiness.state() == State::Live),
+            redis: Arc::clone(&link.redis),
+        }),
+        slots: Arc::clone(circuits) as _,
+        setup: api::SetupConfig {
+            jwt_secret: access.jwt_secret,
+            permits: access.permits,
+            addresses: api::PublicAddresses::of(worker, config),
+            circuits: Arc::clone(circuits) as _,
+            coordinator: Some(Arc::new(link.client.clone())),
+            live_wait: api::LIVE_WAIT,
+        },
+        metrics: api::MetricsConfig {
+            allowed: vec![config.metric_access_allowed_hosts.into()],
+            counts: Arc::new(api::FromStats::new(
+                Arc::clone(stats),
+                Arc::clone(circuits),
+                Some(link.status.clone()),
+            )),
+            own: Some(Arc::new(move || metrics::text(&own).unwrap_or_default())),
+        },
+    });
+    let tls = match &worker.tls.listen {
+        None => None,
+        Some(TlsFiles {
+            certificate,
+            private_key,
+        }) => {
+            let config = crate::tls::server::from_files(certificate, private_key);
+            Some(config.context("proxy_worker.tls_cert")?)
+        }
+    };
+    let server = api::Server::bind(config.api_bind_addr, tls)
+        .with_context(|| format!("cannot bind the worker's API {}", config.api_bind_addr))?;
+    let address = server.local_addr()?;
+    tokio::spawn(server.run(router, stop));
+    Ok(address)
+}
+
 /// Several workers of one machine, each with a file that the legacy worker read, all have the
 /// ports that only this program opens. The first gets them; for the others a port that nobody asked
 /// for is no reason not to start.
@@ -169,7 +232,16 @@ fn address(at: &HostPort) -> Address {
     Address::new(at.host.clone(), at.port)
 }
 
-fn redis(config: &CoordinatorConfig) -> RedisConfig {
+/// # Errors
+/// The certificates that the system trusts cannot be read.
+pub fn client(worker: &WorkerConfig, config: &CoordinatorConfig) -> Result<CoordinatorClient> {
+    let mut client = ClientConfig::new(config.endpoint.clone(), worker.api_secret.clone());
+    client.verify_tls = config.verify_certificate;
+    client.connect_timeout = worker.causeway.coordinator_timeout;
+    CoordinatorClient::new(client).context("proxy_worker.coordinator_endpoint")
+}
+
+pub fn redis(config: &CoordinatorConfig) -> RedisConfig {
     let server = match &config.redis.server {
         RedisServer::Single(at) => Server::StandAlone(address(at)),
         RedisServer::Sentinel {

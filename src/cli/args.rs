@@ -34,6 +34,10 @@ pub(super) enum Command {
     /// What the worker depends on.
     #[command(subcommand)]
     Dependencies(DependenciesCommand),
+    /// See whether a worker of this file could run: token, Redis, clock, ports, certificates.
+    CheckCoordinator(CheckArgs),
+    /// Print the OpenAPI document of the interface for pushes.
+    GenerateOpenapiSpec(OutputArgs),
     /// Print version and build facts.
     Version,
 }

@@ -12,7 +12,9 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use crate::app;
 use crate::config::{HostPort, WorkerConfig};
+use crate::coordinator::check::{self, ProbeCoordinator, ProbeRedis, Subject};
 use crate::tls::ClientTls;
 use crate::util::time::timestamp;
 
@@ -45,6 +47,29 @@ pub async fn health(config: &WorkerConfig, stamps: bool) -> Result<()> {
             bail!("the worker is not healthy")
         }
     }
+}
+
+/// Asks everything that a worker of this file depends on.
+pub async fn everything(config: &WorkerConfig) -> Result<()> {
+    crate::tls::install_provider();
+    let (client, redis) = match &config.coordinator {
+        None => (None, None),
+        Some(link) => (
+            Some(app::coordinator::client(config, link)?),
+            Some(app::coordinator::redis(link)),
+        ),
+    };
+    let subject = Subject::of(
+        config,
+        client.as_ref().map(|c| c as &dyn ProbeCoordinator),
+        redis.as_ref().map(|r| r as &dyn ProbeRedis),
+    );
+    let checks = check::run(subject).await;
+    print!("{}", check::print(&checks));
+    if check::exit_code(&checks) != 0 {
+        bail!("not everything that the worker needs is there");
+    }
+    Ok(())
 }
 
 /// Sees whether what the worker needs can be reached.

@@ -1,9 +1,11 @@
 //! Who the client is, and telling the upstream.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use causeway_xds::resource::http_manager::HttpManager;
+use causeway_xds::resource::address::contain;
+use causeway_xds::resource::http_manager::{Forwarded, HttpManager, Trusted, XffDetection};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
 
 use super::names::Names;
 
@@ -38,8 +40,10 @@ impl Peer {
 
 /// Sets the fields that tell the upstream where a request came from, and returns the client's
 /// address: the peer's, or the one that the last trusted hop saw.
-pub fn apply(headers: &mut HeaderMap, names: Names, manager: &HttpManager, peer: &Peer) -> IpAddr {
-    let rules = &manager.forwarded;
+pub fn apply(headers: &mut HeaderMap, names: Names, rules: &Forwarded, peer: &Peer) -> IpAddr {
+    if let Some(detection) = &rules.detection {
+        return detect(headers, names, detection, peer);
+    }
     let hops = rules.xff_num_trusted_hops as usize;
     let mut client = peer.ip;
     // With use_remote_address the peer itself is the first hop that we can vouch for.
@@ -55,17 +59,67 @@ pub fn apply(headers: &mut HeaderMap, names: Names, manager: &HttpManager, peer:
         client = seen;
     }
     if rules.use_remote_address && !rules.skip_xff_append {
-        if names.forwarded_for {
-            append_peer(headers, peer);
-        } else {
-            headers.insert(X_FORWARDED_FOR, peer.text.clone());
-        }
+        append_peer(headers, names, peer);
     }
     let told = names.forwarded_proto && headers.contains_key(&X_FORWARDED_PROTO);
     if !told || (rules.use_remote_address && hops == 0) {
         headers.insert(X_FORWARDED_PROTO, peer.scheme.clone());
     }
     client
+}
+
+/// As [`apply`], by who is trusted and not by how the peer is reached.
+fn detect(headers: &mut HeaderMap, names: Names, detection: &XffDetection, peer: &Peer) -> IpAddr {
+    let (client, believed) = match &detection.trusted {
+        // Whoever can connect is behind the proxies that are counted.
+        Trusted::Hops(hops) if names.forwarded_for => {
+            (nth_from_right(headers, *hops as usize), true)
+        }
+        Trusted::Hops(_) => (None, true),
+        Trusted::Networks(trusted) => {
+            let believed = contain(trusted, peer.ip);
+            let walk = believed && names.forwarded_for;
+            let client = walk.then(|| first_stranger(headers, trusted));
+            (client.flatten(), believed)
+        }
+    };
+    if detection.append {
+        append_peer(headers, names, peer);
+    }
+    let told = names.forwarded_proto && headers.contains_key(&X_FORWARDED_PROTO);
+    if !told || !believed {
+        headers.insert(X_FORWARDED_PROTO, peer.scheme.clone());
+    }
+    client.unwrap_or(peer.ip)
+}
+
+/// From the right, the first address that is not trusted, because only what trusted proxies have
+/// written can be believed; or the last that was understood, if that is not reached.
+fn first_stranger(headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
+    let mut client = None;
+    for value in headers.get_all(&X_FORWARDED_FOR).iter().rev() {
+        for hop in value.as_bytes().rsplit(|b| *b == b',') {
+            let hop = hop.trim_ascii();
+            if hop.is_empty() {
+                continue;
+            }
+            let Some(address) = address(hop) else {
+                return client;
+            };
+            client = Some(address);
+            if !contain(trusted, address) {
+                return client;
+            }
+        }
+    }
+    client
+}
+
+/// An address; some proxies add the port.
+fn address(hop: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(hop).ok()?;
+    let with_port = || text.parse::<SocketAddr>().map(|address| address.ip());
+    text.parse().or_else(|_| with_port()).ok()
 }
 
 fn nth_from_right(headers: &HeaderMap, n: usize) -> Option<IpAddr> {
@@ -76,7 +130,11 @@ fn nth_from_right(headers: &HeaderMap, n: usize) -> Option<IpAddr> {
     all.iter().rev().nth(n)?.parse().ok()
 }
 
-fn append_peer(headers: &mut HeaderMap, peer: &Peer) {
+fn append_peer(headers: &mut HeaderMap, names: Names, peer: &Peer) {
+    if !names.forwarded_for {
+        headers.insert(X_FORWARDED_FOR, peer.text.clone());
+        return;
+    }
     let mut joined: Vec<u8> = Vec::new();
     for value in headers.get_all(&X_FORWARDED_FOR) {
         joined.extend_from_slice(value.as_bytes());
@@ -120,3 +178,6 @@ pub fn strip_internal(headers: &mut HeaderMap) {
         headers.remove(name);
     }
 }
+
+#[cfg(test)]
+mod tests;

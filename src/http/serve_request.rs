@@ -152,7 +152,8 @@ fn decide(
     if names.internal {
         forwarded::strip_internal(&mut parts.headers);
     }
-    let client = forwarded::apply(&mut parts.headers, names, &manager.model, &connection.peer);
+    let rules = &manager.model.forwarded;
+    let client = forwarded::apply(&mut parts.headers, names, rules, &connection.peer);
     forwarded::request_id(&mut parts.headers, names, &manager.model);
     exchange.request_id(&parts.headers);
 

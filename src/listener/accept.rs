@@ -95,6 +95,11 @@ async fn connection(
     let Some(chain) = spec.chains.first().cloned() else {
         return spec.stats.no_filter_chain_match.inc();
     };
+    if let ChainKind::Tcp(proxy) = &chain.kind
+        && !tcp::admits(proxy, peer)
+    {
+        return;
+    }
     let local = io.tcp().and_then(|tcp| tcp.local_addr().ok());
     let Some((io, alpn)) = secure(io, &chain, &spec, &drain).await else {
         return;

@@ -101,6 +101,7 @@ pub struct TcpProxySpec {
     pub cluster: Arc<str>,
     /// Zero is none.
     pub idle_timeout: Duration,
+    pub policy: model::ConnectionPolicy,
     pub stats: Arc<TcpStats>,
     /// Of its failed connections.
     pub warnings: Sparse,

@@ -17,6 +17,20 @@ use crate::snapshot::TcpProxySpec;
 use crate::upstream::Endpoint;
 use crate::upstream::pool::{self, RawConnection};
 
+/// Whether a peer may connect at all. Asked before anything is said to it, so that one who may not
+/// costs no handshake.
+pub fn admits(spec: &TcpProxySpec, peer: Option<SocketAddr>) -> bool {
+    let admitted = spec.policy.admits(peer.map(|peer| peer.ip()));
+    if !admitted {
+        spec.stats.downstream_cx_total.inc();
+        spec.stats.downstream_cx_denied.inc();
+        let (status, flag) = (StatusCode::FORBIDDEN, ResponseFlag::Unauthorized);
+        let failure = Failure::local(status, flag, "client_ip_not_allowed");
+        report(spec, peer, &failure);
+    }
+    admitted
+}
+
 /// Proxies one connection. Returns once the two are joined; the copying goes on in a task of its
 /// own, which ends when the endpoint is removed. `guard` lives as long as the connection.
 pub async fn proxy(
@@ -110,7 +124,11 @@ fn report(spec: &TcpProxySpec, peer: Option<SocketAddr>, failure: &Failure) {
     let peer = peer.map(tracing::field::display);
     let ordinary = matches!(
         failure.flag,
-        Some(ResponseFlag::DownstreamTermination | ResponseFlag::StreamIdleTimeout)
+        Some(
+            ResponseFlag::DownstreamTermination
+                | ResponseFlag::StreamIdleTimeout
+                | ResponseFlag::Unauthorized
+        )
     );
     let warned = if ordinary {
         None

@@ -228,7 +228,7 @@ group! {
     /// `tcp.<stat_prefix>.`
     TcpStats {
         counters: [downstream_cx_total, downstream_cx_no_route, downstream_cx_tx_bytes_total,
-            downstream_cx_rx_bytes_total, idle_timeout],
+            downstream_cx_rx_bytes_total, downstream_cx_denied, idle_timeout],
         gauges: [downstream_cx_rx_bytes_buffered, downstream_cx_tx_bytes_buffered],
         histograms: [],
         codes: []

@@ -4,7 +4,7 @@
 //! a rejection with a reason, not a failed handshake later.
 
 mod client;
-mod server;
+pub mod server;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -1,5 +1,6 @@
 //! The server side.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,6 +74,29 @@ impl ServerTls {
             handshake_timeout: model.handshake_timeout.unwrap_or(HANDSHAKE_TIMEOUT),
         })
     }
+}
+
+/// The plain case: one certificate with its key, both in PEM files, HTTP/1.1 only.
+///
+/// # Errors
+/// A file cannot be read or parsed, or key and certificate do not belong together.
+pub fn from_files(chain: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    let pem = |what, e: rustls_pki_types::pem::Error| TlsError::Pem {
+        what,
+        reason: e.to_string(),
+    };
+    let chain = CertificateDer::pem_file_iter(chain)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|e| pem("certificate_chain", e))?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|e| pem("private_key", e))?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| TlsError::Config(e.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|e| TlsError::Config(e.to_string()))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
 }
 
 pub(super) fn resolve(

@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 
 use http::HeaderMap;
+use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
+use crate::support::bootstrap::{self, bootstrap, cluster, listener, routes};
 use crate::support::client::{Http1, Http2, Reply, empty, get, request};
 use crate::support::origin::Origin;
-use crate::support::raw::Raw;
-use crate::support::refusing;
+use crate::support::raw::{End, Raw};
+use crate::support::{refusing, tcp_echo};
 
 const YAML: &str = r#"
 static_resources:
@@ -279,4 +281,80 @@ async fn a_handshake_passes_the_same_filters() {
         "host=\"app.test:8443\";proto=https"
     );
     assert_eq!(seen.header("x-forwarded-port"), "8443");
+}
+
+const OWN: &str = "type.googleapis.com/causeway.v1";
+
+/// Lets a network in that is known from `x-forwarded-for` only.
+fn behind_a_balancer(trusted: &str) -> Value {
+    let xff = json!({"name": "xff", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.http.original_ip_detection.xff.v3.XffConfig",
+        "xff_trusted_cidrs": {"cidrs": [{"address_prefix": trusted, "prefix_len": 8}]},
+        "skip_xff_append": false,
+    }});
+    let access = json!({"@type": format!("{OWN}.AccessPerRoute"),
+        "allowed_client_ips": ["203.0.113.0/24"]});
+    let mut manager = bootstrap::http(&json!({
+        "original_ip_detection_extensions": [xff],
+        "route_config": routes(&json!([{
+            "match": {"prefix": "/"}, "route": {"cluster": "a"},
+            "typed_per_filter_config": {"causeway.access": access},
+        }])),
+    }));
+    let filter = json!({"name": "causeway.access",
+        "typed_config": {"@type": format!("{OWN}.Access")}});
+    let filters = &mut manager["typed_config"]["http_filters"];
+    filters.as_array_mut().unwrap().insert(0, filter);
+    listener("web", &manager)
+}
+
+#[tokio::test]
+async fn a_trusted_balancer_says_who_calls() {
+    let origin = Origin::fixed("in").await;
+    for (trusted, sent, status) in [
+        ("127.0.0.0", "203.0.113.7", 200),
+        ("127.0.0.0", "6.6.6.6, 203.0.113.7", 200),
+        ("127.0.0.0", "203.0.113.7, 6.6.6.6", 403),
+        ("10.0.0.0", "203.0.113.7", 403),
+    ] {
+        let clusters = [cluster("a", origin.address)];
+        let text = bootstrap(&[behind_a_balancer(trusted)], &clusters);
+        let app = TestApp::bootstrap(&text.to_string()).await;
+        let fields = [("x-forwarded-for", sent), ("x-forwarded-proto", "https")];
+        origin.forget();
+        let reply = ask(app.listener("web"), "GET", "/", &fields).await;
+        assert_eq!(reply.status, status, "{trusted} {sent}");
+        if let [seen] = &origin.requests()[..] {
+            let told = format!("{sent},127.0.0.1");
+            assert_eq!(seen.header("x-forwarded-for"), told);
+            assert_eq!(seen.header("x-forwarded-proto"), "https");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_may_not_be_is_closed_at_once() {
+    let origin = tcp_echo().await;
+    for (allowed, admitted) in [("127.0.0.0/8", true), ("10.0.0.0/8", false)] {
+        let mut tcp = listener("tcp", &bootstrap::tcp("a", &json!({})));
+        let policy = json!({"name": "causeway.connection", "typed_config": {
+            "@type": format!("{OWN}.ConnectionPolicy"),
+            "allowed_client_ips": [allowed], "circuit": "c", "sessions": ["s"],
+        }});
+        let filters = &mut tcp["filter_chains"][0]["filters"];
+        filters.as_array_mut().unwrap().insert(0, policy);
+        let text = bootstrap(&[tcp], &[cluster("a", origin.address)]);
+        let app = TestApp::bootstrap(&text.to_string()).await;
+        let stats = app.running.stats.tcp("t");
+        let mut raw = Raw::connect(app.listener("tcp")).await;
+        if admitted {
+            raw.send("a").await;
+            assert_eq!(raw.bytes(1).await, b"a");
+        } else {
+            assert_eq!(raw.ended().await, End::Closed);
+        }
+        assert_eq!(stats.downstream_cx_total.value(), 1);
+        assert_eq!(stats.downstream_cx_denied.value(), u64::from(!admitted));
+    }
+    assert_eq!(origin.connections(), 1);
 }

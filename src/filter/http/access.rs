@@ -5,12 +5,12 @@
 //! OPTIONS needs neither, because browsers send preflights without credentials; addresses count
 //! all the same. The permit never goes on to the upstream.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use causeway_xds::extension::TypedExtension;
 use causeway_xds::proto::causeway::v1 as proto;
 use causeway_xds::reject::{FieldPath, Invalid};
+use causeway_xds::resource::address::{contain, networks};
 use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use ipnet::IpNet;
@@ -85,7 +85,7 @@ fn build_per_route(config: &TypedExtension, _: &Context) -> Result<RouteConfig, 
         }
     };
     Ok(Arc::new(RouteAccess {
-        networks: networks(&allowed_client_ips)?,
+        networks: networks(&allowed_client_ips, "allowed_client_ips")?,
         caller,
     }))
 }
@@ -99,29 +99,6 @@ fn not_empty(value: String, message: &str, field: &str) -> Result<String, Invali
     Ok(value)
 }
 
-/// `allowed_client_ips`: addresses and networks, host bits allowed.
-pub(crate) fn networks(list: &[String]) -> Result<Vec<IpNet>, Invalid> {
-    let parse = |text: &String| -> Option<IpNet> {
-        let network = text.parse().ok();
-        network.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
-    };
-    list.iter()
-        .enumerate()
-        .map(|(i, text)| {
-            parse(text).ok_or_else(|| {
-                let at = FieldPath::root().field("allowed_client_ips").index(i);
-                Invalid::new(at, format!("{text:?} is no address and no network"))
-            })
-        })
-        .collect()
-}
-
-/// Whether an address may call. An IPv4 address that arrives in IPv6 clothes is the same address.
-pub(crate) fn allows(networks: &[IpNet], client: IpAddr) -> bool {
-    let client = client.to_canonical();
-    networks.is_empty() || networks.iter().any(|network| network.contains(&client))
-}
-
 impl std::fmt::Debug for Access {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Access").finish_non_exhaustive()
@@ -133,7 +110,7 @@ impl HttpFilter for Access {
         let Some(route) = stream.route_config::<RouteAccess>() else {
             return Flow::Continue;
         };
-        if !allows(&route.networks, stream.client) {
+        if !route.networks.is_empty() && !contain(&route.networks, stream.client) {
             return refuse(
                 StatusCode::FORBIDDEN,
                 "client_ip_not_allowed",

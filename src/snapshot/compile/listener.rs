@@ -99,6 +99,7 @@ impl Compiler {
             NetworkFilter::Tcp(tcp) => ChainKind::Tcp(Arc::new(TcpProxySpec {
                 cluster: Arc::from(tcp.cluster.as_str()),
                 idle_timeout: tcp.idle_timeout,
+                policy: tcp.policy.clone(),
                 stats: self.stats.tcp(&tcp.stat_prefix),
                 warnings: Sparse::default(),
             })),

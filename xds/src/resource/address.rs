@@ -3,11 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use super::context::{At, fault, not_empty, refuse};
 use crate::proto::core::address::Address as Kind;
 use crate::proto::core::socket_address::PortSpecifier;
-use crate::proto::core::{self, SocketAddress};
-use crate::reject::Invalid;
+use crate::proto::core::{self, CidrRange, SocketAddress};
+use crate::reject::{FieldPath, Invalid};
 
 /// Where to listen or to connect (`envoy.config.core.v3.Address`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -90,6 +92,50 @@ impl Address {
             Err(_) => Self::Named { host, port },
         })
     }
+}
+
+/// Networks in words: `10.0.0.0/8`, or an address for itself alone. Host bits may be set.
+///
+/// # Errors
+/// One of them is neither; `field` is what the list is called.
+pub fn networks(list: &[String], field: &str) -> Result<Vec<IpNet>, Invalid> {
+    let parse = |text: &String| -> Option<IpNet> {
+        let network = text.parse().ok();
+        network.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+    };
+    list.iter()
+        .enumerate()
+        .map(|(i, text)| {
+            parse(text).ok_or_else(|| {
+                let at = FieldPath::root().field(field).index(i);
+                Invalid::new(at, format!("{text:?} is no address and no network"))
+            })
+        })
+        .collect()
+}
+
+/// Whether an address is in one of the networks. An IPv4 address in IPv6 clothes is the same
+/// address.
+pub fn contain(networks: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|network| network.contains(&address))
+}
+
+/// A `CidrRange`, whose length is 0 when it is not given, as in Envoy.
+pub(crate) fn network(message: CidrRange) -> Result<IpNet, Invalid> {
+    let CidrRange {
+        address_prefix,
+        prefix_len,
+    } = message;
+    let address: IpAddr = address_prefix.parse().map_err(|_| {
+        let reason = format!("{address_prefix:?} is not an IP address");
+        Invalid::at("address_prefix", reason)
+    })?;
+    let length = prefix_len.map_or(0, |length| length.value);
+    u8::try_from(length)
+        .ok()
+        .and_then(|length| IpNet::new(address, length).ok())
+        .ok_or_else(|| Invalid::at("prefix_len", format!("{length} is too long")))
 }
 
 fn refuse_mode(mode: u32) -> Result<(), Invalid> {

@@ -2,10 +2,13 @@
 
 mod decode;
 mod filters;
+mod forwarded;
 mod protocol;
 
 use std::sync::Arc;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use super::cluster::Http2Options;
 use super::config_source::ConfigSource;
@@ -70,6 +73,24 @@ pub struct Forwarded {
     pub use_remote_address: bool,
     pub xff_num_trusted_hops: u32,
     pub skip_xff_append: bool,
+    /// `original_ip_detection_extensions`. When there is one, the fields above are not set.
+    pub detection: Option<XffDetection>,
+}
+
+/// `envoy.extensions.http.original_ip_detection.xff.v3.XffConfig`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XffDetection {
+    pub trusted: Trusted,
+    pub append: bool,
+}
+
+/// Which proxies in front are believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trusted {
+    /// So many besides the peer, wherever they are.
+    Hops(u32),
+    /// Those that have one of these addresses, the peer among them.
+    Networks(Vec<IpNet>),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,13 +1,17 @@
 //! Listener.
 
 mod decode;
+mod filters;
 mod tcp_proxy;
 
 pub(in crate::resource) use decode::decode_access_log;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use super::address::Address;
+use ipnet::IpNet;
+
+use super::address::{Address, contain};
 use super::http_manager::HttpManager;
 use super::tls::DownstreamTls;
 
@@ -41,6 +45,24 @@ pub struct TcpProxy {
     pub cluster: String,
     /// Default 1 h; zero is none.
     pub idle_timeout: Duration,
+    pub policy: ConnectionPolicy,
+}
+
+/// `causeway.v1.ConnectionPolicy`, which stands before a TCP proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionPolicy {
+    /// Who may connect; empty: everyone.
+    pub allowed: Vec<IpNet>,
+    /// What the connections are for; empty: not said.
+    pub circuit: String,
+    pub sessions: Vec<String>,
+}
+
+impl ConnectionPolicy {
+    /// Whether a peer may connect. One without an address is in no list.
+    pub fn admits(&self, peer: Option<IpAddr>) -> bool {
+        self.allowed.is_empty() || peer.is_some_and(|peer| contain(&self.allowed, peer))
+    }
 }
 
 #[cfg(test)]

@@ -99,7 +99,6 @@ impl HttpManager {
         } = message;
         refuse!(
             scheme_header_transformation,
-            original_ip_detection_extensions,
             early_header_mutation_extensions,
             internal_address_config,
             forward_client_cert_details,
@@ -167,7 +166,9 @@ impl HttpManager {
                 use_remote_address: flag(use_remote_address, false),
                 xff_num_trusted_hops,
                 skip_xff_append,
-            },
+                detection: None,
+            }
+            .detecting(original_ip_detection_extensions)?,
             path: PathRules {
                 normalize: flag(normalize_path, false),
                 merge_slashes,

@@ -1,11 +1,14 @@
 use super::*;
 use crate::proto;
 use crate::proto::envoy::config::accesslog::v3::{AccessLog, access_log};
+use crate::proto::envoy::extensions::http::original_ip_detection::xff::v3::{
+    XffConfig, XffTrustedCidrs,
+};
 use crate::proto::hcm::http_connection_manager::{RouteSpecifier, StripPortMode, UpgradeConfig};
 use crate::resource::listener::NetworkFilter;
 use crate::resource::testing::*;
 use crate::resource::{Reference, Resource};
-use crate::type_url::ResourceType;
+use crate::type_url::{ResourceType, pack};
 
 const AT: &str = "filter_chains[0].filters[0].typed_config";
 
@@ -105,6 +108,58 @@ fn an_unknown_filter_is_left_out_only_if_it_is_optional() {
              \"type.googleapis.com/test.Unknown\" is not supported"
         )
     );
+}
+
+fn trusting(networks: &[(&str, u32)]) -> XffConfig {
+    let range = |(address, length): &(&str, u32)| proto::core::CidrRange {
+        address_prefix: (*address).into(),
+        prefix_len: uint(*length),
+    };
+    XffConfig {
+        xff_trusted_cidrs: Some(XffTrustedCidrs {
+            cidrs: networks.iter().map(range).collect(),
+        }),
+        ..Default::default()
+    }
+}
+
+fn detect(message: &mut proto::HttpConnectionManager, configs: &[XffConfig]) {
+    let extension = |config| proto::core::TypedExtensionConfig {
+        name: "xff".into(),
+        typed_config: Some(pack(config)),
+    };
+    message.original_ip_detection_extensions = configs.iter().map(extension).collect();
+}
+
+#[test]
+fn who_is_believed_about_the_client_is_read() {
+    let read = |config: XffConfig| {
+        let mut message = manager();
+        detect(&mut message, &[config]);
+        typed(message).forwarded.detection.unwrap()
+    };
+    let networks = trusting(&[("10.1.2.3", 8), ("::1", 128), ("0.0.0.0", 0)]);
+    let detection = read(XffConfig {
+        skip_xff_append: boolean(false),
+        ..networks
+    });
+    assert!(detection.append);
+    let Trusted::Networks(networks) = detection.trusted else {
+        panic!()
+    };
+    let networks: Vec<_> = networks.iter().map(ToString::to_string).collect();
+    assert_eq!(networks, ["10.1.2.3/8", "::1/128", "0.0.0.0/0"]);
+
+    let detection = read(XffConfig {
+        xff_num_trusted_hops: 2,
+        ..Default::default()
+    });
+    let expected = XffDetection {
+        trusted: Trusted::Hops(2),
+        append: false,
+    };
+    assert_eq!(detection, expected);
+    assert_eq!(typed(manager()).forwarded.detection, None);
 }
 
 #[test]
@@ -218,9 +273,51 @@ fn a_manager_is_refused_by_path() {
             ("local_reply_config: not supported yet", |m| {
                 m.local_reply_config = Some(Default::default());
             }),
-            ("original_ip_detection_extensions: not supported yet", |m| {
-                m.original_ip_detection_extensions = vec![extension("x")];
-            }),
+            (
+                "original_ip_detection_extensions[0].typed_config: extension type \
+                 \"type.googleapis.com/x\" is not supported",
+                |m| m.original_ip_detection_extensions = vec![extension("x")],
+            ),
+            (
+                "original_ip_detection_extensions[1]: more than one is not supported yet",
+                |m| detect(m, &[XffConfig::default(), XffConfig::default()]),
+            ),
+            (
+                "use_remote_address: is given together with original_ip_detection_extensions",
+                |m| {
+                    detect(m, &[XffConfig::default()]);
+                    m.use_remote_address = boolean(true);
+                },
+            ),
+            (
+                "xff_num_trusted_hops: is given together with original_ip_detection_extensions",
+                |m| {
+                    detect(m, &[XffConfig::default()]);
+                    m.xff_num_trusted_hops = 1;
+                },
+            ),
+            (
+                "original_ip_detection_extensions[0].typed_config.xff_trusted_cidrs: \
+                 is given together with xff_num_trusted_hops",
+                |m| {
+                    let xff_num_trusted_hops = 1;
+                    let both = XffConfig {
+                        xff_num_trusted_hops,
+                        ..trusting(&[("10.0.0.0", 8)])
+                    };
+                    detect(m, &[both]);
+                },
+            ),
+            (
+                "original_ip_detection_extensions[0].typed_config.xff_trusted_cidrs.cidrs[1]\
+                 .address_prefix: \"lb.test\" is not an IP address",
+                |m| detect(m, &[trusting(&[("10.0.0.0", 8), ("lb.test", 8)])]),
+            ),
+            (
+                "original_ip_detection_extensions[0].typed_config.xff_trusted_cidrs.cidrs[0]\
+                 .prefix_len: 33 is too long",
+                |m| detect(m, &[trusting(&[("10.0.0.0", 33)])]),
+            ),
             ("proxy_100_continue: not supported yet", |m| {
                 m.proxy_100_continue = true
             }),

@@ -1,24 +1,18 @@
 //! Listener and its filter chains: message to typed.
 
-use super::{FilterChain, Listener, NetworkFilter};
+use super::{FilterChain, Listener, filters};
 use crate::extension::TypedExtension;
 use crate::proto;
 use crate::proto::envoy::config::accesslog::v3::{AccessLog, access_log};
-use crate::proto::listener::{self, FilterChainMatch, ListenerFilter, filter, listener_filter};
+use crate::proto::listener::{self, FilterChainMatch, ListenerFilter, listener_filter};
 use crate::reject::Invalid;
 use crate::resource::address::Address;
 use crate::resource::context::{
     At, Context, accept, duration, each, flag, not_empty, refuse, refuse_true, required,
-    unknown_type, unpack,
+    unknown_type,
 };
-use crate::resource::http_manager::HttpManager;
-use crate::resource::listener::TcpProxy;
 use crate::resource::tls::DownstreamTls;
 use crate::type_url::message_name;
-
-const HTTP_MANAGER: &str =
-    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 
 /// Accepted without effect: the accept path looks at the first bytes whenever a chain asks for it.
 const INSPECTORS: [&str; 2] = [
@@ -216,7 +210,7 @@ impl FilterChain {
         }
         Ok(Self {
             tls,
-            filter: only_filter(filters, ctx)?,
+            filter: filters::decode(filters, ctx)?,
         })
     }
 
@@ -228,46 +222,6 @@ impl FilterChain {
         let filter_chain_match = message.filter_chain_match.take();
         accept!(ctx, "Listener.default_filter_chain": filter_chain_match);
         Self::decode(message, ctx)
-    }
-}
-
-/// The one filter of a chain. More than one would mean one that is not the last, and of those none
-/// is known yet.
-fn only_filter(
-    filters: Vec<listener::Filter>,
-    ctx: &Context<'_>,
-) -> Result<NetworkFilter, Invalid> {
-    let mut decoded = each("filters", filters, |f| NetworkFilter::decode(f, ctx))?;
-    match (decoded.pop(), decoded.len()) {
-        (Some(filter), 0) => Ok(filter),
-        (Some(_), last) => Err(Invalid::at(
-            format!("filters[{last}]"),
-            "nothing may follow http_connection_manager or tcp_proxy",
-        )),
-        (None, _) => Err(Invalid::at("filters", "must not be empty")),
-    }
-}
-
-impl NetworkFilter {
-    fn decode(message: listener::Filter, ctx: &Context<'_>) -> Result<Self, Invalid> {
-        let listener::Filter { name, config_type } = message;
-        not_empty(name, "name")?;
-        let any = match required(config_type, "typed_config")? {
-            filter::ConfigType::TypedConfig(any) => any,
-            filter::ConfigType::ConfigDiscovery(_) => {
-                return Err(Invalid::at("config_discovery", "not supported yet"));
-            }
-        };
-        match message_name(&any.type_url) {
-            HTTP_MANAGER => unpack(&any)
-                .and_then(|message| HttpManager::decode(message, ctx))
-                .map(|manager| Self::Http(Box::new(manager))),
-            TCP_PROXY => unpack(&any)
-                .and_then(|message| TcpProxy::decode(message, ctx))
-                .map(Self::Tcp),
-            _ => Err(unknown_type(&any.type_url)),
-        }
-        .at("typed_config")
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::TcpProxy;
+use super::{ConnectionPolicy, TcpProxy};
 use crate::proto;
 use crate::proto::tcp_proxy::tcp_proxy::ClusterSpecifier;
 use crate::reject::Invalid;
@@ -72,6 +72,7 @@ impl TcpProxy {
             stat_prefix: not_empty(stat_prefix, "stat_prefix")?,
             cluster,
             idle_timeout: duration(idle_timeout, "idle_timeout")?.unwrap_or(DEFAULT_IDLE_TIMEOUT),
+            policy: ConnectionPolicy::default(),
         })
     }
 }

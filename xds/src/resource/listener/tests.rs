@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::proto::listener::{FilterChainMatch, ListenerFilter, listener_filter};
 use crate::proto::tcp_proxy::tcp_proxy as tcp;
-use crate::proto::{self, core};
+use crate::proto::{self, Any, core};
 use crate::resource::Resource;
 use crate::resource::testing::*;
 use crate::type_url::pack;
@@ -74,6 +74,81 @@ fn a_tcp_chain_and_a_pipe_are_read() {
         panic!()
     };
     assert_eq!(proxy.idle_timeout, Duration::from_secs(3600));
+}
+
+fn policy(allowed: &[&str]) -> Any {
+    pack_as(
+        "causeway.v1.ConnectionPolicy",
+        &proto::causeway::v1::ConnectionPolicy {
+            allowed_client_ips: allowed.iter().map(|ip| (*ip).to_owned()).collect(),
+            circuit: "c-1".into(),
+            sessions: vec!["s-1".into(), "s-2".into()],
+        },
+    )
+}
+
+fn pack_as(name: &str, message: &impl proto::Message) -> Any {
+    any(name, &message.encode_to_vec())
+}
+
+#[test]
+fn a_policy_belongs_to_the_tcp_proxy_behind_it() {
+    let read = |allowed: &[&str]| {
+        let mut message = with_tcp(tcp_proxy());
+        let filters = &mut message.filter_chains[0].filters;
+        filters.insert(0, filter(policy(allowed)));
+        let listener = typed(&message);
+        let NetworkFilter::Tcp(proxy) = &listener.filter_chains[0].filter else {
+            panic!()
+        };
+        assert_eq!(proxy.cluster, "db");
+        proxy.policy.clone()
+    };
+    let some = read(&["10.1.2.3/8", "192.0.2.1", "2001:db8::/32"]);
+    assert_eq!(some.circuit, "c-1");
+    assert_eq!(some.sessions, ["s-1", "s-2"]);
+    for (peer, admitted) in [
+        ("10.200.0.1", true),
+        ("::ffff:10.200.0.1", true),
+        ("192.0.2.1", true),
+        ("192.0.2.2", false),
+        ("2001:db8::5", true),
+        ("::1", false),
+    ] {
+        assert_eq!(some.admits(Some(peer.parse().unwrap())), admitted, "{peer}");
+    }
+    assert!(!some.admits(None));
+    let all = read(&[]);
+    assert!(all.admits(None) && all.admits(Some("::1".parse().unwrap())));
+}
+
+#[test]
+fn a_policy_has_its_place() {
+    let place = "filter_chains[0].filters";
+    let order = |filters: Vec<Any>| {
+        let mut message = listener();
+        message.filter_chains[0].filters = filters.into_iter().map(filter).collect();
+        refusal(&message)
+    };
+    let (http, tcp) = (pack(&manager()), pack(&tcp_proxy()));
+    for (filters, refused) in [
+        (
+            vec![policy(&[]), policy(&[]), tcp.clone()],
+            "[1]: is given twice",
+        ),
+        (vec![policy(&[])], "[0]: must stand before tcp_proxy"),
+        (vec![policy(&[]), http], "[0]: must stand before tcp_proxy"),
+        (
+            vec![tcp.clone(), policy(&[])],
+            "[1]: nothing may follow http_connection_manager or tcp_proxy",
+        ),
+        (
+            vec![policy(&["::1", "x"]), tcp],
+            "[0].typed_config.allowed_client_ips[1]: \"x\" is no address and no network",
+        ),
+    ] {
+        assert_eq!(order(filters), format!("{place}{refused}"));
+    }
 }
 
 #[test]

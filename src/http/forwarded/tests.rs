@@ -1,0 +1,125 @@
+use super::*;
+
+fn trusting(networks: &[&str], append: bool) -> Forwarded {
+    let networks = networks.iter().map(|n| n.parse().unwrap()).collect();
+    Forwarded {
+        detection: Some(XffDetection {
+            trusted: Trusted::Networks(networks),
+            append,
+        }),
+        ..Forwarded::default()
+    }
+}
+
+/// The client, and what the upstream is told: addresses and scheme.
+fn told(rules: &Forwarded, peer: &str, sent: &[(&str, &str)]) -> (String, String, String) {
+    let mut headers = HeaderMap::new();
+    for (name, value) in sent {
+        let name: HeaderName = name.parse().unwrap();
+        headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+    }
+    let names = Names::of(&headers);
+    let peer = Peer::new(peer.parse().unwrap(), false);
+    let client = apply(&mut headers, names, rules, &peer);
+    let all = |name| {
+        let values = headers.get_all(name).iter();
+        let values: Vec<_> = values.map(|v| v.to_str().unwrap_or("?")).collect();
+        values.join("|")
+    };
+    let (addresses, scheme) = (all(X_FORWARDED_FOR), all(X_FORWARDED_PROTO));
+    (client.to_string(), addresses, scheme)
+}
+
+const FOR: &str = "x-forwarded-for";
+const PROTO: (&str, &str) = ("x-forwarded-proto", "https");
+
+#[test]
+fn the_client_is_the_first_stranger_from_the_right() {
+    let rules = trusting(&["10.0.0.0/8", "fd00::/8", "127.0.0.1/32"], false);
+    for (peer, sent, client) in [
+        ("10.0.0.1", &["203.0.113.9"][..], "203.0.113.9"),
+        (
+            "10.0.0.1",
+            &["6.6.6.6, 203.0.113.9, 10.1.1.1"],
+            "203.0.113.9",
+        ),
+        (
+            "10.0.0.1",
+            &["6.6.6.6", "203.0.113.9,10.1.1.1", "fd00::1"],
+            "203.0.113.9",
+        ),
+        ("::ffff:10.0.0.1", &["203.0.113.9"], "203.0.113.9"),
+        ("10.0.0.1", &["203.0.113.9, ::ffff:10.1.1.1"], "203.0.113.9"),
+        ("10.0.0.1", &["2001:db8::1"], "2001:db8::1"),
+        // With a port, and blanks between commas.
+        (
+            "10.0.0.1",
+            &["203.0.113.9:4711, [fd00::1]:80, ,"],
+            "203.0.113.9",
+        ),
+        // All of them are trusted: the one farthest away.
+        ("10.0.0.1", &["10.2.2.2, 10.1.1.1"], "10.2.2.2"),
+        // What is not understood ends the walk.
+        ("10.0.0.1", &["203.0.113.9, unknown, 10.1.1.1"], "10.1.1.1"),
+        ("10.0.0.1", &["203.0.113.9, \u{e9}"], "10.0.0.1"),
+        ("10.0.0.1", &[], "10.0.0.1"),
+        ("10.0.0.1", &[""], "10.0.0.1"),
+        // Nobody has to believe a stranger.
+        ("192.0.2.1", &["203.0.113.9"], "192.0.2.1"),
+        ("192.0.2.1", &["10.0.0.1"], "192.0.2.1"),
+        ("127.0.0.2", &["203.0.113.9"], "127.0.0.2"),
+    ] {
+        let sent: Vec<_> = sent.iter().map(|value| (FOR, *value)).collect();
+        assert_eq!(told(&rules, peer, &sent).0, client, "{peer} {sent:?}");
+    }
+}
+
+#[test]
+fn only_a_trusted_peer_knows_the_scheme() {
+    let rules = trusting(&["10.0.0.0/8"], false);
+    for (peer, sent, scheme) in [
+        ("10.0.0.1", &[PROTO][..], "https"),
+        ("10.0.0.1", &[], "http"),
+        ("192.0.2.1", &[PROTO], "http"),
+        ("192.0.2.1", &[PROTO, PROTO], "http"),
+        ("192.0.2.1", &[], "http"),
+    ] {
+        assert_eq!(told(&rules, peer, sent).2, scheme, "{peer} {sent:?}");
+    }
+}
+
+#[test]
+fn the_peer_is_appended_if_that_is_wanted() {
+    for (append, sent, addresses) in [
+        (
+            true,
+            &["203.0.113.9", "10.1.1.1"][..],
+            "203.0.113.9,10.1.1.1,10.0.0.1",
+        ),
+        (true, &[], "10.0.0.1"),
+        (false, &["203.0.113.9", "10.1.1.1"], "203.0.113.9|10.1.1.1"),
+        (false, &[], ""),
+    ] {
+        let sent: Vec<_> = sent.iter().map(|value| (FOR, *value)).collect();
+        let rules = trusting(&["10.0.0.0/8"], append);
+        assert_eq!(told(&rules, "10.0.0.1", &sent).1, addresses, "{sent:?}");
+    }
+}
+
+#[test]
+fn hops_are_counted_whoever_they_are() {
+    let rules = |hops| Forwarded {
+        detection: Some(XffDetection {
+            trusted: Trusted::Hops(hops),
+            append: false,
+        }),
+        ..Forwarded::default()
+    };
+    let sent = [(FOR, "1.1.1.1, 2.2.2.2"), PROTO];
+    for (hops, client) in [(0, "2.2.2.2"), (1, "1.1.1.1"), (2, "192.0.2.1")] {
+        let (found, addresses, scheme) = told(&rules(hops), "192.0.2.1", &sent);
+        assert_eq!(found, client);
+        assert_eq!((&*addresses, &*scheme), ("1.1.1.1, 2.2.2.2", "https"));
+    }
+    assert_eq!(told(&rules(0), "192.0.2.1", &[]).0, "192.0.2.1");
+}
