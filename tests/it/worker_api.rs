@@ -186,7 +186,8 @@ async fn the_coordinator_is_asked_for_what_is_not_here() {
     let reply = rig.setup(&elsewhere, "").await;
     assert_eq!(reply.status, 404);
     assert!(reply.text().contains("E00002: No such worker:circuit."));
-    rig.coordinator.set_circuits(&[elsewhere.value.clone()]);
+    rig.coordinator
+        .set_circuits(std::slice::from_ref(&elsewhere.value));
     assert_eq!(rig.setup(&elsewhere, "").await.status, 302);
     rig.coordinator.stop().await;
     let reply = rig.setup(&elsewhere, "").await;
@@ -237,7 +238,7 @@ async fn metrics_count_what_the_frontends_carry() {
 }
 
 #[tokio::test]
-async fn the_checks_ask_a_real_coordinator_and_a_real_redis() {
+async fn the_checks_ask_over_real_connections() {
     for style in [Style::Real, Style::MinusOne] {
         let coordinator = FakeCoordinator::start(SECRET, style).await;
         let redis = FakeRedis::start().await.unwrap();
