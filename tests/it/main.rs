@@ -13,6 +13,7 @@ mod support;
 mod admin;
 mod bootstrap;
 mod coordinator;
+mod dangers;
 mod demo;
 mod drain;
 mod files;
