@@ -27,6 +27,8 @@ use crate::route::action::{Forward, HostRewrite};
 use crate::upstream::body::RequestBody;
 use crate::upstream::pool::{self, Lease, SendError};
 
+/// Why a head is there.
+const UNSENT: &str = "a head is put back for every further attempt";
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
@@ -34,8 +36,8 @@ const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path
 
 /// A request on its way to a cluster.
 pub struct Job<'j> {
-    /// Taken when it is sent.
-    pub parts: &'j mut Parts,
+    /// There until it is sent.
+    pub parts: &'j mut Option<Parts>,
     pub body: Incoming,
     pub route: &'j Route,
     pub forward: &'j Forward,
@@ -66,9 +68,10 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
         .unwrap_or(manager.model.timeouts.stream_idle);
     let request = manager.model.timeouts.request;
     exchange.watch.limit(request, forward.timeout, idle);
-    append_via(&mut parts.headers, &manager.model.via);
+    let head = parts.as_mut().expect(UNSENT);
+    append_via(&mut head.headers, &manager.model.via);
     let envoy_headers = !manager.filters.router.suppress_envoy_headers;
-    edit_request(parts, forward, route, envoy_headers);
+    edit_request(head, forward, route, envoy_headers);
 
     let ask = Ask {
         parts,
@@ -119,7 +122,7 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
 
 /// What every attempt sends.
 struct Ask<'a> {
-    parts: &'a mut Parts,
+    parts: &'a mut Option<Parts>,
     body: Incoming,
     route: &'a Route,
     forward: &'a Forward,
@@ -143,7 +146,7 @@ async fn attempt(
     let mut body = Some(RequestBody::streaming(body, Rc::clone(&progress)));
     let bodyless = progress.request_ended.get();
     // The origin may have acted on a request before it hung up (RFC 9110 section 9.2.2).
-    let idempotent = parts.method.is_idempotent();
+    let idempotent = parts.as_ref().is_some_and(|p| p.method.is_idempotent());
     let mut attempts = 0;
     // A pooled connection was dead: only a fresh one is worth another try.
     let mut again = false;
@@ -190,18 +193,18 @@ async fn attempt(
                 }
             }
         };
+        let mut head = parts.take().expect(UNSENT);
         if route.attempt_count {
-            parts
-                .headers
+            head.headers
                 .insert(ATTEMPT_COUNT, HeaderValue::from(attempts));
         }
         let last = again || !lease.reused;
-        let replay = (!last && bodyless && idempotent).then(|| Replay::of(parts));
-        prepare(parts, &lease, forward, upgrade);
+        let replay = (!last && bodyless && idempotent).then(|| Replay::of(&head));
+        prepare(&mut head, &lease, forward, upgrade);
         let streamed = body
             .take()
             .unwrap_or_else(|| RequestBody::empty(Rc::clone(&progress)));
-        let sent = pin!(lease.send(Request::from_parts(take(parts), streamed)));
+        let sent = pin!(lease.send(Request::from_parts(head, streamed)));
         match watched(sent, exchange).await?.map_err(SendError::from) {
             Ok(mut response) => {
                 // What a switched connection says about itself is looked at later.
@@ -221,7 +224,7 @@ async fn attempt(
                 unsent: Some(request),
             }) if !last => {
                 let (head, unsent) = request.into_parts();
-                *parts = head;
+                *parts = Some(head);
                 body = Some(unsent);
                 again = true;
                 tracing::debug!(endpoint = %lease.endpoint(), %error,
@@ -229,7 +232,7 @@ async fn attempt(
             }
             Err(error) if replay.is_some() && is_stale(&error) => {
                 if let Some(replay) = replay {
-                    *parts = replay.to_parts();
+                    *parts = Some(replay.to_parts());
                 }
                 again = true;
                 tracing::debug!(endpoint = %lease.endpoint(), error = %error.error,
@@ -422,11 +425,6 @@ fn edit_request(parts: &mut Parts, forward: &Forward, route: &Route, envoy_heade
         parts.headers.insert(HOST, host);
     }
     route.edits.apply_to_request(&mut parts.headers);
-}
-
-fn take(parts: &mut Parts) -> Parts {
-    let (empty, ()) = Request::new(()).into_parts();
-    std::mem::replace(parts, empty)
 }
 
 /// Puts a head into the form that the endpoint's protocol wants.

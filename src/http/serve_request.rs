@@ -44,10 +44,12 @@ pub async fn handle(
     // hyper puts something there exactly when an upgrade is asked for.
     let asked = !request.extensions().is_empty();
     let on_upgrade = asked.then(|| hyper::upgrade::on(&mut request));
-    let (mut parts, body) = request.into_parts();
+    let (parts, body) = request.into_parts();
+    let mut head = Some(parts);
+    let parts = head.as_mut().expect("made a line above");
     connection.request_began();
-    let mut exchange = Exchange::begin(&connection, &parts);
-    exchange.asked = connection.manager.filters.asked(&parts);
+    let mut exchange = Exchange::begin(&connection, parts);
+    exchange.asked = connection.manager.filters.asked(parts);
     exchange.progress.request_ended.set(body.is_end_stream());
     let manner = Manner {
         grpc: parts.version == Version::HTTP_2 && reply::is_grpc(&parts.headers),
@@ -55,7 +57,7 @@ pub async fn handle(
         close: !body.is_end_stream() || connection.drain.has_begun(),
         http2: parts.version == Version::HTTP_2,
     };
-    let decided = decide(&connection, &mut parts, &mut exchange);
+    let decided = decide(&connection, parts, &mut exchange);
     if let Some(asked) = &mut exchange.asked {
         asked.request_id = parts.headers.get(&X_REQUEST_ID).cloned();
         asked.host = parts.headers.get(HOST).cloned();
@@ -76,9 +78,9 @@ pub async fn handle(
             let close = connection.drain.has_begun();
             let manner = Manner { close, ..manner };
             let filters = &connection.manager.filters;
-            let target = filters.target(&parts, &route.filters);
+            let target = filters.target(parts, &route.filters);
             let job = Job {
-                parts: &mut parts,
+                parts: &mut head,
                 body,
                 route: &route,
                 forward,
