@@ -36,7 +36,7 @@ async fn the_circuits_are_valid_and_lead_to_the_back_ends() {
         echo,
         ..
     } = backends;
-    assert_eq!(addresses, [notebook, notebook, llm, echo]);
+    assert_eq!(addresses, [notebook, notebook, llm, echo].map(Some));
 }
 
 #[tokio::test]
