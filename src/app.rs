@@ -171,12 +171,11 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
     {
         let started = coordinator::start(worker, config, circuits, activities)?;
         api = Some(coordinator::serve_api(
-            worker,
-            config,
+            (worker, config),
             circuits,
             &started,
             &stats,
-            &handle.readiness,
+            handle.readiness.clone(),
             stopped.clone(),
         )?);
         link = Some(started);

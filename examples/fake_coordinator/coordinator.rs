@@ -40,6 +40,7 @@ pub enum Call {
     Circuits,
     Circuit,
     Status,
+    Workers,
 }
 
 /// A Coordinator that listens. Ends when dropped; [`FakeCoordinator::stop`] and
@@ -225,6 +226,7 @@ impl Known {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         match (method.as_str(), parts.as_slice()) {
             ("GET", ["status"]) => Some(Call::Status),
+            ("GET", ["api", "worker"]) => Some(Call::Workers),
             ("PUT", ["api", "worker"]) => Some(Call::Register),
             ("PATCH", ["api", "worker", _]) => Some(Call::Heartbeat),
             ("DELETE", ["api", "worker", _]) => Some(Call::Deregister),
@@ -258,6 +260,13 @@ impl Known {
         let id = path.split('/').filter_map(|part| part.parse().ok()).next();
         match call {
             Call::Register => self.register(body),
+            Call::Workers => {
+                let shown = self.workers.iter().map(|(id, worker)| worker.shown(*id));
+                (
+                    StatusCode::OK,
+                    json!({"workers": shown.collect::<Vec<_>>()}),
+                )
+            }
             Call::Circuit => self.circuit(id),
             _ => self.of_worker(call, id),
         }

@@ -123,12 +123,11 @@ pub fn start(
 /// # Errors
 /// The address is in use, or the certificate cannot be used.
 pub fn serve_api(
-    worker: &WorkerConfig,
-    config: &CoordinatorConfig,
+    (worker, config): (&WorkerConfig, &CoordinatorConfig),
     circuits: &Arc<Circuits>,
     link: &Link,
     stats: &Arc<Stats>,
-    readiness: &Readiness,
+    readiness: Readiness,
     stop: watch::Receiver<bool>,
 ) -> Result<SocketAddr> {
     let access = worker
@@ -136,7 +135,6 @@ pub fn serve_api(
         .as_ref()
         .map(translate::Access::from)
         .context("secrets.jwt_secret and [permit_hash] are required with a Coordinator")?;
-    let readiness = readiness.clone();
     let own = Arc::clone(stats);
     let version = env!("CAUSEWAY_VERSION");
     let router = api::router(api::Parts {

@@ -172,8 +172,10 @@ impl<C: Calls> Link<C> {
         // What is under way is dropped with `work`; a change that was sent to the control plane is
         // seen through by its own task.
         tokio::select! {
-            never = work => never,
+            // First: what else ends at the same time is no news.
+            biased;
             _ = stop.wait_for(|stop| *stop) => {}
+            never = work => never,
         }
         self.farewell().await;
     }

@@ -59,6 +59,10 @@ impl Registry {
         Self { context }
     }
 
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// Builds the chain of one connection manager.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ use crate::cluster::Cluster;
 use crate::filter::Chain;
 use crate::route::RouteTable;
 use crate::telemetry::access_log::LogFile;
+use crate::telemetry::activity::Activity;
 use crate::telemetry::logging::Sparse;
 use crate::telemetry::stats::{HttpStats, ListenerHttpStats, ListenerStats, TcpStats};
 use crate::tls::ServerTls;
@@ -102,6 +103,8 @@ pub struct TcpProxySpec {
     /// Zero is none.
     pub idle_timeout: Duration,
     pub policy: model::ConnectionPolicy,
+    /// What a connection is noted for.
+    pub usage: Option<Arc<Activity>>,
     pub stats: Arc<TcpStats>,
     /// Of its failed connections.
     pub warnings: Sparse,

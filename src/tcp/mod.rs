@@ -14,6 +14,7 @@ use crate::error::{Failure, ResponseFlag};
 use crate::net::Io;
 use crate::net::copy::{self, End, Ended, Side};
 use crate::snapshot::TcpProxySpec;
+use crate::telemetry::activity::Activity;
 use crate::upstream::Endpoint;
 use crate::upstream::pool::{self, RawConnection};
 
@@ -46,6 +47,7 @@ pub async fn proxy(
         Err(failure) => return report(&spec, peer, &failure),
     };
     let tied = Arc::clone(&endpoint);
+    let usage = spec.usage.as_ref().map(Activity::begin);
     let task = async move {
         let (upstream, _counted) = upstream.into_parts();
         let (down, up) = (
@@ -63,7 +65,7 @@ pub async fn proxy(
         if let Some(failure) = failure(ended, spec.idle_timeout, &endpoint) {
             report(&spec, peer, &failure);
         }
-        drop(guard);
+        drop((guard, usage));
     };
     pool::spawn_tied(&tied, task);
 }

@@ -339,7 +339,7 @@ async fn a_connection_that_may_not_be_is_closed_at_once() {
         let mut tcp = listener("tcp", &bootstrap::tcp("a", &json!({})));
         let policy = json!({"name": "causeway.connection", "typed_config": {
             "@type": format!("{OWN}.ConnectionPolicy"),
-            "allowed_client_ips": [allowed], "circuit": "c", "sessions": ["s"],
+            "allowed_client_ips": [allowed], "circuit": uuid::Uuid::from_u128(1), "sessions": [uuid::Uuid::from_u128(2)],
         }});
         let filters = &mut tcp["filter_chains"][0]["filters"];
         filters.as_array_mut().unwrap().insert(0, policy);

@@ -30,3 +30,4 @@ mod tcp;
 mod tls;
 mod websocket;
 mod worker;
+mod worker_api;

@@ -66,7 +66,7 @@ fn list() -> Value {
 fn replace_all() -> Value {
     json!({
         "operationId": "replaceCircuits",
-        "summary": "Makes the body the whole set.",
+        "summary": "Makes the body the whole set of pushed circuits; those of the Coordinator stay.",
         "requestBody": body("Push", &[
             ("list", json!([circuit()])),
             ("named", json!({"circuits": [circuit()]})),

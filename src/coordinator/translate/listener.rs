@@ -5,10 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use causeway_xds::proto::Message;
+use causeway_xds::proto::causeway::v1 as own;
 use causeway_xds::proto::core::{
     self, ConfigSource, DataSource, HttpProtocolOptions, SelfConfigSource, SocketAddress,
-    TransportSocket, config_source::ConfigSourceSpecifier, data_source, socket_address,
-    transport_socket,
+    TransportSocket, TypedExtensionConfig, config_source::ConfigSourceSpecifier, data_source,
+    socket_address, transport_socket,
+};
+use causeway_xds::proto::envoy::extensions::http::original_ip_detection::xff::v3::{
+    XffConfig, XffTrustedCidrs,
 };
 use causeway_xds::proto::hcm::Rds;
 use causeway_xds::proto::hcm::http_connection_manager::{
@@ -19,6 +23,7 @@ use causeway_xds::proto::tcp_proxy::tcp_proxy::ClusterSpecifier;
 use causeway_xds::proto::tls::{CommonTlsContext, TlsCertificate};
 use causeway_xds::proto::{self, DownstreamTlsContext, HttpConnectionManager, Listener, TcpProxy};
 use causeway_xds::type_url::pack_as;
+use ipnet::IpNet;
 
 use super::{Frame, filters, names};
 use crate::config::TlsFiles;
@@ -26,6 +31,7 @@ use crate::coordinator::model::Circuit;
 
 const HCM: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const XFF: &str = "envoy.extensions.http.original_ip_detection.xff.v3.XffConfig";
 const TLS: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 /// A notebook page left alone keeps its connection; the legacy 30 s cost a reconnect per click.
@@ -43,7 +49,10 @@ pub fn http(frame: &Frame, name: &str, at: SocketAddr, tls: Option<&TlsFiles>) -
         stat_prefix: stat_prefix.to_owned(),
         codec_type: CodecType::Auto.into(),
         http_filters: filters::chain(frame),
-        use_remote_address: Some(proto::BoolValue { value: true }),
+        use_remote_address: Some(proto::BoolValue {
+            value: frame.trusted_proxies.is_empty(),
+        }),
+        original_ip_detection_extensions: trusting(frame),
         generate_request_id: Some(proto::BoolValue { value: true }),
         server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
         max_request_headers_kb: Some(uint32(MAX_HEADERS_KB)),
@@ -66,7 +75,29 @@ pub fn http(frame: &Frame, name: &str, at: SocketAddr, tls: Option<&TlsFiles>) -
         ..HttpConnectionManager::default()
     };
     let filter = network_filter("http_connection_manager", &manager, HCM);
-    listener(name, at, filter, tls)
+    listener(name, at, vec![filter], tls)
+}
+
+/// Whose word about the client counts. Without proxies in front the connection alone tells.
+fn trusting(frame: &Frame) -> Vec<TypedExtensionConfig> {
+    if frame.trusted_proxies.is_empty() {
+        return Vec::new();
+    }
+    let network = |network: &IpNet| core::CidrRange {
+        address_prefix: network.network().to_string(),
+        prefix_len: Some(uint32(network.prefix_len().into())),
+    };
+    let config = XffConfig {
+        xff_trusted_cidrs: Some(XffTrustedCidrs {
+            cidrs: frame.trusted_proxies.iter().map(network).collect(),
+        }),
+        skip_xff_append: Some(proto::BoolValue { value: false }),
+        ..XffConfig::default()
+    };
+    vec![TypedExtensionConfig {
+        name: "envoy.http.original_ip_detection.xff".to_owned(),
+        typed_config: Some(pack_as(&config, XFF)),
+    }]
 }
 
 /// A listener that hands connections to a circuit's kernels as they are.
@@ -78,8 +109,20 @@ pub fn tcp(name: &str, at: SocketAddr, circuit: &Circuit) -> Listener {
         cluster_specifier: Some(ClusterSpecifier::Cluster(names::circuit(circuit.id))),
         ..TcpProxy::default()
     };
-    let filter = network_filter("tcp_proxy", &proxy, TCP_PROXY);
-    listener(name, at, filter, None)
+    let policy = own::ConnectionPolicy {
+        allowed_client_ips: filters::allowed(circuit),
+        circuit: circuit.id.to_string(),
+        sessions: circuit.sessions().iter().map(ToString::to_string).collect(),
+    };
+    let policy = Filter {
+        name: "causeway.connection".to_owned(),
+        config_type: Some(filter::ConfigType::TypedConfig(pack_as(
+            &policy,
+            "causeway.v1.ConnectionPolicy",
+        ))),
+    };
+    let proxy = network_filter("tcp_proxy", &proxy, TCP_PROXY);
+    listener(name, at, vec![policy, proxy], None)
 }
 
 fn network_filter(name: &str, config: &impl Message, kind: &str) -> Filter {
@@ -89,12 +132,12 @@ fn network_filter(name: &str, config: &impl Message, kind: &str) -> Filter {
     }
 }
 
-fn listener(name: &str, at: SocketAddr, filter: Filter, tls: Option<&TlsFiles>) -> Listener {
+fn listener(name: &str, at: SocketAddr, filters: Vec<Filter>, tls: Option<&TlsFiles>) -> Listener {
     Listener {
         name: name.to_owned(),
         address: Some(address(at)),
         filter_chains: vec![FilterChain {
-            filters: vec![filter],
+            filters,
             transport_socket: tls.map(tls_socket),
             ..FilterChain::default()
         }],

@@ -98,8 +98,9 @@ impl From<&WorkerConfig> for Frame {
             domain: w.domain.clone(),
         });
         // Where Traefik would have listened, this worker does.
-        match config.coordinator.as_ref().map(|c| &c.frontend_mode) {
-            Some(FrontendMode::Traefik(traefik)) => match &traefik.frontend {
+        let mode = config.coordinator.as_ref().map(|c| &c.frontend_mode);
+        if let Some(FrontendMode::Traefik(traefik)) = mode {
+            match &traefik.frontend {
                 TraefikFrontend::Port { port_range, .. } => {
                     slots = Some(Slots::range(EVERYWHERE, *port_range));
                 }
@@ -113,8 +114,7 @@ impl From<&WorkerConfig> for Frame {
                         domain: domain.clone(),
                     });
                 }
-            },
-            _ => {}
+            }
         }
         Self {
             slots,

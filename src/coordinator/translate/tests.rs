@@ -265,9 +265,16 @@ fn a_port_circuit_takes_the_slot_that_its_advertised_port_means() {
 #[test]
 fn a_tcp_circuit_turns_its_slot_into_a_tcp_proxy_and_back() {
     let (mut registry, made) = announced("tcp");
-    let Some(ConfigType::TypedConfig(any)) =
-        &made.listeners[0].filter_chains[0].filters[0].config_type
-    else {
+    let [policy, proxy] = &made.listeners[0].filter_chains[0].filters[..] else {
+        panic!("{:?}", made.listeners)
+    };
+    let Some(ConfigType::TypedConfig(any)) = &policy.config_type else {
+        panic!()
+    };
+    let policy: causeway_xds::proto::causeway::v1::ConnectionPolicy =
+        Message::decode(any.value.as_slice()).unwrap();
+    assert_eq!(policy.circuit, "cccccccc-0000-4000-8000-000000000003");
+    let Some(ConfigType::TypedConfig(any)) = &proxy.config_type else {
         panic!()
     };
     let proxy: TcpProxy = Message::decode(any.value.as_slice()).unwrap();

@@ -7,15 +7,17 @@ use causeway_xds::ResourceType;
 use causeway_xds::extension::TypedExtension;
 use causeway_xds::reject::{FieldPath, Invalid, Rejected};
 use causeway_xds::resource::http_manager::{HttpManager, RouteSource};
-use causeway_xds::resource::listener::{FilterChain, NetworkFilter};
+use causeway_xds::resource::listener::{ConnectionPolicy, FilterChain, NetworkFilter};
 use causeway_xds::resource::{self as model, Address, Resource};
 
 use super::{Compiled, Compiler, Failed, Resources, resource, secrets};
+use crate::filter::http::usage;
 use crate::route::RouteTable;
 use crate::snapshot::{
     BindAddress, ChainKind, ChainSpec, HttpManagerSpec, ListenerSpec, RouteRef, TcpProxySpec,
 };
 use crate::telemetry::access_log::LogFile;
+use crate::telemetry::activity::Activity;
 use crate::telemetry::logging::Sparse;
 use crate::tls::ServerTls;
 
@@ -100,6 +102,7 @@ impl Compiler {
                 cluster: Arc::from(tcp.cluster.as_str()),
                 idle_timeout: tcp.idle_timeout,
                 policy: tcp.policy.clone(),
+                usage: self.usage(&tcp.policy)?,
                 stats: self.stats.tcp(&tcp.stat_prefix),
                 warnings: Sparse::default(),
             })),
@@ -126,6 +129,14 @@ impl Compiler {
             }
         };
         Ok(ChainSpec { tls, kind })
+    }
+
+    fn usage(&self, policy: &ConnectionPolicy) -> Result<Option<Arc<Activity>>, Failed> {
+        if policy.circuit.is_empty() {
+            return Ok(None);
+        }
+        let context = self.registry.context();
+        usage::activity(&policy.circuit, &policy.sessions, context)
     }
 
     fn access_logs(&self, loggers: &[TypedExtension]) -> Result<Vec<Arc<LogFile>>, Failed> {
