@@ -15,6 +15,7 @@ mod bootstrap;
 mod coordinator;
 mod demo;
 mod drain;
+mod example;
 mod files;
 mod filters;
 mod http1;
