@@ -81,4 +81,19 @@ impl Cluster {
     pub fn pick(&self) -> Result<&Arc<Endpoint>, PickError> {
         self.balancer.pick(&self.endpoints, self.policy)
     }
+
+    /// Chooses an endpoint, and looks up to `looks` times more for one that is not in `tried`.
+    ///
+    /// # Errors
+    /// [`PickError`]: there is none to choose.
+    pub fn pick_other(&self, tried: &[u64], looks: u32) -> Result<&Arc<Endpoint>, PickError> {
+        let mut endpoint = self.pick()?;
+        for _ in 0..looks {
+            if !tried.contains(&endpoint.uid) {
+                break;
+            }
+            endpoint = self.pick()?;
+        }
+        Ok(endpoint)
+    }
 }

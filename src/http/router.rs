@@ -32,10 +32,6 @@ const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-r
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 
-/// Endpoints that one request may try before its answer is a failure: the first, and one more when
-/// a pooled connection turned out to be dead.
-const TRANSPARENT_ATTEMPTS: u32 = 2;
-
 /// A request on its way to a cluster.
 pub struct Job<'j> {
     /// Taken when it is sent.
@@ -149,9 +145,17 @@ async fn attempt(
     // The origin may have acted on a request before it hung up (RFC 9110 section 9.2.2).
     let idempotent = parts.method.is_idempotent();
     let mut attempts = 0;
+    // A pooled connection was dead: only a fresh one is worth another try.
+    let mut again = false;
+    let mut unreachable: Vec<u64> = Vec::new();
     loop {
         attempts += 1;
-        let endpoint = cluster.pick().inspect_err(|_| {
+        let picked = if unreachable.is_empty() {
+            cluster.pick()
+        } else {
+            cluster.pick_other(&unreachable, forward.retry.other_hosts)
+        };
+        let endpoint = picked.inspect_err(|_| {
             cluster.transport.stats.upstream_cx_none_healthy.inc();
         })?;
         let Some(permit) = cluster.transport.limits.requests.acquire() else {
@@ -159,7 +163,6 @@ async fn attempt(
             return Err(overflow(cluster.transport.limits.requests.max()));
         };
         exchange.asked(endpoint, &cluster.transport, permit);
-        let again = attempts > 1;
         let pooled = if again {
             None
         } else {
@@ -169,13 +172,22 @@ async fn attempt(
             Some(lease) => lease,
             None => {
                 let mut checkout = Box::pin(pool::checkout(endpoint, &cluster.transport, again));
-                watched(checkout.as_mut(), exchange)
-                    .await?
-                    .map_err(|error| {
+                match watched(checkout.as_mut(), exchange).await? {
+                    Ok(lease) => lease,
+                    Err(error) => {
+                        let retries = unreachable.len() < forward.retry.connect_failures as usize;
+                        let elsewhere = retries && error.is_of_endpoint();
                         let failure = Failure::from(error);
                         exchange.upstream_failed(failure.status);
-                        failure
-                    })?
+                        if !elsewhere {
+                            return Err(failure);
+                        }
+                        cluster.transport.stats.upstream_rq_retry.inc();
+                        tracing::debug!(%endpoint, %failure, "trying another endpoint");
+                        unreachable.push(endpoint.uid);
+                        continue;
+                    }
+                }
             }
         };
         if route.attempt_count {
@@ -183,7 +195,7 @@ async fn attempt(
                 .headers
                 .insert(ATTEMPT_COUNT, HeaderValue::from(attempts));
         }
-        let last = attempts >= TRANSPARENT_ATTEMPTS || !lease.reused;
+        let last = again || !lease.reused;
         let replay = (!last && bodyless && idempotent).then(|| Replay::of(parts));
         prepare(parts, &lease, forward, upgrade);
         let streamed = body
@@ -199,6 +211,9 @@ async fn attempt(
                     exchange.upstream_failed(StatusCode::BAD_GATEWAY);
                     return Err(protocol_error().because(error));
                 }
+                if !unreachable.is_empty() {
+                    cluster.transport.stats.upstream_rq_retry_success.inc();
+                }
                 return Ok((lease, response));
             }
             Err(SendError {
@@ -208,6 +223,7 @@ async fn attempt(
                 let (head, unsent) = request.into_parts();
                 *parts = head;
                 body = Some(unsent);
+                again = true;
                 tracing::debug!(endpoint = %lease.endpoint(), %error,
                     "a pooled connection takes no more requests, trying a fresh one");
             }
@@ -215,6 +231,7 @@ async fn attempt(
                 if let Some(replay) = replay {
                     *parts = replay.to_parts();
                 }
+                again = true;
                 tracing::debug!(endpoint = %lease.endpoint(), error = %error.error,
                     "a pooled connection was dead, trying a fresh one");
             }

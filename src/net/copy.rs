@@ -175,3 +175,35 @@ fn transfer(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    /// The danger: tunnels that somebody sweeps away because nothing was said on them for a minute.
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_tunnel_outlives_the_day_when_no_limit_is_set() {
+        let (mut client, down) = UnixStream::pair().unwrap();
+        let (up, mut kernel) = UnixStream::pair().unwrap();
+        let side = |io| Side::new(Io::Unix(io), Bytes::new());
+        let joined = both(side(down), side(up), Duration::ZERO, |_, _| ());
+        let joined = tokio::spawn(joined);
+        let mut heard = [0; 4];
+        for _ in 0..144 {
+            tokio::time::advance(Duration::from_secs(600)).await;
+            assert!(!joined.is_finished());
+        }
+        client.write_all(b"ping").await.unwrap();
+        kernel.read_exact(&mut heard).await.unwrap();
+        kernel.write_all(b"pong").await.unwrap();
+        client.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"pong");
+        drop(client);
+        assert_eq!(kernel.read(&mut heard).await.unwrap(), 0);
+        drop(kernel);
+        assert!(matches!(joined.await.unwrap(), Ended::Closed));
+    }
+}

@@ -32,6 +32,7 @@ pub struct Forward {
     pub idle_timeout: Option<Duration>,
     pub upgrades: Vec<model::Upgrade>,
     pub append_x_forwarded_host: bool,
+    pub retry: model::Retry,
 }
 
 #[derive(Debug)]
@@ -169,6 +170,7 @@ impl Forward {
             idle_timeout: model.idle_timeout,
             upgrades: model.upgrades.clone(),
             append_x_forwarded_host: model.append_x_forwarded_host,
+            retry: model.retry,
         }
     }
 }

@@ -37,6 +37,13 @@ pub enum ConnectErrorKind {
     Overflow(u32, &'static str),
 }
 
+impl ConnectError {
+    /// Whether it is of this endpoint, so that another may do better; a limit is of them all.
+    pub fn is_of_endpoint(&self) -> bool {
+        !matches!(self.kind, ConnectErrorKind::Overflow(..))
+    }
+}
+
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;

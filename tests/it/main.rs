@@ -15,6 +15,7 @@ mod support;
 mod admin;
 mod bootstrap;
 mod coordinator;
+mod dangers;
 mod demo;
 mod drain;
 mod example;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use causeway_xds::proto::Message;
 use causeway_xds::proto::causeway::v1 as own;
 use causeway_xds::proto::core::{
-    self, ConfigSource, DataSource, HttpProtocolOptions, SelfConfigSource, SocketAddress,
-    TransportSocket, TypedExtensionConfig, config_source::ConfigSourceSpecifier, data_source,
-    socket_address, transport_socket,
+    self, ConfigSource, DataSource, Http1ProtocolOptions, HttpProtocolOptions, SelfConfigSource,
+    SocketAddress, TransportSocket, TypedExtensionConfig, config_source::ConfigSourceSpecifier,
+    data_source, socket_address, transport_socket,
 };
 use causeway_xds::proto::envoy::extensions::http::original_ip_detection::xff::v3::{
     XffConfig, XffTrustedCidrs,
@@ -59,6 +59,12 @@ pub fn http(frame: &Frame, name: &str, at: SocketAddr, tls: Option<&TlsFiles>) -
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: Some(duration(KEEP_ALIVE)),
             ..HttpProtocolOptions::default()
+        }),
+        // Old scripts and probes speak it, and some of them name no host.
+        http_protocol_options: Some(Http1ProtocolOptions {
+            accept_http_10: true,
+            default_host_for_http_10: "localhost".to_owned(),
+            ..Http1ProtocolOptions::default()
         }),
         // A kernel socket may be silent for hours and a model may think for minutes.
         stream_idle_timeout: Some(duration(Duration::ZERO)),

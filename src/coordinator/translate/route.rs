@@ -2,19 +2,31 @@
 
 use std::time::Duration;
 
+use causeway_xds::proto::core::{
+    HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction,
+};
+use causeway_xds::proto::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use causeway_xds::proto::google::protobuf::value;
+use causeway_xds::proto::route::retry_policy::{RetryHostPredicate, retry_host_predicate};
 use causeway_xds::proto::route::route_action::{ClusterNotFoundResponseCode, ClusterSpecifier};
 use causeway_xds::proto::route::{
-    DirectResponseAction, Route, RouteAction, RouteMatch, Vhds, route, route_match,
+    DirectResponseAction, RetryPolicy, Route, RouteAction, RouteMatch, Vhds, route, route_match,
 };
 use causeway_xds::proto::{RouteConfiguration, VirtualHost};
+use causeway_xds::type_url::pack_as;
 use uuid::Uuid;
 
 use super::cluster::own_metadata;
 use super::filters::{self, Road};
-use super::listener::{duration, same_origin};
+use super::listener::{duration, same_origin, uint32};
 use super::{Frame, names};
 use crate::coordinator::model::Circuit;
+
+/// Kernels that a request may find unreachable and still be served.
+const ELSEWHERE: u32 = 3;
+/// How often a kernel is drawn until it is one that was not tried: with a share of a tenth of the
+/// traffic left to the good ones, this finds one nearly always.
+const LOOKS: i64 = 32;
 
 /// The first path segment chooses the virtual host: our addition, see docs/XDS-SUPPORT.md. It
 /// makes a compute session on the path frontend as cheap as a subdomain.
@@ -151,6 +163,7 @@ fn to_circuit(frame: &Frame, circuit: &Circuit, road: Road<'_>) -> Route {
         cluster_not_found_response_code: ClusterNotFoundResponseCode::ServiceUnavailable.into(),
         // Uploads, downloads and answers of models take the time they take.
         timeout: Some(duration(Duration::ZERO)),
+        retry_policy: Some(elsewhere()),
         ..RouteAction::default()
     };
     Route {
@@ -158,7 +171,39 @@ fn to_circuit(frame: &Frame, circuit: &Circuit, road: Road<'_>) -> Route {
         r#match: Some(everything()),
         action: Some(route::Action::Route(action)),
         typed_per_filter_config: filters::per_route(frame, circuit, road),
+        response_headers_to_add: vec![any_origin()],
         ..Route::default()
+    }
+}
+
+/// The portal reads answers of apps from its own origin. What an app says itself stays.
+fn any_origin() -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(HeaderValue {
+            key: "access-control-allow-origin".to_owned(),
+            value: "*".to_owned(),
+            ..HeaderValue::default()
+        }),
+        append_action: HeaderAppendAction::AddIfAbsent.into(),
+        ..HeaderValueOption::default()
+    }
+}
+
+/// A kernel that cannot be connected to costs a request nothing while another one can.
+fn elsewhere() -> RetryPolicy {
+    let previous_hosts = RetryHostPredicate {
+        name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
+        config_type: Some(retry_host_predicate::ConfigType::TypedConfig(pack_as(
+            &PreviousHostsPredicate {},
+            "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
+        ))),
+    };
+    RetryPolicy {
+        retry_on: "connect-failure".to_owned(),
+        num_retries: Some(uint32(ELSEWHERE)),
+        retry_host_predicate: vec![previous_hosts],
+        host_selection_retry_max_attempts: LOOKS,
+        ..RetryPolicy::default()
     }
 }
 

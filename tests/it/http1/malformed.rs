@@ -2,6 +2,7 @@
 
 use super::{raw, serving, targets};
 use crate::support::app::TestApp;
+use crate::support::bootstrap::{bootstrap, cluster, http, listener, to};
 use crate::support::circuit::circuit;
 use crate::support::origin::Origin;
 use crate::support::raw::End;
@@ -306,18 +307,6 @@ async fn an_unknown_coding_is_refused() {
 }
 
 #[tokio::test]
-async fn http_1_0_is_refused_politely() {
-    let origin = Origin::echo().await;
-    let (app, host) = serving(&origin).await;
-    let mut raw = raw(&app).await;
-    raw.send(format!("GET / HTTP/1.0\r\nhost: {host}\r\n\r\n"))
-        .await;
-    assert_eq!(raw.answer().await.status, 426);
-    raw.ended().await;
-    assert!(origin.requests().is_empty());
-}
-
-#[tokio::test]
 async fn a_malformed_chunk_ends_both_connections() {
     let origin = Origin::echo().await;
     let (app, host) = serving(&origin).await;
@@ -388,4 +377,18 @@ async fn an_origin_that_says_nothing_or_is_not_there_is_a_502() {
     }
     raw.finish().await;
     assert_eq!(raw.ended().await, End::Closed);
+}
+
+#[tokio::test]
+async fn http_1_0_is_refused_politely_where_nothing_allows_it() {
+    let origin = Origin::echo().await;
+    let manager = http(&serde_json::json!({"route_config": to("a")}));
+    let clusters = [cluster("a", origin.address)];
+    let text = bootstrap(&[listener("web", &manager)], &clusters).to_string();
+    let app = TestApp::bootstrap(&text).await;
+    let mut raw = crate::support::raw::Raw::connect(app.listener("web")).await;
+    raw.send("GET / HTTP/1.0\r\nhost: x\r\n\r\n").await;
+    assert_eq!(raw.answer().await.status, 426);
+    raw.ended().await;
+    assert!(origin.requests().is_empty());
 }

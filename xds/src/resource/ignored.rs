@@ -16,7 +16,7 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "CircuitBreakers.Thresholds.max_retries",
-        "retry policies are refused, so there is nothing to bound",
+        "a request is taken elsewhere only when nothing of it was sent, as often as its route says",
     ),
     (
         "CircuitBreakers.Thresholds.priority",

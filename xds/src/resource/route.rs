@@ -4,6 +4,7 @@ mod action;
 mod decode;
 mod domains;
 mod redirect;
+mod retry;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,6 +114,17 @@ pub struct Forward {
     pub upgrades: Vec<Upgrade>,
     /// `append_x_forwarded_host`.
     pub append_x_forwarded_host: bool,
+    pub retry: Retry,
+}
+
+/// `envoy.config.route.v3.RetryPolicy`, as far as there is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retry {
+    /// How often a request is taken elsewhere when no connection came about (`connect-failure`).
+    /// Nothing of it was sent then, so this is safe for every request.
+    pub connect_failures: u32,
+    /// How often another endpoint is looked for than those that were tried.
+    pub other_hosts: u32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Action, DirectResponse, Forward, HostRewrite, PathMatch, PathRewrite, Redirect, Upgrade,
+    Action, DirectResponse, Forward, HostRewrite, PathMatch, PathRewrite, Redirect, Retry, Upgrade,
 };
 use crate::proto::BoolValue;
 use crate::proto::route::route::Action as Kind;
@@ -110,7 +110,6 @@ impl Forward {
             metadata_match,
             path_rewrite_policy,
             path_rewrite,
-            retry_policy,
             retry_policy_typed_config,
             request_mirror_policies,
             priority,
@@ -166,6 +165,10 @@ impl Forward {
                 Upgrade::decode(upgrade_type, enabled)
             })?,
             append_x_forwarded_host,
+            retry: match retry_policy {
+                None => Retry::default(),
+                Some(policy) => Retry::decode(policy).at("retry_policy")?,
+            },
         })
     }
 }

@@ -515,8 +515,11 @@ fn a_route_action_is_refused_by_path() {
             ("weighted_clusters: not supported yet", |a| {
                 a.cluster_specifier = Some(Cluster::WeightedClusters(Default::default()));
             }),
-            ("retry_policy: not supported yet", |a| {
-                a.retry_policy = Some(Default::default())
+            ("retry_policy.retry_on: \"5xx\" is not supported yet", |a| {
+                a.retry_policy = Some(route::RetryPolicy {
+                    retry_on: "connect-failure,5xx".into(),
+                    ..Default::default()
+                })
             }),
             ("hash_policy: not supported yet", |a| {
                 a.hash_policy = vec![Default::default()]
@@ -718,4 +721,39 @@ fn a_virtual_host_of_its_own_is_named_after_its_table() {
         rejected.to_string(),
         "route \"other\": was delivered under the name \"other\" but is named \"routes\""
     );
+}
+
+#[test]
+fn a_retry_policy_takes_requests_elsewhere() {
+    use crate::proto::UInt32Value;
+    use crate::proto::route::retry_policy::{RetryHostPredicate, retry_host_predicate};
+    let policy = |retry_on: &str, retries: Option<u32>, predicate: bool| {
+        let any = crate::proto::Any {
+            type_url: "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.\
+                       PreviousHostsPredicate"
+                .into(),
+            value: vec![],
+        };
+        let predicate = predicate.then(|| RetryHostPredicate {
+            name: "envoy.retry_host_predicates.previous_hosts".into(),
+            config_type: Some(retry_host_predicate::ConfigType::TypedConfig(any)),
+        });
+        let policy = route::RetryPolicy {
+            retry_on: retry_on.into(),
+            num_retries: retries.map(|value| UInt32Value { value }),
+            retry_host_predicate: predicate.into_iter().collect(),
+            host_selection_retry_max_attempts: 3,
+            ..Default::default()
+        };
+        let retry = forwarded(route::RouteAction {
+            retry_policy: Some(policy),
+            cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster("c".into())),
+            ..Default::default()
+        })
+        .retry;
+        (retry.connect_failures, retry.other_hosts)
+    };
+    assert_eq!(policy("", Some(5), false), (0, 0));
+    assert_eq!(policy("connect-failure", None, false), (1, 0));
+    assert_eq!(policy(" connect-failure ,", Some(2), true), (2, 3));
 }
