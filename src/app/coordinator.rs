@@ -59,8 +59,7 @@ pub fn start(
     let redis = redis(config);
     let (stop, stopped) = watch::channel(false);
     let traefik = matches!(config.frontend_mode, FrontendMode::Traefik(_));
-    // For a traefik worker the Coordinator publishes nothing (contract, section 6.5).
-    let bus = (worker.causeway.bus && !traefik).then(|| {
+    let bus = worker.causeway.bus.then(|| {
         let (heard, notices) = mpsc::channel(QUEUE);
         let (replies, said) = mpsc::channel(QUEUE);
         let bus = Bus::new(redis.clone(), config.authority.clone());
@@ -71,7 +70,13 @@ pub fn start(
     let link_config = LinkConfig {
         registration: registration(worker, config),
         heartbeat_period: config.heartbeat_period,
-        relist_period: worker.causeway.relist_period,
+        // A Coordinator that is set up for Traefik says nothing on the bus of such a worker
+        // (contract, section 6.5); one that is not waits there for an answer. Both are served.
+        relist_period: if traefik {
+            poll
+        } else {
+            worker.causeway.relist_period
+        },
         poll_period: bus.is_none().then_some(poll),
         authority: config.authority.clone(),
         state_file: worker.causeway.state_file.clone(),
@@ -79,7 +84,8 @@ pub fn start(
     if traefik {
         tracing::info!(
             every = ?poll,
-            "frontend_mode traefik: changes are learned by listing; neither Traefik nor etcd is used"
+            "frontend_mode traefik: changes are also learned by listing, with this delay; neither \
+             Traefik nor etcd is used"
         );
     }
     let (status, link) = link::start(
