@@ -20,7 +20,7 @@ use crate::admin::{self, AdminCommand, AdminState};
 use crate::config::WorkerConfig;
 use crate::config::bootstrap::BootstrapConfig;
 use crate::control::{BindFailure, Control, ControlHandle, Reconcile, Start, StartSource};
-use crate::coordinator::{Circuits, Frame, shim};
+use crate::coordinator::{Circuits, Frame, follow_names, shim};
 use crate::filter::{Context, Registry};
 use crate::listener::{Addresses, Listeners, run_worker};
 use crate::runtime::threads;
@@ -159,6 +159,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
                 .install_frame()
                 .await
                 .map_err(|e| anyhow!("cannot open the frontends: {e}"))?;
+            tokio::spawn(follow_names(Arc::downgrade(&circuits)));
             Some(circuits)
         }
         Config::Bootstrap(_) => None,

@@ -14,8 +14,8 @@ use clap::Parser as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::args::{
-    CheckArgs, Cli, Command, ConfigCommand, DependenciesCommand, HealthCommand, Mode, OutputArgs,
-    ServeArgs,
+    CheckArgs, Cli, Command, ConfigCommand, DemoArgs, DependenciesCommand, HealthCommand, Mode,
+    OutputArgs, ServeArgs,
 };
 use self::process::{Identity, PidFile};
 use crate::app::{self, Config, Options, Running};
@@ -41,6 +41,15 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Version => {
             version();
+            Ok(())
+        }
+        Command::Demo(DemoArgs {
+            write: Some(folder),
+            ..
+        }) => {
+            for file in demo::write(&folder)? {
+                println!("{}", file.display());
+            }
             Ok(())
         }
         Command::Demo(args) => {

@@ -1,7 +1,9 @@
 //! A Redis of a few commands, in memory, for tests and examples.
 //!
 //! It speaks RESP2, keeps texts, hashes and times to live, and carries messages. It can be stopped
-//! and started again on its port, can play dead, can lose its role, and can be a sentinel.
+//! and started again on its port, can play dead, can lose its role, and can be a sentinel. Each
+//! user needs a part of that.
+#![allow(dead_code)]
 
 use std::collections::HashMap;
 use std::io;
@@ -68,7 +70,11 @@ struct Client {
 impl FakeRedis {
     /// Listens on loopback, on a port that the system chooses.
     pub async fn start() -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Self::start_at(([127, 0, 0, 1], 0).into()).await
+    }
+
+    pub async fn start_at(address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
         let mut server = Self {
             address: listener.local_addr()?,
             shared: Arc::default(),

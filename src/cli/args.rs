@@ -126,6 +126,9 @@ pub(super) enum Mode {
 pub(super) struct DemoArgs {
     #[arg(short = 'l', long, value_name = "LEVEL", default_value = "warning")]
     pub log_level: String,
+    /// Write the demo's configuration as files there, and serve nothing.
+    #[arg(long, value_name = "DIR")]
+    pub write: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]

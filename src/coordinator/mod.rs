@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`model`], [`wire`] | circuits, validated; their JSON form |
+//! | [`resolve`] | where kernels are that are announced by name |
 //! | [`registry`] | the circuits in force and whose they are; which change touches what |
 //! | [`translate`] | circuits -> xDS messages, pure |
 //! | [`shim`] | the REST interface for pushes |
@@ -37,6 +38,7 @@ pub mod permit;
 pub mod problem;
 pub mod redis;
 pub mod registry;
+pub mod resolve;
 pub mod shim;
 #[cfg(test)]
 mod testing;
@@ -45,7 +47,8 @@ pub mod usage;
 pub mod wire;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use causeway_xds::reject::Rejected;
 use causeway_xds::source::{Batch, Batches, OnRejection, Outcome, Update};
@@ -57,11 +60,15 @@ pub use created::Created;
 pub use fault::{Fault, PushError};
 use model::{Circuit, Slot};
 use registry::{CircuitRegistry, Owner, Touched};
+use resolve::Resolver;
 pub use translate::Frame;
 use translate::{blame, names};
 use wire::WireRoute;
 
 use crate::telemetry::activity::Activities;
+
+/// How often names of pushed kernels are looked at. A good answer counts for longer.
+const FOLLOWED_EVERY: Duration = Duration::from_secs(10);
 
 /// The circuits of this worker, shared by everything that announces them.
 ///
@@ -73,6 +80,7 @@ pub struct Circuits {
     batches: Batches,
     created: Created,
     activities: Arc<Activities>,
+    resolver: Resolver,
     state: Mutex<State>,
 }
 
@@ -101,11 +109,22 @@ impl Circuits {
     /// `activities` is where the data plane notes what is in use; it is told which circuits go and
     /// which sessions they belong to.
     pub fn new(frame: Frame, batches: Batches, activities: Arc<Activities>) -> Arc<Self> {
+        Self::resolving(frame, batches, activities, Resolver::default())
+    }
+
+    /// The same, with names looked up by `resolver`.
+    pub fn resolving(
+        frame: Frame,
+        batches: Batches,
+        activities: Arc<Activities>,
+        resolver: Resolver,
+    ) -> Arc<Self> {
         Arc::new(Self {
             frame,
             batches,
             created: Created::default(),
             activities,
+            resolver,
             state: Mutex::default(),
         })
     }
@@ -120,6 +139,11 @@ impl Circuits {
         }
         state.generation = outcome.generation;
         Ok(outcome)
+    }
+
+    /// Looks names of kernels up. Circuits and routes are announced with the addresses in them.
+    pub const fn resolver(&self) -> &Resolver {
+        &self.resolver
     }
 
     /// Makes `circuits` the whole set of `owner`; those in `keep` stay as they are.
@@ -160,16 +184,45 @@ impl Circuits {
         id: Uuid,
         routes: Vec<WireRoute>,
     ) -> Result<Applied, PushError> {
+        let names = resolve::names_of(routes.iter().map(WireRoute::kernel_host));
+        let resolved = self.resolver.ask(names).await;
         self.apply(move |registry| {
             permit_one(registry, owner, id)?;
             let protocol = registry.get(id).ok_or(PushError::Unknown(id))?.protocol;
-            let routes = wire::kernel_routes(routes, protocol).map_err(PushError::Invalid)?;
+            let mut routes = wire::kernel_routes(routes, protocol).map_err(PushError::Invalid)?;
+            resolved.put_into_routes(&mut routes);
             let touched = registry
                 .set_routes(id, routes)
                 .ok_or(PushError::Unknown(id))?;
             Ok((touched, vec![id]))
         })
         .await
+    }
+
+    /// Looks the names of all kernels of one owner up again, and follows where they lead now.
+    pub async fn refresh(self: &Arc<Self>, owner: Owner) -> Result<(), PushError> {
+        let circuits = self.owned(owner).await;
+        let names = resolve::names(circuits.iter().flat_map(|c| &c.routes));
+        if names.is_empty() {
+            return Ok(());
+        }
+        let resolved = self.resolver.ask(names).await;
+        let ids: Vec<Uuid> = circuits.iter().map(|c| c.id).collect();
+        let change = move |registry: &mut CircuitRegistry| {
+            let mut touched = Touched::default();
+            for id in ids {
+                // Of what has changed meanwhile, only the names that were asked about are touched.
+                let ours = registry.owner(id) == Some(owner);
+                if let Some(circuit) = registry.get(id).filter(|_| ours) {
+                    let mut routes = circuit.routes.clone();
+                    resolved.put_into_routes(&mut routes);
+                    let new = registry.set_routes(id, routes).unwrap_or_default();
+                    touched.routes.extend(new.routes);
+                }
+            }
+            Ok((touched, Vec::new()))
+        };
+        self.apply(change).await.map(drop)
     }
 
     pub async fn remove(self: &Arc<Self>, owner: Owner, id: Uuid) -> Result<Applied, PushError> {
@@ -320,6 +373,19 @@ impl Circuits {
             .await
             .map_err(|_| PushError::Stopped)?;
         answered.await.map_err(|_| PushError::Stopped)
+    }
+}
+
+/// Follows the names of pushed kernels, which nobody announces again, until the circuits are gone.
+pub async fn follow_names(circuits: Weak<Circuits>) {
+    loop {
+        tokio::time::sleep(FOLLOWED_EVERY).await;
+        let Some(circuits) = circuits.upgrade() else {
+            return;
+        };
+        if let Err(error) = circuits.refresh(Owner::Shim).await {
+            warn!(%error, "new addresses of kernel names are not in force");
+        }
     }
 }
 

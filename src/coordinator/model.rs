@@ -104,9 +104,11 @@ pub struct KernelRoute {
     pub route_id: Option<Uuid>,
     pub session_id: Option<Uuid>,
     pub session_name: Option<String>,
-    /// As received; `address` is what it means.
+    /// As received: an address, a name, or nothing for this machine.
     pub kernel_host: Option<String>,
-    pub address: SocketAddr,
+    pub kernel_port: u16,
+    /// What the two mean. `None` while a name leads nowhere: the kernel takes no traffic then.
+    pub address: Option<SocketAddr>,
     pub protocol: Protocol,
     /// Finite, at least 0.
     pub traffic_ratio: f64,

@@ -282,7 +282,7 @@ mod tests {
         let mut registry = CircuitRegistry::default();
         registry.announce(SHIM, vec![circuit(1, "a")]);
         let mut moved = circuit(1, "a");
-        moved.routes[0].address.set_port(9);
+        moved.routes[0].kernel_port = 9;
         let only_routes = Touched {
             routes: [moved.id].into(),
             ..Touched::default()

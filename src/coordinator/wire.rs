@@ -3,7 +3,7 @@
 //! Fields that a newer Coordinator adds are ignored, as its contract asks. Optional fields that
 //! are missing or null are taken as not given.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::Fault;
 use super::model::{AppMode, Circuit, FrontendMode, KernelRoute, Protocol, Slot};
+use super::resolve::Host;
 
 /// A circuit as received, not yet checked. `Circuit::try_from` checks it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -120,12 +121,24 @@ pub fn kernel_routes(
 }
 
 impl WireRoute {
+    pub fn kernel_host(&self) -> Option<&str> {
+        self.kernel_host.as_deref()
+    }
+
     fn check(self, protocol: Protocol) -> Result<KernelRoute, Fault> {
         let Some(kernel_port) = self.kernel_port else {
             return Err(Fault::at("kernel_port", "required"));
         };
-        let host = kernel_host(self.kernel_host.as_deref())?;
-        let address = SocketAddr::new(host, port("kernel_port", kernel_port)?);
+        let kernel_port = port("kernel_port", kernel_port)?;
+        let address = match Host::read(self.kernel_host.as_deref()) {
+            Some(Host::Address(ip)) => Some(SocketAddr::new(ip, kernel_port)),
+            // To be looked up by whoever installs it.
+            Some(Host::Name(_)) => None,
+            None => {
+                let reason = "must be an IP address or a host name";
+                return Err(Fault::at("kernel_host", reason));
+            }
+        };
         let traffic_ratio = self.traffic_ratio.unwrap_or(1.0);
         if !traffic_ratio.is_finite() || traffic_ratio < 0.0 {
             return Err(Fault::at("traffic_ratio", "must be a number >= 0"));
@@ -135,6 +148,7 @@ impl WireRoute {
             session_id: self.session_id,
             session_name: self.session_name,
             kernel_host: self.kernel_host,
+            kernel_port,
             address,
             protocol: self.protocol.unwrap_or(protocol),
             traffic_ratio,
@@ -146,24 +160,6 @@ fn port(field: &'static str, number: i64) -> Result<u16, Fault> {
     match u16::try_from(number) {
         Ok(port) if port != 0 => Ok(port),
         _ => Err(Fault::at(field, "must be 1..=65535")),
-    }
-}
-
-/// Nothing and "localhost" mean this machine (the legacy worker's rule).
-fn kernel_host(host: Option<&str>) -> Result<IpAddr, Fault> {
-    match host.unwrap_or_default() {
-        "" | "localhost" => Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        text => {
-            let bare = text
-                .strip_prefix('[')
-                .and_then(|t| t.strip_suffix(']'))
-                .unwrap_or(text);
-            bare.parse().map_err(|_| {
-                let reason = "must be an IP address or localhost; names are refused until this \
-                              version can resolve them (DNS clusters)";
-                Fault::at("kernel_host", reason)
-            })
-        }
     }
 }
 
@@ -219,7 +215,7 @@ impl From<&KernelRoute> for WireRoute {
             session_id: route.session_id,
             session_name: route.session_name.clone(),
             kernel_host: route.kernel_host.clone(),
-            kernel_port: Some(i64::from(route.address.port())),
+            kernel_port: Some(i64::from(route.kernel_port)),
             protocol: Some(route.protocol),
             traffic_ratio: Some(route.traffic_ratio),
         }
@@ -276,8 +272,19 @@ mod tests {
         value["route_info"] = json!([{"kernel-host": "", "kernel-port": 80, "traffic-ratio": 0,
                                       "health_status": "healthy"}]);
         let circuit = read(value).unwrap();
-        assert_eq!(circuit.routes[0].address, "127.0.0.1:80".parse().unwrap());
+        let here = "127.0.0.1:80".parse().unwrap();
+        assert_eq!(circuit.routes[0].address, Some(here));
         assert_eq!(circuit.routes[0].traffic_ratio, 0.0);
+    }
+
+    #[test]
+    fn a_name_is_kept_and_looked_up_later() {
+        let mut value = announced();
+        value["subdomain"] = json!("app-x");
+        value["route_info"][0]["kernel_host"] = json!("Node7.example.org");
+        let circuit = read(value.clone()).unwrap();
+        assert_eq!(circuit.routes[0].address, None);
+        assert_eq!(serde_json::to_value(&circuit).unwrap(), value);
     }
 
     #[test]
@@ -305,7 +312,7 @@ mod tests {
             ),
             (
                 "/route_info/0/kernel_host",
-                json!("node7"),
+                json!("10.0.3.777"),
                 "route_info[0].kernel_host: must be an",
             ),
             ("/subdomain", json!(null), "subdomain: required when"),

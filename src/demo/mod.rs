@@ -8,6 +8,7 @@ mod echo;
 mod llm;
 mod notebook;
 mod push;
+mod write;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -22,6 +23,7 @@ use crate::util::Secret;
 
 pub use banner::{Addresses, banner};
 pub use push::{PushFailed, push};
+pub use write::{NotWritten, write};
 
 /// Compute session of the notebook; first path segment of its URL.
 pub const NOTEBOOK_SESSION: Uuid = Uuid::from_u128(0x0000_0000_cafe_4000_8000_0000_0000_0001);
@@ -96,9 +98,27 @@ pub fn config() -> WorkerConfig {
     }
 }
 
-/// The circuits of the demo, as a Coordinator would announce them: the notebook by subdomain and
-/// by port (and by path, as every HTTP app), the model by subdomain, the echo by port.
+/// Where the applications listen.
+#[derive(Clone, Copy, Debug)]
+struct Kernels {
+    notebook: SocketAddr,
+    llm: SocketAddr,
+    echo: SocketAddr,
+}
+
+/// The circuits of the demo, as a Coordinator would announce them.
 pub fn circuits(backends: &Backends) -> Value {
+    let kernels = Kernels {
+        notebook: backends.notebook,
+        llm: backends.llm,
+        echo: backends.echo,
+    };
+    circuits_at(&kernels, [NOTEBOOK_SLOT, ECHO_SLOT])
+}
+
+/// The notebook by subdomain and by port (and by path, as every HTTP app), the model by subdomain,
+/// the echo by port. `slots` are the ports of notebook and echo.
+fn circuits_at(kernels: &Kernels, slots: [u16; 2]) -> Value {
     let session = |app: &str, session: Uuid, protocol: &str, address: SocketAddr| {
         json!({
             "app": app, "protocol": protocol, "app_mode": "interactive", "open_to_public": true,
@@ -106,7 +126,7 @@ pub fn circuits(backends: &Backends) -> Value {
             "route_info": [kernel(session, protocol, address)],
         })
     };
-    let notebook = || session("notebook", NOTEBOOK_SESSION, "http", backends.notebook);
+    let notebook = || session("notebook", NOTEBOOK_SESSION, "http", kernels.notebook);
     json!([
         placed(
             notebook(),
@@ -116,21 +136,21 @@ pub fn circuits(backends: &Backends) -> Value {
         placed(
             notebook(),
             2,
-            &json!({"frontend_mode": "port", "port": NOTEBOOK_SLOT})
+            &json!({"frontend_mode": "port", "port": slots[0]})
         ),
         placed(
             json!({
                 "app": "llm", "protocol": "http", "app_mode": "inference", "open_to_public": true,
                 "endpoint_id": LLM_SERVICE, "runtime_variant": "custom",
-                "route_info": [kernel(LLM_SERVICE, "http", backends.llm)],
+                "route_info": [kernel(LLM_SERVICE, "http", kernels.llm)],
             }),
             3,
             &json!({"frontend_mode": "wildcard", "subdomain": "llm"}),
         ),
         placed(
-            session("echo", ECHO_SESSION, "tcp", backends.echo),
+            session("echo", ECHO_SESSION, "tcp", kernels.echo),
             4,
-            &json!({"frontend_mode": "port", "port": ECHO_SLOT}),
+            &json!({"frontend_mode": "port", "port": slots[1]}),
         ),
     ])
 }

@@ -36,7 +36,7 @@ async fn the_circuits_are_valid_and_lead_to_the_back_ends() {
         echo,
         ..
     } = backends;
-    assert_eq!(addresses, [notebook, notebook, llm, echo]);
+    assert_eq!(addresses, [notebook, notebook, llm, echo].map(Some));
 }
 
 #[tokio::test]
@@ -135,11 +135,8 @@ async fn the_echo_ends_when_its_client_has() {
     assert_eq!(back, "hello");
 }
 
-/// The demo's circuits are ones that the demo's worker takes, pushed as a Coordinator would.
-#[tokio::test]
-async fn the_circuits_go_through_the_shim() {
-    let backends = start_backends().await.unwrap();
-    let config = config();
+/// A worker's management port, in front of a control plane that takes everything.
+async fn shim(config: &WorkerConfig, running: &mut JoinSet<()>) -> (SocketAddr, Arc<Circuits>) {
     let (batches, mut inbox) = tokio::sync::mpsc::channel::<Batch>(1);
     tokio::spawn(async move {
         while let Some(batch) = inbox.recv().await {
@@ -151,12 +148,29 @@ async fn the_circuits_go_through_the_shim() {
             let _ = batch.answer.unwrap().send(outcome);
         }
     });
-    let known = Circuits::new(Frame::from(&config), batches, Arc::default());
+    let known = Circuits::new(Frame::from(config), batches, Arc::default());
     known.install_frame().await.unwrap();
     let router = shim::router(Arc::clone(&known), config.api_secret.clone());
-    let mut running = JoinSet::new();
-    let management = serve(router, &mut running).await.unwrap();
+    (serve(router, running).await.unwrap(), known)
+}
 
+/// How many circuits a worker has after these were pushed.
+pub(super) async fn pushed(config: &WorkerConfig, circuits: &Value) -> usize {
+    let mut running = JoinSet::new();
+    let (management, known) = shim(config, &mut running).await;
+    push(management, &config.api_secret, circuits)
+        .await
+        .unwrap();
+    known.list().await.1.len()
+}
+
+/// The demo's circuits are ones that the demo's worker takes, pushed as a Coordinator would.
+#[tokio::test]
+async fn the_circuits_go_through_the_shim() {
+    let backends = start_backends().await.unwrap();
+    let config = config();
+    let mut running = JoinSet::new();
+    let (management, known) = shim(&config, &mut running).await;
     let refused = push(management, &Secret::new("guess"), &circuits(&backends)).await;
     assert!(matches!(
         refused,

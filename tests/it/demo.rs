@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use http_body_util::BodyExt;
 
 use crate::support::client::{Http1, empty, full, get, request};
-use crate::support::process::{Program, Signal};
+use crate::support::process::{Program, Signal, run};
 use crate::support::raw::Raw;
 use crate::support::{within, ws};
 
@@ -84,4 +84,20 @@ async fn every_url_of_the_banner_works_and_ctrl_c_ends_it() {
     drop(echo);
     program.signal(Signal::INT);
     assert_eq!(program.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn it_can_be_written_down_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().to_str().unwrap();
+    let written = run(&["demo", "--write", folder]).await;
+    assert_eq!(written.code, Some(0), "{}", written.stderr);
+    let files: Vec<&str> = written.stdout.lines().collect();
+    assert_eq!(files.len(), 4);
+    let config = files.iter().find(|file| file.ends_with("worker.toml"));
+    let checked = run(&["validate", "-c", config.unwrap()]).await;
+    assert_eq!(checked.code, Some(0), "{}", checked.stderr);
+    let again = run(&["demo", "--write", folder]).await;
+    assert_eq!(again.code, Some(1));
+    assert!(again.stderr.contains("there already"), "{}", again.stderr);
 }

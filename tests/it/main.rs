@@ -7,6 +7,8 @@
 // A helper that fails in a test should say where, which is what `unwrap` does. Clippy knows only
 // functions marked `#[test]` as tests.
 #![allow(clippy::unwrap_used)]
+// The example brings the doubles along that `support` has, too.
+#![allow(clippy::duplicate_mod)]
 
 mod support;
 
@@ -16,6 +18,7 @@ mod coordinator;
 mod dangers;
 mod demo;
 mod drain;
+mod example;
 mod files;
 mod filters;
 mod http1;

@@ -315,7 +315,7 @@ fn count(stats: &Stats, circuits: &[Arc<Circuit>], created: &Created) -> LegacyC
 /// Statistics are by circuit; that is by kernel only where there is one.
 fn only_kernel(circuit: &Circuit) -> Option<String> {
     match &circuit.routes[..] {
-        [kernel] => Some(kernel.address.to_string()),
+        [kernel] => kernel.address.map(|at| at.to_string()),
         _ => None,
     }
 }

@@ -172,7 +172,7 @@ fn replicas(circuit: &Circuit) -> Vec<Replica> {
         Some(Replica {
             service,
             route: route.route_id?,
-            address: route.address,
+            address: route.address?,
             prefix,
         })
     };

@@ -10,6 +10,7 @@ use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::super::client::{ClientError, CoordinatorClient, Registered, Registration};
+use super::super::resolve::Resolved;
 use super::{Heartbeat, Link};
 
 /// The calls that the link makes; tests have a Coordinator of their own.
@@ -50,12 +51,18 @@ impl Calls for CoordinatorClient {
     }
 }
 
+/// Circuits as they came, and where the names of their kernels lead.
+pub struct Listing {
+    pub circuits: Vec<Value>,
+    pub resolved: Resolved,
+}
+
 /// A call that has ended.
 pub enum Done {
     Registered(Result<Registered, ClientError>),
     Beaten(Result<Registered, ClientError>),
     /// With the time at which it was requested.
-    Listed(Instant, Result<Vec<Value>, ClientError>),
+    Listed(Instant, Result<Listing, ClientError>),
     Saved(std::io::Result<()>),
 }
 

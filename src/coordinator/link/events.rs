@@ -94,12 +94,14 @@ impl<C: Calls> Link<C> {
             warn!(?ids, "announcement is older than what is known, not taken");
             self.ignored(now);
         }
-        let Sorted { good, bad } = install::sort(&self.circuits, &current);
+        let Sorted { mut good, bad } = install::sort(&self.circuits, &current);
+        self.circuits.resolver().resolve(&mut good).await;
         let mut sorted_out = bad;
         let mut live = HashSet::new();
         if !good.is_empty() {
             let installed = install::install(&self.circuits, good, None).await?;
             live.extend(installed.applied.circuits.iter().map(|c| c.id));
+            self.try_names_again(&installed.applied.circuits);
             sorted_out.extend(installed.refused);
             debug!(
                 circuits = live.len(),
@@ -155,8 +157,9 @@ impl<C: Calls> Link<C> {
             .set_routes(Owner::Coordinator, id, routes)
             .await;
         match result {
-            Ok(_) => {
+            Ok(applied) => {
                 self.ledger.hear(id, dated(circuit), false, now);
+                self.try_names_again(&applied.circuits);
                 self.changed().await;
                 Ok(())
             }

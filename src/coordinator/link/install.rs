@@ -1,7 +1,7 @@
 //! From circuits as they came to circuits in force. One that cannot be used never takes another
 //! with it: what is bad is sorted out before, and what the control plane does not want after.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::super::model::{Circuit, Slot};
 use super::super::registry::Owner;
+use super::super::resolve::names_of;
 use super::super::wire::WireCircuit;
 use super::super::{Applied, Circuits, PushError};
 use crate::util::time::parse_timestamp;
@@ -37,6 +38,20 @@ pub struct Bad {
     pub reason: String,
     /// As it came.
     pub value: Value,
+}
+
+/// What the kernels of circuits are called, as far as that can be read. Too much does no harm.
+pub fn names(circuits: &[Value]) -> BTreeSet<String> {
+    let routes = circuits
+        .iter()
+        .filter_map(|c| c.get("route_info")?.as_array());
+    let hosts = routes.flatten().map(|route| {
+        let host = route
+            .get("kernel_host")
+            .or_else(|| route.get("kernel-host"));
+        host.and_then(Value::as_str)
+    });
+    names_of(hosts)
 }
 
 pub fn id_of(circuit: &Value) -> Option<Uuid> {
@@ -286,7 +301,7 @@ mod tests {
         let read = |service: &Value| {
             let routes = sort(&circuits_without_control(), std::slice::from_ref(service));
             let routes = routes.good[0].routes.iter();
-            routes.map(|r| r.address.port()).collect::<Vec<_>>()
+            routes.map(|r| r.kernel_port).collect::<Vec<_>>()
         };
         service["route_info"] = json!([
             route(1, json!("healthy")),

@@ -6,7 +6,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
@@ -14,7 +13,8 @@ use uuid::Uuid;
 use super::super::client::ClientError;
 use super::super::model::{Circuit, Slot};
 use super::super::registry::Owner;
-use super::calls::{Calls, Done, said};
+use super::super::resolve;
+use super::calls::{Calls, Done, Listing, said};
 use super::install::{self, Bad, Sorted};
 use super::order::SETTLE;
 use super::{Link, SAVE_AFTER, sooner, state_file};
@@ -41,8 +41,9 @@ impl<C: Calls> Link<C> {
             Ok(Err(error)) => return warn!(file = shown, %error, "state file not used"),
             Err(error) => return error!(file = shown, %error, "state file not read"),
         };
-        let Sorted { good, bad } = install::sort(&self.circuits, &saved.circuits);
+        let Sorted { mut good, bad } = install::sort(&self.circuits, &saved.circuits);
         install::log(&bad);
+        self.circuits.resolver().resolve(&mut good).await;
         let age = SystemTime::now().duration_since(saved.written_at);
         match install::install(&self.circuits, good, None).await {
             Ok(installed) => {
@@ -72,6 +73,13 @@ impl<C: Calls> Link<C> {
         }
     }
 
+    /// A kernel without an address is looked for with the next listing, which then comes soon.
+    pub(super) fn try_names_again(&mut self, circuits: &[Arc<Circuit>]) {
+        if resolve::lacks_any(circuits) {
+            self.list_soon(Instant::now());
+        }
+    }
+
     pub(super) fn list(&mut self, now: Instant) {
         let Some(worker) = self.worker else {
             return;
@@ -81,21 +89,29 @@ impl<C: Calls> Link<C> {
             self.due.list = Some(now + SOON);
             return;
         }
-        let client = self.client.clone();
+        let (client, known) = (self.client.clone(), Arc::clone(&self.circuits));
         self.busy.listing = true;
         self.listed_at = Some(now);
-        self.calls
-            .spawn(async move { Done::Listed(now, client.circuits(worker).await) });
+        self.calls.spawn(async move {
+            let circuits = match client.circuits(worker).await {
+                Ok(circuits) => circuits,
+                Err(error) => return Done::Listed(now, Err(error)),
+            };
+            // Here, where no event waits for it.
+            let resolved = known.resolver().ask(install::names(&circuits)).await;
+            let listing = Listing { circuits, resolved };
+            Done::Listed(now, Ok(listing))
+        });
     }
 
     pub(super) async fn listed(
         &mut self,
         requested: Instant,
-        result: Result<Vec<Value>, ClientError>,
+        result: Result<Listing, ClientError>,
     ) {
         self.busy.listing = false;
         let failure: &dyn std::fmt::Display = match result {
-            Ok(values) => match self.bring_into_force(requested, &values).await {
+            Ok(listing) => match self.bring_into_force(requested, &listing).await {
                 Ok(()) => {
                     self.listing.reset();
                     if self.said.listing.take().is_some() {
@@ -126,9 +142,10 @@ impl<C: Calls> Link<C> {
     async fn bring_into_force(
         &mut self,
         requested: Instant,
-        values: &[Value],
+        listing: &Listing,
     ) -> Result<(), super::super::PushError> {
-        let Sorted { mut good, bad } = install::sort(&self.circuits, values);
+        let Sorted { mut good, bad } = install::sort(&self.circuits, &listing.circuits);
+        listing.resolved.put_into(&mut good);
         let before = by_id(self.circuits.owned(Owner::Coordinator).await);
         let held = self.ledger.holds(requested);
         // Nor may a circuit that the listing still knows take the place of one it does not yet.
@@ -174,6 +191,7 @@ impl<C: Calls> Link<C> {
         if disputed {
             sooner(&mut self.due.list, Instant::now() + SETTLE);
         }
+        self.try_names_again(&installed.applied.circuits);
         self.ledger.forget(Instant::now());
         Ok(())
     }

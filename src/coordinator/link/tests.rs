@@ -10,6 +10,7 @@ use super::super::testing as model;
 use super::*;
 
 pub mod double;
+mod names;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -315,7 +316,7 @@ async fn routes_follow_and_unknown_circuits_are_looked_for() {
     };
     let kernels = async |rig: &Rig| {
         let circuit = rig.circuits.get(id).await.unwrap();
-        let ports = circuit.routes.iter().map(|r| r.address.port());
+        let ports = circuit.routes.iter().map(|r| r.kernel_port);
         ports.collect::<Vec<_>>()
     };
     let two = json!([{"kernel_port": 5}, {"kernel-port": 6}]);

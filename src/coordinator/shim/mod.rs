@@ -120,7 +120,8 @@ async fn replace_all(
     request: Request,
 ) -> Result<Response, Problem> {
     let mut push: Push = read(request).await?;
-    let checked = push.check()?;
+    let mut checked = push.check()?;
+    circuits.resolver().resolve(&mut checked).await;
     let result = circuits.replace_all(SHIM, checked, HashSet::new()).await;
     Ok(applied(
         &result.map_err(|e| push.rename(e))?,
@@ -133,7 +134,8 @@ async fn announce(
     request: Request,
 ) -> Result<Response, Problem> {
     let mut push: Push = read(request).await?;
-    let checked = push.check()?;
+    let mut checked = push.check()?;
+    circuits.resolver().resolve(&mut checked).await;
     let result = circuits
         .announce(SHIM, checked)
         .await

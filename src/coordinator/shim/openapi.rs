@@ -333,7 +333,7 @@ fn schemas() -> Value {
             "session_name": text(),
             "kernel_host": {
                 "type": ["string", "null"],
-                "description": "Nothing and \"localhost\" mean the worker's machine.",
+                "description": "Address or name. Nothing and \"localhost\" mean the worker's machine.",
             },
             "kernel_port": {"type": "integer", "minimum": 1, "maximum": 65535},
             "protocol": protocol,

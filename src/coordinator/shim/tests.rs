@@ -10,6 +10,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::coordinator::resolve::Resolver;
+use crate::coordinator::resolve::tests::Service;
 use crate::coordinator::testing;
 use crate::coordinator::translate::{Frame, Wildcard};
 
@@ -24,6 +26,10 @@ struct Rig {
 impl Rig {
     /// `refused`: the name of a resource that the control plane does not want.
     async fn start(refused: &'static str) -> Self {
+        Self::resolving(refused, Resolver::default()).await
+    }
+
+    async fn resolving(refused: &'static str, resolver: Resolver) -> Self {
         let (batches, inbox) = mpsc::channel(4);
         let frame = Frame {
             slots: None,
@@ -36,7 +42,7 @@ impl Rig {
         };
         let (report, seen) = mpsc::unbounded_channel();
         tokio::spawn(control(inbox, report, refused));
-        let circuits = Circuits::new(frame, batches, Arc::default());
+        let circuits = Circuits::resolving(frame, batches, Arc::default(), resolver);
         circuits.install_frame().await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -191,6 +197,38 @@ async fn a_circuit_lives_from_announcement_to_removal() {
         .call("DELETE", &format!("/v1/circuits/{id}"), &Value::Null)
         .await;
     assert_eq!(status, 404);
+}
+
+#[tokio::test]
+async fn kernels_are_pushed_by_name_and_followed() {
+    let names = Service::default();
+    let mut rig = Rig::resolving("", names.resolver()).await;
+    let mut circuit = json!(testing::circuit(1, "a"));
+    circuit["route_info"][0]["kernel_host"] = json!("node7");
+    let (status, answer) = rig.call("POST", "/v1/circuits", &circuit).await;
+    assert_eq!((status, &answer["circuits"]), (201, &json!([circuit])));
+    let id = testing::circuit(1, "a").id;
+    assert_eq!(rig.circuits.get(id).await.unwrap().routes[0].address, None);
+    rig.batch();
+
+    names.says("node7", &["10.0.0.7"]);
+    let set = json!({"circuits": [circuit]});
+    rig.call("PUT", "/v1/circuits", &set).await;
+    let first = rig.circuits.get(id).await.unwrap().routes[0].address;
+    // Asked again too soon, or answered: in both cases it is followed.
+    rig.batch();
+    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    rig.circuits.refresh(Owner::Shim).await.unwrap();
+    let then = rig.circuits.get(id).await.unwrap().routes[0].address;
+    assert_eq!(then, Some("10.0.0.7:8001".parse().unwrap()));
+    let expected: &[&str] = if first.is_none() {
+        &["+endpoints"]
+    } else {
+        &[]
+    };
+    assert_eq!(rig.batch(), expected);
+    rig.circuits.refresh(Owner::Shim).await.unwrap();
+    assert!(rig.batch().is_empty(), "the same resolution");
 }
 
 #[tokio::test]

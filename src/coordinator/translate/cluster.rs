@@ -113,17 +113,21 @@ struct Kernel {
     id: Option<String>,
 }
 
-/// One entry per address, in the order of the routes: two routes to one kernel share it.
+/// One entry per address, in the order of the routes: two routes to one kernel share it. A kernel
+/// whose name leads nowhere has none.
 fn merged(routes: &[KernelRoute]) -> Vec<Kernel> {
     let mut places = BTreeMap::new();
     let mut kernels: Vec<Kernel> = Vec::new();
     for route in routes.iter().filter(|r| r.traffic_ratio > 0.0) {
-        let place = *places.entry(route.address).or_insert(kernels.len());
+        let Some(address) = route.address else {
+            continue;
+        };
+        let place = *places.entry(address).or_insert(kernels.len());
         match kernels.get_mut(place) {
             // Two huge ratios must not add up to infinity.
             Some(known) => known.ratio = (known.ratio + route.traffic_ratio).min(f64::MAX),
             None => kernels.push(Kernel {
-                address: route.address,
+                address,
                 ratio: route.traffic_ratio,
                 id: route.identity().map(|id| id.to_string()),
             }),
@@ -206,10 +210,12 @@ mod tests {
     fn an_assignment_leaves_out_who_gets_nothing_and_says_who_is_who() {
         let mut circuit = circuit(1, "a");
         let mut other = circuit.routes[0].clone();
-        other.address.set_port(9);
+        other.address = Some(([10, 0, 0, 1], 9).into());
+        let mut nowhere = other.clone();
+        nowhere.address = None;
         other.traffic_ratio = 0.0;
         circuit.routes[0].route_id = Some(uuid::Uuid::from_u128(7));
-        circuit.routes.push(other);
+        circuit.routes.extend([other, nowhere]);
         let made = assignment(&circuit);
         assert_eq!(made.cluster_name, names::circuit(circuit.id));
         let [only] = &made.endpoints[0].lb_endpoints[..] else {
@@ -230,7 +236,7 @@ mod tests {
         let mut circuit = circuit(1, "a");
         let mut third = circuit.routes[0].clone();
         circuit.routes.push(third.clone());
-        third.address.set_port(9);
+        third.address = Some(([10, 0, 0, 1], 9).into());
         circuit.routes.push(third);
         let made = assignment(&circuit);
         let weights: Vec<_> = made.endpoints[0]

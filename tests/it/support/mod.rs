@@ -9,8 +9,6 @@ pub mod coordinator;
 pub mod origin;
 pub mod process;
 pub mod raw;
-// The tests need not use all that examples do.
-#[allow(dead_code)]
 #[path = "../../../examples/fake_coordinator/redis.rs"]
 pub mod redis;
 pub mod ws;

@@ -21,6 +21,7 @@ use super::super::{Bus, Link, LinkConfig, LinkReport, LinkStatus};
 use crate::coordinator::client::{ClientError, Problem, Registered, Registration};
 use crate::coordinator::event::{Event, Notice, Reply};
 use crate::coordinator::model::{AppMode, FrontendMode, Protocol};
+use crate::coordinator::resolve::Resolver;
 use crate::coordinator::translate::{Frame, Wildcard};
 use crate::coordinator::{Circuits, testing};
 
@@ -202,8 +203,17 @@ pub struct Rig {
 
 impl Rig {
     pub fn with(coordinator: Coordinator, config: LinkConfig, with_bus: bool) -> Self {
+        Self::resolving(coordinator, config, with_bus, Resolver::default())
+    }
+
+    pub fn resolving(
+        coordinator: Coordinator,
+        config: LinkConfig,
+        with_bus: bool,
+        resolver: Resolver,
+    ) -> Self {
         let (batches, inbox) = mpsc::channel(4);
-        let circuits = Circuits::new(frame(), batches, Arc::default());
+        let circuits = Circuits::resolving(frame(), batches, Arc::default(), resolver);
         let generation = Arc::new(AtomicU64::new(0));
         let refused = Arc::new(Mutex::new(Vec::new()));
         tokio::spawn(control(
