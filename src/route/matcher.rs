@@ -17,9 +17,20 @@ pub struct RouteMatcher {
 
 #[derive(Debug)]
 enum PathMatcher {
-    Prefix { text: String, ignore_case: bool },
-    Exact { text: String, ignore_case: bool },
-    SeparatedPrefix { text: String, ignore_case: bool },
+    /// The prefix `/`, in nearly every route of many: nothing to fetch from memory for it.
+    Root,
+    Prefix {
+        text: String,
+        ignore_case: bool,
+    },
+    Exact {
+        text: String,
+        ignore_case: bool,
+    },
+    SeparatedPrefix {
+        text: String,
+        ignore_case: bool,
+    },
     Regex(Regex),
 }
 
@@ -72,6 +83,7 @@ impl RouteMatcher {
     pub fn compile(model: &RouteMatch) -> Self {
         let ignore_case = !model.case_sensitive;
         let path = match &model.path {
+            PathMatch::Prefix(text) if text == "/" => PathMatcher::Root,
             PathMatch::Prefix(text) => PathMatcher::Prefix {
                 text: text.clone(),
                 ignore_case,
@@ -100,6 +112,7 @@ impl RouteMatcher {
 impl PathMatcher {
     fn matches(&self, path: &str) -> bool {
         match self {
+            Self::Root => path.starts_with('/'),
             Self::Prefix { text, ignore_case } => {
                 starts(path.as_bytes(), text.as_bytes(), *ignore_case)
             }

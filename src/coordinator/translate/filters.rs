@@ -44,6 +44,8 @@ pub fn chain(frame: &Frame) -> Vec<HttpFilter> {
         cookie_name: permit::COOKIE.to_owned(),
         token_key: token_key.unwrap_or_default().to_owned(),
         token_schemes: TOKEN_SCHEMES.map(str::to_owned).into(),
+        // The portal reads answers of apps from its own origin. What an app says itself stays.
+        any_origin: true,
     };
     let router = Router {
         // Apps see the headers of their users, not those of the proxy.
@@ -78,13 +80,15 @@ pub fn per_route(frame: &Frame, circuit: &Circuit, road: Road<'_>) -> HashMap<St
         allowed_client_ips: allowed(circuit),
         caller: caller(frame, circuit, road),
     };
-    let usage = own::UsagePerRoute {
-        circuit: circuit.id.to_string(),
-        sessions: circuit.sessions().iter().map(Uuid::to_string).collect(),
-    };
     let mut all = HashMap::new();
     let mut say = |filter: &str, config: Any| all.insert(filter.to_owned(), config);
-    say(USAGE, pack_as(&usage, "causeway.v1.UsagePerRoute"));
+    if frame.usage {
+        let usage = own::UsagePerRoute {
+            circuit: circuit.id.to_string(),
+            sessions: circuit.sessions().iter().map(Uuid::to_string).collect(),
+        };
+        say(USAGE, pack_as(&usage, "causeway.v1.UsagePerRoute"));
+    }
     // Also without anything to ask: the permit is for us, and not for the app.
     say(ACCESS, pack_as(&access, "causeway.v1.AccessPerRoute"));
     if circuit.app == RSTUDIO {

@@ -107,7 +107,7 @@ fn trusting(frame: &Frame) -> Vec<TypedExtensionConfig> {
 }
 
 /// A listener that hands connections to a circuit's kernels as they are.
-pub fn tcp(name: &str, at: SocketAddr, circuit: &Circuit) -> Listener {
+pub fn tcp(frame: &Frame, name: &str, at: SocketAddr, circuit: &Circuit) -> Listener {
     let proxy = TcpProxy {
         stat_prefix: "slot".to_owned(),
         // SSH and database connections are idle by nature.
@@ -115,11 +115,14 @@ pub fn tcp(name: &str, at: SocketAddr, circuit: &Circuit) -> Listener {
         cluster_specifier: Some(ClusterSpecifier::Cluster(names::circuit(circuit.id))),
         ..TcpProxy::default()
     };
-    let policy = own::ConnectionPolicy {
+    let mut policy = own::ConnectionPolicy {
         allowed_client_ips: filters::allowed(circuit),
-        circuit: circuit.id.to_string(),
-        sessions: circuit.sessions().iter().map(ToString::to_string).collect(),
+        ..own::ConnectionPolicy::default()
     };
+    if frame.usage {
+        policy.circuit = circuit.id.to_string();
+        policy.sessions = circuit.sessions().iter().map(ToString::to_string).collect();
+    }
     let policy = Filter {
         name: "causeway.connection".to_owned(),
         config_type: Some(filter::ConfigType::TypedConfig(pack_as(

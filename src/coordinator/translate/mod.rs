@@ -45,6 +45,8 @@ pub struct Frame {
     pub access: Option<Access>,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether somebody wants to know what is in use.
+    pub usage: bool,
     /// Of ports and wildcard.
     pub tls: Option<TlsFiles>,
     /// A balancer in front terminates TLS.
@@ -127,6 +129,7 @@ impl From<&WorkerConfig> for Frame {
             allow_unauthenticated: config.causeway.allow_unauthenticated,
             access: config.access.as_ref().map(Access::from),
             trusted_proxies: config.trusted_proxies.clone(),
+            usage: config.coordinator.is_some(),
             tls: config.tls.listen.clone(),
             https_in_front: config.tls.advertised,
             ports_on_demand: !config.causeway.ports_at_start,
@@ -272,7 +275,7 @@ impl Messages {
                         self.routes(&route::slot(frame, number, circuit));
                     }
                     Some(circuit) => {
-                        self.listener(&listener::tcp(&name, address, circuit));
+                        self.listener(&listener::tcp(frame, &name, address, circuit));
                         self.routes(&route::empty_slot(number));
                     }
                     None if frame.ports_on_demand => {

@@ -2,9 +2,6 @@
 
 use std::time::Duration;
 
-use causeway_xds::proto::core::{
-    HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction,
-};
 use causeway_xds::proto::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use causeway_xds::proto::google::protobuf::value;
 use causeway_xds::proto::route::retry_policy::{RetryHostPredicate, retry_host_predicate};
@@ -171,21 +168,7 @@ fn to_circuit(frame: &Frame, circuit: &Circuit, road: Road<'_>) -> Route {
         r#match: Some(everything()),
         action: Some(route::Action::Route(action)),
         typed_per_filter_config: filters::per_route(frame, circuit, road),
-        response_headers_to_add: vec![any_origin()],
         ..Route::default()
-    }
-}
-
-/// The portal reads answers of apps from its own origin. What an app says itself stays.
-fn any_origin() -> HeaderValueOption {
-    HeaderValueOption {
-        header: Some(HeaderValue {
-            key: "access-control-allow-origin".to_owned(),
-            value: "*".to_owned(),
-            ..HeaderValue::default()
-        }),
-        append_action: HeaderAppendAction::AddIfAbsent.into(),
-        ..HeaderValueOption::default()
     }
 }
 

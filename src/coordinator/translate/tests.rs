@@ -80,6 +80,7 @@ fn all_frontends() -> Frame {
             strip_prefix: true,
             tls: None,
         }),
+        usage: true,
         ..Frame::default()
     }
 }

@@ -11,14 +11,14 @@ use causeway_xds::extension::TypedExtension;
 use causeway_xds::proto::causeway::v1 as proto;
 use causeway_xds::reject::{FieldPath, Invalid};
 use causeway_xds::resource::address::{contain, networks};
-use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderValue};
+use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, AUTHORIZATION, COOKIE, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use ipnet::IpNet;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
 
 use super::super::registry::{Context, decode};
-use super::super::{Factory, Flow, HttpFilter, RouteConfig, Stream};
+use super::super::{Answer, Factory, Flow, HttpFilter, RouteConfig, Stream};
 use crate::error::{Failure, ResponseFlag};
 use crate::util::Secret;
 
@@ -33,6 +33,7 @@ struct Access {
     cookie_name: String,
     token_key: Option<DecodingKey>,
     token_schemes: Vec<String>,
+    any_origin: bool,
     validation: Validation,
 }
 
@@ -56,6 +57,7 @@ fn build(config: &TypedExtension, _: &Context) -> Result<Arc<dyn HttpFilter>, In
         cookie_name,
         token_key,
         token_schemes,
+        any_origin,
     } = decode(config)?;
     let mut validation = Validation::new(Algorithm::HS256);
     validation.leeway = 0;
@@ -66,6 +68,7 @@ fn build(config: &TypedExtension, _: &Context) -> Result<Arc<dyn HttpFilter>, In
         cookie_name,
         token_key: (!token_key.is_empty()).then(|| DecodingKey::from_secret(token_key.as_bytes())),
         token_schemes,
+        any_origin,
         validation,
     }))
 }
@@ -131,6 +134,13 @@ impl HttpFilter for Access {
             strip_cookie(&mut stream.request.headers, &self.cookie_name);
         }
         Flow::Continue
+    }
+
+    fn response(&self, answer: &mut Answer<'_>) {
+        if self.any_origin {
+            let origin = answer.headers.entry(ACCESS_CONTROL_ALLOW_ORIGIN);
+            origin.or_insert(HeaderValue::from_static("*"));
+        }
     }
 }
 

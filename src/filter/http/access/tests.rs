@@ -23,6 +23,7 @@ fn filter() -> Arc<dyn HttpFilter> {
         cookie_name: "appproxy_permit".into(),
         token_key: KEY.into(),
         token_schemes: vec!["BackendAI".into(), "Bearer".into()],
+        any_origin: false,
     };
     build(
         &extension("causeway.v1.Access", config.encode_to_vec()),
