@@ -326,10 +326,11 @@ impl Running {
     pub async fn shutdown(mut self) {
         self.control.readiness.set_draining(true);
         let deadline = Instant::now() + self.drain_time;
-        self.drain();
+        // First, so that no user is sent here while nothing listens any more.
         if let Some(link) = &mut self.link {
             link.leave().await;
         }
+        self.drain();
         while self.open() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

@@ -180,7 +180,10 @@ fn start(args: &ServeArgs) -> Result<()> {
         ],
     };
     let log_file = log_to.file.as_ref().map(|file| file.path.as_path());
-    let served = runtime()?.block_on(serve(config, options, &process, log_file));
+    let runtime = runtime()?;
+    let served = runtime.block_on(serve(config, options, &process, log_file));
+    // A name that is being looked up must not hold up the end.
+    runtime.shutdown_background();
     served.with_context(|| source(args))
 }
 
@@ -256,13 +259,17 @@ async fn serve(
     let signals = Signals::listen()?;
     // Before anything is opened: who does not exist cannot be become.
     let identity = Identity::find(process)?;
-    let running = app::start(config, options).await?;
     let _pid_file = match &process.pid_file {
         Some(path) => Some(PidFile::write(path)?),
         None => None,
     };
-    if let Some(identity) = identity {
-        identity.assume(log_file.as_slice())?;
+    let running = app::start(config, options).await?;
+    if let Some(identity) = identity
+        && let Err(error) = identity.assume(log_file.as_slice())
+    {
+        // The Coordinator knows of this worker by now.
+        running.shutdown().await;
+        return Err(error);
     }
     tracing::info!(
         version = env!("CAUSEWAY_VERSION"),

@@ -81,6 +81,23 @@ pub fn start(
         authority: config.authority.clone(),
         state_file: worker.causeway.state_file.clone(),
     };
+    if let FrontendMode::Traefik(Traefik {
+        frontend:
+            TraefikFrontend::Wildcard {
+                tls_advertised: true,
+                advertised_port,
+                ..
+            },
+        ..
+    }) = &config.frontend_mode
+        && worker.tls.listen.is_none()
+    {
+        tracing::warn!(
+            port = advertised_port,
+            "tls_advertised is set and tls_listen is not: this port speaks plain text here, where \
+             Traefik may have ended TLS; set tls_listen with a certificate, or put a balancer in front"
+        );
+    }
     if traefik {
         tracing::info!(
             every = ?poll,
@@ -242,6 +259,7 @@ pub fn client(worker: &WorkerConfig, config: &CoordinatorConfig) -> Result<Coord
     let mut client = ClientConfig::new(config.endpoint.clone(), worker.api_secret.clone());
     client.verify_tls = config.verify_certificate;
     client.connect_timeout = worker.causeway.coordinator_timeout;
+    client.answer_timeout = worker.causeway.coordinator_timeout;
     CoordinatorClient::new(client).context("proxy_worker.coordinator_endpoint")
 }
 

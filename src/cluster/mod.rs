@@ -59,6 +59,8 @@ pub enum PickError {
     Empty,
     #[error("all {0} endpoints are unhealthy")]
     AllUnhealthy(usize),
+    #[error("{0} endpoints were tried, there is no other")]
+    AllTried(usize),
 }
 
 impl From<PickError> for Failure {
@@ -82,18 +84,23 @@ impl Cluster {
         self.balancer.pick(&self.endpoints, self.policy)
     }
 
-    /// Chooses an endpoint, and looks up to `looks` times more for one that is not in `tried`.
+    /// Chooses an endpoint that was not tried, and draws up to `draws` times more for one that
+    /// could be connected to of late.
     ///
     /// # Errors
-    /// [`PickError`]: there is none to choose.
-    pub fn pick_other(&self, tried: &[u64], looks: u32) -> Result<&Arc<Endpoint>, PickError> {
-        let mut endpoint = self.pick()?;
-        for _ in 0..looks {
-            if !tried.contains(&endpoint.uid) {
-                break;
+    /// [`PickError`]: there is none to choose, or no other.
+    pub fn pick_other(&self, tried: &[u64], draws: u32) -> Result<&Arc<Endpoint>, PickError> {
+        for _ in 0..=draws {
+            let endpoint = self.pick()?;
+            if !endpoint.is_shunned() && !tried.contains(&endpoint.uid) {
+                return Ok(endpoint);
             }
-            endpoint = self.pick()?;
         }
-        Ok(endpoint)
+        let mut untried = self
+            .endpoints
+            .all()
+            .iter()
+            .filter(|e| e.is_available() && !tried.contains(&e.uid));
+        untried.next().ok_or(PickError::AllTried(tried.len()))
     }
 }

@@ -86,6 +86,10 @@ situations! {
         ["client_ip_not_allowed"], 0;
     NO_ROUTE = 503 "appproxy/worker-not-available" "Worker not available."
         "agent_access_not-found" "" Starting ["no_healthy_upstream", "cluster_not_found"], 5;
+    /// Before the row below, which has all failed connections.
+    KERNEL_SILENT = 504 "appproxy/container-connection-timeout"
+        "Cannot connect to Backend.AI kernel." "kernel_access_timeout" "" Starting
+        ["upstream_reset_before_response_started{connection_timeout}"], 5;
     KERNEL_UNREACHABLE = 502 "appproxy/container-connection-refused"
         "Cannot connect to Backend.AI kernel." "kernel_access_unreachable" "" Starting
         ["UF"], 5;

@@ -117,10 +117,21 @@ impl Resolver {
         }
     }
 
-    /// Looks up what the kernels of `circuits` are called and puts the addresses in.
+    /// Looks up what the kernels of `circuits` are called and puts the addresses in. A name that
+    /// has led somewhere is not asked again here, whatever its age: somebody waits for this, and a
+    /// listing brings it up to date.
     pub async fn resolve(&self, circuits: &mut [Circuit]) {
         let routes = || circuits.iter().flat_map(|circuit| &circuit.routes);
-        let resolved = self.ask(names(routes())).await;
+        let mut unknown = names(routes());
+        let mut resolved = Resolved::default();
+        unknown.retain(|name| {
+            let address = self.known().get(name).and_then(|known| known.address);
+            if let Some(address) = address {
+                resolved.0.insert(name.clone(), Some(address));
+            }
+            address.is_none()
+        });
+        resolved.0.extend(self.ask(unknown).await.0);
         resolved.put_into(circuits);
     }
 

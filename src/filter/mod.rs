@@ -20,7 +20,7 @@ use ::http::{StatusCode, Uri};
 pub use local_reply::{Asked, LocalReply};
 pub use registry::{Context, Factory, Registry};
 
-use crate::error::Failure;
+use crate::error::{Failure, ResponseFlag};
 use crate::telemetry::activity::ActivityGuard;
 
 /// What a filter may look at and change.
@@ -135,12 +135,23 @@ pub type RouteConfig = Arc<dyn Any + Send + Sync>;
 
 /// What one route says to filters, by the place of the filter's factory in the registry.
 #[derive(Clone, Default)]
-pub struct PerRoute(Box<[(usize, RouteConfig)]>);
+pub struct PerRoute {
+    configs: Box<[(usize, RouteConfig)]>,
+    /// Something in it cannot be used. What it would have refused is not known, so nothing passes.
+    broken: bool,
+}
 
 impl PerRoute {
+    fn broken() -> Self {
+        Self {
+            broken: true,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn of(&self, factory: usize) -> Option<&RouteConfig> {
         // Two or three entries: a search is cheaper than a map.
-        self.0
+        self.configs
             .iter()
             .find(|(of, _)| *of == factory)
             .map(|(_, config)| config)
@@ -149,7 +160,10 @@ impl PerRoute {
 
 impl fmt::Debug for PerRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.0.iter().map(|(of, _)| registry::FACTORIES[*of].name);
+        let names = self
+            .configs
+            .iter()
+            .map(|(of, _)| registry::FACTORIES[*of].name);
         f.debug_list().entries(names).finish()
     }
 }
@@ -173,6 +187,15 @@ impl Chain {
 
     /// In order, until one does not continue.
     pub fn request<'s>(&self, mut stream: Stream<'s>, route: &'s PerRoute) -> Flow {
+        if route.broken {
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            let flag = ResponseFlag::Unauthorized;
+            return Flow::Fail(Box::new(Failure::local(
+                status,
+                flag,
+                "route_misconfigured",
+            )));
+        }
         for (factory, filter) in &self.filters {
             stream.own = route.of(*factory);
             match filter.request(&mut stream) {
@@ -186,7 +209,7 @@ impl Chain {
     /// What of a request has to be kept for [`Chain::response`], if anything has.
     pub fn target(&self, request: &Parts, route: &PerRoute) -> Option<Box<Target>> {
         // Only filters that a route speaks to look at it.
-        (self.wants_target && !route.0.is_empty()).then(|| {
+        (self.wants_target && !route.configs.is_empty()).then(|| {
             Box::new(Target {
                 host: request.headers.get(HOST).cloned(),
                 uri: request.uri.clone(),

@@ -92,15 +92,18 @@ impl Registry {
     ) -> PerRoute {
         let mut built: Vec<(usize, RouteConfig)> = Vec::new();
         for (key, config) in levels {
-            // Decoding has checked it; what has changed outside since is left out.
+            // Decoding has checked it; what has changed outside since closes the route.
             let Ok((place, config)) = self.one_per_route(key, config) else {
                 tracing::error!(filter = key, "per-route configuration went bad");
-                continue;
+                return PerRoute::broken();
             };
             built.retain(|(other, _)| *other != place);
             built.push((place, config));
         }
-        PerRoute(built.into())
+        PerRoute {
+            configs: built.into(),
+            broken: false,
+        }
     }
 
     fn one_per_route(

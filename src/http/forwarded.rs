@@ -93,6 +93,9 @@ fn detect(headers: &mut HeaderMap, names: Names, detection: &XffDetection, peer:
     client.unwrap_or(peer.ip)
 }
 
+/// Stands for a client whose address cannot be read.
+const NOBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+
 /// From the right, the first address that is not trusted, because only what trusted proxies have
 /// written can be believed; or the last that was understood, if that is not reached.
 fn first_stranger(headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
@@ -103,8 +106,9 @@ fn first_stranger(headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
             if hop.is_empty() {
                 continue;
             }
+            // What a trusted proxy did not understand either is somebody, and nobody in any list.
             let Some(address) = address(hop) else {
-                return client;
+                return Some(NOBODY);
             };
             client = Some(address);
             if !contain(trusted, address) {

@@ -151,21 +151,31 @@ async fn attempt(
     // A pooled connection was dead: only a fresh one is worth another try.
     let mut again = false;
     let mut unreachable: Vec<u64> = Vec::new();
+    // Of the endpoint before, in case that there is no other.
+    let mut failed: Option<Failure> = None;
     loop {
         attempts += 1;
-        let picked = if unreachable.is_empty() {
+        let picked = if forward.retry.other_hosts == 0 {
             cluster.pick()
         } else {
             cluster.pick_other(&unreachable, forward.retry.other_hosts)
         };
-        let endpoint = picked.inspect_err(|_| {
-            cluster.transport.stats.upstream_cx_none_healthy.inc();
-        })?;
+        let endpoint = match (picked, failed.take()) {
+            (Ok(endpoint), _) => endpoint,
+            (Err(_), Some(failure)) => return Err(failure),
+            (Err(error), None) => {
+                cluster.transport.stats.upstream_cx_none_healthy.inc();
+                return Err(error.into());
+            }
+        };
         let Some(permit) = cluster.transport.limits.requests.acquire() else {
             cluster.transport.stats.upstream_rq_pending_overflow.inc();
             return Err(overflow(cluster.transport.limits.requests.max()));
         };
         exchange.asked(endpoint, &cluster.transport, permit);
+        if !unreachable.is_empty() {
+            cluster.transport.stats.upstream_rq_retry.inc();
+        }
         let pooled = if again {
             None
         } else {
@@ -185,9 +195,9 @@ async fn attempt(
                         if !elsewhere {
                             return Err(failure);
                         }
-                        cluster.transport.stats.upstream_rq_retry.inc();
                         tracing::debug!(%endpoint, %failure, "trying another endpoint");
                         unreachable.push(endpoint.uid);
+                        failed = Some(failure);
                         continue;
                     }
                 }

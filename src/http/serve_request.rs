@@ -8,7 +8,7 @@ use bytes::Bytes;
 use causeway_xds::resource::route::{RequireTls, Upgrade};
 use http::header::{HOST, HeaderMap};
 use http::request::Parts;
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
@@ -173,6 +173,9 @@ fn decide(
     };
     let upgrade = facts
         .upgrade
+        // A preflight passes where nothing else does, so it must not become a tunnel. Ignoring what
+        // it asks for is always allowed (RFC 9110 section 7.8).
+        .filter(|_| parts.method != Method::OPTIONS)
         .filter(|u| !u.protocol.as_bytes().eq_ignore_ascii_case(b"h2c"));
     if let (Some(asked), Action::Forward(forward)) = (&upgrade, &route.action)
         && !upgrade_allowed(asked, &forward.upgrades, &manager.model.upgrades)

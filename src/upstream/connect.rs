@@ -61,7 +61,13 @@ impl From<ConnectError> for Failure {
             _ => "connection failure",
         };
         let flag = ResponseFlag::UpstreamConnectFailure;
-        Self::local(unavailable, flag, "upstream_reset_before_response_started")
+        let details = match &error.kind {
+            ConnectErrorKind::Timeout(..) => {
+                "upstream_reset_before_response_started{connection_timeout}"
+            }
+            _ => "upstream_reset_before_response_started",
+        };
+        Self::local(unavailable, flag, details)
             .saying(format!(
                 "upstream connect error or disconnect/reset before headers. reset reason: {reason}"
             ))
@@ -88,6 +94,7 @@ pub async fn connect(endpoint: &Endpoint, transport: &Transport) -> Result<Io, C
     };
     match result {
         Ok(io) => {
+            endpoint.welcome();
             let spent = start.elapsed().as_millis();
             transport
                 .stats
@@ -96,6 +103,7 @@ pub async fn connect(endpoint: &Endpoint, transport: &Transport) -> Result<Io, C
             Ok(io)
         }
         Err(kind) => {
+            endpoint.shun();
             transport.stats.upstream_cx_connect_fail.inc();
             endpoint.stats.cx_connect_fail.inc();
             if matches!(kind, ConnectErrorKind::Timeout(..)) {

@@ -1,7 +1,8 @@
 //! One upstream address and what is known about it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use causeway_xds::resource::Address;
 use causeway_xds::resource::load_assignment::{EndpointHealth, Locality};
@@ -35,6 +36,20 @@ pub struct Endpoint {
 struct State {
     retired: AtomicBool,
     cut: AtomicBool,
+    /// Until when others are preferred, in milliseconds on [`clock_ms`]; 0: not at all.
+    shunned_until: AtomicU64,
+}
+
+/// How long an endpoint that could not be connected to is left alone while there are others. A
+/// machine that is gone does not answer at all: without this every request that is drawn to it
+/// would wait for `connect_timeout`.
+pub const SHUN: Duration = Duration::from_secs(10);
+
+/// Milliseconds since the program first asked.
+fn clock_ms() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    let start = START.get_or_init(Instant::now);
+    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 #[derive(Debug, Default)]
@@ -111,6 +126,24 @@ impl Endpoint {
             && self.weight == a.weight
             && self.priority == a.priority
             && self.locality == a.locality
+    }
+
+    /// It could not be connected to.
+    pub fn shun(&self) {
+        let until = clock_ms() + u64::try_from(SHUN.as_millis()).unwrap_or(u64::MAX);
+        self.state.shunned_until.store(until, Relaxed);
+    }
+
+    /// It could.
+    pub fn welcome(&self) {
+        if self.state.shunned_until.load(Relaxed) != 0 {
+            self.state.shunned_until.store(0, Relaxed);
+        }
+    }
+
+    pub fn is_shunned(&self) -> bool {
+        let until = self.state.shunned_until.load(Relaxed);
+        until != 0 && clock_ms() < until
     }
 
     /// From now on no connection of this endpoint is pooled. With `cut`, none begins either: one

@@ -110,7 +110,7 @@ async fn what_the_client_claims_of_itself_does_not_replace_what_is_known() {
         .unwrap();
     client.send_body(asked).await;
     let seen = &origin.requests()[0];
-    assert_eq!(seen.header("x-forwarded-for"), "192.0.2.9,127.0.0.1");
+    assert_eq!(seen.header("x-forwarded-for"), "127.0.0.1");
     assert_eq!(seen.header("x-forwarded-host"), circuit.host());
     assert_eq!(seen.header("x-forwarded-proto"), "http");
     assert_eq!(
@@ -122,4 +122,22 @@ async fn what_the_client_claims_of_itself_does_not_replace_what_is_known() {
         seen.header("forwarded"),
         format!("host={};proto=http", circuit.host())
     );
+}
+
+#[tokio::test]
+async fn a_preflight_never_becomes_a_tunnel() {
+    let echo = ws::echo_origin().await;
+    let circuit = circuit(1).kernel(echo.address);
+    let app = TestApp::serving(&[&circuit]).await;
+    let mut raw = Raw::connect(app.wildcard()).await;
+    // It passes without credentials, so what it asks for besides must not be granted.
+    raw.send(format!(
+        "OPTIONS / HTTP/1.1\r\nhost: {}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        circuit.host()
+    ))
+    .await;
+    let answer = raw.answer().await;
+    assert_ne!(answer.status, 101);
+    assert_eq!(answer.header("upgrade"), "");
 }

@@ -67,7 +67,10 @@ impl ClientError {
     /// The Coordinator does not know this worker (any more).
     pub fn is_not_found(&self) -> bool {
         match self {
-            Self::Answer { status, .. } => *status == StatusCode::NOT_FOUND,
+            // Somebody in front may say 404 as well, and knows nothing of workers.
+            Self::Answer { status, problem } => {
+                *status == StatusCode::NOT_FOUND && problem.is("object-not-found")
+            }
             Self::Unparsable { problem } => problem.is("object-not-found"),
             _ => false,
         }

@@ -85,7 +85,9 @@ impl<C: Calls> Link<C> {
                 self.status.count(|c| &mut c.registrations);
                 self.registering.reset();
                 self.said.registration = None;
-                self.due.beat = Some(now + self.config.heartbeat_period);
+                // At once: a registration alone does not renew when this worker was last seen, and
+                // one that was away for long would be taken for lost.
+                self.due.beat = Some(now);
                 self.due.list = Some(now);
             }
             Err(error) => {

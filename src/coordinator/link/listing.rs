@@ -263,6 +263,13 @@ fn stays(bad: &Bad, known: &HashMap<Uuid, Arc<Circuit>>) -> Option<Uuid> {
     Some(id)
 }
 
+/// After an event about its routes the Coordinator may date a circuit anew without telling.
+fn same_but_for_dates(a: &Circuit, b: &Circuit) -> bool {
+    let mut a = a.clone();
+    a.updated_at.clone_from(&b.updated_at);
+    a == *b
+}
+
 /// What a listing changed. Prints as numbers and the first few ids.
 #[derive(Default)]
 struct Difference {
@@ -277,7 +284,7 @@ impl Difference {
         for (id, circuit) in now {
             match before.get(id) {
                 None => difference.added.push(*id),
-                Some(known) if known != circuit => difference.changed.push(*id),
+                Some(known) if !same_but_for_dates(known, circuit) => difference.changed.push(*id),
                 Some(_) => {}
             }
         }

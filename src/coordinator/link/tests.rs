@@ -25,7 +25,10 @@ async fn the_bus_comes_first_then_the_registration_then_the_listing() {
     assert!(rig.coordinator.asked().is_empty(), "not subscribed yet");
     rig.tell(Notice::Subscribed).await;
     rig.listings(1).await;
-    assert_eq!(rig.coordinator.asked(), ["register", "circuits"]);
+    assert_eq!(
+        rig.coordinator.asked(),
+        ["register", "heartbeat", "circuits"]
+    );
     let report = rig.status.report();
     assert_eq!(report.worker, Some(WORKER));
     assert_eq!(report.bus_connected, Some(true));
@@ -95,13 +98,16 @@ async fn heartbeats_go_on_through_failures() {
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_is_forgotten_registers_and_lists_again() {
-    let unknown = ClientError::Unparsable {
-        problem: Problem {
-            kind: Some("https://api.backend.ai/probs/object-not-found".into()),
-            ..Problem::default()
-        },
+    let problem = Problem {
+        kind: Some("https://api.backend.ai/probs/object-not-found".into()),
+        ..Problem::default()
     };
-    for error in [answer(404), unknown] {
+    let status = http::StatusCode::NOT_FOUND;
+    let answered = ClientError::Answer {
+        status,
+        problem: problem.clone(),
+    };
+    for error in [answered, ClientError::Unparsable { problem }] {
         let coordinator = Coordinator::default();
         coordinator.lists(&[circuit(1, "a")]);
         let rig = Rig::up(coordinator).await;
@@ -113,8 +119,8 @@ async fn a_worker_that_is_forgotten_registers_and_lists_again() {
         rig.listings(2).await;
         let asked = rig.coordinator.asked();
         assert_eq!(
-            asked[2..],
-            ["heartbeat", "register", "register", "circuits"],
+            asked[3..],
+            ["heartbeat", "register", "register", "heartbeat", "circuits"],
             "{asked:?}"
         );
         assert_eq!(rig.generation(), generation, "and nothing changes");

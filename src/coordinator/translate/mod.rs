@@ -99,6 +99,7 @@ impl From<&WorkerConfig> for Frame {
             address: w.bind_addr,
             domain: w.domain.clone(),
         });
+        let mut https_by_traefik = false;
         // Where Traefik would have listened, this worker does.
         let mode = config.coordinator.as_ref().map(|c| &c.frontend_mode);
         if let Some(FrontendMode::Traefik(traefik)) = mode {
@@ -109,8 +110,9 @@ impl From<&WorkerConfig> for Frame {
                 TraefikFrontend::Wildcard {
                     domain,
                     advertised_port,
-                    ..
+                    tls_advertised,
                 } => {
+                    https_by_traefik = *tls_advertised;
                     wildcard = Some(Wildcard {
                         address: SocketAddr::new(EVERYWHERE, *advertised_port),
                         domain: domain.clone(),
@@ -131,7 +133,7 @@ impl From<&WorkerConfig> for Frame {
             trusted_proxies: config.trusted_proxies.clone(),
             usage: config.coordinator.is_some(),
             tls: config.tls.listen.clone(),
-            https_in_front: config.tls.advertised,
+            https_in_front: config.tls.advertised || https_by_traefik,
             ports_on_demand: !config.causeway.ports_at_start,
         }
     }

@@ -471,5 +471,9 @@ fn address_lists_reach_the_route() {
     };
     assert!(with(None).is_empty() && with(Some(" , ")).is_empty());
     assert_eq!(with(Some(" ,10.0.0.0/8, ::1 ,x")), ["10.0.0.0/8", "::1"]);
-    assert_eq!(with(Some("x")), ["0.0.0.0/32"], "nobody, not everybody");
+    assert_eq!(
+        with(Some("x")),
+        ["255.255.255.255/32"],
+        "nobody, not everybody"
+    );
 }

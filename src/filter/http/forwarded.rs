@@ -23,6 +23,7 @@ pub const FACTORY: Factory = Factory {
     per_route: Some(build_per_route),
 };
 
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -32,6 +33,7 @@ const X_RSTUDIO_REQUEST: HeaderName = HeaderName::from_static("x-rstudio-request
 #[derive(Debug)]
 struct Forwarded {
     proto: Option<HeaderValue>,
+    client_only: bool,
 }
 
 #[derive(Debug)]
@@ -40,7 +42,7 @@ struct RouteForwarded {
 }
 
 fn build(config: &TypedExtension, _: &Context) -> Result<Arc<dyn HttpFilter>, Invalid> {
-    let proto::Forwarded { proto } = decode(config)?;
+    let proto::Forwarded { proto, client_only } = decode(config)?;
     let proto = match proto.as_str() {
         "" => None,
         "http" => Some(HeaderValue::from_static("http")),
@@ -50,7 +52,7 @@ fn build(config: &TypedExtension, _: &Context) -> Result<Arc<dyn HttpFilter>, In
             return Err(Invalid::at("proto", reason));
         }
     };
-    Ok(Arc::new(Forwarded { proto }))
+    Ok(Arc::new(Forwarded { proto, client_only }))
 }
 
 fn build_per_route(config: &TypedExtension, _: &Context) -> Result<RouteConfig, Invalid> {
@@ -62,8 +64,18 @@ impl HttpFilter for Forwarded {
     fn request(&self, stream: &mut Stream<'_>) -> Flow {
         let route = stream.route_config::<RouteForwarded>();
         let tls = stream.tls;
+        let client = stream.client;
         let path = stream.request.uri.path();
         let headers = &mut stream.request.headers;
+        // One entry is what the connection manager wrote: the peer, who is the client then.
+        if self.client_only
+            && headers
+                .get(X_FORWARDED_FOR)
+                .is_some_and(|value| value.as_bytes().contains(&b','))
+            && let Ok(client) = HeaderValue::from_str(&client.to_string())
+        {
+            headers.insert(X_FORWARDED_FOR, client);
+        }
         if let Some(proto) = &self.proto {
             headers.insert(X_FORWARDED_PROTO, proto.clone());
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use causeway_xds::extension::TypedExtension;
 use causeway_xds::proto::causeway::v1 as proto;
 use causeway_xds::reject::{FieldPath, Invalid};
+use http::Method;
 use uuid::Uuid;
 
 use super::super::registry::{Context, decode};
@@ -61,7 +62,11 @@ pub fn activity(
 
 impl HttpFilter for Usage {
     fn request(&self, stream: &mut Stream<'_>) -> Flow {
-        if let Some(RouteUsage(Some(activity))) = stream.route_config() {
+        // A preflight passes without credentials, and must not keep a session alive for whoever
+        // sends it.
+        if stream.request.method != Method::OPTIONS
+            && let Some(RouteUsage(Some(activity))) = stream.route_config()
+        {
             *stream.usage = Some(activity.begin());
         }
         Flow::Continue

@@ -59,9 +59,9 @@ fn the_client_is_the_first_stranger_from_the_right() {
         ),
         // All of them are trusted: the one farthest away.
         ("10.0.0.1", &["10.2.2.2, 10.1.1.1"], "10.2.2.2"),
-        // What is not understood ends the walk.
-        ("10.0.0.1", &["203.0.113.9, unknown, 10.1.1.1"], "10.1.1.1"),
-        ("10.0.0.1", &["203.0.113.9, \u{e9}"], "10.0.0.1"),
+        // Who is not understood is nobody, and in no list of those that may come in.
+        ("10.0.0.1", &["203.0.113.9, unknown, 10.1.1.1"], "0.0.0.0"),
+        ("10.0.0.1", &["203.0.113.9, \u{e9}"], "0.0.0.0"),
         ("10.0.0.1", &[], "10.0.0.1"),
         ("10.0.0.1", &[""], "10.0.0.1"),
         // Nobody has to believe a stranger.

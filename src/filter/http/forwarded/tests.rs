@@ -4,7 +4,14 @@ use crate::filter::testing::{chain, per_route, request, run};
 
 fn forwarded(proto: &str, rstudio: bool, target: &str, headers: &[(&str, &str)]) -> HeaderMap {
     let proto = proto.into();
-    let chain = chain(FACTORY.message, &proto::Forwarded { proto }).unwrap();
+    let chain = chain(
+        FACTORY.message,
+        &proto::Forwarded {
+            proto,
+            client_only: true,
+        },
+    )
+    .unwrap();
     let config = proto::ForwardedPerRoute { rstudio };
     let route = per_route(FACTORY.name, "causeway.v1.ForwardedPerRoute", &config).unwrap();
     let mut parts = request(target, headers);
@@ -178,7 +185,14 @@ fn a_route_need_not_say_anything() {
 #[test]
 fn only_two_schemes_can_be_told() {
     let proto = "https\r\nx: y".into();
-    let refused = chain(FACTORY.message, &proto::Forwarded { proto }).unwrap_err();
+    let refused = chain(
+        FACTORY.message,
+        &proto::Forwarded {
+            proto,
+            client_only: true,
+        },
+    )
+    .unwrap_err();
     let expected = "proto: \"https\\r\\nx: y\" is neither \"http\" nor \"https\"";
     assert_eq!(refused.to_string(), expected);
 }
