@@ -61,7 +61,8 @@ trap 'exit 130' INT TERM
 
 running() { bash -c '. "$1/lib.sh"; alive coordinator' - "$kit"; }
 if ! running; then up=1; fi
-if ! "$kit/up.sh" >/dev/null; then
+# Once more if it fails: most of its work is downloads.
+if ! "$kit/up.sh" >/dev/null && ! { sleep 5; "$kit/up.sh" >/dev/null; }; then
   echo "FAIL the Coordinator $REAL_VERSION did not come up"
   for log in pip py apt coordinator; do
     if [ -s "$REAL_HOME/run/$log.log" ]; then echo "--- $log.log"; tail -5 "$REAL_HOME/run/$log.log"; fi
