@@ -25,14 +25,17 @@ import time
 import urllib.parse
 
 SCENARIOS = {}
+EXTRA = set()  # only run when they are named
 OPTIONS = argparse.Namespace()
 drive = None  # the kit's module, once its folder is known
 manager = None
 
 
-def scenario(name):
+def scenario(name, extra=False):
     def register(function):
         SCENARIOS[name] = function
+        if extra:
+            EXTRA.add(name)
         return function
 
     return register
@@ -135,6 +138,9 @@ class Worker:
         }
         with open(os.path.join(OPTIONS.kit, "templates", "worker.toml.in")) as template:
             text = re.sub(r"@([A-Z0-9_]+)@", lambda m: str(values[m[1]]), template.read())
+        if mode == "wildcard":
+            # Browsers take the permit for a domain only from a name in it.
+            text = text.replace('api_advertised_addr = { host = "127.0.0.1"', 'api_advertised_addr = { host = "api.apps.localhost"')
         with open(self.file, "w") as file:
             file.write(text + own_table(self.management) + causeway + "\n")
 
@@ -1015,6 +1021,53 @@ def h2(check):
         tidy()
 
 
+@scenario("jupyter", extra=True)
+def jupyter(check):
+    """JupyterLab, launched as the WebUI launches it, in a browser: for jupyter-coordinator.sh, which sets the environment."""
+    home = os.environ["REAL_HOME"]
+    notebooks, log = os.path.join(home, "run", "notebooks"), os.path.join(home, "run", "conf-jupyter.log")
+    os.makedirs(notebooks, exist_ok=True)
+    lab = launch(
+        [os.environ["JUPYTER"], "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={base(96)}"]
+        + ["--ServerApp.port_retries=0", "--IdentityProvider.token=check", "--ServerApp.allow_remote_access=True"]
+        + [f"--ServerApp.root_dir={notebooks}"],
+        log,
+    )
+    worker = None
+    browser_test = os.path.join(OPTIONS.kit, "..", "conform", "real-apps", "jupyter.js")
+    way_in = os.path.join(os.path.dirname(os.path.abspath(__file__)), "way-in.js")
+    try:
+        up = eventually(lambda: drive.http("GET", f"http://{address(base(96))}/api").status, lambda s: s == 200, 60)
+        if up != 200:
+            raise RuntimeError(f"JupyterLab did not start: {tail(log)}")
+        for mode in ("port", "wildcard"):
+            worker = Worker(mode).start()
+            opened = manager.open_app(address(base(96)), app="jupyterlab", reuse=True, redirect="/lab?token=check")
+            origin = origin_of(opened) + "/"
+            refused = drive.http("GET", origin + "lab?token=check", {"Accept": "text/html"})
+            check(f"{mode}: closed without the cookie", refused.status == 401, refused.line)
+            done = subprocess.run(
+                ["node", "-r", way_in, browser_test, "--url", origin, "--token", "check"]
+                + ["--chrome", os.environ.get("CHROME", "/usr/bin/chromium")],
+                env={**os.environ, "WAY_IN": opened["auth_url"], "WAY_IN_TO": origin},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=300,
+            )
+            for line in done.stdout.splitlines():
+                if line.startswith(("PASS", "FAIL")):
+                    check(f"{mode}: {line[5:]}", line.startswith("PASS"), line)
+            check(f"{mode}: the browser test is content", done.returncode == 0, done.stdout[-300:])
+            worker.stop()
+            tidy()
+    finally:
+        if worker:
+            worker.stop()
+        end(lab)
+        tidy()
+
+
 # ------------------------------------------------------------------------------------------ the run
 
 
@@ -1035,7 +1088,7 @@ def main():
     import drive as module
 
     drive, manager = module, module.Manager()
-    chosen = OPTIONS.only.split(",") if OPTIONS.only else list(SCENARIOS)
+    chosen = OPTIONS.only.split(",") if OPTIONS.only else [name for name in SCENARIOS if name not in EXTRA]
     unknown = [name for name in chosen if name not in SCENARIOS]
     if unknown:
         sys.exit(f"no scenario {', '.join(unknown)}")

@@ -6,7 +6,7 @@
 #   KITS_DIR        folder of the conformance kits (default ../shared/kits beside the repository)
 #   REAL_HOME       use this installation of the kit, with REAL_VERSION and REAL_BASE_PORT, and leave it;
 #                   else one is made (packages by apt as root, Python and PyPI by itself) and removed
-#   ONLY            scenarios to run, with commas (default all; `coordinator.py --list` names them)
+#   ONLY            scenarios to run, with commas (`coordinator.py --list` names them; default all but jupyter)
 #   VERBOSE         1 prints every check
 set -euo pipefail
 started=$SECONDS
