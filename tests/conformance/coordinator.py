@@ -1094,7 +1094,7 @@ def main():
         sys.exit(f"no scenario {', '.join(unknown)}")
     # SIGTERM ends this as Ctrl-C does, so that what was started is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    failed, begun = 0, time.monotonic()
+    failed, skipped, begun = 0, 0, time.monotonic()
     try:
         tidy()
         for name in chosen:
@@ -1103,6 +1103,7 @@ def main():
                 SCENARIOS[name](check)
             except Skip as reason:
                 word, why = "skip", str(reason)
+                skipped += 1
             except Exception as error:
                 trace = error.__traceback__
                 while trace.tb_next and trace.tb_next.tb_frame.f_code.co_filename == __file__:
@@ -1118,7 +1119,8 @@ def main():
     finally:
         for process in list(STARTED):
             end(process)
-    print(f"{len(chosen) - failed} of {len(chosen)} scenarios without failure, {time.monotonic() - begun:.0f} s", flush=True)
+    told = f"{len(chosen) - failed - skipped} passed, {failed} failed, {skipped} skipped"
+    print(f"{told}, {time.monotonic() - begun:.0f} s", flush=True)
     sys.exit(1 if failed else 0)
 
 
