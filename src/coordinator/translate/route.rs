@@ -97,7 +97,12 @@ pub fn path_host(
     let mut routes: Vec<Route> = Vec::with_capacity(circuits.len() + 1);
     let mut apps = Vec::with_capacity(circuits.len());
     for circuit in circuits {
-        if !apps.contains(&circuit.app.as_str()) {
+        if apps.contains(&circuit.app.as_str()) {
+            tracing::info!(
+                %segment, app = circuit.app, circuit = %circuit.id,
+                "a newer circuit of this name has the path; this one is reached by its slot"
+            );
+        } else {
             apps.push(circuit.app.as_str());
             routes.push(under_prefix(frame, segment, circuit, strip));
         }
