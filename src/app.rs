@@ -29,6 +29,9 @@ use crate::telemetry::activity::Activities;
 use crate::telemetry::logging::LogLevel;
 use crate::telemetry::stats::Stats;
 
+/// How long the end waits for answers of the management port that are under way.
+const LAST_ANSWER: Duration = Duration::from_millis(300);
+
 /// How a process is run, whatever it serves.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -79,6 +82,8 @@ pub struct Running {
     threads: Vec<JoinHandle<()>>,
     commands: mpsc::Receiver<AdminCommand>,
     stop: watch::Sender<bool>,
+    /// The management port.
+    serving: Option<tokio::task::JoinHandle<()>>,
     drain_time: Duration,
 }
 
@@ -203,6 +208,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
             router = shim::guarded(router, worker.api_secret.clone());
         }
     }
+    let mut serving = None;
     let management = match management {
         None => None,
         Some(address) => {
@@ -211,11 +217,11 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
                 .with_context(|| format!("cannot bind the management port {address}"))?;
             let address = socket.local_addr()?;
             let serve = axum::serve(socket, router).with_graceful_shutdown(stopping(stopped));
-            tokio::spawn(async move {
+            serving = Some(tokio::spawn(async move {
                 if let Err(error) = serve.await {
                     tracing::error!(%error, "management port ended");
                 }
-            });
+            }));
             Some(address)
         }
     };
@@ -232,6 +238,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
         threads,
         commands,
         stop,
+        serving,
         drain_time: options.drain_time,
     })
 }
@@ -343,6 +350,10 @@ impl Running {
             .unwrap_or_else(PoisonError::into_inner)
             .exit();
         self.stop.send(true).ok();
+        // Whoever asked for the end is to read the answer; nobody else is waited for.
+        if let Some(serving) = self.serving {
+            tokio::time::timeout(LAST_ANSWER, serving).await.ok();
+        }
         let threads = self.threads;
         let joined = tokio::task::spawn_blocking(move || {
             for thread in threads {
