@@ -57,13 +57,6 @@ class Checks:
             self.lines.append(f"{'     ok  ' if good else '     FAIL'} {what}" + ("" if good else f": {got!r}"))
         return good
 
-    def known(self, what, good, got, defect):
-        """A check that a known defect of the worker fails: told each time, and nothing that stops a build."""
-        if good:
-            self(what + " (no longer a known defect: make it an ordinary check)", True)
-        else:
-            self.lines.append(f"     known defect: {what}: {got!r}: {defect}")
-
     def note(self, text):
         self.lines.append(f"     note {text}")
 
@@ -823,11 +816,10 @@ def tcp(check):
         for what, slot in (("removed circuit", port), ("slot that never had one", worker.api + 18)):
             for data in (b"", b"SSH-2.0-probe\r\n"):
                 got = knock(slot, data)
-                check.known(
+                check(
                     f"{what}: closed at once, {'with' if data else 'without'} a word from the client",
                     got == b"",
                     got,
-                    "an empty slot of a TCP worker speaks HTTP",
                 )
     finally:
         worker.stop()

@@ -229,7 +229,7 @@ impl<C: Calls> Link<C> {
     }
 
     /// Nothing is said where nothing is live: the Coordinator then tells its user the truth.
-    async fn reply(&mut self, circuits: Vec<Value>) {
+    pub(super) async fn reply(&mut self, circuits: Vec<Value>) {
         let Some(bus) = &self.bus else {
             return;
         };

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
@@ -184,6 +185,16 @@ impl<C: Calls> Link<C> {
         if first || !difference.is_empty() {
             sooner(&mut self.due.save, Instant::now() + SAVE_AFTER);
         }
+        // Whoever launched one of these while the bus was away still waits for our word.
+        let waited_for = |circuit: &&Value| {
+            install::id_of(circuit).is_some_and(|id| difference.added.contains(&id))
+        };
+        let waited_for = listing
+            .circuits
+            .iter()
+            .filter(waited_for)
+            .take(MOST_REPLIED);
+        self.reply(waited_for.cloned().collect()).await;
         // Where an event held against the listing, the next one tells who was right.
         let disputed = held
             .iter()
@@ -269,6 +280,10 @@ fn same_but_for_dates(a: &Circuit, b: &Circuit) -> bool {
     a.updated_at.clone_from(&b.updated_at);
     a == *b
 }
+
+/// Circuits found by one listing for which a reply is sent: a burst of launches. After a restart all
+/// are found, and nobody waits for most of them.
+const MOST_REPLIED: usize = 256;
 
 /// What a listing changed. Prints as numbers and the first few ids.
 #[derive(Default)]

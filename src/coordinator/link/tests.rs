@@ -160,6 +160,9 @@ async fn a_listing_repairs_what_was_missed() {
     );
     assert_eq!(rig.served().await, ["b", "c"]);
     assert_eq!(rig.status.report().counters.listing_repairs, 1);
+    // Whoever launched them while nothing was heard here still waits.
+    assert_eq!(rig.reply().map(|found| found.len()), Some(2));
+    assert_eq!(rig.reply(), Some(vec![circuit(3, "c")]));
 
     // Equal listings change nothing and are no repairs; a new subscription brings one at once.
     let generation = rig.generation();

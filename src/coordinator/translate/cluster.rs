@@ -66,6 +66,15 @@ pub fn cluster(circuit: &Circuit) -> Cluster {
     }
 }
 
+/// Has no endpoints.
+pub fn nobody() -> Cluster {
+    Cluster {
+        name: names::NOBODY.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
+        ..Cluster::default()
+    }
+}
+
 fn http2_options() -> Any {
     use options::explicit_http_config::ProtocolConfig;
     let explicit = options::ExplicitHttpConfig {

@@ -26,7 +26,7 @@ const RSTUDIO: &str = "rstudio";
 /// Whom the tokens of model services may be announced by.
 const TOKEN_SCHEMES: [&str; 2] = ["BackendAI", "Bearer"];
 /// An address that nobody has: a list in which nothing can be read must not open the circuit.
-const NOBODY: &str = "255.255.255.255/32";
+pub const NOBODY: &str = "255.255.255.255/32";
 
 /// By which road a request reaches its circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -106,15 +106,20 @@ fn trusting(frame: &Frame) -> Vec<TypedExtensionConfig> {
     }]
 }
 
+/// The listener of a port that no circuit has.
+pub fn empty_slot(frame: &Frame, name: &str, at: SocketAddr) -> Listener {
+    if !frame.raw_ports {
+        return http(frame, name, at, frame.tls.as_ref());
+    }
+    let nobody = own::ConnectionPolicy {
+        allowed_client_ips: vec![filters::NOBODY.to_owned()],
+        ..own::ConnectionPolicy::default()
+    };
+    relayed(name, at, &nobody, names::NOBODY)
+}
+
 /// A listener that hands connections to a circuit's kernels as they are.
 pub fn tcp(frame: &Frame, name: &str, at: SocketAddr, circuit: &Circuit) -> Listener {
-    let proxy = TcpProxy {
-        stat_prefix: "slot".to_owned(),
-        // SSH and database connections are idle by nature.
-        idle_timeout: Some(duration(Duration::ZERO)),
-        cluster_specifier: Some(ClusterSpecifier::Cluster(names::circuit(circuit.id))),
-        ..TcpProxy::default()
-    };
     let mut policy = own::ConnectionPolicy {
         allowed_client_ips: filters::allowed(circuit),
         ..own::ConnectionPolicy::default()
@@ -123,10 +128,21 @@ pub fn tcp(frame: &Frame, name: &str, at: SocketAddr, circuit: &Circuit) -> List
         policy.circuit = circuit.id.to_string();
         policy.sessions = circuit.sessions().iter().map(ToString::to_string).collect();
     }
+    relayed(name, at, &policy, &names::circuit(circuit.id))
+}
+
+fn relayed(name: &str, at: SocketAddr, policy: &own::ConnectionPolicy, cluster: &str) -> Listener {
+    let proxy = TcpProxy {
+        stat_prefix: "slot".to_owned(),
+        // SSH and database connections are idle by nature.
+        idle_timeout: Some(duration(Duration::ZERO)),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+        ..TcpProxy::default()
+    };
     let policy = Filter {
         name: "causeway.connection".to_owned(),
         config_type: Some(filter::ConfigType::TypedConfig(pack_as(
-            &policy,
+            policy,
             "causeway.v1.ConnectionPolicy",
         ))),
     };

@@ -51,6 +51,9 @@ pub struct Frame {
     pub tls: Option<TlsFiles>,
     /// A balancer in front terminates TLS.
     pub https_in_front: bool,
+    /// Ports are for circuits that are relayed as bytes: one that nobody has is closed at once, and
+    /// speaks no HTTP.
+    pub raw_ports: bool,
     /// Ports are bound when a circuit takes them, and not all of them from the start.
     pub ports_on_demand: bool,
 }
@@ -134,6 +137,10 @@ impl From<&WorkerConfig> for Frame {
             usage: config.coordinator.is_some(),
             tls: config.tls.listen.clone(),
             https_in_front: config.tls.advertised || https_by_traefik,
+            raw_ports: config.coordinator.as_ref().is_some_and(|c| {
+                use config::WorkerProtocol::{Rdp, Tcp, Vnc};
+                matches!(c.protocol, Tcp | Vnc | Rdp)
+            }),
             ports_on_demand: !config.causeway.ports_at_start,
         }
     }
@@ -182,11 +189,14 @@ impl Frame {
 /// Everything that stands before the first circuit comes.
 pub fn frame(frame: &Frame) -> Vec<Update> {
     let mut messages = Messages::default();
+    if frame.raw_ports {
+        messages.cluster(&cluster::nobody());
+    }
     if let Some(slots) = &frame.slots {
         let standing = slots.iter().filter(|_| !frame.ports_on_demand);
         for (number, address) in standing {
             let name = names::slot(number);
-            messages.listener(&listener::http(frame, &name, address, frame.tls.as_ref()));
+            messages.listener(&listener::empty_slot(frame, &name, address));
             messages.routes(&route::empty_slot(number));
         }
     }
@@ -285,7 +295,7 @@ impl Messages {
                         self.remove(ResourceType::RouteConfiguration, name);
                     }
                     None => {
-                        self.listener(&listener::http(frame, &name, address, frame.tls.as_ref()));
+                        self.listener(&listener::empty_slot(frame, &name, address));
                         self.routes(&route::empty_slot(number));
                     }
                 }

@@ -14,6 +14,9 @@ pub const PATH: &str = "path";
 /// What statistics of the frontends go by: all port slots share one, the others have their own.
 pub const FRONTENDS: [&str; 3] = ["slot", WILDCARD, PATH];
 
+/// Cluster without endpoints, where a relayed connection leads that leads nowhere.
+pub const NOBODY: &str = "nobody";
+
 /// Cluster and ClusterLoadAssignment of a circuit.
 pub fn circuit(id: Uuid) -> String {
     format!("circuit/{id}")

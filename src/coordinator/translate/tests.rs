@@ -477,3 +477,23 @@ fn address_lists_reach_the_route() {
         "nobody, not everybody"
     );
 }
+
+#[test]
+fn a_port_that_nobody_has_speaks_no_http_where_circuits_are_raw() {
+    let raw = Frame {
+        raw_ports: true,
+        ..all_frontends()
+    };
+    let made = decode(&frame(&raw));
+    let slot = made.listeners.iter().find(|l| l.name.starts_with("slot/"));
+    let [policy, _] = &slot.unwrap().filter_chains[0].filters[..] else {
+        panic!("{slot:?}")
+    };
+    let Some(ConfigType::TypedConfig(any)) = &policy.config_type else {
+        panic!()
+    };
+    let policy: causeway_xds::proto::causeway::v1::ConnectionPolicy =
+        Message::decode(any.value.as_slice()).unwrap();
+    assert_eq!(policy.allowed_client_ips, [filters::NOBODY]);
+    assert!(made.clusters.iter().any(|c| c.name == names::NOBODY));
+}
