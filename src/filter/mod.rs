@@ -174,14 +174,17 @@ impl fmt::Debug for PerRoute {
 pub struct Chain {
     filters: Vec<(usize, Arc<dyn HttpFilter>)>,
     renders: bool,
-    wants_target: bool,
+    /// The factories of those that look at [`Answer::target`].
+    want_target: Vec<usize>,
     pub router: RouterConfig,
 }
 
 impl Chain {
     fn push(&mut self, factory: usize, filter: Arc<dyn HttpFilter>) {
         self.renders |= filter.renders();
-        self.wants_target |= filter.wants_target();
+        if filter.wants_target() {
+            self.want_target.push(factory);
+        }
         self.filters.push((factory, filter));
     }
 
@@ -209,12 +212,15 @@ impl Chain {
     /// What of a request has to be kept for [`Chain::response`], if anything has.
     pub fn target(&self, request: &Parts, route: &PerRoute) -> Option<Box<Target>> {
         // Only filters that a route speaks to look at it.
-        (self.wants_target && !route.configs.is_empty()).then(|| {
-            Box::new(Target {
-                host: request.headers.get(HOST).cloned(),
-                uri: request.uri.clone(),
+        let mut wanting = self.want_target.iter();
+        wanting
+            .any(|factory| route.of(*factory).is_some())
+            .then(|| {
+                Box::new(Target {
+                    host: request.headers.get(HOST).cloned(),
+                    uri: request.uri.clone(),
+                })
             })
-        })
     }
 
     /// In reverse order.
