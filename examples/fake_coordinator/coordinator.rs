@@ -2,7 +2,7 @@
 //! are to serve. It can answer errors as either generation does, and be told to fail.
 //!
 //! Shared by tests and by an example program, each of which uses a part.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each user of it uses a part")]
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;

@@ -3,5 +3,7 @@
 pub mod copy;
 pub mod listen;
 pub mod stream;
+mod unchecked;
 
 pub use stream::Io;
+pub use unchecked::Unchecked;

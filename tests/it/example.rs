@@ -11,7 +11,7 @@ use crate::support::origin::Origin;
 use crate::support::within;
 
 // Its `main` is for whoever runs it.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each user of it uses a part")]
 #[path = "../../examples/fake_coordinator/main.rs"]
 mod fake_coordinator;
 
