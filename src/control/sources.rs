@@ -33,7 +33,7 @@ pub fn files_of(resource: &Resource) -> BTreeSet<FileKey> {
             watched_directory,
             kind: reference.kind,
         }),
-        Place::SameOrigin => None,
+        Place::SameOrigin | Place::Static | Place::Ads | Place::Api(_) => None,
     };
     references.into_iter().filter_map(file).collect()
 }

@@ -210,7 +210,7 @@ impl Warming {
 fn is_waited_for(reference: &Reference) -> bool {
     match reference.kind {
         ResourceType::LoadAssignment | ResourceType::RouteConfiguration => true,
-        ResourceType::Secret => reference.source.place != Place::SameOrigin,
+        ResourceType::Secret => reference.source.place != Place::Static,
         ResourceType::VirtualHost | ResourceType::Cluster | ResourceType::Listener => false,
     }
 }

@@ -6,6 +6,7 @@
 //! | [`type_url`] | resource kinds and type URLs |
 //! | [`resource`] | message -> typed resource, with a rejection that names resource, path, reason |
 //! | [`text`] | YAML and JSON <-> messages |
+//! | [`client`] | management servers as a source |
 //! | [`descriptor`] | what the text forms are guided by |
 //! | [`file`] | watched files as a source |
 //! | [`extension`] | how the program checks configuration that only it understands |
@@ -13,6 +14,8 @@
 //! | [`source`] | what every producer of resources implements |
 //! | [`store`] | the last accepted version of every resource, and what an update changed |
 
+#[cfg(feature = "client")]
+pub mod client;
 pub mod descriptor;
 pub mod extension;
 #[cfg(feature = "file")]

@@ -101,6 +101,24 @@ pub struct Outcome {
 /// Where a source puts its batches. Bounded: a source waits when control is behind.
 pub type Batches = mpsc::Sender<Batch>;
 
+/// What is asked of a source that delivers what somebody wants and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Everything of a type (a wildcard subscription).
+    All(ResourceType),
+    /// These names as well as those asked for before.
+    Subscribe(ResourceType, Vec<String>),
+    /// Nobody refers to these names any more.
+    Unsubscribe(ResourceType, Vec<String>),
+    /// The resource that refers to this name has changed, and would like to hear again what the
+    /// name stands for.
+    Refresh(ResourceType, String),
+}
+
+/// Where interest in the resources of a source is put. Never full: there is one entry for each
+/// change of what accepted resources refer to.
+pub type Interests = mpsc::UnboundedSender<Interest>;
+
 /// A producer of resources.
 pub trait Source: Send {
     fn origin(&self) -> Origin;

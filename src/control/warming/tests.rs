@@ -129,7 +129,7 @@ fn a_listener_waits_for_all_it_refers_to() {
 fn a_static_secret_is_not_waited_for() {
     let mut warming = opened();
     let mut secret = reference(ResourceType::Secret, "k", FETCH);
-    secret.source.place = Place::SameOrigin;
+    secret.source.place = Place::Static;
     assert!(warming.offer(&listener("l"), &[secret], none, Instant::now()));
 }
 

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::api_source::ApiSource;
 use super::context::{At, Context, accept, duration, enumeration, not_empty, refuse, required};
+use crate::extension::Unchecked;
 use crate::proto::core::config_source::ConfigSourceSpecifier as Specifier;
 use crate::proto::core::{self, ApiVersion};
 use crate::reject::Invalid;
@@ -30,6 +32,12 @@ pub enum Place {
     /// `self`: whoever delivered the resource that refers to this one. The in-process translator
     /// uses it: the resource arrives through the same store.
     SameOrigin,
+    /// `ads`: the aggregated stream of the bootstrap (`dynamic_resources.ads_config`).
+    Ads,
+    /// `api_config_source`: a stream, or a poll, for this type alone.
+    Api(ApiSource),
+    /// No source at all, where that is allowed: the resource is a static one.
+    Static,
 }
 
 impl ConfigSource {
@@ -56,12 +64,10 @@ impl ConfigSource {
             Some(Specifier::PathConfigSource(file)) => {
                 Place::file(file, ctx).at("path_config_source")?
             }
-            Some(Specifier::ApiConfigSource(_)) => {
-                return Err(Invalid::at("api_config_source", "not supported yet"));
-            }
-            Some(Specifier::Ads(core::AggregatedConfigSource {})) => {
-                return Err(Invalid::at("ads", "not supported yet"));
-            }
+            Some(Specifier::ApiConfigSource(api)) => ApiSource::decode(api, ctx)
+                .map(Place::Api)
+                .at("api_config_source")?,
+            Some(Specifier::Ads(core::AggregatedConfigSource {})) => Place::Ads,
             Some(Specifier::Self_(core::SelfConfigSource {
                 transport_api_version,
             })) => {
@@ -74,6 +80,21 @@ impl ConfigSource {
             place,
             initial_fetch_timeout: timeout.unwrap_or(DEFAULT_FETCH_TIMEOUT),
         })
+    }
+
+    /// A source outside of any resource, as a bootstrap has them. Appends the fields that are set
+    /// without having an effect, entries of [`IGNORED`](super::IGNORED).
+    ///
+    /// # Errors
+    /// What is wrong with it, or not supported.
+    pub fn read(
+        message: core::ConfigSource,
+        ignored: &mut Vec<&'static str>,
+    ) -> Result<Self, Invalid> {
+        let ctx = Context::new(&Unchecked);
+        let source = Self::decode(message, &ctx)?;
+        ignored.extend(ctx.into_ignored());
+        Ok(source)
     }
 
     /// A source in a field that must be there.
@@ -110,7 +131,7 @@ impl Place {
     }
 }
 
-fn check_version(version: i32, field: &str) -> Result<(), Invalid> {
+pub(super) fn check_version(version: i32, field: &str) -> Result<(), Invalid> {
     #[allow(deprecated, reason = "named so that it can be refused")]
     match enumeration(version, field)? {
         ApiVersion::Auto | ApiVersion::V3 => Ok(()),

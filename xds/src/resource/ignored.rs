@@ -7,6 +7,10 @@
 /// `Cluster.<message>.<field>` for the latter.
 pub const IGNORED: &[(&str, &str)] = &[
     (
+        "ApiConfigSource.rate_limit_settings",
+        "a request is sent for each answer and each change of what is wanted, not more",
+    ),
+    (
         "CertificateValidationContext.suppress_client_ca_list",
         "about asking clients for certificates, which is refused",
     ),
@@ -196,11 +200,33 @@ pub const IGNORED: &[(&str, &str)] = &[
         "Endpoint.observability_name",
         "statistics have their own fixed set",
     ),
+    (
+        "EnvoyGrpc.retry_policy",
+        "streams are opened again with a back-off of their own",
+    ),
+    ("EnvoyGrpc.skip_envoy_headers", "no such headers are sent"),
     ("FilterChain.metadata", "metadata has no reader"),
     (
         "FilterChain.name",
         "only a label; the connections of a listener drain together",
     ),
+    (
+        "GoogleGrpc.channel_args",
+        "arguments of another gRPC implementation",
+    ),
+    (
+        "GoogleGrpc.per_stream_buffer_limit_bytes",
+        "what is sent to a management server is small",
+    ),
+    (
+        "GoogleGrpc.stat_prefix",
+        "statistics have their own fixed set",
+    ),
+    (
+        "GrpcService.retry_policy",
+        "streams are opened again with a back-off of their own",
+    ),
+    ("GrpcService.timeout", "streams have no end"),
     (
         "Http1ProtocolOptions.override_stream_error_on_invalid_http_message",
         "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says",

@@ -9,6 +9,7 @@
 //! same name. [`IGNORED`] is the list of what is accepted without effect.
 
 pub mod address;
+pub mod api_source;
 pub mod cluster;
 pub mod config_source;
 mod context;

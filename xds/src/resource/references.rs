@@ -16,8 +16,7 @@ pub struct Reference {
     /// For a virtual host this is the prefix of the names to ask for, slash included:
     /// `<route configuration>/`.
     pub name: String,
-    /// [`Place::SameOrigin`] for a secret without a source: it is among the static ones, and those
-    /// live in the same store.
+    /// [`Place::Static`] for a secret without a source: it is among the static ones.
     pub source: ConfigSource,
 }
 
@@ -111,7 +110,7 @@ fn of_certificate(certificate: &CertificateRef, found: &mut Vec<Reference>) {
             kind: ResourceType::Secret,
             name: name.clone(),
             source: source.clone().unwrap_or(ConfigSource {
-                place: Place::SameOrigin,
+                place: Place::Static,
                 initial_fetch_timeout: DEFAULT_FETCH_TIMEOUT,
             }),
         });

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::config_source::ConfigSource;
 
 /// Bytes given in place or in a file (`envoy.config.core.v3.DataSource`). Never shown by `Debug`.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum DataSource {
     Inline(Vec<u8>),
     File(PathBuf),

@@ -643,7 +643,7 @@ fn a_config_source_is_refused_by_path() {
             ("config_source_specifier: must be given", |c| {
                 source(c).config_source_specifier = None
             }),
-            ("api_config_source: not supported yet", |c| {
+            ("api_config_source.api_type: must be given", |c| {
                 source(c).config_source_specifier =
                     Some(Specifier::ApiConfigSource(Default::default()));
             }),
@@ -659,9 +659,6 @@ fn a_config_source_is_refused_by_path() {
             ),
             ("authorities: not supported yet", |c| {
                 source(c).authorities = vec![Default::default()];
-            }),
-            ("ads: not supported yet", |c| {
-                source(c).config_source_specifier = Some(Specifier::Ads(Default::default()));
             }),
             ("initial_fetch_timeout: is not a valid duration", |c| {
                 source(c).initial_fetch_timeout = seconds(i64::MAX);
