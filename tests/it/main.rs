@@ -19,6 +19,7 @@ mod dangers;
 mod demo;
 mod drain;
 mod example;
+mod example_xds;
 mod files;
 mod filters;
 mod http1;
