@@ -427,3 +427,6 @@ fn report(kind: ResourceType, errors: &[ResourceError]) {
         warn!(r#type = %kind, errors = errors.len(), name, reason, "the server reports errors");
     }
 }
+
+#[cfg(test)]
+mod tests;

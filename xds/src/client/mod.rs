@@ -22,6 +22,8 @@ pub mod server;
 mod sotw;
 pub mod status;
 mod stream;
+#[cfg(test)]
+mod testing;
 mod ttl;
 mod unwrap;
 

@@ -429,3 +429,6 @@ impl Machine for Sotw {
         updates
     }
 }
+
+#[cfg(test)]
+mod tests;
