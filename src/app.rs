@@ -19,7 +19,8 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{self, AdminCommand, AdminState};
 use crate::config::WorkerConfig;
 use crate::config::bootstrap::BootstrapConfig;
-use crate::control::{BindFailure, Control, ControlHandle, Reconcile, Start, StartSource};
+use crate::control::sources::NoServers;
+use crate::control::{BindFailure, Control, ControlHandle, Reconcile, Root, RootSource, Start};
 use crate::coordinator::{Circuits, Frame, follow_names, shim};
 use crate::filter::{Context, Registry};
 use crate::listener::{Addresses, Listeners, run_worker};
@@ -135,8 +136,8 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
     let listeners = Listeners::new(senders, Arc::clone(&stats));
     let addresses = listeners.addresses();
     let listeners = Arc::new(Mutex::new(listeners));
-    let (sources, updates, management, bootstrap) = match &config {
-        Config::Bootstrap(b) => (sources(b), b.static_updates.clone(), b.admin, Some(&**b)),
+    let (roots, updates, management, bootstrap) = match &config {
+        Config::Bootstrap(b) => (roots(b), b.static_updates.clone(), b.admin, Some(&**b)),
         Config::Worker(w) => (Vec::new(), Vec::new(), Some(w.causeway.management), None),
     };
     let activities = Arc::<Activities>::default();
@@ -147,7 +148,11 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
         stats: Arc::clone(&stats),
         publisher: publisher.clone(),
         reconcile: Box::new(Shared(Arc::clone(&listeners))),
-        sources,
+        roots,
+        servers: Box::new(NoServers),
+        gated: bootstrap.is_some(),
+        deletions: Default::default(),
+        cache: None,
     });
     begin(&mut control, updates)?;
     let (stop, stopped) = watch::channel(false);
@@ -244,20 +249,20 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
 }
 
 /// The file sources that a bootstrap's `dynamic_resources` name.
-fn sources(bootstrap: &BootstrapConfig) -> Vec<StartSource> {
+fn roots(bootstrap: &BootstrapConfig) -> Vec<Root> {
     let both = [
         (&bootstrap.cds, ResourceType::Cluster),
         (&bootstrap.lds, ResourceType::Listener),
     ];
     both.into_iter()
         .filter_map(|(source, kind)| Some((source.as_ref()?, kind)))
-        .map(|(at, kind)| StartSource {
-            source: Box::new(FileSource::new(
+        .map(|(at, kind)| Root {
+            from: RootSource::Source(Box::new(FileSource::new(
                 at.path.clone(),
                 at.watched_directory.clone(),
                 kind,
-            )),
-            kind: Some(kind),
+            ))),
+            kind,
             initial_fetch_timeout: at.initial_fetch_timeout,
         })
         .collect()
@@ -276,7 +281,11 @@ pub fn check(updates: Vec<Update>) -> Vec<Rejected> {
         stats: Arc::default(),
         publisher: Publisher::default(),
         reconcile: Box::new(Nothing),
-        sources: Vec::new(),
+        roots: Vec::new(),
+        servers: Box::new(NoServers),
+        gated: true,
+        deletions: Default::default(),
+        cache: None,
     });
     control.begin(updates).rejected
 }
