@@ -61,6 +61,9 @@ fn run(cli: Cli) -> Result<()> {
                 log_level: Some(log.level.clone()),
                 ..Options::default()
             };
+            if args.xds {
+                return runtime()?.block_on(run_xds_demo(options));
+            }
             runtime()?.block_on(run_demo(options))
         }
         Command::GenerateExampleConfiguration(args)
@@ -314,6 +317,48 @@ async fn until_stopped(mut running: Running, signals: Signals) -> Result<()> {
         _ = interrupt.recv() => tracing::warn!("second signal, ending at once"),
     }
     Ok(())
+}
+
+/// Origins, management server and proxy in one process.
+async fn run_xds_demo(options: Options) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    const POLL: Duration = Duration::from_millis(20);
+    const STEP: Duration = Duration::from_secs(3);
+    let signals = Signals::listen()?;
+    let (sender, mut said) = tokio::sync::mpsc::unbounded_channel();
+    let scene = demo::xds::Scene::start(0, 0, sender)
+        .await
+        .context("cannot start the management server")?;
+    let text = scene.bootstrap(true, 0);
+    let bootstrap = BootstrapConfig::parse("demo", &text, &Overrides::default())?;
+    let running = app::start(Config::Bootstrap(Box::new(bootstrap)), options).await?;
+    let opened = async {
+        loop {
+            if let Some(address) = running.addresses.of(demo::xds::LISTENER) {
+                return address;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    let traffic = tokio::time::timeout(PATIENCE, opened)
+        .await
+        .context("the listener of the demo is not open")?;
+    let management = running
+        .management
+        .context("the demo has a management port")?;
+    let mut out = std::io::stdout();
+    let banner = demo::xds::banner(scene.address(), traffic, management);
+    write!(out, "{banner}")?;
+    out.flush()?;
+    let playing = tokio::spawn(async move {
+        // The only error is that of a resource which is a constant.
+        let _ = scene
+            .play(&mut said, STEP, |line| println!("  {line}"))
+            .await;
+    });
+    let stopped = until_stopped(running, signals).await;
+    playing.abort();
+    stopped
 }
 
 async fn run_demo(options: Options) -> Result<()> {

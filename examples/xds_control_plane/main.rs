@@ -33,8 +33,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use causeway::demo::xds::Scene;
 use causeway::demo::xds::server::Said;
-use causeway::demo::xds::{STEPS, Scene};
 use clap::Parser;
 use tokio::sync::mpsc;
 
@@ -64,50 +64,14 @@ async fn main() -> Result<()> {
     let scene = start(&args, sender).await?;
     print!("{}", scene.bootstrap(args.delta, args.admin_port));
     eprintln!("waiting for a proxy on {}", scene.address());
-    let mut steps = STEPS.iter().skip(1).chain(STEPS.iter().cycle());
-    let mut clock: Option<tokio::time::Interval> = None;
-    loop {
-        tokio::select! {
-            Some(what) = said.recv() => {
-                eprintln!("{}", line(&what));
-                if clock.is_none() && matches!(what, Said::Connected { .. }) {
-                    let every = Duration::from_secs_f64(args.step);
-                    clock = Some(tokio::time::interval_at(tokio::time::Instant::now() + every, every));
-                }
-            }
-            () = tick(&mut clock) => {
-                let percent = *steps.next().context("a cycle has no end")?;
-                eprintln!("blue {percent} %, green {} %", 100 - percent);
-                scene.split(percent)?;
-            }
-            _ = tokio::signal::ctrl_c() => return Ok(()),
-        }
-    }
-}
-
-/// Not before the first proxy is there, so that it is seen from the beginning.
-async fn tick(clock: &mut Option<tokio::time::Interval>) {
-    match clock {
-        Some(clock) => {
-            clock.tick().await;
-        }
-        None => std::future::pending().await,
+    let step = Duration::from_secs_f64(args.step);
+    tokio::select! {
+        ended = scene.play(&mut said, step, |line| eprintln!("{line}")) => Ok(ended?),
+        stopped = tokio::signal::ctrl_c() => Ok(stopped?),
     }
 }
 
 pub async fn start(args: &Args, said: mpsc::UnboundedSender<Said>) -> Result<Scene> {
     let scene = Scene::start(args.port, args.traffic_port, said).await;
     scene.context("a port is not free; --port and the others choose")
-}
-
-pub fn line(what: &Said) -> String {
-    match what {
-        Said::Connected { node, incremental } => {
-            let form = if *incremental { "incremental" } else { "state of the world" };
-            format!("{node} has connected ({form})")
-        }
-        Said::Accepted(kind) => format!("accepted: {kind}"),
-        Said::Refused { kind, why } => format!("refused: {kind}: {why}"),
-        Said::Gone => "the proxy has gone".to_owned(),
-    }
 }

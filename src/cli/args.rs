@@ -129,6 +129,9 @@ pub(super) struct DemoArgs {
     /// Write the demo's configuration as files there, and serve nothing.
     #[arg(long, value_name = "DIR")]
     pub write: Option<PathBuf>,
+    /// Show a management server that moves traffic between two origins.
+    #[arg(long, conflicts_with = "write")]
+    pub xds: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -11,6 +11,7 @@ pub mod subscription;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use axum::Router;
 use causeway_xds::ResourceType;
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::interval;
 
 use server::{ManagementServer, Said};
 use subscription::Versioned;
@@ -82,8 +84,15 @@ impl Scene {
     /// # Errors
     /// None that is expected; it is that of [`text::any_from_value`].
     pub fn split(&self, percent: u32) -> io::Result<()> {
-        let endpoints = [(self.blue, percent), (self.green, 100_u32.saturating_sub(percent))];
-        self.tell(ResourceType::LoadAssignment, CLUSTER, &assignment(&endpoints))
+        let endpoints = [
+            (self.blue, percent),
+            (self.green, 100_u32.saturating_sub(percent)),
+        ];
+        self.tell(
+            ResourceType::LoadAssignment,
+            CLUSTER,
+            &assignment(&endpoints),
+        )
     }
 
     /// Publishes one resource; the others keep their versions.
@@ -99,6 +108,41 @@ impl Scene {
             of_kind.insert(name.to_owned(), versioned);
         });
         Ok(())
+    }
+
+    /// Says what clients say, and moves the traffic from one origin to the other and back, a step at
+    /// a time, once there is a client to see it from the beginning. Ends when clients can say no more.
+    ///
+    /// # Errors
+    /// As [`Scene::split`].
+    pub async fn play(
+        &self,
+        said: &mut mpsc::UnboundedReceiver<Said>,
+        step: Duration,
+        mut say: impl FnMut(&str),
+    ) -> io::Result<()> {
+        let there = STEPS.iter().skip(1);
+        let back = STEPS.iter().rev().skip(1);
+        let mut steps = there.chain(back).cycle();
+        let mut watched = false;
+        let mut clock = interval(step);
+        loop {
+            tokio::select! {
+                what = said.recv() => {
+                    let Some(what) = what else { return Ok(()) };
+                    say(&what.to_string());
+                    if !watched && matches!(what, Said::Connected { .. }) {
+                        watched = true;
+                        clock.reset();
+                    }
+                }
+                _ = clock.tick(), if watched => {
+                    let percent = steps.next().copied().unwrap_or(STEPS[0]);
+                    say(&format!("blue {percent} %, green {} %", 100 - percent));
+                    self.split(percent)?;
+                }
+            }
+        }
     }
 
     /// What a proxy is started with to follow this server.
@@ -141,7 +185,7 @@ async fn origin(answer: &'static str, running: &mut JoinSet<()>) -> io::Result<S
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
     running.spawn(async move {
-        let app = Router::new().fallback(async || answer);
+        let app = Router::new().fallback(move || async move { answer });
         // Accept errors are retried inside; this ends with the task.
         let _ = axum::serve(listener, app).await;
     });
@@ -207,4 +251,22 @@ fn listener(port: u16) -> Value {
         },
     }]}]);
     listener
+}
+
+/// What the demo says about itself.
+pub fn banner(management_server: SocketAddr, traffic: SocketAddr, admin: SocketAddr) -> String {
+    format!(
+        "
+Causeway demo: a management server moves traffic from one origin to another
+
+  management server        {management_server}
+  traffic                  http://{traffic}/
+  management               http://{admin}/config_dump   /stats   /clusters
+
+  watch it                 while sleep 0.2; do curl -s http://{traffic}/; done
+
+Ctrl-C drains and stops.
+
+"
+    )
 }

@@ -6,7 +6,7 @@ use causeway::demo::xds::LISTENER;
 use causeway::demo::xds::server::Said;
 use tokio::sync::mpsc;
 
-use self::xds_control_plane::{Args, line, start};
+use self::xds_control_plane::{Args, start};
 use crate::support::app::TestApp;
 use crate::support::client::get;
 use crate::support::{eventually, within};
@@ -20,7 +20,7 @@ mod xds_control_plane;
 async fn heard(said: &mut mpsc::UnboundedReceiver<Said>, what: &str) {
     let hear = async {
         loop {
-            let now = line(&said.recv().await.expect("the server runs"));
+            let now = said.recv().await.expect("the server runs").to_string();
             assert!(!now.starts_with("refused"), "{now}");
             if now == what {
                 return;
@@ -45,10 +45,17 @@ async fn traffic_moves(delta: bool) {
     let (sender, mut said) = mpsc::unbounded_channel();
     let scene = start(&args, sender).await.unwrap();
     let app = TestApp::bootstrap(&scene.bootstrap(delta, 0)).await;
-    let form = if delta { "incremental" } else { "state of the world" };
+    let form = if delta {
+        "incremental"
+    } else {
+        "state of the world"
+    };
     heard(&mut said, &format!("demo-proxy has connected ({form})")).await;
     heard(&mut said, "accepted: route").await;
-    eventually("the listener", || app.running.addresses.of(LISTENER).is_some()).await;
+    eventually("the listener", || {
+        app.running.addresses.of(LISTENER).is_some()
+    })
+    .await;
     let traffic = app.listener(LISTENER);
     assert_eq!(origin(traffic).await, "blue\n");
 

@@ -1,6 +1,7 @@
 //! An Aggregated Discovery Service: what a management server is, in its smallest form.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
@@ -38,6 +39,24 @@ pub enum Said {
     Gone,
 }
 
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connected { node, incremental } => {
+                let form = if *incremental {
+                    "incremental"
+                } else {
+                    "state of the world"
+                };
+                write!(f, "{node} has connected ({form})")
+            }
+            Self::Accepted(kind) => write!(f, "accepted: {kind}"),
+            Self::Refused { kind, why } => write!(f, "refused: {kind}: {why}"),
+            Self::Gone => f.write_str("the proxy has gone"),
+        }
+    }
+}
+
 /// Clusters before endpoints, listeners before routes: who is sent parents first asks for their
 /// children, and nothing is named before it is there.
 const ORDER: [ResourceType; 4] = [
@@ -68,7 +87,9 @@ impl ManagementServer {
         let serving = tokio::spawn(async move {
             let server = Server::builder().add_service(service);
             // It ends only with its task.
-            let _ = server.serve_with_incoming(TcpIncoming::from(listener)).await;
+            let _ = server
+                .serve_with_incoming(TcpIncoming::from(listener))
+                .await;
         });
         Ok(Self {
             address,
@@ -208,7 +229,7 @@ struct Heard<'r> {
 
 /// A form of the protocol, told by its requests.
 trait Form: Send + 'static {
-    type Response;
+    type Response: Send;
     const INCREMENTAL: bool;
     fn said(&self) -> Heard<'_>;
     fn ask(&self, subscription: &mut Subscription);

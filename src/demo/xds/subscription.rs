@@ -89,7 +89,11 @@ impl Subscription {
 
     /// The next incremental response, if there is something to say: what is new or different, what
     /// is gone, and what was asked for and does not exist.
-    pub fn next_changes(&mut self, all: &Resources, version: u64) -> Option<DeltaDiscoveryResponse> {
+    pub fn next_changes(
+        &mut self,
+        all: &Resources,
+        version: u64,
+    ) -> Option<DeltaDiscoveryResponse> {
         let wanted = self.wanted(all);
         let now = versions(&wanted);
         let resources: Vec<_> = wanted
@@ -209,8 +213,10 @@ mod tests {
         let mut one = Subscription::default();
         let mut request = subscribe(&[]);
         let kept = [("a", "1"), ("b", "1"), ("gone", "1"), ("c", "theirs")];
-        request.initial_resource_versions =
-            kept.into_iter().map(|(n, v)| (n.into(), v.into())).collect();
+        request.initial_resource_versions = kept
+            .into_iter()
+            .map(|(n, v)| (n.into(), v.into()))
+            .collect();
         one.ask_changes(&request);
         let now = world(&[("a", 1), ("b", 2), ("c", 1)]);
         let sent = delta(one.next_changes(&now, 2));
