@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, anyhow};
 use causeway_xds::ResourceType;
 use causeway_xds::file::FileSource;
 use causeway_xds::reject::Rejected;
+use causeway_xds::resource::config_source::{ConfigSource, Place};
 use causeway_xds::source::Update;
 use tokio::sync::{mpsc, watch};
 
@@ -246,21 +247,32 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
 /// The file sources that a bootstrap's `dynamic_resources` name.
 fn sources(bootstrap: &BootstrapConfig) -> Vec<StartSource> {
     let both = [
-        (&bootstrap.cds, ResourceType::Cluster),
-        (&bootstrap.lds, ResourceType::Listener),
+        (&bootstrap.xds.cds, ResourceType::Cluster),
+        (&bootstrap.xds.lds, ResourceType::Listener),
     ];
-    both.into_iter()
-        .filter_map(|(source, kind)| Some((source.as_ref()?, kind)))
-        .map(|(at, kind)| StartSource {
+    let file = |(source, kind): (&Option<ConfigSource>, ResourceType)| {
+        let ConfigSource {
+            place,
+            initial_fetch_timeout,
+        } = source.as_ref()?;
+        let Place::File {
+            path,
+            watched_directory,
+        } = place
+        else {
+            return None;
+        };
+        Some(StartSource {
             source: Box::new(FileSource::new(
-                at.path.clone(),
-                at.watched_directory.clone(),
+                path.clone(),
+                watched_directory.clone(),
                 kind,
             )),
             kind: Some(kind),
-            initial_fetch_timeout: at.initial_fetch_timeout,
+            initial_fetch_timeout: *initial_fetch_timeout,
         })
-        .collect()
+    };
+    both.into_iter().filter_map(file).collect()
 }
 
 /// Reads and compiles static resources without opening anything, and returns what is refused.
