@@ -3,6 +3,7 @@
 //! Tests use the same door as the program.
 
 pub mod coordinator;
+mod xds;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,8 +11,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
-use causeway_xds::ResourceType;
-use causeway_xds::file::FileSource;
 use causeway_xds::reject::Rejected;
 use causeway_xds::source::Update;
 use tokio::sync::{mpsc, watch};
@@ -20,7 +19,7 @@ use crate::admin::{self, AdminCommand, AdminState};
 use crate::config::WorkerConfig;
 use crate::config::bootstrap::BootstrapConfig;
 use crate::control::sources::NoServers;
-use crate::control::{BindFailure, Control, ControlHandle, Reconcile, Root, RootSource, Start};
+use crate::control::{BindFailure, Control, ControlHandle, Reconcile, Start};
 use crate::coordinator::{Circuits, Frame, follow_names, shim};
 use crate::filter::{Context, Registry};
 use crate::listener::{Addresses, Listeners, run_worker};
@@ -136,9 +135,14 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
     let listeners = Listeners::new(senders, Arc::clone(&stats));
     let addresses = listeners.addresses();
     let listeners = Arc::new(Mutex::new(listeners));
-    let (roots, updates, management, bootstrap) = match &config {
-        Config::Bootstrap(b) => (roots(b), b.static_updates.clone(), b.admin, Some(&**b)),
-        Config::Worker(w) => (Vec::new(), Vec::new(), Some(w.causeway.management), None),
+    let (xds, updates, management, bootstrap) = match &config {
+        Config::Bootstrap(b) => (b.xds.clone(), b.static_updates.clone(), b.admin, Some(&**b)),
+        Config::Worker(w) => (
+            w.xds.clone().unwrap_or_default(),
+            Vec::new(),
+            Some(w.causeway.management),
+            None,
+        ),
     };
     let activities = Arc::<Activities>::default();
     let (mut control, handle) = Control::new(Start {
@@ -148,11 +152,11 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
         stats: Arc::clone(&stats),
         publisher: publisher.clone(),
         reconcile: Box::new(Shared(Arc::clone(&listeners))),
-        roots,
+        roots: xds::roots(&xds),
         servers: Box::new(NoServers),
         gated: bootstrap.is_some(),
-        deletions: Default::default(),
-        cache: None,
+        deletions: xds::deletions(&xds),
+        cache: xds::cache(&xds),
     });
     begin(&mut control, updates)?;
     let (stop, stopped) = watch::channel(false);
@@ -246,26 +250,6 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
         serving,
         drain_time: options.drain_time,
     })
-}
-
-/// The file sources that a bootstrap's `dynamic_resources` name.
-fn roots(bootstrap: &BootstrapConfig) -> Vec<Root> {
-    let both = [
-        (&bootstrap.cds, ResourceType::Cluster),
-        (&bootstrap.lds, ResourceType::Listener),
-    ];
-    both.into_iter()
-        .filter_map(|(source, kind)| Some((source.as_ref()?, kind)))
-        .map(|(at, kind)| Root {
-            from: RootSource::Source(Box::new(FileSource::new(
-                at.path.clone(),
-                at.watched_directory.clone(),
-                kind,
-            ))),
-            kind,
-            initial_fetch_timeout: at.initial_fetch_timeout,
-        })
-        .collect()
 }
 
 /// Reads and compiles static resources without opening anything, and returns what is refused.

@@ -90,7 +90,7 @@ impl AdminState {
 
     fn node(&self) -> Node {
         let bootstrap = self.parts.bootstrap.as_ref();
-        bootstrap.map(|b| b.node.clone()).unwrap_or_default()
+        bootstrap.map(|b| b.xds.node.clone()).unwrap_or_default()
     }
 
     fn runtime(&self) -> Runtime {
