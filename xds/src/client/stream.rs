@@ -166,7 +166,7 @@ fn failed(status: &tonic::Status) -> Failure {
 }
 
 /// An error with what is behind it, which alone tells what happened.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
