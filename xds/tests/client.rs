@@ -43,6 +43,10 @@ impl Control {
     }
 
     fn with(protocol: ApiProtocol, servers: Vec<Server>) -> Self {
+        Self::of(Scope::Aggregated, protocol, servers)
+    }
+
+    fn of(scope: Scope, protocol: ApiProtocol, servers: Vec<Server>) -> Self {
         let (client, interests, status) = client(Config {
             origin: Origin::Xds("ads".into()),
             node: core::Node {
@@ -51,7 +55,7 @@ impl Control {
             },
             node_on_first_message_only: true,
             protocol,
-            scope: Scope::Aggregated,
+            scope,
             servers,
             backoff_max: BACKOFF_MAX,
         });

@@ -41,6 +41,8 @@ pub(super) struct Run<M: Machine> {
     pub(super) backoff: Backoff,
     /// Attempts since the last response.
     pub(super) failures: u32,
+    /// What was last wrong with a response of each type.
+    refusals: [String; ResourceType::ALL.len()],
     /// Whether the server of now has given a response since it was last lost.
     pub(super) answered: bool,
 }
@@ -80,6 +82,7 @@ impl<M: Machine> Run<M> {
             choice,
             backoff,
             failures: 0,
+            refusals: Default::default(),
             answered: false,
         }
     }
@@ -156,7 +159,7 @@ impl<M: Machine> Run<M> {
         });
     }
 
-    pub(super) fn answered(&self, answered: Answered) {
+    pub(super) fn answered(&mut self, answered: Answered) {
         let Some(kind) = answered.kind else {
             if let Err(reason) = answered.result {
                 warn!(reason, "response refused");
@@ -164,8 +167,10 @@ impl<M: Machine> Run<M> {
             return;
         };
         let status = self.status.of(kind);
+        let refusal = &mut self.refusals[kind as usize];
         match answered.result {
             Ok(version) => {
+                refusal.clear();
                 status.update_success.fetch_add(1, Relaxed);
                 status.set_version(&version);
                 let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -176,7 +181,13 @@ impl<M: Machine> Run<M> {
             }
             Err(reason) => {
                 status.update_rejected.fetch_add(1, Relaxed);
-                warn!(r#type = %kind, reason, "response refused");
+                // Some servers send what was refused again at once.
+                if *refusal == reason {
+                    debug!(r#type = %kind, "response refused for the same reason");
+                } else {
+                    warn!(r#type = %kind, reason, "response refused");
+                    *refusal = reason;
+                }
             }
         }
     }
