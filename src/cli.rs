@@ -19,7 +19,7 @@ use self::args::{
 };
 use self::process::{Identity, PidFile};
 use crate::app::{self, Config, Options, Running};
-use crate::config::bootstrap::{BootstrapConfig, Overrides, looks_like_bootstrap};
+use crate::config::bootstrap::{BootstrapConfig, Overrides, grpc, looks_like_bootstrap};
 use crate::config::{self, Logging, Process, WorkerConfig, search};
 use crate::demo;
 use crate::telemetry::logging;
@@ -125,7 +125,12 @@ fn found() -> Result<PathBuf> {
 /// Says which file is read, unless a text on the command line stands for all of it.
 fn located(mut args: ServeArgs) -> Result<ServeArgs> {
     if args.config_path.is_none() && args.config_yaml.is_none() {
-        args.config_path = Some(found()?);
+        let grpc = std::env::var_os(grpc::FILE_VARIABLE).filter(|path| !path.is_empty());
+        args.config_path = match grpc {
+            Some(path) => Some(path.into()),
+            None if grpc_text().is_some() => None,
+            None => Some(found()?),
+        };
     }
     Ok(args)
 }
@@ -205,6 +210,7 @@ fn path_text(path: Option<&Path>) -> String {
 fn source(args: &ServeArgs) -> String {
     match &args.config_path {
         Some(path) => path.display().to_string(),
+        None if args.config_yaml.is_none() => grpc::TEXT_VARIABLE.to_owned(),
         None => "--config-yaml".to_owned(),
     }
 }
@@ -213,22 +219,44 @@ fn source(args: &ServeArgs) -> String {
 fn load(args: &ServeArgs) -> Result<Config> {
     let overrides = Overrides {
         config_yaml: args.config_yaml.clone(),
-        service_node: args.service_node.clone(),
-        service_cluster: args.service_cluster.clone(),
+        xds: args.xds(),
+        grpc_listeners: args.grpc_listener.clone(),
         allow_unknown_fields: args.allow_unknown_static_fields,
     };
     let Some(path) = &args.config_path else {
+        if args.config_yaml.is_none()
+            && let Some(text) = grpc_text()
+        {
+            let parsed = BootstrapConfig::parse_grpc(grpc::TEXT_VARIABLE, &text, &overrides)?;
+            return Ok(Config::Bootstrap(Box::new(parsed)));
+        }
         let parsed = BootstrapConfig::parse("--config-yaml", "", &overrides)?;
         return Ok(Config::Bootstrap(Box::new(parsed)));
     };
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     // A file that is no text at all is reported by whoever can say where it stops being one.
-    let bootstrap = std::str::from_utf8(&bytes).map_or(true, looks_like_bootstrap);
+    let by_name = path
+        .extension()
+        .is_some_and(|e| e == "pb" || e == "pb_text");
+    let bootstrap = by_name
+        || std::str::from_utf8(&bytes).map_or(true, |t| {
+            looks_like_bootstrap(t) || grpc::looks_like_grpc(t)
+        });
     if bootstrap || args.config_yaml.is_some() {
         let config = BootstrapConfig::load(path, &overrides)?;
         return Ok(Config::Bootstrap(Box::new(config)));
     }
-    Ok(Config::Worker(Box::new(WorkerConfig::load(path)?)))
+    let mut worker = WorkerConfig::load(path)?;
+    if let Some(xds) = &mut worker.xds {
+        overrides.xds.apply(xds);
+    }
+    Ok(Config::Worker(Box::new(worker)))
+}
+
+/// The gRPC bootstrap that the environment holds, when it names no file.
+fn grpc_text() -> Option<String> {
+    let set = std::env::var(grpc::TEXT_VARIABLE).ok();
+    set.filter(|text| !text.is_empty())
 }
 
 /// Reads and compiles everything, opens nothing.

@@ -1,8 +1,11 @@
 //! What can be said on the command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::xds::XdsOverrides;
 
 /// An xDS-compatible proxy, and a drop-in replacement for Backend.AI's AppProxy worker.
 #[derive(Debug, Parser)]
@@ -62,7 +65,8 @@ pub(super) enum DependenciesCommand {
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct ServeArgs {
-    /// An Envoy bootstrap (YAML or JSON) or the worker's TOML; recognised by its content.
+    /// An Envoy bootstrap (YAML, JSON or .pb), a gRPC bootstrap or the worker's TOML; recognised by
+    /// its content.
     #[arg(
         short = 'c',
         long,
@@ -85,12 +89,29 @@ pub(super) struct ServeArgs {
     /// The same as --log-level debug.
     #[arg(long)]
     pub debug: bool,
-    /// Overrides `node.id` of the bootstrap.
+    /// Overrides `node.id` of the file.
     #[arg(long, value_name = "ID")]
     pub service_node: Option<String>,
-    /// Overrides `node.cluster` of the bootstrap.
+    /// Overrides `node.cluster` of the file.
     #[arg(long, value_name = "NAME")]
     pub service_cluster: Option<String>,
+    /// Overrides `node.locality.zone` of the file.
+    #[arg(long, value_name = "ZONE")]
+    pub service_zone: Option<String>,
+    /// An address for `%s` in the listener template of a gRPC bootstrap; may be repeated.
+    #[arg(long, value_name = "ADDRESS")]
+    pub grpc_listener: Vec<String>,
+    /// Keep what management servers sent there, for a start while none answers.
+    #[arg(long, value_name = "DIR")]
+    pub config_cache: Option<PathBuf>,
+    /// The longest wait before the next attempt to reach a management server; 5, or what the file
+    /// says.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_backoff_s: Option<u32>,
+    /// A push that deletes more than this share of listeners or clusters has to be said twice; 0
+    /// for no limit, or what the file says.
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(..=100))]
+    pub max_deletion_percent: Option<u8>,
     /// Seconds that connections may go on after SIGTERM; 4, or what the file says.
     #[arg(long, value_name = "SECONDS")]
     pub drain_time_s: Option<u64>,
@@ -106,6 +127,20 @@ pub(super) struct ServeArgs {
 }
 
 impl ServeArgs {
+    /// What is said here about management servers.
+    pub fn xds(&self) -> XdsOverrides {
+        XdsOverrides {
+            service_node: self.service_node.clone(),
+            service_cluster: self.service_cluster.clone(),
+            service_zone: self.service_zone.clone(),
+            cache: self.config_cache.clone(),
+            backoff_max: self
+                .max_backoff_s
+                .map(|seconds| Duration::from_secs(seconds.into())),
+            max_deletion_percent: self.max_deletion_percent,
+        }
+    }
+
     /// The level that was asked for. NOTSET is the legacy worker's word for "as the file says".
     pub fn level(&self) -> Option<&str> {
         if self.debug {

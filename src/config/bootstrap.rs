@@ -4,16 +4,18 @@
 //! effect (one log line names it), or it is refused by its path. The message is taken apart without
 //! `..`, so a field that a new version of the message crate adds does not compile until decided.
 
+mod dynamic;
 mod fields;
+pub mod grpc;
 mod runtime;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use causeway_xds::proto::core::Node;
-use causeway_xds::proto::{Any, Bootstrap};
+use causeway_xds::proto::core::grpc_service::TargetSpecifier;
+use causeway_xds::proto::core::grpc_service::google_grpc::call_credentials::CredentialSpecifier;
+use causeway_xds::proto::{self, Any, Bootstrap, Message as _};
 use causeway_xds::reject::{Invalid, before};
 use causeway_xds::source::{Extent, Origin, Update};
 use causeway_xds::text::{self, Document, Listing, Location, Options, TextError};
@@ -21,6 +23,8 @@ use causeway_xds::type_url::{self, ResourceType};
 use tracing::info;
 
 pub use runtime::{Runtime, RuntimeLayer};
+
+use super::xds::{XdsConfig, XdsOverrides, introduce};
 
 const MESSAGE: &str = "envoy.config.bootstrap.v3.Bootstrap";
 
@@ -31,26 +35,16 @@ const OVER: &str = "--config-yaml";
 /// any other source.
 #[derive(Clone, Debug, Default)]
 pub struct BootstrapConfig {
-    pub node: Node,
+    /// `node` and `dynamic_resources`.
+    pub xds: XdsConfig,
     pub admin: Option<SocketAddr>,
     /// `static_resources`, of [`Origin::Static`].
     pub static_updates: Vec<Update>,
-    pub lds: Option<PathSource>,
-    pub cds: Option<PathSource>,
     pub runtime: Runtime,
     /// Fields that were set and have no effect, sorted.
-    pub ignored: Vec<&'static str>,
-    /// As it was read, with `node` as it is used; for the config dump.
+    pub ignored: Vec<String>,
+    /// As it was read, with `node` as it is used and credentials left out; for the config dump.
     pub message: Bootstrap,
-}
-
-/// A `path_config_source`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PathSource {
-    pub path: PathBuf,
-    pub watched_directory: Option<PathBuf>,
-    /// How long the start waits for it; zero waits for ever.
-    pub initial_fetch_timeout: Duration,
 }
 
 /// What the command line says beside the file.
@@ -58,10 +52,9 @@ pub struct PathSource {
 pub struct Overrides {
     /// `--config-yaml`: merged over the file.
     pub config_yaml: Option<String>,
-    /// `--service-node`
-    pub service_node: Option<String>,
-    /// `--service-cluster`
-    pub service_cluster: Option<String>,
+    pub xds: XdsOverrides,
+    /// `--grpc-listener`: the addresses that the template of a gRPC bootstrap is filled with.
+    pub grpc_listeners: Vec<String>,
     /// `--allow-unknown-static-fields`
     pub allow_unknown_fields: bool,
 }
@@ -81,6 +74,10 @@ pub enum Cause {
     Read(std::io::Error),
     #[error("line {line}: the file is not UTF-8")]
     NotText { line: usize },
+    #[error("text that protobuf prints is not read; write it as YAML, JSON or binary (.pb)")]
+    PrintedText,
+    #[error("not a bootstrap in binary form: {0}")]
+    Binary(String),
     #[error(transparent)]
     Text(TextError),
     #[error("{}{invalid}", before(location.as_ref()))]
@@ -101,12 +98,59 @@ impl BootstrapConfig {
             cause,
         };
         let bytes = std::fs::read(path).map_err(|e| failed(Cause::Read(e)))?;
+        let suffix = path.extension().and_then(|suffix| suffix.to_str());
+        match suffix {
+            Some("pb") => return Self::parse_binary(path, &bytes, overrides),
+            Some("pb_text") => return Err(failed(Cause::PrintedText)),
+            _ => {}
+        }
         let text = String::from_utf8(bytes).map_err(|e| {
             let valid = &e.as_bytes()[..e.utf8_error().valid_up_to()];
             let line = valid.iter().filter(|b| **b == b'\n').count() + 1;
             failed(Cause::NotText { line })
         })?;
-        Self::parse(&path.display().to_string(), &text, overrides)
+        let file = path.display().to_string();
+        if grpc::looks_like_grpc(&text) {
+            return Self::parse_grpc(&file, &text, overrides);
+        }
+        Self::parse(&file, &text, overrides)
+    }
+
+    /// As [`Self::parse`], for the message itself. Its fields have no lines.
+    fn parse_binary(
+        path: &Path,
+        bytes: &[u8],
+        overrides: &Overrides,
+    ) -> Result<Self, BootstrapError> {
+        let failed = |cause| BootstrapError {
+            file: path.display().to_string(),
+            cause,
+        };
+        let decode = |e: &dyn std::fmt::Display| failed(Cause::Binary(e.to_string()));
+        let mut message = Bootstrap::decode(bytes).map_err(|e| decode(&e))?;
+        if let Some(over) = &overrides.config_yaml {
+            let over: Bootstrap = text::parse(over, MESSAGE, &overrides.options())
+                .map_err(|e| failed(Cause::Text(e)))?;
+            // Encodings one after the other are a merge.
+            let over = over.encode_to_vec();
+            message.merge(over.as_slice()).map_err(|e| decode(&e))?;
+        }
+        Self::from_message(message, overrides).map_err(|invalid| {
+            failed(Cause::Invalid {
+                location: None,
+                invalid,
+            })
+        })
+    }
+
+    fn from_message(mut message: Bootstrap, overrides: &Overrides) -> Result<Self, Invalid> {
+        let node = message.node.get_or_insert_default();
+        overrides.xds.apply_node(node);
+        introduce(node);
+        let mut config = fields::read(message)?;
+        overrides.xds.apply(&mut config.xds);
+        redact(&mut config.message);
+        Ok(config)
     }
 
     /// Validates a text; `file` is what errors call it. An empty text is an empty bootstrap, for
@@ -115,26 +159,16 @@ impl BootstrapConfig {
     /// # Errors
     /// As [`BootstrapConfig::load`].
     pub fn parse(file: &str, text: &str, overrides: &Overrides) -> Result<Self, BootstrapError> {
-        let options = Options {
-            allow_unknown_fields: overrides.allow_unknown_fields,
-        };
         let text = if text.trim().is_empty() { "{}" } else { text };
         let over = overrides.config_yaml.as_deref();
         let failed = |cause| BootstrapError {
             file: file.to_owned(),
             cause,
         };
-        let mut message: Bootstrap = text::parse_merged(text, over, MESSAGE, &options)
+        let message: Bootstrap = text::parse_merged(text, over, MESSAGE, &overrides.options())
             .map_err(|e| failed(Cause::Text(e)))?;
-        let node = message.node.get_or_insert_default();
-        if let Some(id) = &overrides.service_node {
-            node.id.clone_from(id);
-        }
-        if let Some(cluster) = &overrides.service_cluster {
-            node.cluster.clone_from(cluster);
-        }
         let document = document(file, text, over);
-        let mut config = fields::read(message).map_err(|invalid| {
+        let mut config = Self::from_message(message, overrides).map_err(|invalid| {
             let location = document.tree().locate(invalid.path.as_str());
             failed(Cause::Invalid { location, invalid })
         })?;
@@ -150,6 +184,44 @@ impl BootstrapConfig {
     pub fn report(&self, file: &str) {
         if !self.ignored.is_empty() {
             info!(%file, fields = %self.ignored.join(", "), "bootstrap fields without effect");
+        }
+    }
+}
+
+impl Overrides {
+    fn options(&self) -> Options {
+        Options {
+            allow_unknown_fields: self.allow_unknown_fields,
+        }
+    }
+}
+
+/// Takes out what opens a management server to whoever reads it.
+fn redact(message: &mut Bootstrap) {
+    const INSTEAD: &str = "[redacted]";
+    let Some(dynamic) = &mut message.dynamic_resources else {
+        return;
+    };
+    use proto::core::config_source::ConfigSourceSpecifier::ApiConfigSource;
+    let single = [&mut dynamic.lds_config, &mut dynamic.cds_config];
+    let single = single.into_iter().filter_map(|source| {
+        match source.as_mut()?.config_source_specifier.as_mut()? {
+            ApiConfigSource(api) => Some(api),
+            _ => None,
+        }
+    });
+    let sources = dynamic.ads_config.iter_mut().chain(single);
+    for service in sources.flat_map(|source| &mut source.grpc_services) {
+        for header in &mut service.initial_metadata {
+            INSTEAD.clone_into(&mut header.value);
+            header.raw_value.clear();
+        }
+        if let Some(TargetSpecifier::GoogleGrpc(target)) = &mut service.target_specifier {
+            for credentials in &mut target.call_credentials {
+                credentials.credential_specifier =
+                    Some(CredentialSpecifier::AccessToken(INSTEAD.to_owned()));
+            }
+            target.channel_credentials = None;
         }
     }
 }

@@ -15,6 +15,7 @@ use super::logging::LoggingTable;
 use super::proxy_worker::ProxyWorkerTable;
 use super::redis::RedisTable;
 use super::worker::{Access, Causeway, DigestMod, PermitHash, Tls, TlsFiles, WorkerConfig};
+use super::xds::XdsTable;
 use crate::util::Secret;
 
 #[derive(Deserialize)]
@@ -31,6 +32,7 @@ pub(super) struct File {
     logging: Option<LoggingTable>,
     #[serde(default)]
     service_discovery: DiscoveryTable,
+    xds: Option<XdsTable>,
 }
 
 // No `Debug` on purpose: this and the next hold secrets in the clear.
@@ -114,6 +116,7 @@ impl File {
             mut proxy_worker,
             logging,
             service_discovery,
+            xds,
         } = self;
         let api_secret = required(
             secret(secrets.api_secret),
@@ -157,6 +160,7 @@ impl File {
         Ok(WorkerConfig {
             causeway,
             coordinator,
+            xds: xds.map(|table| table.validate(at)).transpose()?,
             access,
             tls,
             trusted_proxies,

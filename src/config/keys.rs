@@ -35,6 +35,7 @@ const READ: &[(&str, &[&str])] = &[
             "redis",
             "secrets",
             "service_discovery",
+            "xds",
         ],
     ),
     (
@@ -123,6 +124,32 @@ const READ: &[(&str, &[&str])] = &[
             "endpoints",
         ],
     ),
+    (
+        "xds",
+        &[
+            "servers",
+            "node-id",
+            "cluster",
+            "zone",
+            "protocol",
+            "max-backoff",
+            "initial-fetch-timeout",
+            "config-cache",
+            "max-deletion-percent",
+        ],
+    ),
+    (
+        "xds.servers",
+        &[
+            "url",
+            "ca",
+            "cert",
+            "key",
+            "server-name",
+            "token",
+            "token-file",
+        ],
+    ),
 ];
 
 const PROXY_WORKER: &[&str] = &[
@@ -177,8 +204,16 @@ fn collect(path: &str, table: &toml::Table, found: &mut Vec<UnknownKey>) {
         if !read.contains(&key.as_str()) {
             let hint = read.iter().copied().find(|k| distance(k, key) <= 2);
             found.push(UnknownKey { name, hint });
-        } else if let toml::Value::Table(inner) = value {
-            collect(&name, inner, found);
+        } else {
+            match value {
+                toml::Value::Table(inner) => collect(&name, inner, found),
+                toml::Value::Array(list) => {
+                    for inner in list.iter().filter_map(toml::Value::as_table) {
+                        collect(&name, inner, found);
+                    }
+                }
+                _ => {}
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ mod proxy_worker;
 mod redis;
 pub mod search;
 mod worker;
+pub mod xds;
 
 use std::path::Path;
 

@@ -174,7 +174,11 @@ fn the_example_is_a_file_of_all_keys() {
     for key in keys::read() {
         let mut names = key.split('.');
         let first = root.get(names.next().unwrap());
-        let found = names.fold(first, |value, name| value?.get(name));
+        let in_list = |list: &'_ toml::Value, name: &str| match list {
+            toml::Value::Array(list) => list.iter().find_map(|v| v.get(name).cloned()),
+            other => other.get(name).cloned(),
+        };
+        let found = names.fold(first.cloned(), |value, name| in_list(&value?, name));
         assert!(found.is_some(), "{key} is not in the example");
     }
 }

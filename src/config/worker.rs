@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use super::coordinator::CoordinatorConfig;
 use super::keys::UnknownKey;
 use super::logging::Logging;
+use super::xds::XdsConfig;
 use crate::util::Secret;
 
 /// The worker's configuration, validated.
@@ -21,6 +22,8 @@ pub struct WorkerConfig {
     pub causeway: Causeway,
     /// `None`: push only; no registration, no Redis.
     pub coordinator: Option<CoordinatorConfig>,
+    /// `[xds]`: management servers beside the Coordinator.
+    pub xds: Option<XdsConfig>,
     /// How users of private circuits prove who they are. Always there with a Coordinator; `None`
     /// when a push-only file does not have both `secrets.jwt_secret` and `[permit_hash]`.
     pub access: Option<Access>,
@@ -47,6 +50,7 @@ impl WorkerConfig {
             api_secret,
             causeway: Causeway::default(),
             coordinator: None,
+            xds: None,
             access: None,
             tls: Tls::default(),
             trusted_proxies: Vec::new(),

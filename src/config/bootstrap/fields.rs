@@ -1,25 +1,19 @@
 //! What becomes of each field of the bootstrap.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use causeway_xds::ResourceType;
+use causeway_xds::proto::core;
 use causeway_xds::proto::core::address::Address as AddressKind;
-use causeway_xds::proto::core::config_source::ConfigSourceSpecifier as Specifier;
 use causeway_xds::proto::core::socket_address::PortSpecifier;
-use causeway_xds::proto::core::{self, ApiVersion};
 use causeway_xds::proto::envoy::config::bootstrap::v3 as proto;
-use causeway_xds::proto::envoy::config::bootstrap::v3::bootstrap::{
-    DynamicResources, StaticResources,
-};
+use causeway_xds::proto::envoy::config::bootstrap::v3::bootstrap::StaticResources;
 use causeway_xds::reject::{FieldPath, Invalid};
 
-use super::{BootstrapConfig, PathSource, Runtime, pack, static_updates};
+use super::{BootstrapConfig, Runtime, dynamic, pack, static_updates};
+use crate::config::xds::XdsConfig;
 
-/// `initial_fetch_timeout` when it is not given.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
@@ -114,11 +108,18 @@ pub(super) fn read(message: proto::Bootstrap) -> Result<BootstrapConfig, Invalid
         clusters,
         secrets,
     } = static_resources.unwrap_or_default();
-    let (lds, cds) = dynamic(dynamic_resources.unwrap_or_default())
-        .map_err(|e| e.within(&root.field("dynamic_resources")))?;
-    ignored.sort_unstable();
-    Ok(BootstrapConfig {
+    let mut xds = XdsConfig {
         node: node.unwrap_or_default(),
+        ..XdsConfig::default()
+    };
+    let sources = dynamic_resources.unwrap_or_default();
+    dynamic::read(sources, &clusters, &mut xds, &mut ignored)
+        .map_err(|e| e.within(&root.field("dynamic_resources")))?;
+    dynamic::check_node(&xds)?;
+    ignored.sort_unstable();
+    ignored.dedup();
+    Ok(BootstrapConfig {
+        xds,
         admin,
         static_updates: static_updates([
             (ResourceType::Secret, pack(ResourceType::Secret, &secrets)),
@@ -131,10 +132,8 @@ pub(super) fn read(message: proto::Bootstrap) -> Result<BootstrapConfig, Invalid
                 pack(ResourceType::Listener, &listeners),
             ),
         ]),
-        lds,
-        cds,
         runtime: Runtime::read(layered_runtime)?,
-        ignored,
+        ignored: ignored.into_iter().map(str::to_owned).collect(),
         message: whole,
     })
 }
@@ -213,77 +212,4 @@ fn socket_address(message: core::Address) -> Result<SocketAddr, Invalid> {
         Some(PortSpecifier::NamedPort(_)) => Err(Invalid::unsupported(at.field("named_port"))),
         None => Err(Invalid::new(at.field("port_value"), "must be given")),
     }
-}
-
-type Sources = (Option<PathSource>, Option<PathSource>);
-
-fn dynamic(message: DynamicResources) -> Result<Sources, Invalid> {
-    let DynamicResources {
-        lds_config,
-        lds_resources_locator,
-        cds_config,
-        cds_resources_locator,
-        ads_config,
-    } = message;
-    refuse!(FieldPath::root(); ads_config, lds_resources_locator, cds_resources_locator);
-    let read = |config: Option<core::ConfigSource>, field: &str| {
-        let at = FieldPath::root().field(field);
-        config
-            .map(|c| path_source(c).map_err(|e| e.within(&at)))
-            .transpose()
-    };
-    Ok((
-        read(lds_config, "lds_config")?,
-        read(cds_config, "cds_config")?,
-    ))
-}
-
-fn path_source(message: core::ConfigSource) -> Result<PathSource, Invalid> {
-    let core::ConfigSource {
-        authorities,
-        initial_fetch_timeout,
-        resource_api_version,
-        config_source_specifier,
-    } = message;
-    let root = FieldPath::root();
-    refuse!(root; authorities);
-    #[allow(deprecated, reason = "named so that it can be refused")]
-    if resource_api_version == ApiVersion::V2 as i32 {
-        let at = root.field("resource_api_version");
-        return Err(Invalid::new(
-            at,
-            "version 2 of the API is no longer supported",
-        ));
-    }
-    #[allow(deprecated, reason = "the older spelling is still written")]
-    let (path, watched_directory) = match config_source_specifier {
-        Some(Specifier::PathConfigSource(core::PathConfigSource {
-            path,
-            watched_directory,
-            // How a change is noticed, not what is read.
-            poll_interval: _,
-        })) => (path, watched_directory.map(|d| d.path.into())),
-        Some(Specifier::Path(path)) => (path, None),
-        Some(Specifier::ApiConfigSource(_)) => {
-            return Err(Invalid::unsupported(root.field("api_config_source")));
-        }
-        Some(Specifier::Ads(_)) => return Err(Invalid::unsupported(root.field("ads"))),
-        Some(Specifier::Self_(_)) => return Err(Invalid::unsupported(root.field("self"))),
-        None => return Err(Invalid::at("config_source_specifier", "must be given")),
-    };
-    if path.is_empty() {
-        return Err(Invalid::at("path_config_source.path", "must not be empty"));
-    }
-    let timeout = initial_fetch_timeout.map_or(Ok(FETCH_TIMEOUT), |d| {
-        let parts = (u64::try_from(d.seconds), u32::try_from(d.nanos));
-        match parts {
-            (Ok(seconds), Ok(nanos @ 0..1_000_000_000)) => Ok(Duration::new(seconds, nanos)),
-            _ => Err(Invalid::at("initial_fetch_timeout", "is no valid duration")),
-        }
-    })?;
-    Ok(PathSource {
-        path: path.into(),
-        watched_directory,
-        initial_fetch_timeout: timeout,
-    })
 }

@@ -80,6 +80,9 @@ pub struct ChannelTls {
     pub roots: Option<DataSource>,
     /// Chain and key.
     pub client_certificate: Option<(DataSource, DataSource)>,
+    /// Whose certificate it must be. Empty: the host that is connected to, as configuration names
+    /// it.
+    pub server_name: String,
 }
 
 /// A secret text. Never shown by `Debug`.
@@ -339,6 +342,7 @@ fn channel_tls(message: SslCredentials) -> Result<ChannelTls, Invalid> {
     Ok(ChannelTls {
         roots,
         client_certificate,
+        server_name: String::new(),
     })
 }
 
