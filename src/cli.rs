@@ -3,13 +3,14 @@
 mod args;
 mod checks;
 mod process;
+mod validate;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use clap::Parser as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -29,6 +30,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
+        // Printed already, and one line for each.
+        Err(error) if error.is::<validate::Rejected>() => ExitCode::FAILURE,
         Err(error) => {
             // Causes are part of the text already where they matter; the chain tells the rest.
             eprintln!("causeway: {error:#}");
@@ -84,8 +87,8 @@ fn run(cli: Cli) -> Result<()> {
             let document = crate::coordinator::shim::openapi();
             written(&args, &(serde_json::to_string_pretty(&document)? + "\n"))
         }
-        Command::Validate(args) => validate(&located(args)?),
-        Command::Serve(args) if args.mode == Mode::Validate => validate(&located(args)?),
+        Command::Validate(args) => validate::run(args),
+        Command::Serve(args) if args.mode == Mode::Validate => validate::run(args.into()),
         Command::Serve(args) => start(&located(args)?),
     }
 }
@@ -260,25 +263,6 @@ fn load(args: &ServeArgs) -> Result<Config> {
 fn grpc_text() -> Option<String> {
     let set = std::env::var(grpc::TEXT_VARIABLE).ok();
     set.filter(|text| !text.is_empty())
-}
-
-/// Reads and compiles everything, opens nothing.
-fn validate(args: &ServeArgs) -> Result<()> {
-    crate::tls::install_provider();
-    let config = load(args)?;
-    if let Config::Bootstrap(bootstrap) = &config {
-        let rejected = app::check(bootstrap.static_updates.clone());
-        if !rejected.is_empty() {
-            let file = source(args);
-            let reasons: Vec<String> = rejected.iter().map(|r| format!("{file}: {r}")).collect();
-            bail!("{}", reasons.join("\n"));
-        }
-    }
-    println!(
-        "configuration '{}' OK",
-        path_text(args.config_path.as_deref())
-    );
-    Ok(())
 }
 
 async fn serve(

@@ -24,8 +24,8 @@ pub(super) enum Command {
     Serve(ServeArgs),
     /// Serve sample apps, reachable in every way, without any file.
     Demo(DemoArgs),
-    /// Check a configuration file and say what is wrong with it.
-    Validate(ServeArgs),
+    /// Check configuration files, or files of xDS resources, and say what is wrong with them.
+    Validate(ValidateArgs),
     /// Print a worker's file with every key.
     GenerateExampleConfiguration(OutputArgs),
     /// The worker's file.
@@ -149,6 +149,37 @@ impl ServeArgs {
         let level = self.log_level.as_deref();
         level.filter(|level| !level.eq_ignore_ascii_case("notset"))
     }
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct ValidateArgs {
+    /// Configuration files; resources of all types by list (`clusters`, `listeners`, ...); a
+    /// `DiscoveryResponse`; a folder of these; `-` for standard input.
+    #[arg(value_name = "FILE")]
+    pub targets: Vec<PathBuf>,
+    /// How to print what was found.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+impl From<ServeArgs> for ValidateArgs {
+    fn from(serve: ServeArgs) -> Self {
+        Self {
+            targets: Vec::new(),
+            format: Format::Text,
+            serve,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// One line for each resource.
+    Text,
+    /// One JSON object on a line for each file.
+    Json,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

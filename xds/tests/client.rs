@@ -5,13 +5,17 @@
 
 #[path = "client/double.rs"]
 mod double;
+#[path = "client/http.rs"]
+mod http;
+#[path = "client/rest.rs"]
+mod rest;
 #[path = "client/stream.rs"]
 mod stream;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_xds::client::{BACKOFF_MAX, Config, Scope, Status, client};
+use causeway_xds::client::{BACKOFF_MAX, Config, Scope, Server, Status, client};
 use causeway_xds::proto::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource};
 use causeway_xds::proto::{Any, Cluster, DiscoveryResponse, core};
 use causeway_xds::reject::{Invalid, Rejected};
@@ -32,6 +36,17 @@ struct Control {
 
 impl Control {
     fn start(protocol: ApiProtocol, servers: &[&Double]) -> Self {
+        Self::with(
+            protocol,
+            servers.iter().map(|double| double.server.clone()).collect(),
+        )
+    }
+
+    fn with(protocol: ApiProtocol, servers: Vec<Server>) -> Self {
+        Self::of(Scope::Aggregated, protocol, servers)
+    }
+
+    fn of(scope: Scope, protocol: ApiProtocol, servers: Vec<Server>) -> Self {
         let (client, interests, status) = client(Config {
             origin: Origin::Xds("ads".into()),
             node: core::Node {
@@ -40,8 +55,8 @@ impl Control {
             },
             node_on_first_message_only: true,
             protocol,
-            scope: Scope::Aggregated,
-            servers: servers.iter().map(|double| double.server.clone()).collect(),
+            scope,
+            servers,
             backoff_max: BACKOFF_MAX,
         });
         let (sender, batches) = mpsc::channel(1);

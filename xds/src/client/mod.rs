@@ -10,15 +10,18 @@
 //! | `ttl` | resources that run out |
 //! | `choice`, `backoff` | which of several servers, and when |
 //! | `stream` | the gRPC side |
-//! | `run` | joins them |
+//! | `rest` | the REST side, which polls with the state-of-the-world machine |
+//! | `run`, `session` | join them with control |
 
 mod backoff;
 mod choice;
 mod delta;
 mod machine;
 mod nack;
+mod rest;
 mod run;
 pub mod server;
+mod session;
 mod sotw;
 pub mod status;
 mod stream;
@@ -50,6 +53,9 @@ pub const BACKOFF_BASE: Duration = Duration::from_millis(500);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// The largest message taken when the server's configuration does not say, in bytes.
 pub const MAX_MESSAGE: usize = 64 << 20;
+
+/// The longest time between two looks whether a server further up in the list is back.
+const PROBE_MAX: Duration = Duration::from_secs(60);
 
 /// What a client is made from.
 #[derive(Clone, Debug)]
@@ -135,9 +141,14 @@ impl Client {
                 let run = run::Run::new(machine, config, status, interests, batches);
                 run.stream(path).await
             }
-            ApiProtocol::Rest { .. } => {
-                error!(origin = %config.origin, "REST is not supported yet");
-                return batches.closed().await;
+            ApiProtocol::Rest {
+                refresh_delay,
+                request_timeout,
+            } => {
+                // Each poll stands for itself.
+                let machine = sotw::Sotw::new(origin, node, false);
+                let run = run::Run::new(machine, config, status, interests, batches);
+                run.poll(refresh_delay, request_timeout).await
             }
         };
     }

@@ -1,5 +1,5 @@
-//! The loop between control, which says what it wants and what became of it, and a machine with a
-//! stream to a server.
+//! What a client works with and on: control, which says what it wants and what became of it, and a
+//! machine. Where the responses come from is the business of `session` and `rest`.
 
 use std::collections::VecDeque;
 use std::future;
@@ -7,30 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures_util::StreamExt as _;
-use http::uri::PathAndQuery;
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, info, warn};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, warn};
 
 use super::backoff::Backoff;
 use super::choice::Choice;
 use super::machine::{Answered, Machine, Outgoing, Received};
-use super::server::Server;
-use super::stream::{self, Failure};
 use super::unwrap::shorten;
 use super::{BACKOFF_BASE, Config, Scope, Status};
 use crate::reject::{FieldPath, Invalid, Rejected};
 use crate::source::{Batch, Batches, Interest, OnRejection, Outcome, Update};
 use crate::type_url::ResourceType;
-
-/// How long a server may say nothing to a first request when there is another one to ask.
-const ANSWER_WITHIN: Duration = Duration::from_secs(15);
-/// Between two looks whether a server further up is back: at first, and after many.
-const PROBE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
-/// How many answers may wait to be sent before the next response is read.
-const BACKLOG: usize = 16;
 
 /// What a client works with, whatever protocol it speaks.
 pub(super) struct Run<M: Machine> {
@@ -41,29 +30,26 @@ pub(super) struct Run<M: Machine> {
     /// Whether somebody may still want something else.
     interested: bool,
     batches: Batches,
-    rng: fastrand::Rng,
+    pub(super) rng: fastrand::Rng,
     /// What control has not taken yet.
     outbox: VecDeque<Batch>,
     /// The outcome of what it has.
     outcome: Option<(ResourceType, oneshot::Receiver<Outcome>)>,
     /// A request that the connection has not taken yet.
-    pending: Option<Outgoing<M::Request>>,
-    choice: Choice,
-    /// Whether there was a response on the stream of now.
-    answered: bool,
+    pub(super) pending: Option<Outgoing<M::Request>>,
+    pub(super) choice: Choice,
+    pub(super) backoff: Backoff,
+    /// Attempts since the last response.
+    pub(super) failures: u32,
+    /// What was last wrong with a response of each type.
+    refusals: [String; ResourceType::ALL.len()],
+    /// Whether the server of now has given a response since it was last lost.
+    pub(super) answered: bool,
 }
 
 /// Control is gone.
 #[derive(Debug)]
 pub(super) struct Gone;
-
-/// Why a stream is over.
-#[derive(Debug)]
-enum End {
-    Failed(String),
-    /// This server, further up in the list, is reachable again.
-    Better(usize),
-}
 
 /// What can happen whether there is a stream or not.
 enum Event {
@@ -81,6 +67,7 @@ impl<M: Machine> Run<M> {
         batches: Batches,
     ) -> Self {
         let choice = Choice::new(config.servers.len());
+        let backoff = Backoff::new(BACKOFF_BASE, config.backoff_max);
         Self {
             machine,
             config,
@@ -93,135 +80,50 @@ impl<M: Machine> Run<M> {
             outcome: None,
             pending: None,
             choice,
+            backoff,
+            failures: 0,
+            refusals: Default::default(),
             answered: false,
         }
     }
 
-    /// Keeps a stream to one of the servers until control is gone.
-    pub(super) async fn stream(mut self, path: PathAndQuery) -> Result<(), Gone> {
-        let mut backoff = Backoff::new(BACKOFF_BASE, self.config.backoff_max);
-        let mut probe = Backoff::new(PROBE.0, PROBE.1);
-        let mut failures = 0u32;
-        loop {
-            while self.machine.wanted().is_empty() {
-                self.background().await?;
-            }
-            self.answered = false;
-            let server = self.config.servers[self.choice.at()].clone();
-            self.status.set_server(&server.name);
-            let end = match self.during(stream::connect(&server)).await? {
-                Err(Failure(reason)) => End::Failed(reason),
-                Ok(channel) => {
-                    debug!(server = %server.name, "connected");
-                    self.status.set_connected(true);
-                    self.machine.connected(self.choice.is_other());
-                    // Never at once: a server that can be reached may still be of no use.
-                    let look = (PROBE.0 + probe.next(self.rng.f64())) / 2;
-                    let end = self.session(channel, &server, path.clone(), look).await;
-                    self.status.set_connected(false);
-                    self.pending = None;
-                    end?
-                }
-            };
-            if self.answered {
-                failures = 0;
-                backoff.reset();
-                if self.choice.at() == 0 {
-                    probe.reset();
-                }
-            }
-            let reason = match end {
-                End::Better(to) => {
-                    info!(server = %self.config.servers[to].name, "back to the server");
-                    self.choice.back(to);
-                    continue;
-                }
-                End::Failed(reason) => reason,
-            };
-            for kind in self.machine.wanted() {
-                self.status.of(kind).update_failure.fetch_add(1, Relaxed);
-            }
-            failures += 1;
-            // Once is enough: what follows is the same until a stream is open again.
-            if failures == 1 {
-                warn!(server = %server.name, reason, "no stream to the management server");
-            } else {
-                debug!(server = %server.name, reason, failures, "no stream to the management server");
-            }
-            let now = Instant::now().into_std();
-            let wait = if self.answered {
-                self.choice.lost(now);
-                true
-            } else {
-                self.choice.failed(now)
-            };
-            if wait {
-                let wait = backoff.next(self.rng.f64());
-                self.during(sleep(wait)).await?;
-            }
-        }
+    /// The server has taken a request and given a response.
+    pub(super) fn succeeded(&mut self) {
+        self.answered = true;
+        self.failures = 0;
+        self.backoff.reset();
+        self.choice.answered();
+        self.status.set_connected(true);
     }
 
-    async fn session(
-        &mut self,
-        channel: tonic::transport::Channel,
-        server: &Server,
-        path: PathAndQuery,
-        probe_after: Duration,
-    ) -> Result<End, Gone> {
-        // One: whatever is not on the wire yet may still change.
-        let (requests, outgoing) = mpsc::channel(1);
-        let mut inbound = stream::open::<M::Request, M::Response>(channel, server, path, outgoing);
-        let mut writable = true;
-        let mut strange = 0u32;
-        let silence = sleep(ANSWER_WITHIN);
-        tokio::pin!(silence);
-        let better = better(
-            self.config.servers[..self.choice.at()].to_vec(),
-            probe_after,
-        );
-        tokio::pin!(better);
-        loop {
-            if self.pending.is_none() {
-                self.pending = self.machine.next();
-            }
-            let sending = writable && self.pending.is_some();
-            let idle = self.outcome.is_none() && self.outbox.is_empty();
-            let reading = idle && self.machine.backlog() < BACKLOG;
-            let item = tokio::select! {
-                biased;
-                event = self.background() => {
-                    event?;
-                    continue;
-                }
-                permit = requests.reserve(), if sending => {
-                    match (permit, self.pending.take()) {
-                        (Ok(permit), Some(request)) => permit.send(self.count(request)),
-                        // The reason comes from the other side of the stream.
-                        _ => writable = false,
-                    }
-                    continue;
-                }
-                item = inbound.next(), if reading => item,
-                () = &mut silence, if !self.answered && self.config.servers.len() > 1 => {
-                    return Ok(End::Failed("no response".to_owned()));
-                }
-                to = &mut better, if idle && self.answered => return Ok(End::Better(to)),
-            };
-            let response = match item {
-                Some(Ok(response)) => response,
-                Some(Err(Failure(reason))) => return Ok(End::Failed(reason)),
-                None => return Ok(End::Failed("the server ended the stream".to_owned())),
-            };
-            self.answered = true;
-            self.choice.answered();
-            if !self.receive(response) {
-                strange += 1;
-                if strange == 1 {
-                    warn!(server = %server.name, "a response of a type that was not asked for");
-                }
-            }
+    /// The server could not be reached, or is no more. Returns how long to wait before the next
+    /// attempt, `None` when there is another server to be tried at once.
+    pub(super) fn failed(&mut self, reason: &str, kinds: &[ResourceType]) -> Option<Duration> {
+        self.status.set_connected(false);
+        for kind in kinds {
+            self.status.of(*kind).update_failure.fetch_add(1, Relaxed);
         }
+        self.failures += 1;
+        let server = &self.config.servers[self.choice.at()].name;
+        // Once is enough: what follows is the same until there is a response again.
+        if self.failures == 1 {
+            warn!(%server, reason, "the management server is away");
+        } else {
+            debug!(%server, reason, failures = self.failures, "the management server is away");
+        }
+        let now = Instant::now().into_std();
+        let wait = if std::mem::take(&mut self.answered) {
+            self.choice.lost(now);
+            true
+        } else {
+            self.choice.failed(now)
+        };
+        wait.then(|| self.backoff.next(self.rng.f64()))
+    }
+
+    /// Whether a response is being applied.
+    pub(super) fn is_busy(&self) -> bool {
+        self.outcome.is_some() || !self.outbox.is_empty()
     }
 
     /// Takes a response; `false` for one that nobody asked for.
@@ -257,7 +159,7 @@ impl<M: Machine> Run<M> {
         });
     }
 
-    fn answered(&self, answered: Answered) {
+    pub(super) fn answered(&mut self, answered: Answered) {
         let Some(kind) = answered.kind else {
             if let Err(reason) = answered.result {
                 warn!(reason, "response refused");
@@ -265,8 +167,10 @@ impl<M: Machine> Run<M> {
             return;
         };
         let status = self.status.of(kind);
+        let refusal = &mut self.refusals[kind as usize];
         match answered.result {
             Ok(version) => {
+                refusal.clear();
                 status.update_success.fetch_add(1, Relaxed);
                 status.set_version(&version);
                 let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -277,7 +181,13 @@ impl<M: Machine> Run<M> {
             }
             Err(reason) => {
                 status.update_rejected.fetch_add(1, Relaxed);
-                warn!(r#type = %kind, reason, "response refused");
+                // Some servers send what was refused again at once.
+                if *refusal == reason {
+                    debug!(r#type = %kind, "response refused for the same reason");
+                } else {
+                    warn!(r#type = %kind, reason, "response refused");
+                    *refusal = reason;
+                }
             }
         }
     }
@@ -381,22 +291,5 @@ fn unanswered(kind: ResourceType) -> Outcome {
     Outcome {
         rejected: vec![Rejected::new(kind, "", invalid)],
         ..Outcome::default()
-    }
-}
-
-/// The first of these servers that can be reached, looked for again and again.
-async fn better(servers: Vec<Server>, first: Duration) -> usize {
-    if servers.is_empty() {
-        return future::pending().await;
-    }
-    let mut wait = first;
-    loop {
-        sleep(wait).await;
-        for (at, server) in servers.iter().enumerate() {
-            if stream::connect(server).await.is_ok() {
-                return at;
-            }
-        }
-        wait = (wait * 2).min(PROBE.1);
     }
 }

@@ -154,6 +154,25 @@ impl Sotw {
         }
     }
 
+    /// Whether there is something to ask that was not asked before.
+    pub(super) fn asks(&self, kind: ResourceType) -> bool {
+        let of = &self.types[kind as usize];
+        of.changed() || of.refresh
+    }
+
+    /// Whether the server has sent something of this type that is still there.
+    pub(super) fn has(&self, kind: ResourceType) -> bool {
+        !self.types[kind as usize].held.is_empty()
+    }
+
+    /// Refuses a response that is none.
+    pub(super) fn refuse(&mut self, kind: ResourceType, reason: &str) -> Answered {
+        let nonce = self.of(kind).nonce.clone();
+        let (reply, answered) = Reply::refusal(Some(kind), nonce, reason);
+        self.reply(kind, reply);
+        answered
+    }
+
     fn deliver(
         &mut self,
         kind: ResourceType,

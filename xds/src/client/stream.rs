@@ -24,6 +24,9 @@ use crate::type_url::ResourceType;
 
 use super::Scope;
 
+/// In front of what the library says of itself.
+const USER_AGENT: &str = concat!("causeway/", env!("CARGO_PKG_VERSION"));
+
 /// A connection to a server failed, or a stream on it ended.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -45,7 +48,9 @@ pub(super) async fn connect(server: &Server) -> Result<Channel, Failure> {
         .path_and_query("/")
         .build()
         .map_err(|error| Failure(format!("authority {:?}: {error}", server.authority)))?;
-    let mut endpoint = Endpoint::from(uri);
+    let mut endpoint = Endpoint::from(uri)
+        .user_agent(USER_AGENT)
+        .map_err(|error| Failure(chain(&error)))?;
     if let Some(keepalive) = server.keepalive {
         // A server that waits for a change is idle in the sense of HTTP/2 only without a stream.
         endpoint = endpoint
@@ -166,7 +171,7 @@ fn failed(status: &tonic::Status) -> Failure {
 }
 
 /// An error with what is behind it, which alone tells what happened.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -196,6 +201,38 @@ impl Service<Uri> for Connector {
         match self.0.take() {
             Some(connect) => Box::pin(connect.connect().map_ok(TokioIo::new)),
             None => Box::pin(future::ready(Err(io::ErrorKind::NotConnected.into()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::descriptor;
+
+    /// T1, T2, T23: every method is one of the API, and of the right form.
+    #[test]
+    fn methods_exist() {
+        let scopes = ResourceType::ALL.map(Scope::Only);
+        for scope in scopes.into_iter().chain([Scope::Aggregated]) {
+            for incremental in [false, true] {
+                let Some(path) = path(scope, incremental) else {
+                    assert_eq!(scope, Scope::Only(ResourceType::VirtualHost));
+                    assert!(!incremental);
+                    continue;
+                };
+                let (service, method) = path.path()[1..].split_once('/').unwrap();
+                let service = descriptor::pool().get_service_by_name(service).unwrap();
+                let method = service.methods().find(|m| m.name() == method).unwrap();
+                assert!(method.is_client_streaming() && method.is_server_streaming());
+                let delta = "envoy.service.discovery.v3.DeltaDiscoveryRequest";
+                assert_eq!(method.input().full_name() == delta, incremental, "{path}");
+                if let Scope::Only(kind) = scope {
+                    let options = service.options();
+                    let text = format!("{options:?}");
+                    assert!(text.contains(kind.message_name()), "{text}");
+                }
+            }
         }
     }
 }

@@ -133,7 +133,7 @@ fn own_name(kind: ResourceType, any: &Any) -> Result<String, String> {
         }
         ResourceType::VirtualHost => VirtualHost::decode(bytes).map(|message| message.name),
     };
-    name.map_err(|error| format!("not a {}: {error}", kind.message_name()))
+    name.map_err(|error| format!("cannot be read as a {}: {error}", kind.message_name()))
 }
 
 /// Refuses a response that says two things about one resource.
@@ -226,10 +226,10 @@ mod tests {
         };
         let url = ResourceType::Cluster.type_url();
         let fault = sotw_fault(vec![cluster("a"), broken(&url, b"\x0a\xff\xff\xff")]);
-        assert!(fault.starts_with("resources[1]: not a envoy.config.cluster"));
+        assert!(fault.starts_with("resources[1]: cannot be read as a envoy"));
         // Only a reader of the whole message notices.
         let inner = [b"\x0a\x01a\x22".as_slice(), b"\x02\x0a\x7f"].concat();
-        assert!(sotw_fault(vec![broken(&url, &inner)]).contains("resources[0]: not a"));
+        assert!(sotw_fault(vec![broken(&url, &inner)]).contains("resources[0]: cannot be read"));
         let other = ResourceType::Listener.type_url();
         let fault = sotw_fault(vec![broken(&other, b"")]);
         assert!(

@@ -2,12 +2,13 @@
 //! server: it sees each stream and says what is sent.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 use causeway_xds::client::{Connect, Connecting, Io, Server};
 use causeway_xds::proto::DiscoveryResponse;
 use causeway_xds::proto::envoy::service::discovery::v3 as discovery;
+use causeway_xds::proto::envoy::service::endpoint::v3::endpoint_discovery_service_server as eds;
 use causeway_xds::resource::api_source::Metadata;
 use discovery::aggregated_discovery_service_server as ads;
 use discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest};
@@ -27,6 +28,7 @@ pub struct Double {
     pub dialer: Arc<Dialer>,
     sotw: mpsc::UnboundedReceiver<Call<DiscoveryRequest, DiscoveryResponse>>,
     delta: mpsc::UnboundedReceiver<Call<DeltaDiscoveryRequest, DeltaDiscoveryResponse>>,
+    endpoints: mpsc::UnboundedReceiver<Call<DeltaDiscoveryRequest, DeltaDiscoveryResponse>>,
 }
 
 /// One stream.
@@ -41,6 +43,10 @@ pub struct Call<Q, R> {
 #[derive(Debug)]
 pub struct Dialer {
     pub up: AtomicBool,
+    /// Connections are taken, and nothing ever comes from them.
+    pub dead: AtomicBool,
+    /// Those.
+    kept: Mutex<Vec<DuplexStream>>,
     /// Connections that were asked for.
     pub dialed: AtomicUsize,
     connections: mpsc::UnboundedSender<io::Result<DuplexStream>>,
@@ -51,7 +57,11 @@ impl Connect for Dialer {
         self.dialed.fetch_add(1, SeqCst);
         let connection = if self.up.load(SeqCst) {
             let (near, far) = tokio::io::duplex(BUFFER);
-            self.connections.send(Ok(far)).unwrap();
+            if self.dead.load(SeqCst) {
+                self.kept.lock().unwrap().push(far);
+            } else {
+                self.connections.send(Ok(far)).unwrap();
+            }
             Ok(Box::new(near) as Box<dyn Io>)
         } else {
             Err(io::ErrorKind::ConnectionRefused.into())
@@ -65,16 +75,24 @@ impl Double {
         let (connections, mut incoming) = mpsc::unbounded_channel();
         let (sotw_calls, sotw) = mpsc::unbounded_channel();
         let (delta_calls, delta) = mpsc::unbounded_channel();
-        let service = ads::AggregatedDiscoveryServiceServer::new(Service {
+        let (endpoint_calls, endpoints) = mpsc::unbounded_channel();
+        let service = Service {
             sotw: sotw_calls,
             delta: delta_calls,
-        })
-        .max_encoding_message_size(usize::MAX);
+            endpoints: endpoint_calls,
+        };
+        let one = eds::EndpointDiscoveryServiceServer::new(service.clone());
+        let all = ads::AggregatedDiscoveryServiceServer::new(service)
+            .max_encoding_message_size(usize::MAX);
         let incoming = poll_fn(move |cx| incoming.poll_recv(cx));
-        let router = tonic::transport::Server::builder().add_service(service);
+        let router = tonic::transport::Server::builder()
+            .add_service(all)
+            .add_service(one);
         tokio::spawn(router.serve_with_incoming(incoming));
         let dialer = Arc::new(Dialer {
             up: AtomicBool::new(true),
+            dead: AtomicBool::new(false),
+            kept: Mutex::default(),
             dialed: AtomicUsize::new(0),
             connections,
         });
@@ -92,6 +110,7 @@ impl Double {
             dialer,
             sotw,
             delta,
+            endpoints,
         }
     }
 
@@ -101,6 +120,11 @@ impl Double {
 
     pub async fn delta(&mut self) -> Call<DeltaDiscoveryRequest, DeltaDiscoveryResponse> {
         self.delta.recv().await.unwrap()
+    }
+
+    /// A stream of the service for endpoints alone.
+    pub async fn endpoints(&mut self) -> Call<DeltaDiscoveryRequest, DeltaDiscoveryResponse> {
+        self.endpoints.recv().await.unwrap()
     }
 }
 
@@ -114,9 +138,11 @@ impl<Q, R> Call<Q, R> {
     }
 }
 
+#[derive(Clone)]
 struct Service {
     sotw: mpsc::UnboundedSender<Call<DiscoveryRequest, DiscoveryResponse>>,
     delta: mpsc::UnboundedSender<Call<DeltaDiscoveryRequest, DeltaDiscoveryResponse>>,
+    endpoints: mpsc::UnboundedSender<Call<DeltaDiscoveryRequest, DeltaDiscoveryResponse>>,
 }
 
 type Answer<R> = Result<Response<BoxStream<'static, Result<R, Status>>>, Status>;
@@ -156,5 +182,32 @@ impl ads::AggregatedDiscoveryService for Service {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Answer<DeltaDiscoveryResponse> {
         answer(request, &self.delta)
+    }
+}
+
+#[tonic::async_trait]
+impl eds::EndpointDiscoveryService for Service {
+    type StreamEndpointsStream = BoxStream<'static, Result<DiscoveryResponse, Status>>;
+    type DeltaEndpointsStream = BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn stream_endpoints(
+        &self,
+        _: Request<Streaming<DiscoveryRequest>>,
+    ) -> Answer<DiscoveryResponse> {
+        Err(Status::unimplemented("no test asks for it"))
+    }
+
+    async fn delta_endpoints(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Answer<DeltaDiscoveryResponse> {
+        answer(request, &self.endpoints)
+    }
+
+    async fn fetch_endpoints(
+        &self,
+        _: Request<DiscoveryRequest>,
+    ) -> Result<Response<DiscoveryResponse>, Status> {
+        Err(Status::unimplemented("no test asks for it"))
     }
 }
