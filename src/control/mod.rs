@@ -6,11 +6,13 @@
 //! | [`warming`] | what waits for what, as a pure state machine |
 //! | `pipeline` | the steps of one change, without I/O of its own |
 //! | `view` | the store as the compiler is to see it: what waits shows its earlier version |
-//! | `sources` | file sources that accepted resources ask for |
+//! | `sources` | files and names that accepted resources ask for |
+//! | [`dns`] | the addresses of names, as a source |
 //! | [`status`] | what an operator may know of each resource, and readiness |
 //!
 //! All of it runs on one task of the control runtime. Others reach it by [`ControlHandle`].
 
+pub mod dns;
 mod pipeline;
 mod sources;
 pub mod status;

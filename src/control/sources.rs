@@ -1,38 +1,76 @@
-//! File sources that resources in use refer to: one per file and type, shared, and stopped when
-//! nothing refers to it any more.
+//! File and name sources that resources in use refer to: one per file and type, or per set of names;
+//! shared, and stopped when nothing refers to it any more.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use causeway_xds::ResourceType;
 use causeway_xds::file::FileSource;
+use causeway_xds::resource::cluster::Dns;
 use causeway_xds::resource::config_source::Place;
 use causeway_xds::resource::{Reference, Resource};
 use causeway_xds::source::{Batches, Origin, Source};
 use tracing::info;
 
+use super::dns::{self, DnsSource};
 use super::warming::Key;
 
-/// What a file source is made from.
+/// What a source is made from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FileKey {
-    pub path: PathBuf,
-    pub watched_directory: Option<PathBuf>,
-    pub kind: ResourceType,
+pub enum FileKey {
+    File {
+        path: PathBuf,
+        watched_directory: Option<PathBuf>,
+        kind: ResourceType,
+    },
+    Dns(Arc<Dns>),
 }
 
-/// The files that `resource` refers to.
+impl FileKey {
+    fn kind(&self) -> ResourceType {
+        match self {
+            Self::File { kind, .. } => *kind,
+            Self::Dns(_) => ResourceType::LoadAssignment,
+        }
+    }
+
+    fn origin(&self) -> Origin {
+        match self {
+            Self::File { .. } => self.source().origin(),
+            Self::Dns(dns) => dns::origin(dns),
+        }
+    }
+
+    fn source(&self) -> Box<dyn Source> {
+        match self {
+            Self::File {
+                path,
+                watched_directory,
+                kind,
+            } => Box::new(FileSource::new(
+                path.clone(),
+                watched_directory.clone(),
+                *kind,
+            )),
+            Self::Dns(dns) => Box::new(DnsSource::new(Arc::clone(dns))),
+        }
+    }
+}
+
+/// The files and names that `resource` refers to.
 pub fn files_of(resource: &Resource) -> BTreeSet<FileKey> {
     let references = resource.references();
     let file = |reference: Reference| match reference.source.place {
         Place::File {
             path,
             watched_directory,
-        } => Some(FileKey {
+        } => Some(FileKey::File {
             path,
             watched_directory,
             kind: reference.kind,
         }),
+        Place::Dns(dns) => Some(FileKey::Dns(dns)),
         Place::SameOrigin | Place::Static | Place::Ads | Place::Api(_) => None,
     };
     references.into_iter().filter_map(file).collect()
@@ -82,13 +120,11 @@ impl FileSources {
             if running.users == 0 {
                 running.task.abort();
                 self.running.remove(&key);
-                info!(path = %key.path.display(), kind = %key.kind, "file no longer followed");
-                let shared = self
-                    .running
-                    .keys()
-                    .any(|k| k.path == key.path && k.kind == key.kind);
-                if !shared {
-                    stopped.push((source(&key).origin(), key.kind));
+                let (origin, kind) = (key.origin(), key.kind());
+                info!(%origin, %kind, "no longer followed");
+                let mut others = self.running.keys().filter(|k| k.kind() == kind);
+                if !others.any(|k| k.origin() == origin) {
+                    stopped.push((origin, kind));
                 }
             }
         }
@@ -102,13 +138,10 @@ impl FileSources {
     }
 }
 
-fn source(key: &FileKey) -> FileSource {
-    FileSource::new(key.path.clone(), key.watched_directory.clone(), key.kind)
-}
-
 fn start(key: &FileKey, batches: &Batches) -> Running {
-    info!(path = %key.path.display(), kind = %key.kind, "file followed");
-    let task = tokio::spawn(Box::new(source(key)).run(batches.clone()));
+    let source = key.source();
+    info!(origin = %source.origin(), kind = %key.kind(), "followed");
+    let task = tokio::spawn(source.run(batches.clone()));
     Running {
         users: 0,
         task: task.abort_handle(),
