@@ -1,7 +1,8 @@
 //! Clusters that their management server removed while routes still lead to them. A control plane
-//! that takes away a route and its cluster sends the cluster's end first; until the route's end has
-//! come as well, requests would be answered by 503. So the cluster stays in use until no route in
-//! use names it, and at most [`LINGER`].
+//! that takes away a route and its cluster in one step sends the cluster's end first, and the
+//! route's a moment later; requests in between would be answered by 503. So the cluster stays in use
+//! until no route in use names it, and for at most [`LINGER`]: a route that really stays is to fail
+//! at once.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
@@ -11,8 +12,8 @@ use causeway_xds::resource::listener::NetworkFilter;
 use causeway_xds::resource::route::Action;
 use causeway_xds::resource::{Resource, RouteConfiguration, VirtualHost};
 
-/// How long a route that should have gone is waited for.
-pub const LINGER: Duration = Duration::from_secs(15);
+/// What a control plane needs to send the second half of a step.
+pub const LINGER: Duration = Duration::from_millis(50);
 
 /// The clusters, each with the end of its time.
 #[derive(Debug, Default)]
@@ -106,12 +107,12 @@ mod tests {
         let now = Instant::now();
         let mut all = Lingering::default();
         all.add("a", now);
-        all.add("b", now + Duration::from_secs(1));
+        all.add("b", now + LINGER / 2);
         assert_eq!(all.next_deadline(), Some(now + LINGER));
         assert_eq!(all.end(&["b"].into(), now), ["a"]);
         assert_eq!(all.end(&["b"].into(), now + LINGER), [""; 0]);
         all.add("b", now + LINGER);
-        let end = now + LINGER + Duration::from_secs(1);
+        let end = now + LINGER * 2;
         assert_eq!(all.end(&["b"].into(), end), ["b"]);
         assert!(all.is_empty());
     }
