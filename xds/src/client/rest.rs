@@ -50,6 +50,7 @@ impl Run<Sotw> {
         request_timeout: Duration,
     ) -> Result<(), Gone> {
         let mut next = [None; ResourceType::ALL.len()];
+        let mut told = [const { Vec::new() }; ResourceType::ALL.len()];
         let mut connection = None;
         let mut looked = Instant::now();
         self.machine.connected(false);
@@ -77,7 +78,9 @@ impl Run<Sotw> {
                 connection = None;
                 self.machine.connected(self.choice.is_other());
             }
-            let result = self.once(kind, request_timeout, &mut connection).await?;
+            let told = &mut told[kind as usize];
+            let result = self.once(kind, told, request_timeout, &mut connection);
+            let result = result.await?;
             let wait = match result {
                 Ok(()) => {
                     self.succeeded();
@@ -112,17 +115,26 @@ impl Run<Sotw> {
         polls.min_by_key(|(_, at)| *at)
     }
 
-    /// One poll and what follows from it.
+    /// One poll and what follows from it. `told` are the names for which the last version was sent.
+    ///
+    /// Servers make a version of all that they have, and send of it what is asked for. So a version
+    /// says nothing of a name that is asked for the first time, and a server that is told of it would
+    /// answer that there is nothing new.
     async fn once(
         &mut self,
         kind: ResourceType,
+        told: &mut Vec<String>,
         deadline: Duration,
         connection: &mut Option<SendRequest<Full<Bytes>>>,
     ) -> Result<Result<(), Failure>, Gone> {
         let server = self.config.servers[self.choice.at()].clone();
         self.status.set_server(&server.name);
         let request = self.machine.build(kind, true);
-        let request = self.count(request);
+        let mut request = self.count(request);
+        let names = request.resource_names.clone();
+        if names.iter().any(|name| !told.contains(name)) {
+            request.version_info.clear();
+        }
         let exchange = timeout(deadline, exchange(&server, kind, request, connection));
         let polled = match self.during(exchange).await? {
             Err(_) => return Ok(Err(Failure("no response within the timeout".to_owned()))),
@@ -136,6 +148,7 @@ impl Run<Sotw> {
             Polled::Nothing if self.machine.has(kind) => return Ok(Ok(())),
             Polled::Nothing => DiscoveryResponse::default(),
             Polled::New(body) => {
+                *told = names;
                 // Takes longer than a task may block its thread.
                 let parsed = task::spawn_blocking(move || parse(&body));
                 match self

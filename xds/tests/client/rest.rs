@@ -101,6 +101,26 @@ async fn what_is_wanted_is_polled() {
 }
 
 /// A server that has nothing yet says so with 404: control can go on.
+/// A version stands for the names it was sent for: a server that has a version for all it knows would
+/// answer "unchanged" to one who asks for more.
+#[tokio::test(start_paused = true)]
+async fn a_new_name_is_asked_for_without_a_version() {
+    let mut server = Polled::start("first");
+    let mut control = Control::with(REST, vec![server.server.clone()]);
+    control.subscribe(LoadAssignment, &["a"]);
+    let poll = server.next().await;
+    poll.answer(200, &body("e1", LoadAssignment, &["a"]));
+    control.accept().await;
+    control.subscribe(LoadAssignment, &["b"]);
+    let poll = server.next().await;
+    assert_eq!(poll.body["resource_names"], json!(["a", "b"]));
+    assert!(poll.body.get("version_info").is_none(), "{}", poll.body);
+    poll.answer(200, &body("e1", LoadAssignment, &["a", "b"]));
+    control.accept().await;
+    let poll = server.next().await;
+    assert_eq!(poll.body["version_info"], "e1");
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_at_first_is_an_empty_world() {
     let mut server = Polled::start("first");
