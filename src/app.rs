@@ -144,6 +144,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
             None,
         ),
     };
+    let servers = xds::ManagementServers::new(xds.clone(), &updates)?;
     let activities = Arc::<Activities>::default();
     let (mut control, handle) = Control::new(Start {
         registry: Registry::new(Context {
@@ -153,7 +154,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
         publisher: publisher.clone(),
         reconcile: Box::new(Shared(Arc::clone(&listeners))),
         roots: xds::roots(&xds),
-        servers: Box::new(NoServers),
+        servers: Box::new(servers),
         gated: bootstrap.is_some(),
         deletions: xds::deletions(&xds),
         cache: xds::cache(&xds),

@@ -14,6 +14,7 @@ pub mod error;
 pub mod filter;
 pub mod http;
 pub mod listener;
+pub mod management_server;
 pub mod net;
 pub mod route;
 pub mod runtime;

@@ -20,7 +20,7 @@ const ROWS: &[&[&str]] = &[
     &["util"],
     &["config", "error", "telemetry", "runtime", "net"],
     &["tls", "filter", "route"],
-    &["upstream", "cluster"],
+    &["upstream", "cluster", "management_server"],
     &["snapshot"],
     &["http", "tcp"],
     &["listener"],

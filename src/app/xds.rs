@@ -1,12 +1,18 @@
 //! Management servers and files: what the configuration says of them, as the parts that follow them.
 
-use causeway_xds::ResourceType;
+use anyhow::Result;
+use causeway_xds::client::{self, Scope};
 use causeway_xds::file::FileSource;
+use causeway_xds::resource::api_source::ApiSource;
 use causeway_xds::resource::config_source::{ConfigSource, Place};
+use causeway_xds::source::{Origin, Update};
+use causeway_xds::{Invalid, ResourceType};
 
 use crate::config::xds::XdsConfig;
 use crate::control::cache::Cache;
+use crate::control::sources::Servers;
 use crate::control::{Deletions, Root, RootSource, ServerKey};
+use crate::management_server::{Statics, servers};
 
 /// Where clusters and listeners come from.
 pub fn roots(xds: &XdsConfig) -> Vec<Root> {
@@ -33,7 +39,7 @@ pub fn roots(xds: &XdsConfig) -> Vec<Root> {
                 RootSource::Server(ServerKey::Api(kind, api.clone()), names.to_vec())
             }
             // Refused where the configuration is read.
-            Place::SameOrigin | Place::Static => return None,
+            Place::SameOrigin | Place::Static | Place::Dns(_) => return None,
         };
         Some(Root {
             kind,
@@ -58,4 +64,61 @@ pub fn cache(xds: &XdsConfig) -> Option<Cache> {
         directory,
         secrets: false,
     })
+}
+
+/// The management servers of a configuration.
+pub struct ManagementServers {
+    xds: XdsConfig,
+    statics: Statics,
+}
+
+impl ManagementServers {
+    /// # Errors
+    /// A server that is named and cannot be connected to, as it is not what the bootstrap says.
+    pub fn new(xds: XdsConfig, updates: &[Update]) -> Result<Self> {
+        let statics = match xds.has_server() {
+            true => Statics::read(updates)?,
+            false => Statics::default(),
+        };
+        for source in xds.api_sources() {
+            servers(source, &statics)?;
+        }
+        Ok(Self { xds, statics })
+    }
+
+    fn client(
+        &self,
+        source: &ApiSource,
+        scope: Scope,
+        origin: Origin,
+    ) -> Result<client::Config, Invalid> {
+        Ok(client::Config {
+            origin,
+            node: self.xds.node.clone(),
+            node_on_first_message_only: source.node_on_first_message_only,
+            protocol: source.protocol,
+            scope,
+            servers: servers(source, &self.statics)?,
+            backoff_max: self.xds.backoff_max,
+        })
+    }
+}
+
+impl Servers for ManagementServers {
+    fn ads(&self, origin: Origin) -> Result<client::Config, String> {
+        let none = || "there is no ads_config".to_owned();
+        let source = self.xds.ads.as_ref().ok_or_else(none)?;
+        let client = self.client(source, Scope::Aggregated, origin);
+        client.map_err(|e| e.to_string())
+    }
+
+    fn api(
+        &self,
+        source: &ApiSource,
+        kind: ResourceType,
+        origin: Origin,
+    ) -> Result<client::Config, String> {
+        let client = self.client(source, Scope::Only(kind), origin);
+        client.map_err(|e| e.to_string())
+    }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use bytes::Bytes;
-use causeway_xds::resource::tls::{TlsVersion, UpstreamTls};
+use causeway_xds::resource::tls::{TlsVersion, UpstreamTls, Validation};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
@@ -160,7 +160,8 @@ async fn ask(host: &str, port: u16, tls: bool, path: &str) -> Result<String> {
     let model = UpstreamTls {
         sni: String::new(),
         alpn: Vec::new(),
-        trusted_ca: None,
+        validation: Validation::default(),
+        validation_secret: None,
         client_certificate: None,
         min_version: TlsVersion::V1_2,
         max_version: TlsVersion::V1_3,

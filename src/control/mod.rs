@@ -10,13 +10,15 @@
 //! | `linger` | clusters that stay until no route leads to them |
 //! | `pipeline` | the steps of one change, without I/O of its own |
 //! | `view` | the store as the compiler is to see it: what waits shows its earlier version |
+//! | [`dns`] | the addresses of names, as a source |
 //! | `subscriptions` | what accepted resources refer to elsewhere |
-//! | [`sources`] | the files and management servers that are asked for it |
+//! | [`sources`] | the files, names and management servers that are asked for it |
 //! | [`status`] | what an operator may know of each resource, and readiness |
 //!
 //! All of it runs on one task of the control runtime. Others reach it by [`ControlHandle`].
 
 pub mod cache;
+pub mod dns;
 mod guard;
 mod keeper;
 mod linger;

@@ -1,5 +1,5 @@
-//! The sources that resources in use refer to: a task for each file, a client for each set of
-//! management servers, shared by all who refer to them, and stopped when nobody does.
+//! The sources that resources in use refer to: a task for each file and each set of host
+//! names, a client for each set of management servers, shared by all who refer to them, and stopped when nobody does.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,13 +14,17 @@ use causeway_xds::source::{Batches, Extent, Interest, Interests, Origin, Source,
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
-use super::subscriptions::{ADS, Change, FileKey, Named, ServerKey, Wanted};
+use super::dns::DnsSource;
+use super::subscriptions::{ADS, Change, Local, Named, ServerKey, Wanted};
 use crate::telemetry::stats::Stats;
 
 /// Makes clients of management servers from what resources say of them.
 pub trait Servers: Send {
-    /// The aggregated stream, if there is one.
-    fn ads(&self, origin: Origin) -> Option<client::Config>;
+    /// The aggregated stream.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn ads(&self, origin: Origin) -> Result<client::Config, String>;
 
     /// A stream of its own.
     ///
@@ -34,17 +38,19 @@ pub trait Servers: Send {
     ) -> Result<client::Config, String>;
 }
 
+const NONE: &str = "no management server is configured";
+
 /// For a process that was not told of any.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoServers;
 
 impl Servers for NoServers {
-    fn ads(&self, _: Origin) -> Option<client::Config> {
-        None
+    fn ads(&self, _: Origin) -> Result<client::Config, String> {
+        Err(NONE.to_owned())
     }
 
     fn api(&self, _: &ApiSource, _: ResourceType, _: Origin) -> Result<client::Config, String> {
-        Err("no management server is configured".to_owned())
+        Err(NONE.to_owned())
     }
 }
 
@@ -52,14 +58,14 @@ pub struct Sources {
     servers: Box<dyn Servers>,
     stats: Arc<Stats>,
     batches: Batches,
-    files: HashMap<FileKey, AbortHandle>,
+    local: HashMap<Local, AbortHandle>,
     clients: HashMap<ServerKey, Client>,
 }
 
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sources")
-            .field("files", &self.files)
+            .field("local", &self.local.keys())
             .field("clients", &self.clients.keys())
             .finish_non_exhaustive()
     }
@@ -79,7 +85,7 @@ impl Sources {
             servers,
             stats,
             batches,
-            files: HashMap::new(),
+            local: HashMap::new(),
             clients: HashMap::new(),
         }
     }
@@ -114,8 +120,8 @@ impl Sources {
         let mut refresh = Vec::new();
         for change in changes {
             match change {
-                Change::Start(Wanted::File(key)) => self.start_file(key),
-                Change::Stop(Wanted::File(key)) => updates.extend(self.stop_file(&key)),
+                Change::Start(Wanted::Local(key)) => self.start_local(key),
+                Change::Stop(Wanted::Local(key)) => updates.extend(self.stop_local(&key)),
                 Change::Start(Wanted::Named(named)) => add(named, true),
                 Change::Stop(Wanted::Named(named)) => add(named, false),
                 Change::Refresh(named) => refresh.push(named),
@@ -146,26 +152,29 @@ impl Sources {
     }
 
     pub fn stop_all(&mut self) {
-        self.files.values().for_each(AbortHandle::abort);
+        self.local.values().for_each(AbortHandle::abort);
         self.clients.values().for_each(|c| c.task.abort());
-        self.files.clear();
+        self.local.clear();
         self.clients.clear();
     }
 
-    fn start_file(&mut self, key: FileKey) {
-        info!(path = %key.path.display(), kind = %key.kind, "file followed");
-        let task = tokio::spawn(Box::new(source(&key)).run(self.batches.clone()));
-        self.files.insert(key, task.abort_handle());
+    fn start_local(&mut self, key: Local) {
+        let source = key.source();
+        info!(origin = %source.origin(), "source started");
+        let task = tokio::spawn(source.run(self.batches.clone()));
+        self.local.insert(key, task.abort_handle());
     }
 
-    fn stop_file(&mut self, key: &FileKey) -> Option<Update> {
-        self.files.remove(key)?.abort();
-        info!(path = %key.path.display(), kind = %key.kind, "file no longer followed");
-        let mut others = self.files.keys();
-        let shared = others.any(|k| k.path == key.path && k.kind == key.kind);
+    fn stop_local(&mut self, key: &Local) -> Option<Update> {
+        self.local.remove(key)?.abort();
+        let origin = key.source().origin();
+        info!(%origin, "source no longer followed");
+        let kind = key.kind();
+        let mut others = self.local.keys();
+        let shared = others.any(|k| k.kind() == kind && k.source().origin() == origin);
         (!shared).then(|| Update {
             extent: Extent::StateOfTheWorld,
-            ..nothing(source(key).origin(), key.kind)
+            ..nothing(origin, kind)
         })
     }
 
@@ -203,10 +212,7 @@ impl Sources {
     fn start_client(&self, key: &ServerKey) -> Option<Client> {
         let origin = key.origin();
         let config = match key {
-            ServerKey::Ads => self
-                .servers
-                .ads(origin.clone())
-                .ok_or_else(|| "the bootstrap has no ads_config".to_owned()),
+            ServerKey::Ads => self.servers.ads(origin.clone()),
             ServerKey::Api(kind, source) => self.servers.api(source, *kind, origin.clone()),
         };
         let config = match config {
@@ -226,6 +232,30 @@ impl Sources {
             task: task.abort_handle(),
             uses: 0,
         })
+    }
+}
+
+impl Local {
+    fn kind(&self) -> ResourceType {
+        match self {
+            Self::File { kind, .. } => *kind,
+            Self::Dns(_) => ResourceType::LoadAssignment,
+        }
+    }
+
+    fn source(&self) -> Box<dyn Source> {
+        match self {
+            Self::File {
+                path,
+                watched_directory,
+                kind,
+            } => Box::new(FileSource::new(
+                path.clone(),
+                watched_directory.clone(),
+                *kind,
+            )),
+            Self::Dns(dns) => Box::new(DnsSource::new(Arc::clone(dns))),
+        }
     }
 }
 
@@ -250,10 +280,6 @@ fn tell(client: &Client, interest: Interest) {
     if client.interests.send(interest).is_err() {
         warn!(origin = %client.origin, "the client of a management server has ended");
     }
-}
-
-fn source(key: &FileKey) -> FileSource {
-    FileSource::new(key.path.clone(), key.watched_directory.clone(), key.kind)
 }
 
 /// An update that says nothing.

@@ -1,11 +1,13 @@
-//! What accepted resources refer to elsewhere: files and names of management servers. Pure: who
-//! fetches them is [`sources`](super::sources).
+//! What accepted resources refer to elsewhere: files, host names, and names of management servers.
+//! Pure: who fetches them is [`sources`](super::sources).
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use causeway_xds::ResourceType;
 use causeway_xds::resource::api_source::ApiSource;
+use causeway_xds::resource::cluster::Dns;
 use causeway_xds::resource::config_source::Place;
 use causeway_xds::resource::{Reference, Resource};
 use causeway_xds::source::Origin;
@@ -15,12 +17,16 @@ use super::warming::Key;
 /// The name of the aggregated stream's origin.
 pub const ADS: &str = "ads";
 
-/// What a file source is made from.
+/// A source of its own for what is wanted, which tells all it knows without being asked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct FileKey {
-    pub path: PathBuf,
-    pub watched_directory: Option<PathBuf>,
-    pub kind: ResourceType,
+pub enum Local {
+    File {
+        path: PathBuf,
+        watched_directory: Option<PathBuf>,
+        kind: ResourceType,
+    },
+    /// Host names that are looked up.
+    Dns(Arc<Dns>),
 }
 
 /// A client of management servers.
@@ -43,7 +49,7 @@ pub struct Named {
 /// Something that has to be fetched.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Wanted {
-    File(FileKey),
+    Local(Local),
     Named(Named),
 }
 
@@ -167,12 +173,13 @@ pub fn wanted_by(resource: &Resource, origin: &Origin) -> HashSet<Wanted> {
                 path,
                 watched_directory,
             } => {
-                return Some(Wanted::File(FileKey {
+                return Some(Wanted::Local(Local::File {
                     path,
                     watched_directory,
                     kind,
                 }));
             }
+            Place::Dns(dns) => return Some(Wanted::Local(Local::Dns(dns))),
             Place::Ads => ServerKey::Ads,
             Place::SameOrigin if is_ads(origin) => ServerKey::Ads,
             Place::Api(source) => ServerKey::Api(kind, source),

@@ -1,9 +1,11 @@
-//! Sockets: one stream type for all transports, and listening sockets.
+//! Sockets: one stream type for all transports, and listening sockets. And whom to trust.
 
 pub mod copy;
 pub mod listen;
+mod roots;
 pub mod stream;
 mod unchecked;
 
+pub use roots::system_roots;
 pub use stream::Io;
 pub use unchecked::Unchecked;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use causeway_xds::ResourceType;
 use causeway_xds::reject::{Invalid, Rejected};
 use causeway_xds::resource::cluster::{Discovery, UpstreamProtocol};
-use causeway_xds::resource::tls::{CertificateRef, SecretValue, TlsCertificate};
+use causeway_xds::resource::tls::{CertificateRef, SecretValue};
 use causeway_xds::resource::{self as model, Resource};
 use causeway_xds::store::{Changes, ResourceStore, is_reserved};
 
@@ -178,9 +178,10 @@ impl Compiler {
         };
         let assignment = match &model.discovery {
             Discovery::Static(assignment) => Some(assignment),
-            Discovery::Eds { service_name, .. } => {
+            Discovery::Eds { .. } | Discovery::Dns(_) => {
+                let service_name = assignment_of(&model.discovery).unwrap_or_default();
                 self.eds_users
-                    .entry(service_name.clone())
+                    .entry(service_name.to_owned())
                     .or_default()
                     .insert(name.to_owned());
                 match resource(store, ResourceType::LoadAssignment, service_name) {
@@ -203,6 +204,11 @@ impl Compiler {
                 }
             },
         };
+        if let Some(before) = &before
+            && assignment_of(&before.model.discovery) != assignment_of(&model.discovery)
+        {
+            self.forget_assignment(name, &before.model.discovery);
+        }
         let same = before
             .as_ref()
             .filter(|b| Arc::ptr_eq(&b.transport, &transport));
@@ -247,15 +253,19 @@ impl Compiler {
         out.snapshot.clusters.insert(name, Arc::new(cluster));
     }
 
-    fn forget_cluster(&mut self, cluster: &Cluster, out: &mut Compiled) {
-        if let Discovery::Eds { service_name, .. } = &cluster.model.discovery
+    fn forget_assignment(&mut self, name: &str, discovery: &Discovery) {
+        if let Some(service_name) = assignment_of(discovery)
             && let Some(users) = self.eds_users.get_mut(service_name)
         {
-            users.remove(&*cluster.name);
+            users.remove(name);
             if users.is_empty() {
                 self.eds_users.remove(service_name);
             }
         }
+    }
+
+    fn forget_cluster(&mut self, cluster: &Cluster, out: &mut Compiled) {
+        self.forget_assignment(&cluster.name, &cluster.model.discovery);
         // The end of a circuit is the end of what its users have open. Other clusters come and go by
         // the rules of xDS: what is under way finishes.
         let cut = is_reserved(&cluster.name);
@@ -279,6 +289,9 @@ impl Compiler {
             Some(tls) => {
                 let user = (ResourceType::Cluster, model.name.clone());
                 self.note_secrets(tls.client_certificate.iter(), &user);
+                if let Some(secret) = &tls.validation_secret {
+                    self.note_secret(&secret.name, &user);
+                }
                 let tls = ClientTls::build(tls, &[alpn.to_owned()], &secrets(store));
                 Some(tls.map_err(|e| Invalid::at("transport_socket.typed_config", e.to_string()))?)
             }
@@ -374,12 +387,23 @@ impl Compiler {
     ) {
         for reference in references {
             if let CertificateRef::Secret { name, .. } = reference {
-                self.secret_users
-                    .entry(name.clone())
-                    .or_default()
-                    .insert(user.clone());
+                self.note_secret(name, user);
             }
         }
+    }
+
+    fn note_secret(&mut self, name: &str, user: &(ResourceType, String)) {
+        let users = self.secret_users.entry(name.to_owned()).or_default();
+        users.insert(user.clone());
+    }
+}
+
+/// The load assignment that holds a cluster's endpoints, if it is a resource of its own.
+fn assignment_of(discovery: &Discovery) -> Option<&str> {
+    match discovery {
+        Discovery::Static(_) => None,
+        Discovery::Eds { service_name, .. } => Some(service_name),
+        Discovery::Dns(dns) => Some(&dns.resource),
     }
 }
 
@@ -387,11 +411,9 @@ fn resource<'s>(store: &'s dyn Resources, kind: ResourceType, name: &str) -> Opt
     store.resource(kind, name)
 }
 
-fn secrets(store: &dyn Resources) -> impl Fn(&str) -> Option<TlsCertificate> + '_ {
+fn secrets(store: &dyn Resources) -> impl Fn(&str) -> Option<SecretValue> + '_ {
     |name| match resource(store, ResourceType::Secret, name)? {
-        Resource::Secret(secret) => match &secret.value {
-            SecretValue::Certificate(certificate) => Some(certificate.clone()),
-        },
+        Resource::Secret(secret) => Some(secret.value.clone()),
         _ => None,
     }
 }

@@ -5,6 +5,7 @@
 
 mod client;
 pub mod server;
+mod verify;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_xds::resource::tls::{CertificateRef, DownstreamTls, TlsCertificate};
+use causeway_xds::resource::tls::{CertificateRef, DownstreamTls, SecretValue, TlsCertificate};
 use rustls::ServerConfig;
 use rustls::crypto::KeyProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -52,7 +52,7 @@ impl ServerTls {
     /// a secret is not there.
     pub fn build(
         model: &DownstreamTls,
-        secret: &dyn Fn(&str) -> Option<TlsCertificate>,
+        secret: &dyn Fn(&str) -> Option<SecretValue>,
     ) -> Result<Self, TlsError> {
         let mut keys = Vec::with_capacity(model.certificates.len());
         for reference in &model.certificates {
@@ -101,13 +101,14 @@ pub fn from_files(chain: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsErro
 
 pub(super) fn resolve(
     reference: &CertificateRef,
-    secret: &dyn Fn(&str) -> Option<TlsCertificate>,
+    secret: &dyn Fn(&str) -> Option<SecretValue>,
 ) -> Result<CertifiedKey, TlsError> {
     match reference {
         CertificateRef::Inline(inline) => certificate(inline),
-        CertificateRef::Secret { name, .. } => {
-            certificate(&secret(name).ok_or_else(|| TlsError::MissingSecret(name.clone()))?)
-        }
+        CertificateRef::Secret { name, .. } => match secret(name) {
+            Some(SecretValue::Certificate(found)) => certificate(&found),
+            _ => Err(TlsError::MissingSecret(name.clone())),
+        },
     }
 }
 

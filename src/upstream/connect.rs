@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_xds::resource::Address;
+use causeway_xds::resource::cluster::TcpKeepalive;
 use http::StatusCode;
 use rustls_pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
@@ -126,19 +127,7 @@ async fn open(endpoint: &Endpoint, transport: &Transport) -> Result<Io, ConnectE
             // An error here means that the peer is gone already; the next read tells so.
             io.set_nodelay(true).ok();
             if let Some(keepalive) = &transport.tcp_keepalive {
-                let mut settings = socket2::TcpKeepalive::new();
-                if let Some(time) = keepalive.time {
-                    settings = settings.with_time(time);
-                }
-                if let Some(interval) = keepalive.interval {
-                    settings = settings.with_interval(interval);
-                }
-                if let Some(probes) = keepalive.probes {
-                    settings = settings.with_retries(probes);
-                }
-                socket2::SockRef::from(&io)
-                    .set_tcp_keepalive(&settings)
-                    .ok();
+                keep_alive(&io, keepalive);
             }
             Ok(Io::Tcp(io))
         }
@@ -148,6 +137,22 @@ async fn open(endpoint: &Endpoint, transport: &Transport) -> Result<Io, ConnectE
             .map_err(|e| ConnectErrorKind::Connect(Arc::new(e))),
         Address::Named { .. } => Err(ConnectErrorKind::Unresolved),
     }
+}
+
+/// Sets TCP keep-alive on a connection.
+pub fn keep_alive(io: &TcpStream, keepalive: &TcpKeepalive) {
+    let mut settings = socket2::TcpKeepalive::new();
+    if let Some(time) = keepalive.time {
+        settings = settings.with_time(time);
+    }
+    if let Some(interval) = keepalive.interval {
+        settings = settings.with_interval(interval);
+    }
+    if let Some(probes) = keepalive.probes {
+        settings = settings.with_retries(probes);
+    }
+    // An error here means that the peer is gone already; the next read tells so.
+    socket2::SockRef::from(io).set_tcp_keepalive(&settings).ok();
 }
 
 async fn secure(

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use causeway_xds::resource::cluster::{Http2Options, TcpKeepalive};
 
-pub use connect::{ConnectError, ConnectErrorKind};
+pub use connect::{ConnectError, ConnectErrorKind, keep_alive};
 pub use endpoint::{Endpoint, EndpointKey};
 pub use limits::{Limits, Permit};
 

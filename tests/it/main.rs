@@ -17,6 +17,7 @@ mod bootstrap;
 mod coordinator;
 mod dangers;
 mod demo;
+mod dns;
 mod drain;
 mod example;
 mod example_xds;

@@ -21,6 +21,8 @@ pub enum Origin {
     File(Arc<str>),
     /// The Backend.AI Coordinator, by event, listing or the REST shim.
     Coordinator,
+    /// The system's resolver, by the load assignment that holds what it said.
+    Dns(Arc<str>),
     /// An xDS management server, by the name of its configuration source.
     Xds(Arc<str>),
 }
@@ -31,6 +33,7 @@ impl fmt::Display for Origin {
             Self::Static => f.write_str("static"),
             Self::File(path) => write!(f, "file:{path}"),
             Self::Coordinator => f.write_str("coordinator"),
+            Self::Dns(names) => write!(f, "dns:{names}"),
             Self::Xds(server) => write!(f, "xds:{server}"),
         }
     }

@@ -69,7 +69,7 @@ pub(super) fn read(
             Place::Ads if with_ads => return Ok(Some(source)),
             Place::Ads => return Err(Invalid::new(at.field("ads"), "there is no `ads_config`")),
             Place::SameOrigin => (at.field("self"), "the bootstrap has no origin to ask"),
-            Place::Static => (at, "must say where from"),
+            Place::Static | Place::Dns(_) => (at, "must say where from"),
         };
         Err(Invalid::new(reason.0, reason.1))
     };

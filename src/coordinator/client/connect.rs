@@ -4,13 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::Uri;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::error::{ClientConfigError, ClientError};
-use crate::net::{Io, Unchecked};
+use crate::net::{Io, Unchecked, system_roots};
 
 pub struct Endpoint {
     /// Without brackets.
@@ -98,7 +98,7 @@ fn connector(verify: bool) -> Result<TlsConnector, ClientConfigError> {
         .with_safe_default_protocol_versions()
         .map_err(|e| ClientConfigError::Tls(e.to_string()))?;
     let builder = if verify {
-        builder.with_root_certificates(roots()?)
+        builder.with_root_certificates(system_roots().map_err(ClientConfigError::Roots)?)
     } else {
         builder
             .dangerous()
@@ -107,23 +107,6 @@ fn connector(verify: bool) -> Result<TlsConnector, ClientConfigError> {
     let mut config = builder.with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
-}
-
-/// What this system trusts. Some certificates of a system are beyond what can be read; only none
-/// at all is an error.
-fn roots() -> Result<RootCertStore, ClientConfigError> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    let (usable, _) = roots.add_parsable_certificates(found.certs);
-    if usable == 0 {
-        let reasons: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
-        return Err(ClientConfigError::Roots(if reasons.is_empty() {
-            "there are none (install ca-certificates, or set SSL_CERT_FILE)".to_owned()
-        } else {
-            reasons.join("; ")
-        }));
-    }
-    Ok(roots)
 }
 
 #[cfg(test)]

@@ -197,7 +197,14 @@ async fn open(
         driver: RefCell::default(),
         opening: Cell::new(None),
     });
-    let (sender, driver) = http2::Builder::new(Runs(Rc::clone(&link)))
+    let mut builder = http2::Builder::new(Runs(Rc::clone(&link)));
+    if let Some(keepalive) = options.keepalive {
+        builder
+            .keep_alive_interval(keepalive.interval)
+            .keep_alive_timeout(keepalive.timeout)
+            .keep_alive_while_idle(true);
+    }
+    let (sender, driver) = builder
         .timer(TokioTimer::new())
         .initial_max_send_streams(UNKNOWN)
         .initial_stream_window_size(options.initial_stream_window_size)

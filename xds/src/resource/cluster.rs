@@ -1,9 +1,11 @@
 //! Cluster.
 
 mod decode;
+mod dns;
 mod policy;
 mod protocol;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::config_source::ConfigSource;
@@ -35,6 +37,38 @@ pub enum Discovery {
         service_name: String,
         source: ConfigSource,
     },
+    /// `STRICT_DNS`, `LOGICAL_DNS`, or the cluster type `envoy.clusters.dns`.
+    Dns(Arc<Dns>),
+}
+
+/// Endpoints by name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Dns {
+    /// The load assignment that holds the addresses: whoever looks the names up delivers it under
+    /// this name. Another set of names, or another way to look them up, is another resource.
+    pub resource: String,
+    /// Only the first address of the one name counts.
+    pub logical: bool,
+    /// With names where others have addresses.
+    pub assignment: LoadAssignment,
+    /// Between two lookups. Default 5 s (`dns_refresh_rate`).
+    pub refresh: Duration,
+    /// The shortest and the longest wait after a lookup that failed; as `refresh` when not given.
+    pub failure_refresh: (Duration, Duration),
+    pub family: DnsFamily,
+}
+
+/// Which addresses of a name are taken (`dns_lookup_family`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DnsFamily {
+    /// Those of IPv6, or those of IPv4 if there are none.
+    #[default]
+    Auto,
+    V4Only,
+    V6Only,
+    /// Those of IPv4, or those of IPv6 if there are none.
+    V4Preferred,
+    All,
 }
 
 /// Load-balancing policies of this release.
@@ -88,6 +122,16 @@ pub struct Http2Options {
     pub max_concurrent_streams: Option<u32>,
     pub initial_stream_window_size: Option<u32>,
     pub initial_connection_window_size: Option<u32>,
+    /// Pings on the connection (`connection_keepalive`); never set in a listener.
+    pub keepalive: Option<Http2Keepalive>,
+}
+
+/// `envoy.config.core.v3.KeepaliveSettings`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2Keepalive {
+    pub interval: Duration,
+    /// After which a ping without an answer ends the connection.
+    pub timeout: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

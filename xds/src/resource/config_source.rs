@@ -1,9 +1,11 @@
 //! Where a resource that is only named here comes from (`envoy.config.core.v3.ConfigSource`).
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::api_source::ApiSource;
+use super::cluster::Dns;
 use super::context::{At, Context, accept, duration, enumeration, not_empty, refuse, required};
 use crate::extension::Unchecked;
 use crate::proto::core::config_source::ConfigSourceSpecifier as Specifier;
@@ -36,6 +38,8 @@ pub enum Place {
     Ads,
     /// `api_config_source`: a stream, or a poll, for this type alone.
     Api(ApiSource),
+    /// The addresses of names, from the system's resolver. Never in a message.
+    Dns(Arc<Dns>),
     /// No source at all, where that is allowed: the resource is a static one.
     Static,
 }

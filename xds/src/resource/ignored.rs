@@ -72,31 +72,31 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "Cluster.cleanup_interval",
-        "without effect for STATIC and EDS clusters, and others are refused",
+        "for clusters of type ORIGINAL_DST, which are refused",
     ),
     (
         "Cluster.dns_failure_refresh_rate",
-        "without effect for STATIC and EDS clusters, and others are refused",
+        "without effect for clusters that look no names up",
     ),
     (
         "Cluster.dns_jitter",
-        "without effect for STATIC and EDS clusters, and others are refused",
+        "clusters are not made at one moment, so that their lookups are spread already",
     ),
     (
         "Cluster.dns_lookup_family",
-        "without effect for STATIC and EDS clusters, and others are refused",
+        "without effect for clusters that look no names up",
     ),
     (
         "Cluster.dns_refresh_rate",
-        "without effect for STATIC and EDS clusters, and others are refused",
+        "without effect for clusters that look no names up",
     ),
     (
         "Cluster.dns_resolution_config",
-        "without effect for STATIC and EDS clusters, and others are refused",
+        "without effect for clusters that look no names up",
     ),
     (
         "Cluster.dns_resolvers",
-        "without effect for STATIC and EDS clusters, and others are refused",
+        "without effect for clusters that look no names up",
     ),
     (
         "Cluster.ignore_health_on_host_removal",
@@ -118,7 +118,7 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "Cluster.respect_dns_ttl",
-        "without effect for STATIC and EDS clusters, and others are refused",
+        "the resolver of the system does not tell how long an answer holds",
     ),
     (
         "Cluster.stats_matcher",
@@ -134,11 +134,11 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "Cluster.typed_dns_resolver_config",
-        "without effect for STATIC and EDS clusters, and others are refused",
+        "without effect for clusters that look no names up",
     ),
     (
         "Cluster.use_tcp_for_dns_lookups",
-        "without effect for STATIC and EDS clusters, and others are refused",
+        "the resolver of the system decides",
     ),
     (
         "Cluster.wait_for_warm_on_init",
@@ -171,6 +171,18 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "CommonTlsContext.key_log",
         "session keys are never written out",
+    ),
+    (
+        "DnsCluster.dns_jitter",
+        "clusters are not made at one moment, so that their lookups are spread already",
+    ),
+    (
+        "DnsCluster.dns_min_refresh_rate",
+        "about the time that an answer holds, which is not known",
+    ),
+    (
+        "DnsCluster.respect_dns_ttl",
+        "the resolver of the system does not tell how long an answer holds",
     ),
     (
         "DownstreamTlsContext.disable_stateful_session_resumption",
@@ -343,6 +355,14 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "HttpProtocolOptions.max_response_headers_kb",
         "a limit of clusters, not of listeners",
+    ),
+    (
+        "KeepaliveSettings.connection_idle_interval",
+        "pings are sent at their interval, whether the connection was idle or not",
+    ),
+    (
+        "KeepaliveSettings.interval_jitter",
+        "connections are not opened at one moment, so that their pings are spread already",
     ),
     (
         "LbEndpoint.metadata",

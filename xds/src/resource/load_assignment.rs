@@ -15,27 +15,27 @@ use crate::reject::Invalid;
 const OUR_METADATA: &str = "causeway";
 
 /// `envoy.config.endpoint.v3.ClusterLoadAssignment`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LoadAssignment {
     pub cluster_name: String,
     pub localities: Vec<LocalityEndpoints>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LocalityEndpoints {
     pub locality: Locality,
     pub priority: u32,
     pub endpoints: Vec<Endpoint>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Locality {
     pub region: String,
     pub zone: String,
     pub sub_zone: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Endpoint {
     pub address: Address,
     /// Name for `auto_host_rewrite`; may be empty.
@@ -49,7 +49,7 @@ pub struct Endpoint {
 }
 
 /// `envoy.config.core.v3.HealthStatus`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EndpointHealth {
     #[default]
     Unknown,
@@ -60,9 +60,28 @@ pub enum EndpointHealth {
     Degraded,
 }
 
+/// Whether an address may be a name is up to the cluster.
+type DecodeAddress = fn(core::Address) -> Result<Address, Invalid>;
+
 impl LoadAssignment {
     pub(crate) fn decode(
         message: ClusterLoadAssignment,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
+        Self::decode_with(message, Address::decode_literal, ctx)
+    }
+
+    /// As [`Self::decode`], for a cluster that looks names up.
+    pub(crate) fn decode_names(
+        message: ClusterLoadAssignment,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
+        Self::decode_with(message, Address::decode, ctx)
+    }
+
+    fn decode_with(
+        message: ClusterLoadAssignment,
+        address: DecodeAddress,
         ctx: &Context<'_>,
     ) -> Result<Self, Invalid> {
         let ClusterLoadAssignment {
@@ -78,7 +97,7 @@ impl LoadAssignment {
         Ok(Self {
             cluster_name: not_empty(cluster_name, "cluster_name")?,
             localities: each("endpoints", endpoints, |l| {
-                LocalityEndpoints::decode(l, ctx)
+                LocalityEndpoints::decode(l, address, ctx)
             })?,
         })
     }
@@ -105,7 +124,11 @@ fn check_policy(
 }
 
 impl LocalityEndpoints {
-    fn decode(message: LocalityLbEndpoints, ctx: &Context<'_>) -> Result<Self, Invalid> {
+    fn decode(
+        message: LocalityLbEndpoints,
+        address: DecodeAddress,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
         let LocalityLbEndpoints {
             locality,
             metadata,
@@ -125,7 +148,9 @@ impl LocalityEndpoints {
                 format!("{priority} is above {MAX_PRIORITY}"),
             ));
         }
-        let endpoints = each("lb_endpoints", lb_endpoints, |e| Endpoint::decode(e, ctx))?;
+        let endpoints = each("lb_endpoints", lb_endpoints, |e| {
+            Endpoint::decode(e, address, ctx)
+        })?;
         // Balancers add weights up in 32 bits; the message definition asks for the same.
         let total: u64 = endpoints.iter().map(|e| u64::from(e.weight)).sum();
         if total > u64::from(u32::MAX) {
@@ -168,7 +193,11 @@ impl From<core::Locality> for Locality {
 }
 
 impl Endpoint {
-    fn decode(message: LbEndpoint, ctx: &Context<'_>) -> Result<Self, Invalid> {
+    fn decode(
+        message: LbEndpoint,
+        decode_address: DecodeAddress,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
         let LbEndpoint {
             health_status,
             metadata,
@@ -182,7 +211,7 @@ impl Endpoint {
             }
             None => return Err(Invalid::at("endpoint", "must be given")),
         };
-        let (address, hostname) = decode_host(endpoint, ctx).at("endpoint")?;
+        let (address, hostname) = decode_host(endpoint, decode_address, ctx).at("endpoint")?;
         Ok(Self {
             address,
             hostname,
@@ -196,6 +225,7 @@ impl Endpoint {
 
 fn decode_host(
     message: endpoint::Endpoint,
+    decode_address: DecodeAddress,
     ctx: &Context<'_>,
 ) -> Result<(Address, String), Invalid> {
     let endpoint::Endpoint {
@@ -208,8 +238,7 @@ fn decode_host(
     refuse!(additional_addresses);
     // Active health checks are refused where they would be switched on, in the cluster.
     accept!(ctx, "Endpoint": health_check_config, observability_name);
-    // Names are resolved by DNS clusters only, and those are not supported yet.
-    let address = Address::decode_literal(required(address, "address")?).at("address")?;
+    let address = decode_address(required(address, "address")?).at("address")?;
     Ok((address, hostname))
 }
 

@@ -1,11 +1,13 @@
 //! What a resource refers to by name.
 
+use std::sync::Arc;
+
 use super::cluster::{Cluster, Discovery};
 use super::config_source::{ConfigSource, DEFAULT_FETCH_TIMEOUT, Place};
 use super::http_manager::{HttpManager, RouteSource};
 use super::listener::{FilterChain, Listener, NetworkFilter};
 use super::route::RouteConfiguration;
-use super::tls::{CertificateRef, DownstreamTls};
+use super::tls::{CertificateRef, DownstreamTls, SecretRef};
 use super::{Resource, VirtualHost};
 use crate::type_url::ResourceType;
 
@@ -84,16 +86,24 @@ fn of_routes(routes: &RouteConfiguration, found: &mut Vec<Reference>) {
 }
 
 fn of_cluster(cluster: &Cluster, found: &mut Vec<Reference>) {
-    if let Discovery::Eds {
-        service_name,
-        source,
-    } = &cluster.discovery
-    {
-        found.push(Reference {
+    match &cluster.discovery {
+        Discovery::Static(_) => {}
+        Discovery::Eds {
+            service_name,
+            source,
+        } => found.push(Reference {
             kind: ResourceType::LoadAssignment,
             name: service_name.clone(),
             source: source.clone(),
-        });
+        }),
+        Discovery::Dns(dns) => found.push(Reference {
+            kind: ResourceType::LoadAssignment,
+            name: dns.resource.clone(),
+            source: ConfigSource {
+                place: Place::Dns(Arc::clone(dns)),
+                initial_fetch_timeout: DEFAULT_FETCH_TIMEOUT,
+            },
+        }),
     }
     if let Some(certificate) = cluster
         .tls
@@ -102,17 +112,28 @@ fn of_cluster(cluster: &Cluster, found: &mut Vec<Reference>) {
     {
         of_certificate(certificate, found);
     }
+    if let Some(SecretRef { name, source }) = cluster
+        .tls
+        .as_ref()
+        .and_then(|t| t.validation_secret.as_ref())
+    {
+        of_secret(name, source.as_ref(), found);
+    }
 }
 
 fn of_certificate(certificate: &CertificateRef, found: &mut Vec<Reference>) {
     if let CertificateRef::Secret { name, source } = certificate {
-        found.push(Reference {
-            kind: ResourceType::Secret,
-            name: name.clone(),
-            source: source.clone().unwrap_or(ConfigSource {
-                place: Place::Static,
-                initial_fetch_timeout: DEFAULT_FETCH_TIMEOUT,
-            }),
-        });
+        of_secret(name, source.as_ref(), found);
     }
+}
+
+fn of_secret(name: &str, source: Option<&ConfigSource>, found: &mut Vec<Reference>) {
+    found.push(Reference {
+        kind: ResourceType::Secret,
+        name: name.to_owned(),
+        source: source.cloned().unwrap_or(ConfigSource {
+            place: Place::Static,
+            initial_fetch_timeout: DEFAULT_FETCH_TIMEOUT,
+        }),
+    });
 }

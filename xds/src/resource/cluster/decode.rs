@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Cluster, Discovery, Limits, Policy, TcpKeepalive, UpstreamHttp};
+use super::dns::DnsFields;
+use super::{Cluster, Discovery, Dns, Limits, Policy, TcpKeepalive, UpstreamHttp};
 use crate::proto;
 use crate::proto::core::{self, RoutingPriority};
 use crate::proto::envoy::config::cluster::v3::cluster::{
@@ -14,7 +15,7 @@ use crate::proto::envoy::config::cluster::v3::{
 use crate::reject::Invalid;
 use crate::resource::config_source::ConfigSource;
 use crate::resource::context::{
-    At, Context, accept, duration, enumeration, not_empty, number, refuse, required,
+    At, Context, accept, duration, enumeration, is_default, not_empty, number, refuse, required,
 };
 use crate::resource::load_assignment::LoadAssignment;
 use crate::resource::tls::UpstreamTls;
@@ -96,18 +97,44 @@ impl Cluster {
             connection_pool_per_downstream_connection,
             queuing_policies,
         );
+        let by_name = matches!(
+            cluster_discovery_type,
+            Some(ClusterDiscoveryType::Type(kind))
+                if kind == DiscoveryType::StrictDns as i32 || kind == DiscoveryType::LogicalDns as i32
+        );
+        let mut dns = DnsFields::default();
+        if by_name {
+            let servers = [
+                ("dns_resolvers", is_default(&dns_resolvers)),
+                ("dns_resolution_config", is_default(&dns_resolution_config)),
+                (
+                    "typed_dns_resolver_config",
+                    is_default(&typed_dns_resolver_config),
+                ),
+            ];
+            let own = servers.iter().find(|(_, default)| !default);
+            dns = DnsFields {
+                refresh_rate: dns_refresh_rate,
+                failure_refresh_rate: dns_failure_refresh_rate,
+                lookup_family: dns_lookup_family,
+                own_servers: own.map(|(field, _)| *field),
+            };
+        } else {
+            accept!(ctx, "Cluster":
+                dns_refresh_rate,
+                dns_failure_refresh_rate,
+                dns_lookup_family,
+                dns_resolvers,
+                dns_resolution_config,
+                typed_dns_resolver_config,
+            );
+        }
         accept!(ctx, "Cluster":
             stats_matcher,
             per_connection_buffer_limit_bytes,
-            dns_refresh_rate,
             dns_jitter,
-            dns_failure_refresh_rate,
             respect_dns_ttl,
-            dns_lookup_family,
-            dns_resolvers,
             use_tcp_for_dns_lookups,
-            dns_resolution_config,
-            typed_dns_resolver_config,
             wait_for_warm_on_init,
             cleanup_interval,
             metadata,
@@ -134,6 +161,7 @@ impl Cluster {
                 cluster_discovery_type,
                 load_assignment,
                 eds_cluster_config,
+                dns,
                 ctx,
             )?,
             name,
@@ -168,23 +196,26 @@ impl Discovery {
         kind: Option<ClusterDiscoveryType>,
         load_assignment: Option<proto::ClusterLoadAssignment>,
         eds: Option<EdsClusterConfig>,
+        dns: DnsFields,
         ctx: &Context<'_>,
     ) -> Result<Self, Invalid> {
         let kind = match kind {
             None => DiscoveryType::Static,
             Some(ClusterDiscoveryType::Type(kind)) => enumeration(kind, "type")?,
-            Some(ClusterDiscoveryType::ClusterType(_)) => {
-                return Err(Invalid::at("cluster_type", "not supported yet"));
+            Some(ClusterDiscoveryType::ClusterType(custom)) => {
+                return Dns::decode_custom(cluster, custom, load_assignment, ctx);
             }
         };
+        if eds.is_some() && kind != DiscoveryType::Eds {
+            return Err(Invalid::at(
+                "eds_cluster_config",
+                "the cluster is not of type EDS",
+            ));
+        }
         match kind {
+            DiscoveryType::StrictDns => Dns::decode(cluster, false, dns, load_assignment, ctx),
+            DiscoveryType::LogicalDns => Dns::decode(cluster, true, dns, load_assignment, ctx),
             DiscoveryType::Static => {
-                if eds.is_some() {
-                    return Err(Invalid::at(
-                        "eds_cluster_config",
-                        "the cluster is not of type EDS",
-                    ));
-                }
                 let assignment = match load_assignment {
                     Some(message) => LoadAssignment::decode(message, ctx).at("load_assignment")?,
                     None => LoadAssignment {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{Http2Options, UpstreamHttp, UpstreamProtocol};
+use super::{Http2Keepalive, Http2Options, UpstreamHttp, UpstreamProtocol};
 use crate::proto::core::{
     self, Http1ProtocolOptions, Http2ProtocolOptions, UpstreamHttpProtocolOptions,
 };
@@ -270,7 +270,15 @@ impl Http2Options {
             Self::STREAMS,
         )?;
         accept!(ctx, "Cluster.Http2ProtocolOptions": max_concurrent_streams);
-        Self::decode(message, ctx)
+        let keepalive = message.connection_keepalive.take();
+        let keepalive = keepalive
+            .map(|message| Http2Keepalive::decode(message, ctx))
+            .transpose()
+            .at("connection_keepalive")?;
+        Ok(Self {
+            keepalive: keepalive.flatten(),
+            ..Self::decode(message, ctx)?
+        })
     }
 
     pub(crate) fn decode(
@@ -349,6 +357,30 @@ impl Http2Options {
             max_concurrent_streams: streams?,
             initial_stream_window_size: stream_window?,
             initial_connection_window_size: connection_window?,
+            keepalive: None,
         })
+    }
+}
+
+impl Http2Keepalive {
+    /// Nothing, when pings are sent only on connections that were idle.
+    fn decode(
+        message: core::KeepaliveSettings,
+        ctx: &Context<'_>,
+    ) -> Result<Option<Self>, Invalid> {
+        let core::KeepaliveSettings {
+            interval,
+            timeout,
+            interval_jitter,
+            connection_idle_interval,
+        } = message;
+        accept!(ctx, "KeepaliveSettings": interval_jitter, connection_idle_interval);
+        const SHORTEST: Duration = Duration::from_millis(1);
+        let bounded = |value, field: &str| match duration(value, field)? {
+            Some(short) if short < SHORTEST => Err(Invalid::at(field, "is less than 1 ms")),
+            other => Ok(other),
+        };
+        let timeout = required(bounded(timeout, "timeout")?, "timeout")?;
+        Ok(bounded(interval, "interval")?.map(|interval| Self { interval, timeout }))
     }
 }

@@ -1,11 +1,10 @@
 //! What the TLS contexts of both directions share.
 
-use super::source::decode_ca;
-use super::{CertificateRef, DataSource, TlsCertificate, TlsVersion};
+use super::{CertificateRef, SecretRef, TlsCertificate, TlsVersion};
 use crate::proto::tls::common_tls_context::ValidationContextType;
 use crate::proto::tls::tls_parameters::TlsProtocol;
 use crate::proto::tls::{self, CommonTlsContext};
-use crate::reject::{FieldPath, Invalid};
+use crate::reject::Invalid;
 use crate::resource::config_source::ConfigSource;
 use crate::resource::context::{At, Context, accept, each, enumeration, fault, not_empty, refuse};
 
@@ -14,7 +13,7 @@ pub(super) struct Common {
     pub alpn: Vec<String>,
     pub min_version: TlsVersion,
     pub max_version: TlsVersion,
-    pub validation: Option<Validation>,
+    pub validation: Option<ValidationContextType>,
 }
 
 impl Common {
@@ -48,7 +47,10 @@ impl Common {
         certificates.extend(each(
             "tls_certificate_sds_secret_configs",
             tls_certificate_sds_secret_configs,
-            |secret| decode_secret_ref(secret, ctx),
+            |secret| {
+                let SecretRef { name, source } = SecretRef::decode(secret, ctx)?;
+                Ok(CertificateRef::Secret { name, source })
+            },
         )?);
         let alpn = each("alpn_protocols", alpn_protocols, |protocol| {
             // RFC 7301 section 3.1: one to 255 bytes.
@@ -64,23 +66,25 @@ impl Common {
             alpn,
             min_version,
             max_version,
-            validation: validation_context_type.map(Validation),
+            validation: validation_context_type,
         })
     }
 }
 
-fn decode_secret_ref(
-    message: tls::SdsSecretConfig,
-    ctx: &Context<'_>,
-) -> Result<CertificateRef, Invalid> {
-    let tls::SdsSecretConfig { name, sds_config } = message;
-    let source = sds_config
-        .map(|source| ConfigSource::decode(source, ctx))
-        .transpose();
-    Ok(CertificateRef::Secret {
-        name: not_empty(name, "name")?,
-        source: source.at("sds_config")?,
-    })
+impl SecretRef {
+    pub(super) fn decode(
+        message: tls::SdsSecretConfig,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
+        let tls::SdsSecretConfig { name, sds_config } = message;
+        let source = sds_config
+            .map(|source| ConfigSource::decode(source, ctx))
+            .transpose();
+        Ok(Self {
+            name: not_empty(name, "name")?,
+            source: source.at("sds_config")?,
+        })
+    }
 }
 
 /// Versions below 1.2 are not spoken. Unlike Envoy's, our clients offer 1.3 unless told otherwise.
@@ -119,80 +123,4 @@ fn decode_versions(message: tls::TlsParameters) -> Result<(TlsVersion, TlsVersio
         return Err(Invalid::at(MIN, "is above the maximum"));
     }
     Ok((min, max))
-}
-
-/// How the peer's certificate is to be checked; only a client takes one.
-pub(super) struct Validation(ValidationContextType);
-
-impl Validation {
-    pub(super) fn path(&self) -> FieldPath {
-        #[allow(deprecated, reason = "named so that they can be refused")]
-        let field = match self.0 {
-            ValidationContextType::ValidationContext(_) => "validation_context",
-            ValidationContextType::ValidationContextSdsSecretConfig(_) => {
-                "validation_context_sds_secret_config"
-            }
-            ValidationContextType::CombinedValidationContext(_) => "combined_validation_context",
-            ValidationContextType::ValidationContextCertificateProvider(_) => {
-                "validation_context_certificate_provider"
-            }
-            ValidationContextType::ValidationContextCertificateProviderInstance(_) => {
-                "validation_context_certificate_provider_instance"
-            }
-        };
-        FieldPath::root().field(field)
-    }
-
-    pub(super) fn trusted_ca(self, ctx: &Context<'_>) -> Result<Option<DataSource>, Invalid> {
-        let path = self.path();
-        match self.0 {
-            ValidationContextType::ValidationContext(context) => {
-                decode_validation(context, ctx).map_err(|e| e.within(&path))
-            }
-            _ => Err(Invalid::unsupported(path)),
-        }
-    }
-}
-
-fn decode_validation(
-    message: tls::CertificateValidationContext,
-    ctx: &Context<'_>,
-) -> Result<Option<DataSource>, Invalid> {
-    #[allow(deprecated, reason = "named so that they can be refused")]
-    let tls::CertificateValidationContext {
-        trusted_ca,
-        ca_certificate_provider_instance,
-        system_root_certs,
-        watched_directory,
-        verify_certificate_spki,
-        verify_certificate_hash,
-        match_typed_subject_alt_names,
-        match_subject_alt_names,
-        require_signed_certificate_timestamp,
-        crl,
-        allow_expired_certificate,
-        trust_chain_verification,
-        custom_validator_config,
-        only_verify_leaf_cert_crl,
-        max_verify_depth,
-        suppress_client_ca_list,
-    } = message;
-    refuse!(
-        ca_certificate_provider_instance,
-        system_root_certs,
-        watched_directory,
-        verify_certificate_spki,
-        verify_certificate_hash,
-        match_typed_subject_alt_names,
-        match_subject_alt_names,
-        require_signed_certificate_timestamp,
-        crl,
-        allow_expired_certificate,
-        trust_chain_verification,
-        custom_validator_config,
-        only_verify_leaf_cert_crl,
-        max_verify_depth,
-    );
-    accept!(ctx, "CertificateValidationContext": suppress_client_ca_list);
-    trusted_ca.map(decode_ca).transpose().at("trusted_ca")
 }

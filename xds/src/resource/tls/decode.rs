@@ -1,7 +1,9 @@
 //! TLS contexts: message to typed.
 
 use super::common::Common;
-use super::{DownstreamTls, Secret, SecretValue, TlsCertificate, UpstreamTls};
+use super::{
+    DownstreamTls, Secret, SecretValue, TlsCertificate, UpstreamTls, Validation, validation,
+};
 use crate::proto;
 use crate::proto::core::{TransportSocket, transport_socket};
 use crate::proto::tls::downstream_tls_context::SessionTicketKeysType;
@@ -88,9 +90,9 @@ impl DownstreamTls {
 
         let common = required(common_tls_context, "common_tls_context")?;
         let common = Common::decode(common, ctx).at("common_tls_context")?;
-        if let Some(validation) = common.validation {
+        if let Some(message) = common.validation {
             // It would check certificates of clients that send one.
-            return Err(Invalid::unsupported(validation.path())).at("common_tls_context");
+            return Err(Invalid::unsupported(validation::path(&message))).at("common_tls_context");
         }
         if common.certificates.is_empty() {
             return Err(Invalid::at("common_tls_context", "names no certificate"));
@@ -154,13 +156,17 @@ impl UpstreamTls {
                 "more than one client certificate",
             ));
         }
+        let (validation, validation_secret) = common
+            .validation
+            .map(|message| validation::decode(message, ctx))
+            .transpose()
+            .at("common_tls_context")?
+            .unwrap_or_default();
         Ok(Self {
             sni,
             alpn: common.alpn,
-            trusted_ca: common
-                .validation
-                .map_or(Ok(None), |v| v.trusted_ca(ctx))
-                .at("common_tls_context")?,
+            validation,
+            validation_secret,
             client_certificate,
             min_version: common.min_version,
             max_version: common.max_version,
@@ -169,7 +175,7 @@ impl UpstreamTls {
 }
 
 impl Secret {
-    pub(crate) fn decode(message: tls::Secret, _: &Context<'_>) -> Result<Self, Invalid> {
+    pub(crate) fn decode(message: tls::Secret, ctx: &Context<'_>) -> Result<Self, Invalid> {
         let tls::Secret { name, r#type } = message;
         let unsupported = |field| Err(Invalid::at(field, "not supported yet"));
         let value = match r#type {
@@ -178,7 +184,10 @@ impl Secret {
                 SecretValue::Certificate(TlsCertificate::decode(certificate).at("tls_certificate")?)
             }
             Some(secret::Type::SessionTicketKeys(_)) => return unsupported("session_ticket_keys"),
-            Some(secret::Type::ValidationContext(_)) => return unsupported("validation_context"),
+            Some(secret::Type::ValidationContext(context)) => {
+                let validation = Validation::decode(context, ctx).at("validation_context")?;
+                SecretValue::Validation(validation)
+            }
             Some(secret::Type::GenericSecret(_)) => return unsupported("generic_secret"),
         };
         Ok(Self {

@@ -1,4 +1,6 @@
 use super::*;
+use crate::proto::envoy::r#type::matcher::v3 as matcher;
+use crate::proto::tls::subject_alt_name_matcher::SanType;
 use crate::proto::{self, core, tls};
 use crate::resource::testing::*;
 use crate::resource::{Resource, listener};
@@ -97,7 +99,7 @@ fn raw_buffer_is_no_tls() {
 #[test]
 fn an_upstream_context_is_read() {
     let tls = upstream_of(resource(&with_upstream(tls::UpstreamTlsContext::default()))).unwrap();
-    assert_eq!(tls.trusted_ca, None);
+    assert_eq!(tls.validation, Validation::default());
     assert_eq!(tls.client_certificate, None);
 
     let mut common = common();
@@ -116,7 +118,11 @@ fn an_upstream_context_is_read() {
     };
     let tls = upstream_of(resource(&with_upstream(context))).unwrap();
     assert_eq!(tls.sni, "app.test");
-    assert_eq!(tls.trusted_ca, Some(DataSource::Inline(CERTIFICATE.into())));
+    let validation = Validation {
+        trusted_ca: Some(DataSource::Inline(CERTIFICATE.into())),
+        subject_names: vec![],
+    };
+    assert_eq!(tls.validation, validation);
     assert!(matches!(
         tls.client_certificate,
         Some(CertificateRef::Inline(_))
@@ -289,8 +295,8 @@ fn an_upstream_context_is_refused_by_path() {
                 },
             ),
             (
-                "common_tls_context.validation_context.match_typed_subject_alt_names: \
-             not supported yet",
+                "common_tls_context.validation_context.match_typed_subject_alt_names[0].san_type: \
+             must be given",
                 |c| {
                     validation(
                         c,
@@ -299,6 +305,30 @@ fn an_upstream_context_is_refused_by_path() {
                             ..Default::default()
                         },
                     );
+                },
+            ),
+            (
+                "common_tls_context.validation_context.match_typed_subject_alt_names[0].san_type: \
+             EMAIL is not supported yet",
+                |c| validation(c, named(SanType::Email, "a@b")),
+            ),
+            (
+                "common_tls_context.validation_context.match_typed_subject_alt_names[0].matcher: \
+             must be an exact IP address",
+                |c| validation(c, named(SanType::IpAddress, "a")),
+            ),
+            (
+                "common_tls_context.validation_context.trusted_ca: must be given with names",
+                |c| validation(c, named(SanType::Dns, "a")),
+            ),
+            (
+                "common_tls_context.combined_validation_context.default_validation_context: \
+             must be given",
+                |c| {
+                    c.common_tls_context
+                        .get_or_insert_default()
+                        .validation_context_type =
+                        Some(Type::CombinedValidationContext(Default::default()));
                 },
             ),
             (
@@ -326,7 +356,7 @@ fn an_upstream_context_is_refused_by_path() {
                 },
             ),
             (
-                "common_tls_context.validation_context_sds_secret_config: not supported yet",
+                "common_tls_context.validation_context_sds_secret_config.name: must not be empty",
                 |c| {
                     c.common_tls_context
                         .get_or_insert_default()
@@ -350,9 +380,79 @@ fn a_secret_is_refused_by_path() {
             ("generic_secret: not supported yet", |s| {
                 s.r#type = Some(tls::secret::Type::GenericSecret(Default::default()));
             }),
-            ("validation_context: not supported yet", |s| {
-                s.r#type = Some(tls::secret::Type::ValidationContext(Default::default()));
+            ("validation_context.crl: not supported yet", |s| {
+                let context = tls::CertificateValidationContext {
+                    crl: inline("x"),
+                    ..Default::default()
+                };
+                s.r#type = Some(tls::secret::Type::ValidationContext(context));
             }),
         ],
     );
+}
+
+fn named(kind: SanType, name: &str) -> tls::CertificateValidationContext {
+    let pattern = matcher::string_matcher::MatchPattern::Exact(name.into());
+    tls::CertificateValidationContext {
+        match_typed_subject_alt_names: vec![tls::SubjectAltNameMatcher {
+            san_type: kind as i32,
+            matcher: Some(matcher::StringMatcher {
+                match_pattern: Some(pattern),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_validation_can_be_a_secret() {
+    use tls::common_tls_context::ValidationContextType as Type;
+    let secret_config = tls::SdsSecretConfig {
+        name: "ca".into(),
+        sds_config: None,
+    };
+    let cluster = |kind| {
+        let mut context = tls::UpstreamTlsContext::default();
+        let common = context.common_tls_context.get_or_insert_default();
+        common.validation_context_type = Some(kind);
+        resource(&with_upstream(context))
+    };
+    let alone = cluster(Type::ValidationContextSdsSecretConfig(
+        secret_config.clone(),
+    ));
+    let references = alone.references();
+    assert_eq!(
+        (references[0].kind, references[0].name.as_str()),
+        (ResourceType::Secret, "ca")
+    );
+    let alone = upstream_of(alone).unwrap();
+    assert_eq!(alone.validation, Validation::default());
+
+    let combined = tls::common_tls_context::CombinedCertificateValidationContext {
+        default_validation_context: Some(named(SanType::Uri, "spiffe://a/b")),
+        validation_context_sds_secret_config: Some(secret_config),
+        ..Default::default()
+    };
+    let combined = upstream_of(cluster(Type::CombinedValidationContext(combined))).unwrap();
+    assert_eq!(combined.validation_secret, alone.validation_secret);
+
+    let mut message = secret();
+    message.r#type = Some(tls::secret::Type::ValidationContext(
+        tls::CertificateValidationContext {
+            trusted_ca: inline(CERTIFICATE),
+            ..named(SanType::Dns, "a.test")
+        },
+    ));
+    let Resource::Secret(secret) = resource(&message) else {
+        panic!()
+    };
+    let SecretValue::Validation(over) = &secret.value else {
+        panic!()
+    };
+    let merged = combined.validation.merged(over);
+    assert!(merged.trusted_ca.is_some());
+    let kinds: Vec<_> = merged.subject_names.iter().map(|n| n.kind).collect();
+    assert_eq!(kinds, [SubjectNameKind::Uri, SubjectNameKind::Dns]);
 }
