@@ -40,6 +40,8 @@ pub struct Options {
     /// How long connections may go on once the process is to end.
     pub drain_time: Duration,
     pub log_level: Option<LogLevel>,
+    /// Resources that set a field without effect are refused.
+    pub strict_xds: bool,
     /// As given on the command line, for `/server_info`.
     pub command_line: Vec<(String, String)>,
 }
@@ -50,6 +52,7 @@ impl Default for Options {
             concurrency: std::thread::available_parallelism().map_or(1, usize::from),
             drain_time: Duration::from_secs(4),
             log_level: None,
+            strict_xds: false,
             command_line: Vec::new(),
         }
     }
@@ -149,6 +152,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
     let (mut control, handle) = Control::new(Start {
         registry: Registry::new(Context {
             activities: Some(Arc::clone(&activities)),
+            strict: options.strict_xds,
         }),
         stats: Arc::clone(&stats),
         publisher: publisher.clone(),
@@ -253,8 +257,9 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
     })
 }
 
-/// Reads and compiles static resources without opening anything, and returns what is refused.
-pub fn check(updates: Vec<Update>) -> Vec<Rejected> {
+/// Reads and compiles static resources without opening anything, and returns what is refused;
+/// with `strict`, also resources that set a field without effect.
+pub fn check(updates: Vec<Update>, strict: bool) -> Vec<Rejected> {
     struct Nothing;
     impl Reconcile for Nothing {
         fn reconcile(&mut self, _: &Snapshot, _: &Snapshot, _: &[Retired]) -> Vec<BindFailure> {
@@ -262,7 +267,10 @@ pub fn check(updates: Vec<Update>) -> Vec<Rejected> {
         }
     }
     let (mut control, _handle) = Control::new(Start {
-        registry: Default::default(),
+        registry: Registry::new(Context {
+            strict,
+            ..Context::default()
+        }),
         stats: Arc::default(),
         publisher: Publisher::default(),
         reconcile: Box::new(Nothing),

@@ -180,6 +180,7 @@ fn start(args: &ServeArgs) -> Result<()> {
         concurrency,
         drain_time,
         log_level: Some(log.level.clone()),
+        strict_xds: args.strict_xds,
         command_line: vec![
             ("concurrency".into(), concurrency.to_string()),
             ("config_path".into(), path_text(args.config_path.as_deref())),

@@ -118,6 +118,9 @@ pub(super) struct ServeArgs {
     /// Take a bootstrap that has fields this program does not know.
     #[arg(long)]
     pub allow_unknown_static_fields: bool,
+    /// Refuse resources that set a field without effect here, instead of leaving it out.
+    #[arg(long)]
+    pub strict_xds: bool,
     /// Accepted for Envoy's sake; there is no hot restart to disable.
     #[arg(long)]
     pub disable_hot_restart: bool,

@@ -5,7 +5,7 @@ mod resources;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use causeway_xds::resource::decode_noting;
+use causeway_xds::resource::{decode_noting, effective_name};
 use causeway_xds::source::Update;
 use causeway_xds::type_url::ResourceType;
 use serde_json::{Value, json};
@@ -48,7 +48,9 @@ pub(super) fn run(args: ValidateArgs) -> Result<()> {
     let mut bad = 0;
     for target in targets {
         match Resources::read(&target)? {
-            Some(found) => bad += usize::from(report(&target, judge(found), format)?),
+            Some(found) => {
+                bad += usize::from(report(&target, judge(found, serve.strict_xds), format)?)
+            }
             None => {
                 let args = ServeArgs {
                     config_path: Some(target),
@@ -78,14 +80,14 @@ fn configuration(args: &ServeArgs, format: Format) -> Result<()> {
     };
     let updates = &bootstrap.static_updates;
     if format == Format::Text {
-        let rejected = app::check(updates.clone());
+        let rejected = app::check(updates.clone(), args.strict_xds);
         if !rejected.is_empty() {
             let reasons: Vec<String> = rejected.iter().map(|r| format!("{file}: {r}")).collect();
             bail!("{}", reasons.join("\n"));
         }
         return done(&file, args.config_path.as_deref(), &[], format);
     }
-    let verdicts = judge_updates(updates);
+    let verdicts = judge_updates(updates, args.strict_xds);
     match report(&PathBuf::from(&file), verdicts, format)? {
         true => Err(Rejected.into()),
         false => Ok(()),
@@ -100,33 +102,34 @@ fn done(file: &str, path: Option<&Path>, verdicts: &[Verdict], format: Format) -
     Ok(())
 }
 
-fn judge(found: Resources) -> Vec<Verdict> {
+fn judge(found: Resources, strict: bool) -> Vec<Verdict> {
     let mut verdicts = found.refused.clone();
-    verdicts.extend(judge_updates(&found.updates()));
+    verdicts.extend(judge_updates(&found.updates(), strict));
     verdicts
 }
 
 /// Each resource by itself for what has no effect, all together for what is rejected.
-fn judge_updates(updates: &[Update]) -> Vec<Verdict> {
+fn judge_updates(updates: &[Update], strict: bool) -> Vec<Verdict> {
     let registry = Registry::default();
     let mut verdicts = Vec::new();
-    let rejected = app::check(updates.to_vec());
+    let rejected = app::check(updates.to_vec(), strict);
     let mut told = vec![false; rejected.len()];
     for update in updates {
         for any in &update.upserts {
-            let name = causeway_xds::resource::resource_name(any).unwrap_or_default();
+            let name = effective_name(update.kind, any).unwrap_or_default();
             let of_this = |kind: ResourceType, other: &str| kind == update.kind && other == name;
             let place = rejected
                 .iter()
                 .position(|r| of_this(r.kind, &r.name))
                 .inspect(|place| told[*place] = true);
             let decoded = decode_noting(any, None, &registry);
+            let ignored = decoded.map_or_else(|_| Vec::new(), |d| d.ignored);
             verdicts.push(Verdict {
                 kind: update.kind.short().to_owned(),
                 name: name.clone(),
                 path: place.map_or(String::new(), |p| rejected[p].invalid.path.to_string()),
                 reason: place.map(|p| rejected[p].invalid.reason.to_string()),
-                ignored: decoded.map_or_else(|_| Vec::new(), |d| d.ignored),
+                ignored,
             });
         }
     }

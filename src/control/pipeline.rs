@@ -33,6 +33,7 @@ pub struct Pipeline {
     store: ResourceStore,
     warming: Warming,
     held: Held,
+    registry: Registry,
     compiler: Compiler,
     publisher: Publisher,
     reconcile: Box<dyn Reconcile + Send>,
@@ -84,7 +85,8 @@ impl Pipeline {
             store: ResourceStore::new(),
             warming: Warming::default(),
             held: Held::default(),
-            compiler: Compiler::new(Arc::clone(&stats), registry),
+            compiler: Compiler::new(Arc::clone(&stats), registry.clone()),
+            registry,
             publisher,
             reconcile,
             stats,
@@ -110,9 +112,7 @@ impl Pipeline {
         let refused = self.refuse_pushes(batch);
         let absent = self.withhold(batch);
         let before = self.before(batch);
-        let mut applied = self
-            .store
-            .apply(batch, &Registry::default(), SystemTime::now());
+        let mut applied = self.store.apply(batch, &self.registry, SystemTime::now());
         applied.rejected.splice(0..0, refused);
         for rejected in &applied.rejected {
             self.stats.pipeline.resources_rejected.inc();

@@ -8,8 +8,10 @@ use causeway_xds::proto::envoy::extensions::access_loggers::file::v3::FileAccess
 use causeway_xds::proto::envoy::extensions::access_loggers::file::v3::file_access_log::AccessLogFormat;
 use causeway_xds::proto::envoy::extensions::filters::http::router::v3::Router;
 use causeway_xds::reject::{FieldPath, Invalid};
+use causeway_xds::resource::tls::TlsCertificate;
 
 use crate::telemetry::activity::Activities;
+use crate::tls::TlsError;
 
 use super::{Chain, HttpFilter, PerRoute, RouteConfig, RouterConfig, http};
 
@@ -23,6 +25,8 @@ pub type BuildPerRoute = fn(&TypedExtension, &Context) -> Result<RouteConfig, In
 pub struct Context {
     /// `None` where configuration is only checked.
     pub activities: Option<Arc<Activities>>,
+    /// Resources that set a field without effect are refused (`--strict-xds`).
+    pub strict: bool,
 }
 
 /// How a filter is made from its configuration.
@@ -200,6 +204,18 @@ fn access_log(logger: &TypedExtension) -> Result<FileAccessLog, Invalid> {
 }
 
 impl Extensions for Registry {
+    fn is_strict(&self) -> bool {
+        self.context.strict
+    }
+
+    fn check_certificate(&self, certificate: &TlsCertificate) -> Result<(), Invalid> {
+        match crate::tls::server::certificate(certificate) {
+            Err(TlsError::Pem { what, reason }) => Err(Invalid::at(what, reason)),
+            // Whether a file can be read is seen when it is.
+            _ => Ok(()),
+        }
+    }
+
     fn knows_http_filter(&self, message_name: &str) -> bool {
         message_name == ROUTER || FACTORIES.iter().any(|f| f.message == message_name)
     }

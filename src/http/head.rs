@@ -47,6 +47,10 @@ impl RequestView for View<'_> {
         self.0.uri.path()
     }
 
+    fn query(&self) -> &str {
+        self.0.uri.query().unwrap_or_default()
+    }
+
     fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
         let parts = self.0;
         match name {

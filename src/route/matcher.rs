@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use causeway_xds::resource::matcher::{HeaderMatch, HeaderMatcher, StringMatcher, StringPattern};
+use causeway_xds::resource::matcher::{
+    HeaderMatch, HeaderMatcher, QueryMatch, QueryMatcher, StringMatcher, StringPattern,
+};
 use causeway_xds::resource::route::{PathMatch, RouteMatch};
 use regex::Regex;
 use regex::bytes::Regex as BytesRegex;
@@ -13,6 +15,15 @@ use super::RequestView;
 pub struct RouteMatcher {
     path: PathMatcher,
     headers: Vec<CompiledHeader>,
+    query: Vec<CompiledQuery>,
+    grpc: bool,
+}
+
+/// What a query parameter must be.
+#[derive(Debug)]
+struct CompiledQuery {
+    name: String,
+    test: HeaderTest,
 }
 
 #[derive(Debug)]
@@ -101,11 +112,16 @@ impl RouteMatcher {
         Self {
             path,
             headers: model.headers.iter().map(CompiledHeader::compile).collect(),
+            query: model.query.iter().map(CompiledQuery::compile).collect(),
+            grpc: model.grpc,
         }
     }
 
     pub fn matches(&self, request: &impl RequestView) -> bool {
-        self.path.matches(request.path()) && self.headers.iter().all(|h| h.matches(request))
+        self.path.matches(request.path())
+            && self.headers.iter().all(|h| h.matches(request))
+            && self.query.iter().all(|q| q.matches(request.query()))
+            && (!self.grpc || is_grpc(request))
     }
 }
 
@@ -124,6 +140,44 @@ impl PathMatcher {
                     && matches!(path.as_bytes().get(text.len()), None | Some(b'/'))
             }
             Self::Regex(regex) => regex.is_match(path),
+        }
+    }
+}
+
+/// As Envoy tells: `application/grpc`, alone or with the name of a coding behind a plus sign.
+fn is_grpc(request: &impl RequestView) -> bool {
+    let kind = request.header("content-type");
+    let rest = kind
+        .as_deref()
+        .and_then(|k| k.strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+"))
+}
+
+/// The first value of a parameter, as it is written: Envoy decodes neither names nor values here.
+fn first_value<'q>(query: &'q str, name: &str) -> Option<&'q [u8]> {
+    query.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (key == name).then_some(value.as_bytes())
+    })
+}
+
+impl CompiledQuery {
+    fn compile(model: &QueryMatcher) -> Self {
+        Self {
+            name: model.name.clone(),
+            test: match &model.value {
+                QueryMatch::Present => HeaderTest::Present,
+                QueryMatch::Absent => HeaderTest::Absent,
+                QueryMatch::String(matcher) => HeaderTest::string(matcher),
+            },
+        }
+    }
+
+    fn matches(&self, query: &str) -> bool {
+        match (&self.test, first_value(query, &self.name)) {
+            (HeaderTest::Absent, value) => value.is_none(),
+            (test, Some(value)) => test.matches(value),
+            (_, None) => false,
         }
     }
 }
@@ -230,7 +284,10 @@ mod tests {
     struct Request(&'static str, Vec<(&'static str, &'static str)>);
     impl RequestView for Request {
         fn path(&self) -> &str {
-            self.0
+            self.0.split('?').next().unwrap_or_default()
+        }
+        fn query(&self) -> &str {
+            self.0.split_once('?').map_or("", |(_, query)| query)
         }
         fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
             joined(
@@ -247,6 +304,8 @@ mod tests {
             path,
             case_sensitive,
             headers: vec![],
+            query: vec![],
+            grpc: false,
         })
     }
 
@@ -260,6 +319,8 @@ mod tests {
                 invert,
                 treat_missing_as_empty: missing,
             }],
+            query: vec![],
+            grpc: false,
         })
     }
 
@@ -301,6 +362,57 @@ mod tests {
                 "{value}"
             );
         }
+    }
+
+    fn query(value: QueryMatch) -> RouteMatcher {
+        RouteMatcher::compile(&RouteMatch {
+            path: PathMatch::Prefix("/".into()),
+            case_sensitive: true,
+            headers: vec![],
+            query: vec![QueryMatcher {
+                name: "a".into(),
+                value,
+            }],
+            grpc: false,
+        })
+    }
+
+    #[test]
+    fn the_first_value_of_a_parameter_counts_as_it_is_written() {
+        let hit = |m: &RouteMatcher, p: &'static str| m.matches(&Request(p, vec![]));
+        let exact = query(QueryMatch::String(StringMatcher {
+            pattern: StringPattern::Exact("1".into()),
+            ignore_case: false,
+        }));
+        assert!(hit(&exact, "/?a=1") && hit(&exact, "/x?b&a=1&a=2"));
+        for path in ["/", "/?a", "/?a=2&a=1", "/?a=%31", "/?A=1", "/?aa=1"] {
+            assert!(!hit(&exact, path), "{path}");
+        }
+        let present = query(QueryMatch::Present);
+        assert!(hit(&present, "/?a") && hit(&present, "/?b=1&a=") && !hit(&present, "/?b=a"));
+        let absent = query(QueryMatch::Absent);
+        assert!(hit(&absent, "/") && hit(&absent, "/?b") && !hit(&absent, "/?a=0"));
+    }
+
+    #[test]
+    fn grpc_is_told_by_its_content_type() {
+        let only = RouteMatcher::compile(&RouteMatch {
+            path: PathMatch::Prefix("/".into()),
+            case_sensitive: true,
+            headers: vec![],
+            query: vec![],
+            grpc: true,
+        });
+        for (kind, hit) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc-web", false),
+            ("application/json", false),
+        ] {
+            let request = Request("/", vec![("content-type", kind)]);
+            assert_eq!(only.matches(&request), hit, "{kind}");
+        }
+        assert!(!only.matches(&Request("/", vec![])));
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub struct VirtualHost {
 pub trait RequestView {
     /// Path without the query.
     fn path(&self) -> &str;
+    /// What follows the first `?`; empty when nothing does.
+    fn query(&self) -> &str;
     /// All values of a header, or of a pseudo header, joined as HTTP joins them.
     fn header(&self, name: &str) -> Option<std::borrow::Cow<'_, [u8]>>;
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::proto::Any;
 use crate::reject::Invalid;
+use crate::resource::tls::TlsCertificate;
 use crate::type_url::message_name;
 
 /// A named extension with its configuration still packed.
@@ -45,6 +46,17 @@ impl TypedExtension {
 /// The path of a fault starts inside the configuration message: the caller puts in front of it
 /// where that message stands, its `typed_config` included.
 pub trait Extensions: Send + Sync {
+    /// Whether a resource that sets a field of [`crate::resource::IGNORED`] is refused.
+    fn is_strict(&self) -> bool {
+        false
+    }
+
+    /// A certificate and its key that are given in place. Whether they parse was looked at before.
+    fn check_certificate(&self, certificate: &TlsCertificate) -> Result<(), Invalid> {
+        let _ = certificate;
+        Ok(())
+    }
+
     /// Whether there is an HTTP filter that is configured by this message. A filter that is not
     /// known is left out when its configuration says `is_optional`, and refused otherwise.
     fn knows_http_filter(&self, message_name: &str) -> bool {

@@ -101,6 +101,7 @@ mod tests {
         let activities = Arc::<Activities>::default();
         let registry = Registry::new(Context {
             activities: Some(Arc::clone(&activities)),
+            ..Context::default()
         });
         let route = registry.per_route([config(CIRCUIT, &[CIRCUIT])].iter());
         let (mut parts, ()) = http::Request::new(()).into_parts();

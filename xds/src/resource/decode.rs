@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::address::Address;
 use super::context::{Context, fault, unpack};
 use super::{Cluster, Listener, LoadAssignment, Resource, RouteConfiguration, Secret, VirtualHost};
 use crate::extension::Extensions;
@@ -61,7 +62,7 @@ pub fn decode_noting(
         return Err(Rejected::new(ResourceType::Listener, name, fault(reason)));
     };
     let reject = |invalid| {
-        let own = || resource_name(any).unwrap_or_default();
+        let own = || effective_name(kind, any).unwrap_or_default();
         Rejected::new(kind, name.map_or_else(own, str::to_owned), invalid)
     };
     let ctx = Context::new(extensions);
@@ -121,6 +122,21 @@ fn decode_as(
             ctx,
         )?)),
     })
+}
+
+/// The name that a packed resource has: [`resource_name`], or for a listener without one its address,
+/// so that an unchanged listener is the same one in the next version (Envoy invents a name).
+///
+/// `None` when the bytes do not even tell that.
+pub fn effective_name(kind: ResourceType, any: &Any) -> Option<String> {
+    let name = resource_name(any)?;
+    if kind != ResourceType::Listener || !name.is_empty() {
+        return Some(name);
+    }
+    // A wrong address has its own refusal, which the decoder is better at.
+    let address = unpack::<proto::Listener>(any).ok()?.address;
+    let literal = address.and_then(|address| Address::decode_literal(address).ok());
+    Some(literal.map_or(name, |address| address.to_string()))
 }
 
 /// The name that a packed resource gives itself, without decoding the rest; `None` when the bytes

@@ -336,6 +336,10 @@ pub const IGNORED: &[(&str, &str)] = &[
         "HTTP/3 is not offered",
     ),
     (
+        "HttpConnectionManager.internal_address_config",
+        "no client counts as internal: `x-envoy-*` is removed from every request, and `x-envoy-internal` is never set",
+    ),
+    (
         "HttpConnectionManager.set_current_client_cert_details",
         "only matters when client certificate details are forwarded, which is refused",
     ),

@@ -50,6 +50,52 @@ pub enum HeaderMatch {
     String(StringMatcher),
 }
 
+/// `envoy.config.route.v3.QueryParameterMatcher`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryMatcher {
+    /// As in the request, not decoded.
+    pub name: String,
+    pub value: QueryMatch,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QueryMatch {
+    /// `present_match: true`, or no specifier at all.
+    Present,
+    /// `present_match: false`.
+    Absent,
+    String(StringMatcher),
+}
+
+impl QueryMatcher {
+    pub(crate) fn decode(
+        message: route::QueryParameterMatcher,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
+        use route::query_parameter_matcher::QueryParameterMatchSpecifier as Specifier;
+        let route::QueryParameterMatcher {
+            name,
+            query_parameter_match_specifier,
+        } = message;
+        // The bound of the message definition.
+        const MAX_NAME: usize = 1024;
+        if name.len() > MAX_NAME {
+            let reason = format!("is longer than {MAX_NAME} bytes");
+            return Err(Invalid::at("name", reason));
+        }
+        Ok(Self {
+            name: not_empty(name, "name")?,
+            value: match query_parameter_match_specifier {
+                None | Some(Specifier::PresentMatch(true)) => QueryMatch::Present,
+                Some(Specifier::PresentMatch(false)) => QueryMatch::Absent,
+                Some(Specifier::StringMatch(matcher)) => {
+                    QueryMatch::String(StringMatcher::decode(matcher, ctx).at("string_match")?)
+                }
+            },
+        })
+    }
+}
+
 /// Compiles a pattern that must match the whole text, as RE2 full match does.
 ///
 /// # Errors

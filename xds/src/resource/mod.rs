@@ -32,7 +32,7 @@ use crate::type_url::ResourceType;
 
 pub use address::Address;
 pub use cluster::Cluster;
-pub use decode::{Decoded, decode, decode_named, decode_noting, resource_name};
+pub use decode::{Decoded, decode, decode_named, decode_noting, effective_name, resource_name};
 pub use ignored::IGNORED;
 pub use listener::Listener;
 pub use load_assignment::LoadAssignment;

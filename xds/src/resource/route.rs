@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::config_source::ConfigSource;
 use super::headers::HeaderEdits;
-use super::matcher::HeaderMatcher;
+use super::matcher::{HeaderMatcher, QueryMatcher};
 use crate::extension::TypedExtension;
 
 /// `envoy.config.route.v3.RouteConfiguration`.
@@ -80,6 +80,10 @@ pub struct RouteMatch {
     /// `case_sensitive`, default true. Not for a regex.
     pub case_sensitive: bool,
     pub headers: Vec<HeaderMatcher>,
+    /// All of them must match.
+    pub query: Vec<QueryMatcher>,
+    /// Only requests of gRPC, by their `content-type`.
+    pub grpc: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

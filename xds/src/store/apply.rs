@@ -10,7 +10,7 @@ use super::{Applied, Changes, ResourceStore, is_reserved};
 use crate::extension::Extensions;
 use crate::proto::Any;
 use crate::reject::{FieldPath, Invalid, Rejected};
-use crate::resource::{Resource, decode_noting, resource_name};
+use crate::resource::{Resource, decode_noting, effective_name};
 use crate::source::{Extent, Origin, Update};
 use crate::text::{Listing, Location, Passage, Tree};
 use crate::type_url::ResourceType;
@@ -142,6 +142,12 @@ impl<'a> Transaction<'a> {
                     self.refuse(delivery, index, name, rejected.invalid);
                     return;
                 }
+                Ok(decoded) if self.is_too_much(delivery, &decoded.ignored) => {
+                    let field = decoded.ignored[0];
+                    let reason = fault(format!("{field} would have no effect"));
+                    self.refuse(delivery, index, name, reason);
+                    return;
+                }
                 Ok(decoded) => {
                     let equal = earlier.filter(|e| e.resource == decoded.resource);
                     Accepted {
@@ -161,6 +167,12 @@ impl<'a> Transaction<'a> {
             entry.forgive(&accepted.origin);
             entry.accepted = Some(accepted);
         });
+    }
+
+    /// Strictness is for what others write; the Coordinator's resources are our own translation.
+    fn is_too_much(&self, delivery: &Delivery<'_>, ignored: &[&str]) -> bool {
+        let strict = self.extensions.is_strict() && delivery.origin != Origin::Coordinator;
+        strict && !ignored.is_empty()
     }
 
     fn may_own(&self, delivery: &Delivery<'_>, name: &str) -> Result<(), Invalid> {
@@ -276,7 +288,7 @@ fn name_of(kind: ResourceType, any: &Any) -> Result<String, Invalid> {
         );
         return Err(fault(reason));
     }
-    match resource_name(any) {
+    match effective_name(kind, any) {
         None => Err(fault("bytes do not parse")),
         Some(name) if name.is_empty() => Err(Invalid::at("name", "must not be empty")),
         Some(name) => Ok(name),

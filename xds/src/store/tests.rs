@@ -2,8 +2,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::*;
-use crate::extension::Unchecked;
+use crate::extension::{TypedExtension, Unchecked};
 use crate::proto::{self, Any};
+use crate::reject::Invalid;
 use crate::source::{Extent, Update};
 use crate::type_url::pack;
 
@@ -123,6 +124,49 @@ fn equal_content_is_no_change() {
     assert!(accepted.resource.shares_with(&before));
     assert_eq!(accepted.ignored, ["Cluster.track_cluster_stats"]);
     assert_eq!(*accepted.any, pack(&message));
+}
+
+#[test]
+fn strictness_refuses_what_has_no_effect_unless_it_is_our_own() {
+    struct Strict;
+    impl Extensions for Strict {
+        fn is_strict(&self) -> bool {
+            true
+        }
+        fn check_http_filter(&self, _: &TypedExtension) -> Result<(), Invalid> {
+            Ok(())
+        }
+        fn check_per_route(&self, _: &str, _: &TypedExtension) -> Result<(), Invalid> {
+            Ok(())
+        }
+        fn check_access_log(&self, _: &TypedExtension) -> Result<(), Invalid> {
+            Ok(())
+        }
+    }
+    let message = proto::Cluster {
+        name: "x".into(),
+        track_cluster_stats: Some(Default::default()),
+        ..Default::default()
+    };
+    let mut store = ResourceStore::new();
+    let mut play = |origin: Origin, upserts: Vec<Any>| {
+        let update = update(&origin, Extent::Incremental, upserts);
+        store.apply(
+            &mut Batch::new(vec![update]),
+            &Strict,
+            SystemTime::UNIX_EPOCH,
+        )
+    };
+    let applied = play(server("a"), vec![pack(&message), cluster("y", "1")]);
+    assert_eq!(summary(&applied), "+y");
+    assert_eq!(
+        applied.rejected[0].to_string(),
+        "cluster \"x\": Cluster.track_cluster_stats would have no effect"
+    );
+    assert_eq!(
+        summary(&play(Origin::Coordinator, vec![pack(&message)])),
+        "+x"
+    );
 }
 
 #[test]

@@ -9,11 +9,12 @@ use super::{
 };
 use crate::proto;
 use crate::proto::hcm::http_connection_manager::{
-    CodecType, PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation,
-    StripPortMode,
+    CodecType, InternalAddressConfig, PathWithEscapedSlashesAction, RouteSpecifier,
+    ServerHeaderTransformation, StripPortMode,
 };
 use crate::proto::hcm::{Rds, RequestIdExtension};
 use crate::reject::Invalid;
+use crate::resource::address::network;
 use crate::resource::cluster::Http2Options;
 use crate::resource::config_source::ConfigSource;
 use crate::resource::context::{
@@ -100,7 +101,6 @@ impl HttpManager {
         refuse!(
             scheme_header_transformation,
             early_header_mutation_extensions,
-            internal_address_config,
             forward_client_cert_details,
             forward_client_cert_matcher,
             proxy_100_continue,
@@ -115,6 +115,9 @@ impl HttpManager {
         );
         refuse_true!(add_user_agent);
         duration(drain_timeout, "drain_timeout")?;
+        if let Some(config) = &internal_address_config {
+            check_internal_addresses(config).at("internal_address_config")?;
+        }
         accept!(ctx, "HttpConnectionManager":
             tracing,
             http1_safe_max_connection_duration,
@@ -125,6 +128,7 @@ impl HttpManager {
             access_log_flush_interval,
             flush_access_log_on_new_request,
             access_log_options,
+            internal_address_config,
             set_current_client_cert_details,
             stream_error_on_invalid_http_message,
             add_proxy_protocol_connection_state,
@@ -204,6 +208,16 @@ impl HttpManager {
             always_set_request_id_in_response,
         })
     }
+}
+
+/// Nobody counts as internal, so that nothing in here can make anybody so; what Envoy would refuse
+/// is refused all the same.
+fn check_internal_addresses(message: &InternalAddressConfig) -> Result<(), Invalid> {
+    let InternalAddressConfig {
+        unix_sockets: _,
+        cidr_ranges,
+    } = message;
+    each("cidr_ranges", cidr_ranges.clone(), network).map(drop)
 }
 
 /// The one way of numbering requests that we have is also Envoy's default; its settings are about

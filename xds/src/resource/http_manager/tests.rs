@@ -4,7 +4,9 @@ use crate::proto::envoy::config::accesslog::v3::{AccessLog, access_log};
 use crate::proto::envoy::extensions::http::original_ip_detection::xff::v3::{
     XffConfig, XffTrustedCidrs,
 };
-use crate::proto::hcm::http_connection_manager::{RouteSpecifier, StripPortMode, UpgradeConfig};
+use crate::proto::hcm::http_connection_manager::{
+    InternalAddressConfig, RouteSpecifier, StripPortMode, UpgradeConfig,
+};
 use crate::resource::listener::NetworkFilter;
 use crate::resource::testing::*;
 use crate::resource::{Reference, Resource};
@@ -264,9 +266,19 @@ fn a_manager_is_refused_by_path() {
             ("add_user_agent: not supported yet", |m| {
                 m.add_user_agent = boolean(true)
             }),
-            ("internal_address_config: not supported yet", |m| {
-                m.internal_address_config = Some(Default::default());
-            }),
+            (
+                "internal_address_config.cidr_ranges[0].address_prefix: \"::1/128\" is not an IP address",
+                |m| {
+                    let range = proto::core::CidrRange {
+                        address_prefix: "::1/128".into(),
+                        prefix_len: uint(128),
+                    };
+                    m.internal_address_config = Some(InternalAddressConfig {
+                        cidr_ranges: vec![range],
+                        ..Default::default()
+                    });
+                },
+            ),
             ("forward_client_cert_details: not supported yet", |m| {
                 m.forward_client_cert_details = 1
             }),

@@ -8,8 +8,7 @@ use crate::proto::listener::{self, FilterChainMatch, ListenerFilter, listener_fi
 use crate::reject::Invalid;
 use crate::resource::address::Address;
 use crate::resource::context::{
-    At, Context, accept, duration, each, flag, not_empty, refuse, refuse_true, required,
-    unknown_type,
+    At, Context, accept, duration, each, flag, refuse, refuse_true, required, unknown_type,
 };
 use crate::resource::tls::DownstreamTls;
 use crate::type_url::message_name;
@@ -102,8 +101,11 @@ impl Listener {
             check_listener_filter(f, ctx)
         })?;
 
-        let name = not_empty(name, "name")?;
         let address = Address::decode_literal(required(address, "address")?).at("address")?;
+        let name = match name.is_empty() {
+            true => address.to_string(),
+            false => name,
+        };
         if filter_chains.is_empty() && default_filter_chain.is_none() {
             return Err(Invalid::at("filter_chains", "must not be empty"));
         }

@@ -4,9 +4,9 @@ use super::*;
 use crate::proto::listener::{FilterChainMatch, ListenerFilter, listener_filter};
 use crate::proto::tcp_proxy::tcp_proxy as tcp;
 use crate::proto::{self, Any, core};
-use crate::resource::Resource;
 use crate::resource::testing::*;
-use crate::type_url::pack;
+use crate::resource::{Resource, effective_name};
+use crate::type_url::{ResourceType, pack};
 
 fn tcp_proxy() -> proto::TcpProxy {
     proto::TcpProxy {
@@ -192,7 +192,6 @@ fn a_listener_is_refused_by_path() {
         |l| l,
         "",
         &[
-            ("name: must not be empty", |l| l.name.clear()),
             ("address: must be given", |l| l.address = None),
             ("address: must be given", |l| {
                 l.address = Some(core::Address::default())
@@ -345,4 +344,19 @@ fn broken_bytes_are_refused_where_they_are() {
     let text = refusal(&message);
     let expected = "filter_chains[0].filters[0].typed_config: bytes do not parse: ";
     assert!(text.starts_with(expected), "{text}");
+}
+
+#[test]
+fn a_listener_without_a_name_is_called_by_its_address() {
+    let mut message = listener();
+    message.name.clear();
+    let Resource::Listener(decoded) = resource(&message) else {
+        panic!()
+    };
+    assert_eq!(decoded.name, "127.0.0.1:8080");
+    let any = pack(&message);
+    let name = effective_name(ResourceType::Listener, &any);
+    assert_eq!(name.as_deref(), Some("127.0.0.1:8080"));
+    message.address = None;
+    assert_eq!(refusal(&message), "address: must be given");
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::proto;
 use crate::proto::core::Metadata;
 use crate::proto::google::protobuf::value;
-use crate::proto::route::route_match::PathSpecifier;
+use crate::proto::route::route_match::{GrpcRouteMatchOptions, PathSpecifier};
 use crate::proto::route::virtual_host::TlsRequirementType;
 use crate::proto::route::{self, Vhds};
 use crate::reject::Invalid;
@@ -18,7 +18,7 @@ use crate::resource::context::{
     At, Context, accept, each, enumeration, fault, filter_config, flag, not_empty, refuse, required,
 };
 use crate::resource::headers::{EditFields, HeaderEdits};
-use crate::resource::matcher::{HeaderMatcher, whole_regex};
+use crate::resource::matcher::{HeaderMatcher, QueryMatcher, whole_regex};
 
 /// `max_direct_response_body_size_bytes` when it is not given.
 const DEFAULT_MAX_DIRECT_BODY: u32 = 4096;
@@ -299,19 +299,22 @@ impl RouteMatch {
         } = message;
         refuse!(
             runtime_fraction,
-            query_parameters,
             cookies,
-            grpc,
             tls_context,
             dynamic_metadata,
             filter_state,
         );
+        let grpc = grpc.map(|GrpcRouteMatchOptions {}| ()).is_some();
         Ok(Self {
             path: PathMatch::decode(required(path_specifier, "path_specifier")?, ctx)?,
             case_sensitive: flag(case_sensitive, true),
             headers: each("headers", headers, |header| {
                 HeaderMatcher::decode(header, ctx)
             })?,
+            query: each("query_parameters", query_parameters, |parameter| {
+                QueryMatcher::decode(parameter, ctx)
+            })?,
+            grpc,
         })
     }
 }

@@ -439,11 +439,11 @@ fn a_match_is_refused_by_path() {
             ("match.runtime_fraction: not supported yet", |r| {
                 inner(r).runtime_fraction = Some(Default::default());
             }),
-            ("match.query_parameters: not supported yet", |r| {
+            ("match.query_parameters[0].name: must not be empty", |r| {
                 inner(r).query_parameters = vec![Default::default()];
             }),
-            ("match.grpc: not supported yet", |r| {
-                inner(r).grpc = Some(Default::default())
+            ("match.tls_context: not supported yet", |r| {
+                inner(r).tls_context = Some(Default::default())
             }),
             ("match.connect_matcher: not supported yet", |r| {
                 r.r#match = path(Path::ConnectMatcher(Default::default()));

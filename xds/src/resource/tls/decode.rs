@@ -2,7 +2,8 @@
 
 use super::common::Common;
 use super::{
-    DownstreamTls, Secret, SecretValue, TlsCertificate, UpstreamTls, Validation, validation,
+    DataSource, DownstreamTls, Secret, SecretValue, TlsCertificate, UpstreamTls, Validation,
+    validation,
 };
 use crate::proto;
 use crate::proto::core::{TransportSocket, transport_socket};
@@ -174,6 +175,16 @@ impl UpstreamTls {
     }
 }
 
+impl TlsCertificate {
+    /// Only for what is in place: files may be renewed one after the other.
+    fn matching(self, ctx: &Context<'_>) -> Result<Self, Invalid> {
+        if let (DataSource::Inline(_), DataSource::Inline(_)) = (&self.chain, &self.key) {
+            ctx.extensions.check_certificate(&self)?;
+        }
+        Ok(self)
+    }
+}
+
 impl Secret {
     pub(crate) fn decode(message: tls::Secret, ctx: &Context<'_>) -> Result<Self, Invalid> {
         let tls::Secret { name, r#type } = message;
@@ -181,7 +192,9 @@ impl Secret {
         let value = match r#type {
             None => return Err(Invalid::at("type", "must be given")),
             Some(secret::Type::TlsCertificate(certificate)) => {
-                SecretValue::Certificate(TlsCertificate::decode(certificate).at("tls_certificate")?)
+                let decoded = TlsCertificate::decode(certificate);
+                let checked = decoded.and_then(|c| c.matching(ctx)).at("tls_certificate");
+                SecretValue::Certificate(checked?)
             }
             Some(secret::Type::SessionTicketKeys(_)) => return unsupported("session_ticket_keys"),
             Some(secret::Type::ValidationContext(context)) => {
