@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{ACCEPT, ACCEPT_LANGUAGE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{ACCEPT, ACCEPT_LANGUAGE, HOST, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
 
@@ -27,13 +27,37 @@ pub struct Asked {
 
 impl Asked {
     pub fn of(request: &Parts) -> Self {
-        let get = |name: HeaderName| request.headers.get(name).cloned();
-        Self {
-            accept: get(ACCEPT),
-            accept_language: get(ACCEPT_LANGUAGE),
-            host: None,
-            request_id: None,
+        let mut asked = Self {
             method: request.method.clone(),
+            ..Self::default()
+        };
+        // One pass: each separate look-up would hash a name.
+        for (name, value) in &request.headers {
+            let place = match *name {
+                ACCEPT => &mut asked.accept,
+                ACCEPT_LANGUAGE => &mut asked.accept_language,
+                _ => continue,
+            };
+            first(place, value);
         }
+        asked
+    }
+
+    /// What is known of a head that was looked at.
+    pub fn looked_at(&mut self, headers: &HeaderMap) {
+        for (name, value) in headers {
+            match *name {
+                HOST => first(&mut self.host, value),
+                _ if name.as_str() == "x-request-id" => first(&mut self.request_id, value),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Of several fields of a name the first counts.
+fn first(place: &mut Option<HeaderValue>, value: &HeaderValue) {
+    if place.is_none() {
+        *place = Some(value.clone());
     }
 }

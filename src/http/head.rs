@@ -356,6 +356,11 @@ fn join_cookies(headers: &mut HeaderMap) {
 fn connection_options(headers: &HeaderMap) -> Result<Vec<HeaderName>, Failure> {
     let mut named = Vec::new();
     for value in headers.get_all(CONNECTION) {
+        // Nearly all messages that have the field say just this.
+        let alone = value.as_bytes();
+        if alone.eq_ignore_ascii_case(b"keep-alive") || alone.eq_ignore_ascii_case(b"close") {
+            continue;
+        }
         let text = value
             .to_str()
             .map_err(|_| Failure::bad_request("connection_invalid"))?;

@@ -59,8 +59,7 @@ pub async fn handle(
     };
     let decided = decide(&connection, parts, &mut exchange);
     if let Some(asked) = &mut exchange.asked {
-        asked.request_id = parts.headers.get(&X_REQUEST_ID).cloned();
-        asked.host = parts.headers.get(HOST).cloned();
+        asked.looked_at(&parts.headers);
     }
     let told_id = match connection.manager.model.always_set_request_id_in_response {
         true => parts.headers.get(&X_REQUEST_ID).cloned(),

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use causeway_xds::extension::TypedExtension;
 use causeway_xds::proto::causeway::v1 as proto;
 use causeway_xds::reject::{FieldPath, Invalid};
@@ -121,17 +122,23 @@ impl HttpFilter for Access {
             );
         }
         let preflight = stream.request.method == Method::OPTIONS;
+        let headers = &mut stream.request.headers;
+        let permit = match &route.caller {
+            Caller::Permit(permit) if !preflight => Some(permit),
+            _ => None,
+        };
+        let cookies = Cookies::of(headers, &self.cookie_name, permit);
         let asked = match &route.caller {
             _ if preflight => Ok(()),
             Caller::Anyone => Ok(()),
-            Caller::Permit(permit) => self.check_permit(&stream.request.headers, permit),
-            Caller::Token(id) => self.check_token(&stream.request.headers, id),
+            Caller::Permit(_) => self.check_permit(&cookies),
+            Caller::Token(id) => self.check_token(headers, id),
         };
         if let Err(failure) = asked {
             return Flow::Fail(Box::new(failure));
         }
-        if stream.request.headers.contains_key(COOKIE) {
-            strip_cookie(&mut stream.request.headers, &self.cookie_name);
+        if cookies.named {
+            strip_cookie(headers, &self.cookie_name, cookies.others);
         }
         Flow::Continue
     }
@@ -145,19 +152,14 @@ impl HttpFilter for Access {
 }
 
 impl Access {
-    fn check_permit(&self, headers: &HeaderMap, permit: &Secret) -> Result<(), Failure> {
+    fn check_permit(&self, cookies: &Cookies) -> Result<(), Failure> {
         if self.cookie_name.is_empty() {
             return Err(misconfigured("a permit is wanted, but no cookie is named"));
         }
-        let mut any = false;
-        for value in cookies(headers).filter_map(|pair| named(pair, &self.cookie_name)) {
-            any = true;
-            // Several may be sent: a cookie of the domain beside one of the host.
-            if permit.matches(unquoted(value)) {
-                return Ok(());
-            }
+        if cookies.permitted {
+            return Ok(());
         }
-        Err(if any {
+        Err(if cookies.named {
             unauthorized("permit_invalid", "E20005: Invalid authorization cookie")
         } else {
             unauthorized(
@@ -250,13 +252,55 @@ fn misconfigured(cause: &str) -> Failure {
     Failure::local(status, ResponseFlag::Unauthorized, "access_misconfigured").because(cause)
 }
 
+/// What one look at the cookies of a request tells.
+#[derive(Debug, Default)]
+struct Cookies {
+    /// The cookie in question is among them.
+    named: bool,
+    /// It has the value that is wanted.
+    permitted: bool,
+    /// There are others.
+    others: bool,
+}
+
+impl Cookies {
+    fn of(headers: &HeaderMap, name: &str, permit: Option<&Secret>) -> Self {
+        let mut found = Self::default();
+        // A cookie without a name is nobody's.
+        if name.is_empty() {
+            return found;
+        }
+        for pair in cookies(headers) {
+            let Some(value) = named(pair, name) else {
+                found.others |= !pair.is_empty();
+                continue;
+            };
+            found.named = true;
+            // Several may be sent: a cookie of the domain beside one of the host.
+            found.permitted |= permit.is_some_and(|permit| permit.matches(unquoted(value)));
+        }
+        found
+    }
+}
+
 /// The `name=value` pairs of a request.
 fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     headers
         .get_all(COOKIE)
         .iter()
-        .flat_map(|value| value.as_bytes().split(|b| *b == b';'))
-        .map(<[u8]>::trim_ascii)
+        .flat_map(|value| pairs(value.as_bytes()))
+}
+
+/// The parts of one field. Searched for by words, because cookies are long and every request of an
+/// app has them.
+fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut from = 0;
+    let ends = memchr::memchr_iter(b';', field).chain(std::iter::once(field.len()));
+    ends.map(move |end| {
+        let pair = &field[from..end];
+        from = end + 1;
+        pair.trim_ascii()
+    })
 }
 
 /// The value of a pair, if it is of this cookie.
@@ -272,21 +316,24 @@ fn unquoted(value: &[u8]) -> &[u8] {
     inner.and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value)
 }
 
-/// Takes one cookie out of a request, and leaves the others byte for byte.
-fn strip_cookie(headers: &mut HeaderMap, name: &str) {
-    if name.is_empty() || !cookies(headers).any(|pair| named(pair, name).is_some()) {
-        return;
+/// Takes one cookie, which is there, out of a request, and leaves the others byte for byte.
+fn strip_cookie(headers: &mut HeaderMap, name: &str, others: bool) {
+    let mut kept = Vec::new();
+    if others {
+        for pair in cookies(headers) {
+            if !pair.is_empty() && named(pair, name).is_none() {
+                if !kept.is_empty() {
+                    kept.extend_from_slice(b"; ");
+                }
+                kept.extend_from_slice(pair);
+            }
+        }
     }
-    let kept: Vec<&[u8]> = cookies(headers)
-        .filter(|pair| !pair.is_empty() && named(pair, name).is_none())
-        .collect();
-    let joined = HeaderValue::from_bytes(&kept.join(&b"; "[..]));
-    headers.remove(COOKIE);
-    if let Ok(joined) = joined
-        && !joined.is_empty()
-    {
-        headers.insert(COOKIE, joined);
-    }
+    // Made of parts of values, so it can be one.
+    match HeaderValue::from_maybe_shared(Bytes::from(kept)) {
+        Ok(kept) if !kept.is_empty() => headers.insert(COOKIE, kept),
+        _ => headers.remove(COOKIE),
+    };
 }
 
 #[cfg(test)]

@@ -6,13 +6,16 @@
 //! believed as far as the fields are meant to be, and only if it can be a host: the values go into
 //! fields with a grammar of their own.
 
+mod words;
+
 use std::sync::Arc;
 
 use causeway_xds::extension::TypedExtension;
 use causeway_xds::proto::causeway::v1 as proto;
 use causeway_xds::reject::Invalid;
-use http::header::{FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
+use self::words::Words;
 use super::super::registry::{Context, decode};
 use super::super::{Factory, Flow, HttpFilter, RouteConfig, Stream};
 
@@ -64,55 +67,54 @@ impl HttpFilter for Forwarded {
     fn request(&self, stream: &mut Stream<'_>) -> Flow {
         let route = stream.route_config::<RouteForwarded>();
         let tls = stream.tls;
-        let client = stream.client;
         let path = stream.request.uri.path();
         let headers = &mut stream.request.headers;
+        let fields = Fields::of(headers);
         // One entry is what the connection manager wrote: the peer, who is the client then.
-        if self.client_only
-            && headers
-                .get(X_FORWARDED_FOR)
-                .is_some_and(|value| value.as_bytes().contains(&b','))
-            && let Ok(client) = HeaderValue::from_str(&client.to_string())
-        {
+        let client = (self.client_only
+            && fields
+                .forwarded_for
+                .is_some_and(|value| value.as_bytes().contains(&b',')))
+        .then(|| HeaderValue::from_str(&stream.client.to_string()).ok())
+        .flatten();
+        let scheme = scheme(self.proto.as_ref().or(fields.proto), tls);
+        let mut words = fields
+            .forwarded_host
+            .and_then(|told| words::of(told, scheme));
+        let told = words.is_some();
+        let own = if told { None } else { fields.host.cloned() };
+        if let Some(host) = &own {
+            words = words::of(host, scheme);
+        }
+        let rstudio = route
+            .filter(|route| route.rstudio && path.starts_with('/'))
+            .and_then(|_| {
+                let host = words::told(own.as_ref().or(fields.forwarded_host)?)?;
+                let request = [scheme, "://", host, path].concat();
+                let proto = HeaderValue::from_str(scheme).ok()?;
+                Some((proto, HeaderValue::from_str(&request).ok()?))
+            });
+        if let Some(client) = client {
             headers.insert(X_FORWARDED_FOR, client);
         }
         if let Some(proto) = &self.proto {
             headers.insert(X_FORWARDED_PROTO, proto.clone());
         }
-        if told(headers, &X_FORWARDED_HOST).is_none() {
-            match headers.get(HOST).cloned() {
-                Some(host) => headers.insert(X_FORWARDED_HOST, host),
-                None => headers.remove(X_FORWARDED_HOST),
-            };
+        // What the client said stays, if it can be a host.
+        match own {
+            Some(host) => drop(headers.insert(X_FORWARDED_HOST, host)),
+            None if told => {}
+            None => drop(headers.remove(X_FORWARDED_HOST)),
         }
-        let scheme = scheme(headers, tls);
-        let Some(host) = told(headers, &X_FORWARDED_HOST) else {
+        let Some(Words { port, forwarded }) = words else {
             // A host may be empty (RFC 9110 section 7.2). What is left is nobody's word.
             headers.remove(X_FORWARDED_PORT);
             headers.remove(FORWARDED);
             return Flow::Continue;
         };
-        let port = match port(host) {
-            Some(port) => HeaderValue::from(port),
-            None if matches!(scheme, "https" | "wss") => HeaderValue::from_static("443"),
-            None => HeaderValue::from_static("80"),
-        };
-        let forwarded = forwarded(host, scheme);
-        let rstudio = route
-            .is_some_and(|route| route.rstudio && path.starts_with('/'))
-            .then(|| {
-                let request = [scheme, "://", host, path].concat();
-                (
-                    HeaderValue::from_str(scheme),
-                    HeaderValue::from_str(&request),
-                )
-            });
         headers.insert(X_FORWARDED_PORT, port);
-        match forwarded {
-            Some(forwarded) => headers.insert(FORWARDED, forwarded),
-            None => headers.remove(FORWARDED),
-        };
-        if let Some((Ok(proto), Ok(request))) = rstudio {
+        headers.insert(FORWARDED, forwarded);
+        if let Some((proto, request)) = rstudio {
             headers.insert(X_RSTUDIO_PROTO, proto);
             headers.insert(X_RSTUDIO_REQUEST, request);
         }
@@ -120,15 +122,36 @@ impl HttpFilter for Forwarded {
     }
 }
 
-/// The first of what a field lists, if it can be a host with or without a port.
-fn told<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
-    let first = headers.get(name)?.to_str().ok()?.split(',').next()?.trim();
-    let of_host = |b: u8| b.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(&b);
-    (!first.is_empty() && first.bytes().all(of_host)).then_some(first)
+/// What a request says of these, found in one pass: each separate look-up would hash a name.
+#[derive(Default)]
+struct Fields<'h> {
+    host: Option<&'h HeaderValue>,
+    forwarded_for: Option<&'h HeaderValue>,
+    forwarded_host: Option<&'h HeaderValue>,
+    proto: Option<&'h HeaderValue>,
 }
 
-fn scheme(headers: &HeaderMap, tls: bool) -> &str {
-    let told = headers.get(X_FORWARDED_PROTO).and_then(|v| v.to_str().ok());
+impl<'h> Fields<'h> {
+    fn of(headers: &'h HeaderMap) -> Self {
+        let mut found = Self::default();
+        for (name, value) in headers {
+            let name = name.as_str();
+            let place = match name.len() {
+                4 if name == "host" => &mut found.host,
+                15 if name == "x-forwarded-for" => &mut found.forwarded_for,
+                16 if name == "x-forwarded-host" => &mut found.forwarded_host,
+                17 if name == "x-forwarded-proto" => &mut found.proto,
+                _ => continue,
+            };
+            // Of several fields of a name the first counts.
+            place.get_or_insert(value);
+        }
+        found
+    }
+}
+
+fn scheme(told: Option<&HeaderValue>, tls: bool) -> &str {
+    let told = told.and_then(|v| v.to_str().ok());
     let first = told.and_then(|v| v.split(',').next()).map(str::trim);
     let of_scheme = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);
     match first {
@@ -136,27 +159,6 @@ fn scheme(headers: &HeaderMap, tls: bool) -> &str {
         _ if tls => "https",
         _ => "http",
     }
-}
-
-/// The port of `name:port` or `[address]:port`.
-fn port(host: &str) -> Option<u16> {
-    let after = match host.rsplit_once(']') {
-        Some((_, after)) => after,
-        None => &host[host.find(':')?..],
-    };
-    after.strip_prefix(':')?.parse().ok()
-}
-
-/// RFC 7239 section 4: a value that is no token is quoted. Neither quotes nor backslashes can be
-/// part of a host.
-fn forwarded(host: &str, scheme: &str) -> Option<HeaderValue> {
-    let of_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    let quote = match host.bytes().all(of_token) {
-        true => "",
-        false => "\"",
-    };
-    let value = ["host=", quote, host, quote, ";proto=", scheme].concat();
-    HeaderValue::try_from(value).ok()
 }
 
 #[cfg(test)]
