@@ -3,6 +3,7 @@
 //! Tests use the same door as the program.
 
 pub mod coordinator;
+mod xds;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,17 +11,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
-use causeway_xds::ResourceType;
-use causeway_xds::file::FileSource;
 use causeway_xds::reject::Rejected;
-use causeway_xds::resource::config_source::{ConfigSource, Place};
 use causeway_xds::source::Update;
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, AdminCommand, AdminState};
 use crate::config::WorkerConfig;
 use crate::config::bootstrap::BootstrapConfig;
-use crate::control::{BindFailure, Control, ControlHandle, Reconcile, Start, StartSource};
+use crate::control::sources::NoServers;
+use crate::control::{BindFailure, Control, ControlHandle, Reconcile, Start};
 use crate::coordinator::{Circuits, Frame, follow_names, shim};
 use crate::filter::{Context, Registry};
 use crate::listener::{Addresses, Listeners, run_worker};
@@ -136,9 +135,14 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
     let listeners = Listeners::new(senders, Arc::clone(&stats));
     let addresses = listeners.addresses();
     let listeners = Arc::new(Mutex::new(listeners));
-    let (sources, updates, management, bootstrap) = match &config {
-        Config::Bootstrap(b) => (sources(b), b.static_updates.clone(), b.admin, Some(&**b)),
-        Config::Worker(w) => (Vec::new(), Vec::new(), Some(w.causeway.management), None),
+    let (xds, updates, management, bootstrap) = match &config {
+        Config::Bootstrap(b) => (b.xds.clone(), b.static_updates.clone(), b.admin, Some(&**b)),
+        Config::Worker(w) => (
+            w.xds.clone().unwrap_or_default(),
+            Vec::new(),
+            Some(w.causeway.management),
+            None,
+        ),
     };
     let activities = Arc::<Activities>::default();
     let (mut control, handle) = Control::new(Start {
@@ -148,7 +152,11 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
         stats: Arc::clone(&stats),
         publisher: publisher.clone(),
         reconcile: Box::new(Shared(Arc::clone(&listeners))),
-        sources,
+        roots: xds::roots(&xds),
+        servers: Box::new(NoServers),
+        gated: bootstrap.is_some(),
+        deletions: xds::deletions(&xds),
+        cache: xds::cache(&xds),
     });
     begin(&mut control, updates)?;
     let (stop, stopped) = watch::channel(false);
@@ -244,37 +252,6 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
     })
 }
 
-/// The file sources that a bootstrap's `dynamic_resources` name.
-fn sources(bootstrap: &BootstrapConfig) -> Vec<StartSource> {
-    let both = [
-        (&bootstrap.xds.cds, ResourceType::Cluster),
-        (&bootstrap.xds.lds, ResourceType::Listener),
-    ];
-    let file = |(source, kind): (&Option<ConfigSource>, ResourceType)| {
-        let ConfigSource {
-            place,
-            initial_fetch_timeout,
-        } = source.as_ref()?;
-        let Place::File {
-            path,
-            watched_directory,
-        } = place
-        else {
-            return None;
-        };
-        Some(StartSource {
-            source: Box::new(FileSource::new(
-                path.clone(),
-                watched_directory.clone(),
-                kind,
-            )),
-            kind: Some(kind),
-            initial_fetch_timeout: *initial_fetch_timeout,
-        })
-    };
-    both.into_iter().filter_map(file).collect()
-}
-
 /// Reads and compiles static resources without opening anything, and returns what is refused.
 pub fn check(updates: Vec<Update>) -> Vec<Rejected> {
     struct Nothing;
@@ -288,7 +265,11 @@ pub fn check(updates: Vec<Update>) -> Vec<Rejected> {
         stats: Arc::default(),
         publisher: Publisher::default(),
         reconcile: Box::new(Nothing),
-        sources: Vec::new(),
+        roots: Vec::new(),
+        servers: Box::new(NoServers),
+        gated: true,
+        deletions: Default::default(),
+        cache: None,
     });
     control.begin(updates).rejected
 }

@@ -3,13 +3,14 @@
 mod args;
 mod checks;
 mod process;
+mod validate;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use clap::Parser as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -29,6 +30,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
+        // Printed already, and one line for each.
+        Err(error) if error.is::<validate::Rejected>() => ExitCode::FAILURE,
         Err(error) => {
             // Causes are part of the text already where they matter; the chain tells the rest.
             eprintln!("causeway: {error:#}");
@@ -61,6 +64,9 @@ fn run(cli: Cli) -> Result<()> {
                 log_level: Some(log.level.clone()),
                 ..Options::default()
             };
+            if args.xds {
+                return runtime()?.block_on(run_xds_demo(options));
+            }
             runtime()?.block_on(run_demo(options))
         }
         Command::GenerateExampleConfiguration(args)
@@ -81,8 +87,8 @@ fn run(cli: Cli) -> Result<()> {
             let document = crate::coordinator::shim::openapi();
             written(&args, &(serde_json::to_string_pretty(&document)? + "\n"))
         }
-        Command::Validate(args) => validate(&located(args)?),
-        Command::Serve(args) if args.mode == Mode::Validate => validate(&located(args)?),
+        Command::Validate(args) => validate::run(args),
+        Command::Serve(args) if args.mode == Mode::Validate => validate::run(args.into()),
         Command::Serve(args) => start(&located(args)?),
     }
 }
@@ -259,25 +265,6 @@ fn grpc_text() -> Option<String> {
     set.filter(|text| !text.is_empty())
 }
 
-/// Reads and compiles everything, opens nothing.
-fn validate(args: &ServeArgs) -> Result<()> {
-    crate::tls::install_provider();
-    let config = load(args)?;
-    if let Config::Bootstrap(bootstrap) = &config {
-        let rejected = app::check(bootstrap.static_updates.clone());
-        if !rejected.is_empty() {
-            let file = source(args);
-            let reasons: Vec<String> = rejected.iter().map(|r| format!("{file}: {r}")).collect();
-            bail!("{}", reasons.join("\n"));
-        }
-    }
-    println!(
-        "configuration '{}' OK",
-        path_text(args.config_path.as_deref())
-    );
-    Ok(())
-}
-
 async fn serve(
     config: Config,
     options: Options,
@@ -342,6 +329,48 @@ async fn until_stopped(mut running: Running, signals: Signals) -> Result<()> {
         _ = interrupt.recv() => tracing::warn!("second signal, ending at once"),
     }
     Ok(())
+}
+
+/// Origins, management server and proxy in one process.
+async fn run_xds_demo(options: Options) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    const POLL: Duration = Duration::from_millis(20);
+    const STEP: Duration = Duration::from_secs(3);
+    let signals = Signals::listen()?;
+    let (sender, mut said) = tokio::sync::mpsc::unbounded_channel();
+    let scene = demo::xds::Scene::start(0, 0, sender)
+        .await
+        .context("cannot start the management server")?;
+    let text = scene.bootstrap(true, 0);
+    let bootstrap = BootstrapConfig::parse("demo", &text, &Overrides::default())?;
+    let running = app::start(Config::Bootstrap(Box::new(bootstrap)), options).await?;
+    let opened = async {
+        loop {
+            if let Some(address) = running.addresses.of(demo::xds::LISTENER) {
+                return address;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    let traffic = tokio::time::timeout(PATIENCE, opened)
+        .await
+        .context("the listener of the demo is not open")?;
+    let management = running
+        .management
+        .context("the demo has a management port")?;
+    let mut out = std::io::stdout();
+    let banner = demo::xds::banner(scene.address(), traffic, management);
+    write!(out, "{banner}")?;
+    out.flush()?;
+    let playing = tokio::spawn(async move {
+        // The only error is that of a resource which is a constant.
+        let _ = scene
+            .play(&mut said, STEP, |line| println!("  {line}"))
+            .await;
+    });
+    let stopped = until_stopped(running, signals).await;
+    playing.abort();
+    stopped
 }
 
 async fn run_demo(options: Options) -> Result<()> {

@@ -7,6 +7,7 @@
 //! | [`metrics`] | `/metrics`, under our own names |
 //! | `dump` | `/config_dump` |
 //! | `clusters` | `/clusters`, `/listeners` |
+//! | `csds` | the same over gRPC |
 //! | `command` | everything that changes something, POST only |
 //!
 //! Paths, names and forms are Envoy's where Envoy has them. Whoever reaches this port may read
@@ -14,6 +15,7 @@
 
 mod clusters;
 mod command;
+mod csds;
 mod dump;
 mod family;
 mod health;
@@ -174,6 +176,7 @@ pub fn router(state: AdminState) -> Router {
         .route("/quitquitquit", post(command::quit))
         .route("/healthcheck/fail", post(command::healthcheck_fail))
         .route("/healthcheck/ok", post(command::healthcheck_ok))
+        .route_service(csds::PATH, csds::server(state.clone()))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(stats, count))

@@ -1,3 +1,5 @@
+mod csds;
+
 use causeway_xds::ResourceType;
 use causeway_xds::source::{Extent, OnRejection, Origin, Update};
 use serde_json::Value;
@@ -6,6 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::config::bootstrap::{BootstrapConfig, Overrides};
+use crate::control::sources::NoServers;
 use crate::control::{BindFailure, Control, Reconcile, Start};
 use crate::snapshot::{Retired, Snapshot};
 
@@ -80,7 +83,11 @@ async fn port() -> Port {
         stats: Arc::clone(&stats),
         publisher: publisher.clone(),
         reconcile: Box::new(NoSockets),
-        sources: vec![],
+        roots: vec![],
+        servers: Box::new(NoServers),
+        gated: true,
+        deletions: Default::default(),
+        cache: None,
     });
     let outcome = control.begin(config.static_updates.clone());
     assert!(outcome.rejected.is_empty(), "{:?}", outcome.rejected);

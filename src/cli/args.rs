@@ -24,8 +24,8 @@ pub(super) enum Command {
     Serve(ServeArgs),
     /// Serve sample apps, reachable in every way, without any file.
     Demo(DemoArgs),
-    /// Check a configuration file and say what is wrong with it.
-    Validate(ServeArgs),
+    /// Check configuration files, or files of xDS resources, and say what is wrong with them.
+    Validate(ValidateArgs),
     /// Print a worker's file with every key.
     GenerateExampleConfiguration(OutputArgs),
     /// The worker's file.
@@ -151,6 +151,37 @@ impl ServeArgs {
     }
 }
 
+#[derive(Clone, Debug, Args)]
+pub(super) struct ValidateArgs {
+    /// Configuration files; resources of all types by list (`clusters`, `listeners`, ...); a
+    /// `DiscoveryResponse`; a folder of these; `-` for standard input.
+    #[arg(value_name = "FILE")]
+    pub targets: Vec<PathBuf>,
+    /// How to print what was found.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+impl From<ServeArgs> for ValidateArgs {
+    fn from(serve: ServeArgs) -> Self {
+        Self {
+            targets: Vec::new(),
+            format: Format::Text,
+            serve,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// One line for each resource.
+    Text,
+    /// One JSON object on a line for each file.
+    Json,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Mode {
     Serve,
@@ -164,6 +195,9 @@ pub(super) struct DemoArgs {
     /// Write the demo's configuration as files there, and serve nothing.
     #[arg(long, value_name = "DIR")]
     pub write: Option<PathBuf>,
+    /// Show a management server that moves traffic between two origins.
+    #[arg(long, conflicts_with = "write")]
+    pub xds: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -4,18 +4,28 @@
 //! | module | holds |
 //! |---|---|
 //! | [`warming`] | what waits for what, as a pure state machine |
+//! | [`cache`] | the last good configuration, on disk |
+//! | `guard` | how much a management server may take away at once |
+//! | `keeper` | when the cache is read and written |
+//! | `linger` | clusters that stay until no route leads to them |
 //! | `pipeline` | the steps of one change, without I/O of its own |
 //! | `view` | the store as the compiler is to see it: what waits shows its earlier version |
-//! | `sources` | files and names that accepted resources ask for |
+//! | `subscriptions` | what accepted resources refer to elsewhere |
+//! | [`sources`] | the files, names and management servers that are asked for it |
 //! | [`dns`] | the addresses of names, as a source |
 //! | [`status`] | what an operator may know of each resource, and readiness |
 //!
 //! All of it runs on one task of the control runtime. Others reach it by [`ControlHandle`].
 
+pub mod cache;
 pub mod dns;
+mod guard;
+mod keeper;
+mod linger;
 mod pipeline;
-mod sources;
+pub mod sources;
 pub mod status;
+mod subscriptions;
 mod view;
 pub mod warming;
 
@@ -24,17 +34,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_xds::ResourceType;
-use causeway_xds::source::{Batch, Batches, Extent, OnRejection, Origin, Outcome, Source, Update};
+use causeway_xds::source::{Batch, Batches, OnRejection, Origin, Outcome, Source, Update};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
+pub use guard::Deletions;
 pub use pipeline::Pipeline;
 pub use status::{Readiness, Rejection, ResourceStatus, State, Version};
 
 use crate::filter::Registry;
 use crate::snapshot::{Publisher, Retired, Snapshot};
 use crate::telemetry::stats::Stats;
-use sources::FileSources;
+use cache::Cache;
+use keeper::{Keeper, Task};
+use pipeline::{Parts, Roots};
+use sources::{Servers, Sources};
+pub use subscriptions::ServerKey;
 
 /// Batches that may wait for the control task; then sources wait.
 const QUEUE: usize = 256;
@@ -67,21 +82,37 @@ pub struct Start {
     pub publisher: Publisher,
     pub reconcile: Box<dyn Reconcile + Send>,
     pub registry: Registry,
-    pub sources: Vec<StartSource>,
+    /// Where clusters and listeners come from, at most one root for each of the two.
+    pub roots: Vec<Root>,
+    pub servers: Box<dyn Servers>,
+    /// Whether listeners stay closed until the clusters of the roots are there. A process whose
+    /// listeners come from elsewhere as well does not hold those up.
+    pub gated: bool,
+    pub deletions: Deletions,
+    pub cache: Option<Cache>,
 }
 
-/// A source that runs from the start; listeners wait until it has spoken.
-pub struct StartSource {
-    pub source: Box<dyn Source>,
-    /// The type whose first update counts; `None` for the first update of any.
-    pub kind: Option<ResourceType>,
+/// A source of everything of a type.
+pub struct Root {
+    pub kind: ResourceType,
+    pub from: RootSource,
     /// How long the start waits for it; zero waits for ever.
     pub initial_fetch_timeout: Duration,
 }
 
+pub enum RootSource {
+    /// One that runs from the start.
+    Source(Box<dyn Source>),
+    /// Management servers, and the names they are asked for; none asks for all.
+    Server(ServerKey, Vec<String>),
+}
+
+/// A root that has not spoken yet.
 struct Awaited {
     origin: Origin,
-    kind: Option<ResourceType>,
+    kind: ResourceType,
+    timeout: Duration,
+    /// From the moment it is asked on; a timeout of zero has none.
     deadline: Option<Instant>,
 }
 
@@ -90,9 +121,12 @@ type Query = Box<dyn FnOnce(&Pipeline) + Send>;
 /// The control task.
 pub struct Control {
     pipeline: Pipeline,
-    files: FileSources,
-    start: Vec<Box<dyn Source>>,
+    sources: Sources,
+    /// Not asked yet.
+    roots: Vec<Root>,
     awaited: Vec<Awaited>,
+    gated: bool,
+    keeper: Option<Keeper>,
     batches: mpsc::Receiver<Batch>,
     queries: mpsc::Receiver<Query>,
     /// For the sources that control starts.
@@ -120,26 +154,35 @@ impl Control {
             publisher,
             reconcile,
             registry,
-            sources,
+            roots,
+            servers,
+            gated,
+            deletions,
+            cache,
         } = start;
         let (sender, batches) = mpsc::channel(QUEUE);
         let (ask, queries) = mpsc::channel(QUEUE);
         let readiness = Readiness::default();
-        let now = Instant::now();
-        let awaited = sources
-            .iter()
-            .map(|s| Awaited {
-                origin: s.source.origin(),
-                kind: s.kind,
-                deadline: (!s.initial_fetch_timeout.is_zero())
-                    .then(|| now + s.initial_fetch_timeout),
-            })
-            .collect();
+        let awaited = roots.iter().map(|root| Awaited {
+            origin: root.origin(),
+            kind: root.kind,
+            timeout: root.initial_fetch_timeout,
+            deadline: None,
+        });
         let control = Self {
-            pipeline: Pipeline::new(stats, publisher, reconcile, registry, readiness.clone()),
-            files: FileSources::default(),
-            start: sources.into_iter().map(|s| s.source).collect(),
-            awaited,
+            sources: Sources::new(servers, Arc::clone(&stats), sender.clone()),
+            awaited: awaited.collect(),
+            pipeline: Pipeline::new(Parts {
+                stats,
+                publisher,
+                reconcile,
+                registry,
+                readiness: readiness.clone(),
+                deletions,
+            }),
+            roots,
+            gated,
+            keeper: cache.map(Keeper::new),
             batches,
             queries,
             sender: sender.clone(),
@@ -156,20 +199,20 @@ impl Control {
     /// that the caller can refuse to start. Listeners open now, unless they have to wait for
     /// something. Called once, before [`Control::run`].
     pub fn begin(&mut self, updates: Vec<Update>) -> Outcome {
-        self.pipeline.set_sources_ready(self.awaited.is_empty());
+        self.note_roots();
         self.pipeline
             .apply(&mut Batch::new(updates), Instant::now())
     }
 
     /// Works until `shutdown` is done. Needs a tokio runtime with time.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
-        for source in std::mem::take(&mut self.start) {
-            info!(origin = %source.origin(), "source started");
-            tokio::spawn(source.run(self.sender.clone()));
-        }
         let mut shutdown = std::pin::pin!(shutdown);
+        if let Some(keeper) = &mut self.keeper {
+            keeper.start(Instant::now());
+        }
         loop {
-            self.follow_files();
+            self.ask_roots();
+            self.follow_sources();
             let deadline = self.next_deadline();
             tokio::select! {
                 () = &mut shutdown => break,
@@ -178,55 +221,140 @@ impl Control {
                 () = sleep_until(deadline) => self.tick(Instant::now()),
             }
         }
-        self.files.stop_all();
+        self.sources.stop_all();
+    }
+
+    /// Asks the roots whose turn it is. Management servers are asked for listeners only once the
+    /// first clusters are in use, so that nothing listens before it can be served.
+    fn ask_roots(&mut self) {
+        let waits =
+            self.awaits(ResourceType::Cluster) || self.pipeline.waiting(ResourceType::Cluster) > 0;
+        let turn =
+            |root: &mut Root| root.kind != ResourceType::Listener || root.is_local() || !waits;
+        let due: Vec<Root> = self.roots.extract_if(.., turn).collect();
+        for root in due {
+            for awaited in self.awaited.iter_mut().filter(|a| a.kind == root.kind) {
+                let timed = !awaited.timeout.is_zero();
+                awaited.deadline = timed.then(|| Instant::now() + awaited.timeout);
+            }
+            match root.from {
+                RootSource::Source(source) => {
+                    info!(origin = %source.origin(), "source started");
+                    tokio::spawn(source.run(self.sender.clone()));
+                }
+                RootSource::Server(server, names) => self.sources.ask(&server, root.kind, &names),
+            }
+        }
     }
 
     fn batch(&mut self, mut batch: Batch) {
-        self.awaited.retain(|awaited| {
-            let heard = |u: &Update| {
-                u.origin == awaited.origin && awaited.kind.is_none_or(|kind| kind == u.kind)
-            };
-            !batch.updates.iter().any(heard)
-        });
-        self.pipeline.set_sources_ready(self.awaited.is_empty());
-        let outcome = self.pipeline.apply(&mut batch, Instant::now());
+        if let Some(keeper) = &mut self.keeper {
+            keeper.heard(&batch.updates, Instant::now());
+        }
+        let outcome = self.apply(&mut batch);
         if let Some(answer) = batch.answer {
             // Whoever asked may be gone; the change stands all the same.
             let _ = answer.send(outcome);
         }
     }
 
+    fn apply(&mut self, batch: &mut Batch) -> Outcome {
+        self.awaited.retain(|awaited| {
+            let heard = |u: &Update| u.origin == awaited.origin && u.kind == awaited.kind;
+            !batch.updates.iter().any(heard)
+        });
+        self.note_roots();
+        let outcome = self.pipeline.apply(batch, Instant::now());
+        // What the change refers to is asked for before it is answered for, as control planes
+        // expect: the endpoints of a cluster before the word that the cluster was taken.
+        self.follow_sources();
+        outcome
+    }
+
     fn tick(&mut self, now: Instant) {
         self.awaited.retain(|awaited| {
             let late = awaited.deadline.is_some_and(|deadline| deadline <= now);
             if late {
-                warn!(origin = %awaited.origin, "source has not answered, starting without");
+                warn!(origin = %awaited.origin, kind = %awaited.kind, "source has not answered, going on without");
+                self.sources.note_timeout(&awaited.origin, awaited.kind);
             }
             !late
         });
-        self.pipeline.set_sources_ready(self.awaited.is_empty());
+        self.note_roots();
         self.pipeline.expire(now);
+        while let Some(task) = self.keeper.as_mut().and_then(|keeper| keeper.due(now)) {
+            self.keep(task);
+        }
     }
 
-    /// Starts and stops file sources as the resources now in use refer to files.
-    fn follow_files(&mut self) {
+    fn keep(&mut self, task: Task) {
+        let Some(keeper) = &mut self.keeper else {
+            return;
+        };
+        match task {
+            Task::Write => {
+                let all = ResourceType::ALL.map(|kind| self.pipeline.resources(kind));
+                let cache = keeper.cache.clone();
+                tokio::task::spawn_blocking(move || {
+                    if let Err(error) = cache.write(&cache.encode(&all.concat())) {
+                        warn!(%error, directory = %cache.directory.display(), "cannot write the cache");
+                    }
+                });
+            }
+            Task::Read => match keeper.cache.read() {
+                Err(error) => warn!(%error, "the cache of the last good configuration is not used"),
+                Ok(updates) if updates.is_empty() => info!("nothing is cached"),
+                Ok(updates) => {
+                    let resources: usize = updates.iter().map(|u| u.upserts.len()).sum();
+                    warn!(
+                        resources,
+                        "no management server has answered, serving what is cached"
+                    );
+                    keeper.serving(&updates);
+                    self.apply(&mut Batch::new(updates));
+                }
+            },
+            Task::Forget => {
+                let gone = keeper
+                    .take_stale()
+                    .into_iter()
+                    .map(|(origin, (kind, name))| {
+                        info!(%kind, name, "cached resource was not sent again, forgotten");
+                        Update {
+                            removals: vec![name],
+                            ..sources::nothing(origin, kind)
+                        }
+                    });
+                let gone: Vec<Update> = gone.collect();
+                self.apply(&mut Batch::new(gone));
+            }
+        }
+    }
+
+    fn awaits(&self, kind: ResourceType) -> bool {
+        self.awaited.iter().any(|awaited| awaited.kind == kind)
+    }
+
+    fn note_roots(&mut self) {
+        let all = self.awaited.is_empty();
+        let local = self.awaited.iter().all(|awaited| {
+            awaited.kind == ResourceType::Listener && matches!(awaited.origin, Origin::Xds(_))
+        });
+        self.pipeline.set_roots(Roots {
+            clusters: all || local || !self.gated,
+            all: all || !self.gated,
+        });
+    }
+
+    /// Starts and stops sources as the resources now in use refer to files and servers.
+    fn follow_sources(&mut self) {
         loop {
-            let changes = self.pipeline.take_file_changes();
+            let changes = self.pipeline.take_source_changes();
             if changes.is_empty() {
                 return;
             }
-            let ended = self.files.set(changes, &self.sender);
             // What only a stopped source could change is not kept.
-            let updates = ended.into_iter().map(|(origin, kind)| Update {
-                origin,
-                kind,
-                version: String::new(),
-                extent: Extent::StateOfTheWorld,
-                upserts: Vec::new(),
-                listing: None,
-                removals: Vec::new(),
-            });
-            let updates: Vec<_> = updates.collect();
+            let updates = self.sources.carry_out(changes);
             if !updates.is_empty() {
                 self.pipeline
                     .apply(&mut Batch::new(updates), Instant::now());
@@ -236,7 +364,23 @@ impl Control {
 
     fn next_deadline(&self) -> Option<Instant> {
         let sources = self.awaited.iter().filter_map(|a| a.deadline);
-        sources.chain(self.pipeline.next_deadline()).min()
+        let keeper = self.keeper.as_ref().and_then(Keeper::next_deadline);
+        let pipeline = self.pipeline.next_deadline();
+        sources.chain(pipeline).chain(keeper).min()
+    }
+}
+
+impl Root {
+    fn origin(&self) -> Origin {
+        match &self.from {
+            RootSource::Source(source) => source.origin(),
+            RootSource::Server(server, _) => server.origin(),
+        }
+    }
+
+    /// Whether it is there at once, and asking it early does no harm.
+    fn is_local(&self) -> bool {
+        matches!(self.from, RootSource::Source(_))
     }
 }
 

@@ -15,14 +15,18 @@ use causeway_xds::text::Passage;
 use causeway_xds::{FieldPath, ResourceType};
 use tracing::{info, warn};
 
-use super::sources::{FileKey, files_of};
+use super::guard::{Deletions, Guard};
+use super::linger::Lingering;
 use super::status::{Notes, Readiness, Rejection, ResourceStatus, State, Version};
+use super::subscriptions::{Change, Subscriptions};
 use super::view::{Held, View};
 use super::warming::{Key, Warming};
 use super::{BindFailure, Reconcile};
 use crate::filter::Registry;
 use crate::snapshot::{Compiled, Compiler, Publisher, Snapshot};
 use crate::telemetry::stats::Stats;
+
+mod admit;
 
 /// Everything between an update and a published snapshot.
 pub struct Pipeline {
@@ -35,23 +39,47 @@ pub struct Pipeline {
     stats: Arc<Stats>,
     readiness: Readiness,
     notes: Notes,
-    sources_ready: bool,
+    roots: Roots,
+    subscriptions: Subscriptions,
+    lingering: Lingering,
+    /// What management servers said they do not have, as long as it is wanted.
+    absent: HashSet<Key>,
+    guard: Guard,
     /// Resources whose newest version could not be used, to be tried again when it is sent again.
     failed: BTreeSet<Key>,
-    file_changes: Vec<(Key, BTreeSet<FileKey>)>,
+}
+
+/// What a pipeline is made from.
+pub(super) struct Parts {
+    pub stats: Arc<Stats>,
+    pub publisher: Publisher,
+    pub reconcile: Box<dyn Reconcile + Send>,
+    pub registry: Registry,
+    pub readiness: Readiness,
+    pub deletions: Deletions,
+}
+
+/// How far the sources are that the start waits for: each has spoken, or is given up.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Roots {
+    /// All but those of listeners. Listeners open once the first clusters are there.
+    pub clusters: bool,
+    pub all: bool,
 }
 
 /// What the names of a batch stood for before it was applied.
 type Before = HashMap<Key, Option<Accepted>>;
 
 impl Pipeline {
-    pub(super) fn new(
-        stats: Arc<Stats>,
-        publisher: Publisher,
-        reconcile: Box<dyn Reconcile + Send>,
-        registry: Registry,
-        readiness: Readiness,
-    ) -> Self {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts {
+            stats,
+            publisher,
+            reconcile,
+            registry,
+            readiness,
+            deletions,
+        } = parts;
         Self {
             store: ResourceStore::new(),
             warming: Warming::default(),
@@ -62,23 +90,30 @@ impl Pipeline {
             stats,
             readiness,
             notes: Notes::default(),
-            sources_ready: false,
+            roots: Roots::default(),
+            subscriptions: Subscriptions::default(),
+            lingering: Lingering::default(),
+            absent: HashSet::new(),
+            guard: Guard::new(deletions),
             failed: BTreeSet::new(),
-            file_changes: Vec::new(),
         }
     }
 
-    /// Whether every source that the start waits for has spoken, or is given up.
-    pub(super) fn set_sources_ready(&mut self, ready: bool) {
-        self.sources_ready |= ready;
+    /// What was reached stays reached.
+    pub(super) fn set_roots(&mut self, roots: Roots) {
+        self.roots.clusters |= roots.clusters;
+        self.roots.all |= roots.all;
     }
 
     /// Applies a batch. Its answer stays with the caller.
     pub(super) fn apply(&mut self, batch: &mut Batch, now: Instant) -> Outcome {
+        let refused = self.refuse_pushes(batch);
+        let absent = self.withhold(batch);
         let before = self.before(batch);
-        let applied = self
+        let mut applied = self
             .store
             .apply(batch, &Registry::default(), SystemTime::now());
+        applied.rejected.splice(0..0, refused);
         for rejected in &applied.rejected {
             self.stats.pipeline.resources_rejected.inc();
             warn!(error = %rejected, "resource rejected");
@@ -97,9 +132,14 @@ impl Pipeline {
             self.stats.pipeline.equal_updates.inc();
         }
         let touched = changes.clone();
-        let refused = applied.rejected.iter().map(|r| (r.kind, r.name.clone()));
-        let admitted = self.admit(changes, refused.collect(), &before, now);
+        let hopeless = applied.rejected.iter().map(|r| (r.kind, r.name.clone()));
+        let hopeless = hopeless.chain(absent).collect();
+        let linger = self.linger(&mut changes, &before, batch, now);
+        let admitted = self.admit(changes, hopeless, &before, now);
         let mut outcome = self.bring_into_use(&admitted);
+        if linger || touches_routes(&admitted) {
+            self.let_go(now);
+        }
         if batch.on_rejection == OnRejection::ApplyNothing && !outcome.rejected.is_empty() {
             self.undo(&touched, &before, now);
             outcome.generation = self.publisher.current().generation;
@@ -119,14 +159,26 @@ impl Pipeline {
         }
         self.open_listeners(&mut admitted);
         self.bring_into_use(&admitted);
+        self.let_go(now);
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.warming.next_deadline()
+        let lingering = self.lingering.next_deadline();
+        self.warming
+            .next_deadline()
+            .into_iter()
+            .chain(lingering)
+            .min()
     }
 
-    pub(super) fn take_file_changes(&mut self) -> Vec<(Key, BTreeSet<FileKey>)> {
-        std::mem::take(&mut self.file_changes)
+    /// What is to be fetched from elsewhere from now on, and what no longer.
+    pub(super) fn take_source_changes(&mut self) -> Vec<Change> {
+        let changes = self.subscriptions.take();
+        if !changes.is_empty() {
+            let subscriptions = &self.subscriptions;
+            self.absent.retain(|key| subscriptions.wants(key.0, &key.1));
+        }
+        changes
     }
 
     // ---- what there is, for outputs
@@ -152,6 +204,21 @@ impl Pipeline {
         };
         let mut all: Vec<_> = self.store.entries(kind).map(status).collect();
         all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// The names of a kind that management servers were asked for and that are not here, sorted; with
+    /// each, whether they said that there is no such thing.
+    pub fn requested(&self, kind: ResourceType) -> Vec<(String, bool)> {
+        let names = self.subscriptions.names(kind);
+        let missing = names.filter(|name| self.store.entry(kind, name).is_none());
+        let mut all: Vec<(String, bool)> = missing
+            .map(|name| {
+                let absent = self.absent.contains(&(kind, name.to_owned()));
+                (name.to_owned(), absent)
+            })
+            .collect();
+        all.sort_unstable();
         all
     }
 
@@ -182,7 +249,9 @@ impl Pipeline {
             before.insert(key, accepted);
         };
         for update in &batch.updates {
-            if undoable && update.extent == Extent::StateOfTheWorld {
+            let lingers =
+                update.kind == ResourceType::Cluster && matches!(update.origin, Origin::Xds(_));
+            if (undoable || lingers) && update.extent == Extent::StateOfTheWorld {
                 for (name, entry) in self.store.entries(update.kind) {
                     let owner = entry.accepted.as_ref().map(|a| &a.origin);
                     if owner == Some(&update.origin) {
@@ -196,90 +265,6 @@ impl Pipeline {
             }
         }
         before
-    }
-
-    /// Splits off what has to wait.
-    fn admit(
-        &mut self,
-        changes: Changes,
-        refused: Vec<Key>,
-        before: &Before,
-        now: Instant,
-    ) -> Changes {
-        let snapshot = self.publisher.current();
-        let mut admitted = Changes::default();
-        for key in changes.removed {
-            self.held.release(&key);
-            self.warming.removed(&key);
-            self.notes.gone(&key);
-            self.failed.remove(&key);
-            if snapshot_knows(&snapshot, &key) {
-                admitted.removed.push(key.clone());
-            }
-            self.follow(&key);
-        }
-        let mut offered = Vec::new();
-        for key in changes.added.into_iter().chain(changes.changed) {
-            self.notes.gone(&key);
-            if matches!(key.0, ResourceType::Cluster | ResourceType::Listener) {
-                offered.push(key);
-            } else {
-                for ready in self.warming.arrived(key.0, &key.1) {
-                    self.release(ready, &mut admitted);
-                }
-                self.follow(&key);
-                admitted.changed.push(key);
-            }
-        }
-        // A source that sent something unusable will not send better for having been waited for.
-        for key in refused {
-            if self.store.get(key.0, &key.1).is_none() {
-                for ready in self.warming.arrived(key.0, &key.1) {
-                    self.release(ready, &mut admitted);
-                }
-            }
-        }
-        for key in offered {
-            let Some(resource) = self.store.get(key.0, &key.1) else {
-                continue;
-            };
-            let references = resource.references();
-            let store = &self.store;
-            let has = |kind, name: &str| store.get(kind, name).is_some();
-            if self.warming.offer(&key, &references, has, now) {
-                self.release(key, &mut admitted);
-            } else {
-                let earlier = before.get(&key).cloned().flatten();
-                self.held.hold(&key, &snapshot, earlier);
-                self.follow(&key);
-            }
-        }
-        self.open_listeners(&mut admitted);
-        admitted
-    }
-
-    fn open_listeners(&mut self, admitted: &mut Changes) {
-        if self.sources_ready {
-            for key in self.warming.start_listeners() {
-                self.release(key, admitted);
-            }
-        }
-    }
-
-    fn release(&mut self, key: Key, admitted: &mut Changes) {
-        self.held.release(&key);
-        self.follow(&key);
-        admitted.changed.push(key);
-    }
-
-    /// Notes which files a resource refers to. While it waits, those of the version in use stay.
-    fn follow(&mut self, key: &Key) {
-        let wanted = self.store.get(key.0, &key.1).map(files_of);
-        let mut wanted = wanted.unwrap_or_default();
-        if let Some(earlier) = self.held.earlier(key) {
-            wanted.extend(files_of(&earlier.resource));
-        }
-        self.file_changes.push((key.clone(), wanted));
     }
 
     /// Compile, publish, reconcile.
@@ -384,7 +369,7 @@ impl Pipeline {
         manager.total_listeners_warming.set(listeners);
         if self.warming.is_open() {
             self.readiness.reached(State::Initializing);
-            if listeners == 0 {
+            if listeners == 0 && self.roots.all {
                 self.readiness.reached(State::Live);
             }
         }
@@ -408,6 +393,16 @@ fn locate(store: &ResourceStore, rejected: &mut [Rejected]) {
     }
 }
 
+fn touches_routes(changes: &Changes) -> bool {
+    let all = changes.added.iter().chain(&changes.changed);
+    all.chain(&changes.removed).any(|(kind, _)| {
+        !matches!(
+            kind,
+            ResourceType::Cluster | ResourceType::LoadAssignment | ResourceType::Secret
+        )
+    })
+}
+
 fn unbound(failure: &BindFailure) -> Rejected {
     let reason = format!("cannot bind {}: {}", failure.address, failure.error);
     let invalid = Invalid::new(FieldPath::root().field("address"), reason);
@@ -416,13 +411,4 @@ fn unbound(failure: &BindFailure) -> Rejected {
 
 fn same(a: &Snapshot, b: &Snapshot) -> bool {
     a.listeners.ptr_eq(&b.listeners) && a.routes.ptr_eq(&b.routes) && a.clusters.ptr_eq(&b.clusters)
-}
-
-/// Whether a removal is more than the end of something that never was in use.
-fn snapshot_knows(snapshot: &Snapshot, key: &Key) -> bool {
-    match key.0 {
-        ResourceType::Cluster => snapshot.clusters.contains_key(&*key.1),
-        ResourceType::Listener => snapshot.listeners.contains_key(&*key.1),
-        _ => true,
-    }
 }

@@ -1,149 +1,295 @@
-//! File and name sources that resources in use refer to: one per file and type, or per set of names;
-//! shared, and stopped when nothing refers to it any more.
+//! The sources that resources in use refer to: a task for each file and each set of hosts, a client for
+//! each set of management servers, shared by all who refer to them, and stopped when nobody does.
 
-use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use causeway_xds::ResourceType;
+use causeway_xds::client;
 use causeway_xds::file::FileSource;
+use causeway_xds::resource::api_source::{ApiSource, Target};
 use causeway_xds::resource::cluster::Dns;
-use causeway_xds::resource::config_source::Place;
-use causeway_xds::resource::{Reference, Resource};
-use causeway_xds::source::{Batches, Origin, Source};
-use tracing::info;
+use causeway_xds::source::{Batches, Extent, Interest, Interests, Origin, Source, Update};
+use tokio::task::AbortHandle;
+use tracing::{info, warn};
 
 use super::dns::{self, DnsSource};
-use super::warming::Key;
+use super::subscriptions::{ADS, Change, FileKey, Named, ServerKey, Wanted};
+use crate::telemetry::stats::Stats;
 
-/// What a source is made from.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum FileKey {
-    File {
-        path: PathBuf,
-        watched_directory: Option<PathBuf>,
+/// Makes clients of management servers from what resources say of them.
+pub trait Servers: Send {
+    /// The aggregated stream, if there is one.
+    fn ads(&self, origin: Origin) -> Option<client::Config>;
+
+    /// A stream of its own.
+    ///
+    /// # Errors
+    /// Why there cannot be one: a cluster that the bootstrap does not have.
+    fn api(
+        &self,
+        source: &ApiSource,
         kind: ResourceType,
-    },
-    Dns(Arc<Dns>),
+        origin: Origin,
+    ) -> Result<client::Config, String>;
 }
 
-impl FileKey {
-    fn kind(&self) -> ResourceType {
-        match self {
-            Self::File { kind, .. } => *kind,
-            Self::Dns(_) => ResourceType::LoadAssignment,
-        }
+/// For a process that was not told of any.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoServers;
+
+impl Servers for NoServers {
+    fn ads(&self, _: Origin) -> Option<client::Config> {
+        None
     }
 
-    fn origin(&self) -> Origin {
-        match self {
-            Self::File { .. } => self.source().origin(),
-            Self::Dns(dns) => dns::origin(dns),
-        }
-    }
-
-    fn source(&self) -> Box<dyn Source> {
-        match self {
-            Self::File {
-                path,
-                watched_directory,
-                kind,
-            } => Box::new(FileSource::new(
-                path.clone(),
-                watched_directory.clone(),
-                *kind,
-            )),
-            Self::Dns(dns) => Box::new(DnsSource::new(Arc::clone(dns))),
-        }
+    fn api(&self, _: &ApiSource, _: ResourceType, _: Origin) -> Result<client::Config, String> {
+        Err("no management server is configured".to_owned())
     }
 }
 
-/// The files and names that `resource` refers to.
-pub fn files_of(resource: &Resource) -> BTreeSet<FileKey> {
-    let references = resource.references();
-    let file = |reference: Reference| match reference.source.place {
-        Place::File {
-            path,
-            watched_directory,
-        } => Some(FileKey::File {
-            path,
-            watched_directory,
-            kind: reference.kind,
-        }),
-        Place::Dns(dns) => Some(FileKey::Dns(dns)),
-        Place::SameOrigin | Place::Static | Place::Ads | Place::Api(_) => None,
-    };
-    references.into_iter().filter_map(file).collect()
+pub struct Sources {
+    servers: Box<dyn Servers>,
+    stats: Arc<Stats>,
+    batches: Batches,
+    files: HashMap<FileKey, AbortHandle>,
+    hosts: HashMap<Arc<Dns>, AbortHandle>,
+    clients: HashMap<ServerKey, Client>,
 }
 
-#[derive(Debug, Default)]
-pub struct FileSources {
-    running: HashMap<FileKey, Running>,
-    by_owner: HashMap<Key, BTreeSet<FileKey>>,
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources")
+            .field("files", &self.files)
+            .field("clients", &self.clients.keys())
+            .finish_non_exhaustive()
+    }
 }
 
-#[derive(Debug)]
-struct Running {
-    users: usize,
-    task: tokio::task::AbortHandle,
+struct Client {
+    origin: Origin,
+    interests: Interests,
+    task: AbortHandle,
+    /// Names asked for, and one for a wildcard. At none a stream of its own ends.
+    uses: usize,
 }
 
-impl FileSources {
-    /// These owners now refer to these files and no others. Starts what is new; returns the origins
-    /// whose source was stopped.
-    pub fn set(
-        &mut self,
-        changes: Vec<(Key, BTreeSet<FileKey>)>,
-        batches: &Batches,
-    ) -> Vec<(Origin, ResourceType)> {
-        let mut given_up = Vec::new();
-        // All additions come first: a file that goes from one owner to another is never let go.
-        for (owner, wanted) in changes {
-            let before = self.by_owner.remove(&owner).unwrap_or_default();
-            for key in wanted.difference(&before) {
-                self.running
-                    .entry(key.clone())
-                    .or_insert_with(|| start(key, batches))
-                    .users += 1;
-            }
-            given_up.extend(before.difference(&wanted).cloned());
-            if !wanted.is_empty() {
-                self.by_owner.insert(owner, wanted);
-            }
+impl Sources {
+    pub fn new(servers: Box<dyn Servers>, stats: Arc<Stats>, batches: Batches) -> Self {
+        Self {
+            servers,
+            stats,
+            batches,
+            files: HashMap::new(),
+            hosts: HashMap::new(),
+            clients: HashMap::new(),
         }
-        let mut stopped = Vec::new();
-        for key in given_up {
-            let Some(running) = self.running.get_mut(&key) else {
-                continue;
+    }
+
+    /// Asks for everything of a type, or for these names if there are any.
+    pub fn ask(&mut self, server: &ServerKey, kind: ResourceType, names: &[String]) {
+        if let Some(client) = self.client(server) {
+            client.uses += names.len().max(1);
+            let interest = match names {
+                [] => Interest::All(kind),
+                names => Interest::Subscribe(kind, names.to_vec()),
             };
-            running.users -= 1;
-            if running.users == 0 {
-                running.task.abort();
-                self.running.remove(&key);
-                let (origin, kind) = (key.origin(), key.kind());
-                info!(%origin, %kind, "no longer followed");
-                let mut others = self.running.keys().filter(|k| k.kind() == kind);
-                if !others.any(|k| k.origin() == origin) {
-                    stopped.push((origin, kind));
-                }
+            tell(client, interest);
+        }
+    }
+
+    /// Starts what is new and stops what nobody refers to. Returns the updates that take back what
+    /// only a stopped source could change.
+    pub fn carry_out(&mut self, changes: Vec<Change>) -> Vec<Update> {
+        let mut updates = Vec::new();
+        // Names of one type go into one message, as there may be thousands.
+        let mut names: Vec<(ServerKey, ResourceType, bool, Vec<String>)> = Vec::new();
+        let mut add = |named: Named, start: bool| {
+            let group = names
+                .iter_mut()
+                .find(|g| g.0 == named.server && g.1 == named.kind && g.2 == start);
+            match group {
+                Some(group) => group.3.push(named.name),
+                None => names.push((named.server, named.kind, start, vec![named.name])),
+            }
+        };
+        let mut refresh = Vec::new();
+        for change in changes {
+            match change {
+                Change::Start(Wanted::File(key)) => self.start_file(key),
+                Change::Stop(Wanted::File(key)) => updates.extend(self.stop_file(&key)),
+                Change::Start(Wanted::Dns(dns)) => self.start_hosts(dns),
+                Change::Stop(Wanted::Dns(dns)) => updates.extend(self.stop_hosts(&dns)),
+                Change::Start(Wanted::Named(named)) => add(named, true),
+                Change::Stop(Wanted::Named(named)) => add(named, false),
+                Change::Refresh(named) => refresh.push(named),
             }
         }
-        stopped
+        for (server, kind, start, names) in names {
+            if start {
+                self.ask(&server, kind, &names);
+            } else {
+                updates.extend(self.unsubscribe(&server, kind, names));
+            }
+        }
+        for named in refresh {
+            if let Some(client) = self.clients.get(&named.server) {
+                tell(client, Interest::Refresh(named.kind, named.name));
+            }
+        }
+        updates
+    }
+
+    /// Counts that a type did not come in time.
+    pub fn note_timeout(&self, origin: &Origin, kind: ResourceType) {
+        let name = origin.to_string();
+        let clients = self.stats.management();
+        if let Some((_, status)) = clients.iter().find(|(origin, _)| *origin == name) {
+            status.of(kind).init_fetch_timeout.fetch_add(1, Relaxed);
+        }
     }
 
     pub fn stop_all(&mut self) {
-        self.running.values().for_each(|r| r.task.abort());
-        self.running.clear();
-        self.by_owner.clear();
+        self.files.values().for_each(AbortHandle::abort);
+        self.hosts.values().for_each(AbortHandle::abort);
+        self.clients.values().for_each(|c| c.task.abort());
+        self.files.clear();
+        self.hosts.clear();
+        self.clients.clear();
+    }
+
+    fn start_file(&mut self, key: FileKey) {
+        info!(path = %key.path.display(), kind = %key.kind, "file followed");
+        let task = tokio::spawn(Box::new(source(&key)).run(self.batches.clone()));
+        self.files.insert(key, task.abort_handle());
+    }
+
+    fn stop_file(&mut self, key: &FileKey) -> Option<Update> {
+        self.files.remove(key)?.abort();
+        info!(path = %key.path.display(), kind = %key.kind, "file no longer followed");
+        let mut others = self.files.keys();
+        let shared = others.any(|k| k.path == key.path && k.kind == key.kind);
+        (!shared).then(|| Update {
+            extent: Extent::StateOfTheWorld,
+            ..nothing(source(key).origin(), key.kind)
+        })
+    }
+
+    fn start_hosts(&mut self, dns: Arc<Dns>) {
+        let source = DnsSource::new(Arc::clone(&dns));
+        info!(origin = %source.origin(), "hosts looked up");
+        let task = tokio::spawn(Box::new(source).run(self.batches.clone()));
+        self.hosts.insert(dns, task.abort_handle());
+    }
+
+    fn stop_hosts(&mut self, dns: &Arc<Dns>) -> Option<Update> {
+        self.hosts.remove(dns)?.abort();
+        let origin = dns::origin(dns);
+        info!(%origin, "hosts no longer looked up");
+        Some(Update {
+            extent: Extent::StateOfTheWorld,
+            ..nothing(origin, ResourceType::LoadAssignment)
+        })
+    }
+
+    fn unsubscribe(
+        &mut self,
+        server: &ServerKey,
+        kind: ResourceType,
+        names: Vec<String>,
+    ) -> Option<Update> {
+        let client = self.clients.get_mut(server)?;
+        client.uses = client.uses.saturating_sub(names.len());
+        let update = Update {
+            removals: names.clone(),
+            ..nothing(client.origin.clone(), kind)
+        };
+        tell(client, Interest::Unsubscribe(kind, names));
+        if client.uses == 0 && *server != ServerKey::Ads {
+            info!(origin = %client.origin, "management server no longer asked");
+            client.task.abort();
+            self.stats.forget_management(&client.origin.to_string());
+            self.clients.remove(server);
+        }
+        Some(update)
+    }
+
+    /// The client of a set of servers, started if it is the first to be asked.
+    fn client(&mut self, key: &ServerKey) -> Option<&mut Client> {
+        if !self.clients.contains_key(key) {
+            let client = self.start_client(key)?;
+            self.clients.insert(key.clone(), client);
+        }
+        self.clients.get_mut(key)
+    }
+
+    fn start_client(&self, key: &ServerKey) -> Option<Client> {
+        let origin = key.origin();
+        let config = match key {
+            ServerKey::Ads => self
+                .servers
+                .ads(origin.clone())
+                .ok_or_else(|| "the bootstrap has no ads_config".to_owned()),
+            ServerKey::Api(kind, source) => self.servers.api(source, *kind, origin.clone()),
+        };
+        let config = match config {
+            Ok(config) => config,
+            Err(reason) => {
+                warn!(%origin, reason, "management server cannot be asked");
+                return None;
+            }
+        };
+        info!(%origin, "source started");
+        let (client, interests, status) = client::client(config);
+        self.stats.note_management(origin.to_string(), status);
+        let task = tokio::spawn(Box::new(client).run(self.batches.clone()));
+        Some(Client {
+            origin,
+            interests,
+            task: task.abort_handle(),
+            uses: 0,
+        })
     }
 }
 
-fn start(key: &FileKey, batches: &Batches) -> Running {
-    let source = key.source();
-    info!(origin = %source.origin(), kind = %key.kind(), "followed");
-    let task = tokio::spawn(source.run(batches.clone()));
-    Running {
-        users: 0,
-        task: task.abort_handle(),
+impl ServerKey {
+    /// Whose the resources are that come from there.
+    pub fn origin(&self) -> Origin {
+        match self {
+            Self::Ads => Origin::Xds(ADS.into()),
+            Self::Api(kind, source) => {
+                let names = source.servers.iter().map(|server| match &server.target {
+                    Target::Cluster { name, .. } => name.as_str(),
+                    Target::Uri { uri, .. } => uri.as_str(),
+                });
+                let names: Vec<&str> = names.collect();
+                Origin::Xds(format!("{kind}:{}", names.join(",")).into())
+            }
+        }
+    }
+}
+
+fn tell(client: &Client, interest: Interest) {
+    if client.interests.send(interest).is_err() {
+        warn!(origin = %client.origin, "the client of a management server has ended");
+    }
+}
+
+fn source(key: &FileKey) -> FileSource {
+    FileSource::new(key.path.clone(), key.watched_directory.clone(), key.kind)
+}
+
+/// An update that says nothing.
+pub fn nothing(origin: Origin, kind: ResourceType) -> Update {
+    Update {
+        origin,
+        kind,
+        version: String::new(),
+        extent: Extent::Incremental,
+        upserts: Vec::new(),
+        listing: None,
+        removals: Vec::new(),
     }
 }

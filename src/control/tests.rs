@@ -1,6 +1,9 @@
+mod management;
+
 use std::sync::Mutex;
 
 use causeway_xds::proto::Any;
+use causeway_xds::source::Extent;
 use causeway_xds::text;
 use tokio::sync::oneshot;
 
@@ -44,7 +47,11 @@ struct Rig {
     publisher: Publisher,
 }
 
-fn rig(sources: Vec<StartSource>) -> Rig {
+fn rig(roots: Vec<Root>) -> Rig {
+    rig_with(roots, Deletions::default())
+}
+
+fn rig_with(roots: Vec<Root>, deletions: Deletions) -> Rig {
     let (sockets, stats) = (Sockets::default(), Arc::<Stats>::default());
     let publisher = Publisher::default();
     let (control, handle) = Control::new(Start {
@@ -52,7 +59,11 @@ fn rig(sources: Vec<StartSource>) -> Rig {
         stats: Arc::clone(&stats),
         publisher: publisher.clone(),
         reconcile: Box::new(sockets.clone()),
-        sources,
+        roots,
+        servers: Box::new(sources::NoServers),
+        gated: true,
+        deletions,
+        cache: None,
     });
     Rig {
         control,
@@ -361,9 +372,9 @@ async fn a_silent_source_holds_listeners_back_only_for_its_timeout() {
         handle,
         publisher,
         ..
-    } = rig(vec![StartSource {
-        source: Box::new(Silent),
-        kind: None,
+    } = rig(vec![Root {
+        from: RootSource::Source(Box::new(Silent)),
+        kind: ResourceType::Cluster,
         initial_fetch_timeout: Duration::from_millis(50),
     }]);
     assert!(!control.begin(vec![tcp_listener("l", 10)]).changed);

@@ -44,6 +44,16 @@ impl Held {
         self.0.insert(key.clone(), Earlier { resource, accepted });
     }
 
+    /// The compiler goes on seeing what the store no longer has.
+    pub fn keep(&mut self, key: &Key, accepted: Accepted) {
+        let resource = Some(accepted.resource.clone());
+        let earlier = Earlier {
+            resource,
+            accepted: Some(accepted),
+        };
+        self.0.entry(key.clone()).or_insert(earlier);
+    }
+
     pub fn release(&mut self, key: &Key) {
         self.0.remove(key);
     }
@@ -54,9 +64,24 @@ impl Held {
     }
 }
 
+/// The store as the compiler is to see it.
 pub struct View<'a> {
     pub store: &'a ResourceStore,
     pub held: &'a Held,
+}
+
+impl<'a> View<'a> {
+    /// What of a kind is in use, if it came that far.
+    pub fn iter(&self, kind: ResourceType) -> impl Iterator<Item = &'a Resource> {
+        let held = &self.held.0;
+        let earlier = held.iter().filter(move |(key, _)| key.0 == kind);
+        let earlier = earlier.filter_map(|(_, earlier)| earlier.resource.as_ref());
+        let current = self.store.iter(kind).filter_map(move |(name, resource)| {
+            let waits = !held.is_empty() && held.contains_key(&(kind, name.to_owned()));
+            (!waits).then_some(resource)
+        });
+        earlier.chain(current)
+    }
 }
 
 impl Resources for View<'_> {

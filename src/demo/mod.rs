@@ -9,6 +9,7 @@ mod llm;
 mod notebook;
 mod push;
 mod write;
+pub mod xds;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

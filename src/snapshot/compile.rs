@@ -10,7 +10,7 @@ use causeway_xds::reject::{Invalid, Rejected};
 use causeway_xds::resource::cluster::{Discovery, UpstreamProtocol};
 use causeway_xds::resource::tls::{CertificateRef, SecretValue};
 use causeway_xds::resource::{self as model, Resource};
-use causeway_xds::store::{Changes, ResourceStore};
+use causeway_xds::store::{Changes, ResourceStore, is_reserved};
 
 use super::Snapshot;
 use crate::cluster::{Balancer, Cluster, EndpointSet, Former};
@@ -48,7 +48,7 @@ pub struct Compiled {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retired {
     pub endpoints: Vec<u64>,
-    /// The whole cluster is gone: what still runs to them is ended.
+    /// The circuit is gone: what still runs to them is ended.
     pub cut: bool,
 }
 
@@ -266,7 +266,10 @@ impl Compiler {
 
     fn forget_cluster(&mut self, cluster: &Cluster, out: &mut Compiled) {
         self.forget_assignment(&cluster.name, &cluster.model.discovery);
-        retire(cluster.endpoints.all(), &cluster.former, true, out);
+        // The end of a circuit is the end of what its users have open. Other clusters come and go by
+        // the rules of xDS: what is under way finishes.
+        let cut = is_reserved(&cluster.name);
+        retire(cluster.endpoints.all(), &cluster.former, cut, out);
         out.snapshot.clusters.remove(&*cluster.name);
         self.stats.cluster_manager.cluster_removed.inc();
         self.stats.forget_cluster(stat_name(&cluster.model));

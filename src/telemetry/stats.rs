@@ -8,6 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use causeway_xds::client;
+
+mod management;
+
 /// Only ever grows (until an operator resets it).
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -294,6 +298,8 @@ pub struct Stats {
     listeners: Scopes<ListenerStats>,
     listener_http: Scopes<ListenerHttpStats>,
     tcp: Scopes<TcpStats>,
+    /// Clients of management servers, by origin.
+    management: Scopes<client::Status>,
     pub listener_manager: ListenerManagerStats,
     pub cluster_manager: ClusterManagerStats,
     pub pipeline: PipelineStats,
@@ -350,6 +356,18 @@ impl Stats {
         forget(&self.listeners, name);
     }
 
+    pub fn note_management(&self, origin: String, status: Arc<client::Status>) {
+        let scopes = self.management.lock();
+        let mut scopes = scopes.unwrap_or_else(PoisonError::into_inner);
+        scopes.insert(origin, status);
+    }
+    pub fn forget_management(&self, origin: &str) {
+        forget(&self.management, origin);
+    }
+    pub fn management(&self) -> Vec<(String, Arc<client::Status>)> {
+        copy(&self.management)
+    }
+
     /// Copies of the handles of all clusters, for outputs that label by name.
     pub fn clusters(&self) -> Vec<(String, Arc<ClusterStats>)> {
         copy(&self.clusters)
@@ -397,6 +415,7 @@ impl Stats {
             .visit(&mut |n, v| f(&format!("cluster_manager.{n}"), v));
         self.pipeline
             .visit(&mut |n, v| f(&format!("causeway.{n}"), v));
+        management::visit(&self.management(), f);
     }
 }
 

@@ -20,6 +20,7 @@ mod demo;
 mod dns;
 mod drain;
 mod example;
+mod example_xds;
 mod files;
 mod filters;
 mod http1;

@@ -29,5 +29,5 @@ pub use envoy::extensions::transport_sockets::tls::v3::{
     self as tls, DownstreamTlsContext, Secret, UpstreamTlsContext,
 };
 pub use envoy::extensions::upstreams::http::v3::{self as upstream_http, HttpProtocolOptions};
-pub use envoy::service::discovery::v3::DiscoveryResponse;
+pub use envoy::service::discovery::v3::{self as discovery, DiscoveryResponse};
 pub use prost::Message;

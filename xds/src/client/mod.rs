@@ -4,18 +4,46 @@
 //! |---|---|
 //! | [`server`] | how a management server is reached |
 //! | [`status`] | what an operator may know of the connection |
+//! | `sotw`, `delta` | the two forms of the protocol, without a connection; `machine` is what they share |
+//! | `unwrap` | resources out of what is around them; what spoils a whole response |
+//! | `nack` | what a server is told about a response that is refused |
+//! | `ttl` | resources that run out |
+//! | `choice`, `backoff` | which of several servers, and when |
+//! | `stream` | the gRPC side |
+//! | `rest` | the REST side, which polls with the state-of-the-world machine |
+//! | `run`, `session` | join them with control |
 
+mod backoff;
+mod choice;
+mod delta;
+mod machine;
+mod nack;
+mod rest;
+mod run;
 pub mod server;
+mod session;
+mod sotw;
 pub mod status;
+mod stream;
+#[cfg(test)]
+mod testing;
+mod ttl;
+mod unwrap;
 
 pub use server::{Connect, Connecting, Io, Server};
 pub use status::{Status, TypeStatus};
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tracing::error;
 
 use crate::proto::core::Node;
 use crate::resource::api_source::ApiProtocol;
-use crate::source::Origin;
+use crate::source::{Batches, Interest, Interests, Origin, Source};
 use crate::type_url::ResourceType;
 
 /// Before the first attempt to connect again.
@@ -25,6 +53,9 @@ pub const BACKOFF_BASE: Duration = Duration::from_millis(500);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// The largest message taken when the server's configuration does not say, in bytes.
 pub const MAX_MESSAGE: usize = 64 << 20;
+
+/// The longest time between two looks whether a server further up in the list is back.
+const PROBE_MAX: Duration = Duration::from_secs(60);
 
 /// What a client is made from.
 #[derive(Clone, Debug)]
@@ -49,4 +80,86 @@ pub enum Scope {
     Aggregated,
     /// One, over the service of its own.
     Only(ResourceType),
+}
+
+/// What every client can do, told to servers in the node (`client_features`).
+const FEATURES: [&str; 2] = [
+    "xds.config.supports-resource-ttl",
+    "xds.config.supports-resource-in-sotw",
+];
+
+/// A source that asks management servers for what is put into the [`Interests`], and for nothing
+/// before. It keeps what it is asked for over any number of connections.
+#[derive(Debug)]
+pub struct Client {
+    config: Config,
+    interests: mpsc::UnboundedReceiver<Interest>,
+    status: Arc<Status>,
+}
+
+/// Makes a client. Nothing is connected before it runs and something is asked of it.
+pub fn client(mut config: Config) -> (Client, Interests, Arc<Status>) {
+    let features = &mut config.node.client_features;
+    for feature in FEATURES {
+        if !features.iter().any(|known| known == feature) {
+            features.push(feature.to_owned());
+        }
+    }
+    let (sender, interests) = mpsc::unbounded_channel();
+    let status = Arc::new(Status::default());
+    let client = Client {
+        config,
+        interests,
+        status: status.clone(),
+    };
+    (client, sender, status)
+}
+
+impl Client {
+    async fn follow(self, batches: Batches) {
+        let Self {
+            config,
+            interests,
+            status,
+        } = self;
+        let incremental = config.protocol == ApiProtocol::Incremental;
+        let Some(path) = stream::path(config.scope, incremental) else {
+            error!(origin = %config.origin, "no such service in the state-of-the-world form");
+            return batches.closed().await;
+        };
+        let (origin, node) = (config.origin.clone(), config.node.clone());
+        let once = config.node_on_first_message_only;
+        // Either way control is gone afterwards.
+        let _gone = match config.protocol {
+            ApiProtocol::StateOfTheWorld => {
+                let machine = sotw::Sotw::new(origin, node, once);
+                let run = run::Run::new(machine, config, status, interests, batches);
+                run.stream(path).await
+            }
+            ApiProtocol::Incremental => {
+                let machine = delta::Delta::new(origin, node, once);
+                let run = run::Run::new(machine, config, status, interests, batches);
+                run.stream(path).await
+            }
+            ApiProtocol::Rest {
+                refresh_delay,
+                request_timeout,
+            } => {
+                // Each poll stands for itself.
+                let machine = sotw::Sotw::new(origin, node, false);
+                let run = run::Run::new(machine, config, status, interests, batches);
+                run.poll(refresh_delay, request_timeout).await
+            }
+        };
+    }
+}
+
+impl Source for Client {
+    fn origin(&self) -> Origin {
+        self.config.origin.clone()
+    }
+
+    fn run(self: Box<Self>, batches: Batches) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(self.follow(batches))
+    }
 }

@@ -8,6 +8,7 @@
 //! | what is wrong and where | `fault` |
 //! | where a field of a message was in its text | `locate` |
 //! | message -> JSON | `print` |
+//! | text -> values, when the message is not known yet | `untyped` |
 //!
 //! Beyond proto3 JSON, as in Envoy: enum names in any case, one value where a list is expected,
 //! durations and wrappers as maps of their fields, booleans as strings, the booleans and integers
@@ -21,6 +22,7 @@ mod node;
 mod print;
 mod scalar;
 mod time;
+mod untyped;
 mod well_known;
 mod yaml;
 
@@ -30,6 +32,7 @@ use serde::Deserialize as _;
 pub use fault::TextError;
 pub use locate::{Document, Listing, Location, Passage, Tree};
 pub use print::{message_to_value, to_value};
+pub use untyped::untyped;
 
 use crate::descriptor;
 use crate::proto::{Any, Message};

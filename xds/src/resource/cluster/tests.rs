@@ -243,7 +243,7 @@ fn a_cluster_is_refused_by_path() {
             ("type: 9 is not a known value", |c| {
                 c.cluster_discovery_type = Some(ClusterDiscoveryType::Type(9));
             }),
-            ("cluster_type: not supported yet", |c| {
+            ("cluster_type.name: must not be empty", |c| {
                 c.cluster_discovery_type =
                     Some(ClusterDiscoveryType::ClusterType(Default::default()));
             }),
