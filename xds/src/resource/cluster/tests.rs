@@ -5,7 +5,7 @@ use crate::proto::core::{self, Metadata};
 use crate::proto::endpoint::{self, lb_endpoint::HostIdentifier};
 use crate::proto::envoy::config::cluster::v3 as cluster_proto;
 use crate::proto::envoy::config::cluster::v3::cluster::{
-    self as inner, ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbConfig,
+    self as inner, ClusterDiscoveryType, EdsClusterConfig, LbConfig,
 };
 use crate::proto::envoy::extensions::load_balancing_policies::least_request::v3::LeastRequest;
 use crate::proto::google::protobuf::{Struct, Value, value};
@@ -14,6 +14,8 @@ use crate::proto::{self, HttpProtocolOptions};
 use crate::resource::testing::*;
 use crate::resource::{Address, Resource};
 use crate::type_url::{ResourceType, pack};
+
+mod names;
 
 const HTTP: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
@@ -703,147 +705,6 @@ fn a_config_source_is_refused_by_path() {
             ("initial_fetch_timeout: is not a valid duration", |c| {
                 source(c).initial_fetch_timeout = seconds(i64::MAX);
             }),
-        ],
-    );
-}
-
-fn named() -> proto::Cluster {
-    let endpoint = proto::endpoint::LbEndpoint {
-        host_identifier: Some(proto::endpoint::lb_endpoint::HostIdentifier::Endpoint(
-            proto::endpoint::Endpoint {
-                address: address("app.test", 80),
-                ..Default::default()
-            },
-        )),
-        ..Default::default()
-    };
-    proto::Cluster {
-        load_assignment: Some(proto::ClusterLoadAssignment {
-            cluster_name: "c".into(),
-            endpoints: vec![proto::endpoint::LocalityLbEndpoints {
-                lb_endpoints: vec![endpoint],
-                ..Default::default()
-            }],
-            ..Default::default()
-        }),
-        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns as i32)),
-        ..cluster()
-    }
-}
-
-fn dns(message: &proto::Cluster) -> std::sync::Arc<Dns> {
-    match typed(message).discovery {
-        Discovery::Dns(dns) => dns,
-        other => panic!("{other:?}"),
-    }
-}
-
-#[test]
-#[allow(deprecated, reason = "the spelling that control planes send")]
-fn endpoints_may_be_names() {
-    use crate::proto::envoy::config::cluster::v3::cluster::RefreshRate;
-    let plain = dns(&named());
-    assert!(!plain.logical);
-    assert_eq!(plain.refresh, Duration::from_secs(5));
-    assert_eq!(plain.failure_refresh, (plain.refresh, plain.refresh));
-    assert_eq!(plain.family, DnsFamily::Auto);
-    let address = &plain.assignment.localities[0].endpoints[0].address;
-    assert_eq!(address.to_string(), "app.test:80");
-    let reference = resource(&named()).references().remove(0);
-    assert_eq!(reference.kind, crate::ResourceType::LoadAssignment);
-    assert_eq!(reference.name, plain.resource);
-    assert!(plain.resource.starts_with("dns/"), "{}", plain.resource);
-
-    let mut message = named();
-    message.dns_refresh_rate = seconds(9);
-    message.dns_failure_refresh_rate = Some(RefreshRate {
-        base_interval: seconds(1),
-        max_interval: None,
-    });
-    message.dns_lookup_family = 1;
-    message.respect_dns_ttl = true;
-    message.cluster_discovery_type =
-        Some(ClusterDiscoveryType::Type(DiscoveryType::LogicalDns as i32));
-    assert_eq!(decoded(&message).ignored, ["Cluster.respect_dns_ttl"]);
-    let other = dns(&message);
-    assert!(other.logical);
-    let [one, nine, ten] = [1, 9, 10].map(Duration::from_secs);
-    assert_eq!((other.refresh, other.failure_refresh), (nine, (one, ten)));
-    assert_eq!(other.family, DnsFamily::V4Only);
-    assert_ne!(other.resource, plain.resource);
-    // Envoy takes one without names.
-    let mut message = named();
-    message.load_assignment = None;
-    assert_eq!(dns(&message).assignment.localities, []);
-}
-
-#[test]
-fn the_extension_of_names_is_read() {
-    use crate::proto::envoy::config::cluster::v3::cluster::CustomClusterType;
-    use crate::proto::envoy::extensions::clusters::dns::v3::DnsCluster;
-    const TYPE: &str = "envoy.extensions.clusters.dns.v3.DnsCluster";
-    let with = |config: DnsCluster| proto::Cluster {
-        cluster_discovery_type: Some(ClusterDiscoveryType::ClusterType(CustomClusterType {
-            name: "envoy.clusters.dns".into(),
-            typed_config: Some(any(TYPE, &proto::Message::encode_to_vec(&config))),
-        })),
-        ..named()
-    };
-    let read = dns(&with(DnsCluster {
-        dns_refresh_rate: seconds(3),
-        dns_lookup_family: 4,
-        all_addresses_in_single_endpoint: true,
-        ..Default::default()
-    }));
-    assert!(read.logical);
-    assert_eq!(read.refresh, Duration::from_secs(3));
-    let error = refusal(&with(DnsCluster {
-        typed_dns_resolver_config: Some(Default::default()),
-        ..Default::default()
-    }));
-    let at = "cluster_type.typed_config.typed_dns_resolver_config";
-    assert_eq!(error, format!("{at}: not supported yet"));
-    let mut message = with(DnsCluster::default());
-    let Some(ClusterDiscoveryType::ClusterType(custom)) = &mut message.cluster_discovery_type
-    else {
-        panic!()
-    };
-    custom.typed_config = Some(any("a.B", b""));
-    let error = refusal(&message);
-    assert!(error.starts_with("cluster_type.typed_config: "), "{error}");
-}
-
-#[test]
-#[allow(deprecated, reason = "the spelling that control planes send")]
-fn names_are_refused_by_path() {
-    assert_refused(
-        named,
-        |c| c,
-        "",
-        &[
-            ("dns_refresh_rate: must be more than 1 ms", |c| {
-                c.dns_refresh_rate = seconds(0);
-            }),
-            (
-                "dns_failure_refresh_rate.base_interval: must be given",
-                |c| c.dns_failure_refresh_rate = Some(Default::default()),
-            ),
-            ("dns_lookup_family: 9 is not a known value", |c| {
-                c.dns_lookup_family = 9;
-            }),
-            ("typed_dns_resolver_config: not supported yet", |c| {
-                c.typed_dns_resolver_config = Some(extension("x"));
-            }),
-            ("load_assignment: must have one endpoint", |c| {
-                c.load_assignment = None;
-                c.cluster_discovery_type =
-                    Some(ClusterDiscoveryType::Type(DiscoveryType::LogicalDns as i32));
-            }),
-            (
-                "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address: \
-                 \"app.test\" is not an IP address",
-                |c| c.cluster_discovery_type = None,
-            ),
         ],
     );
 }
