@@ -1,5 +1,3 @@
-mod dns;
-
 use std::collections::HashMap;
 
 use super::*;
@@ -7,7 +5,7 @@ use crate::proto::core::{self, Metadata};
 use crate::proto::endpoint::{self, lb_endpoint::HostIdentifier};
 use crate::proto::envoy::config::cluster::v3 as cluster_proto;
 use crate::proto::envoy::config::cluster::v3::cluster::{
-    self as inner, ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbConfig,
+    self as inner, ClusterDiscoveryType, EdsClusterConfig, LbConfig,
 };
 use crate::proto::envoy::extensions::load_balancing_policies::least_request::v3::LeastRequest;
 use crate::proto::google::protobuf::{Struct, Value, value};
@@ -16,6 +14,8 @@ use crate::proto::{self, HttpProtocolOptions};
 use crate::resource::testing::*;
 use crate::resource::{Address, Resource};
 use crate::type_url::{ResourceType, pack};
+
+mod names;
 
 const HTTP: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
@@ -245,7 +245,7 @@ fn a_cluster_is_refused_by_path() {
             ("type: 9 is not a known value", |c| {
                 c.cluster_discovery_type = Some(ClusterDiscoveryType::Type(9));
             }),
-            ("cluster_type: not supported yet", |c| {
+            ("cluster_type.name: must not be empty", |c| {
                 c.cluster_discovery_type =
                     Some(ClusterDiscoveryType::ClusterType(Default::default()));
             }),

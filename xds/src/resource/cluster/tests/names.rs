@@ -1,6 +1,7 @@
 //! Clusters whose endpoints are names.
 
 use super::*;
+use crate::proto::envoy::config::cluster::v3::cluster::DiscoveryType;
 
 fn named() -> proto::Cluster {
     let endpoint = proto::endpoint::LbEndpoint {
