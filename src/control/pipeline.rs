@@ -20,7 +20,7 @@ use super::status::{Notes, Readiness, Rejection, ResourceStatus, State, Version}
 use super::view::{Held, View};
 use super::warming::{Key, Warming};
 use super::{BindFailure, Reconcile};
-use crate::filter::Registry;
+use crate::filter::{Context, Registry};
 use crate::snapshot::{Compiled, Compiler, Publisher, Snapshot};
 use crate::telemetry::stats::Stats;
 
@@ -29,6 +29,8 @@ pub struct Pipeline {
     store: ResourceStore,
     warming: Warming,
     held: Held,
+    /// What resources are checked against: without anything that only traffic needs.
+    checks: Registry,
     compiler: Compiler,
     publisher: Publisher,
     reconcile: Box<dyn Reconcile + Send>,
@@ -56,6 +58,10 @@ impl Pipeline {
             store: ResourceStore::new(),
             warming: Warming::default(),
             held: Held::default(),
+            checks: Registry::new(Context {
+                strict: registry.context().strict,
+                ..Context::default()
+            }),
             compiler: Compiler::new(Arc::clone(&stats), registry),
             publisher,
             reconcile,
@@ -76,9 +82,7 @@ impl Pipeline {
     /// Applies a batch. Its answer stays with the caller.
     pub(super) fn apply(&mut self, batch: &mut Batch, now: Instant) -> Outcome {
         let before = self.before(batch);
-        let applied = self
-            .store
-            .apply(batch, &Registry::default(), SystemTime::now());
+        let applied = self.store.apply(batch, &self.checks, SystemTime::now());
         for rejected in &applied.rejected {
             self.stats.pipeline.resources_rejected.inc();
             warn!(error = %rejected, "resource rejected");
