@@ -1,6 +1,7 @@
 //! The command line.
 
 mod args;
+mod capabilities;
 mod checks;
 mod process;
 mod validate;
@@ -85,6 +86,10 @@ fn run(cli: Cli) -> Result<()> {
         }
         Command::GenerateOpenapiSpec(args) => {
             let document = crate::coordinator::shim::openapi();
+            written(&args, &(serde_json::to_string_pretty(&document)? + "\n"))
+        }
+        Command::Capabilities(args) => {
+            let document = capabilities::document();
             written(&args, &(serde_json::to_string_pretty(&document)? + "\n"))
         }
         Command::Validate(args) => validate::run(args),

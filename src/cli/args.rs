@@ -41,6 +41,8 @@ pub(super) enum Command {
     CheckCoordinator(CheckArgs),
     /// Print the OpenAPI document of the interface for pushes.
     GenerateOpenapiSpec(OutputArgs),
+    /// Print as JSON which fields and extensions of xDS resources are supported.
+    Capabilities(OutputArgs),
     /// Print version and build facts.
     Version,
 }

@@ -197,3 +197,39 @@ fn as_json(target: &str, verdicts: &[Verdict]) -> Value {
         .collect();
     json!({"target": target, "resources": resources})
 }
+
+#[cfg(test)]
+mod tests {
+    use causeway_xds::proto::Cluster;
+    use causeway_xds::source::{Extent, Origin};
+    use causeway_xds::type_url::pack;
+
+    use super::*;
+
+    #[test]
+    fn what_has_no_effect_is_told_and_refused_by_the_strict() {
+        let cluster = Cluster {
+            name: "c".into(),
+            track_cluster_stats: Some(Default::default()),
+            ..Default::default()
+        };
+        let update = Update {
+            origin: Origin::Static,
+            kind: ResourceType::Cluster,
+            version: String::new(),
+            extent: Extent::Incremental,
+            upserts: vec![pack(&cluster)],
+            listing: None,
+            removals: Vec::new(),
+        };
+        let of = |strict| judge_updates(std::slice::from_ref(&update), strict).remove(0);
+        assert_eq!(
+            line(&of(false)),
+            "ok        cluster \"c\" (without effect: Cluster.track_cluster_stats)"
+        );
+        assert_eq!(
+            line(&of(true)),
+            "rejected  cluster \"c\": Cluster.track_cluster_stats would have no effect"
+        );
+    }
+}

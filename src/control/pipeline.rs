@@ -22,7 +22,7 @@ use super::subscriptions::{Change, Subscriptions};
 use super::view::{Held, View};
 use super::warming::{Key, Warming};
 use super::{BindFailure, Reconcile};
-use crate::filter::Registry;
+use crate::filter::{Context, Registry};
 use crate::snapshot::{Compiled, Compiler, Publisher, Snapshot};
 use crate::telemetry::stats::Stats;
 
@@ -33,7 +33,8 @@ pub struct Pipeline {
     store: ResourceStore,
     warming: Warming,
     held: Held,
-    registry: Registry,
+    /// What resources are checked against: without anything that only traffic needs.
+    checks: Registry,
     compiler: Compiler,
     publisher: Publisher,
     reconcile: Box<dyn Reconcile + Send>,
@@ -85,8 +86,11 @@ impl Pipeline {
             store: ResourceStore::new(),
             warming: Warming::default(),
             held: Held::default(),
-            compiler: Compiler::new(Arc::clone(&stats), registry.clone()),
-            registry,
+            checks: Registry::new(Context {
+                strict: registry.context().strict,
+                ..Context::default()
+            }),
+            compiler: Compiler::new(Arc::clone(&stats), registry),
             publisher,
             reconcile,
             stats,
@@ -112,7 +116,7 @@ impl Pipeline {
         let refused = self.refuse_pushes(batch);
         let absent = self.withhold(batch);
         let before = self.before(batch);
-        let mut applied = self.store.apply(batch, &self.registry, SystemTime::now());
+        let mut applied = self.store.apply(batch, &self.checks, SystemTime::now());
         applied.rejected.splice(0..0, refused);
         for rejected in &applied.rejected {
             self.stats.pipeline.resources_rejected.inc();

@@ -63,6 +63,16 @@ impl Registry {
         Self { context }
     }
 
+    /// Message names of the HTTP filters there are.
+    pub fn http_filters() -> impl Iterator<Item = &'static str> {
+        FACTORIES.iter().map(|f| f.message).chain([ROUTER])
+    }
+
+    /// Message names of the access loggers there are.
+    pub const fn access_loggers() -> &'static [&'static str] {
+        &[FILE_ACCESS_LOG]
+    }
+
     pub fn context(&self) -> &Context {
         &self.context
     }

@@ -5,6 +5,7 @@
 //! | [`proto`] | the messages, re-exported from the one crate that carries them |
 //! | [`type_url`] | resource kinds and type URLs |
 //! | [`resource`] | message -> typed resource, with a rejection that names resource, path, reason |
+//! | [`capabilities`] | what becomes of each field, by trying |
 //! | [`text`] | YAML and JSON <-> messages |
 //! | [`client`] | management servers as a source |
 //! | [`descriptor`] | what the text forms are guided by |
@@ -14,6 +15,7 @@
 //! | [`source`] | what every producer of resources implements |
 //! | [`store`] | the last accepted version of every resource, and what an update changed |
 
+pub mod capabilities;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod descriptor;

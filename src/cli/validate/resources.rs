@@ -147,11 +147,13 @@ impl Resources {
                 Ok(true)
             }
             // One file for each type, named after its list.
-            list @ Value::Array(_) => {
-                let named = LISTS.iter().find(|(list, _)| stem == Some(*list));
-                self.add_list(named.map_or("", |(_, message)| message), Some(&list));
-                Ok(true)
-            }
+            list @ Value::Array(_) => match LISTS.iter().find(|(list, _)| stem == Some(*list)) {
+                Some((_, message)) => {
+                    self.add_list(message, Some(&list));
+                    Ok(true)
+                }
+                None => Ok(false),
+            },
             _ => Ok(false),
         }
     }
@@ -225,5 +227,56 @@ fn short(message: &str) -> String {
     match ResourceType::from_type_url(message) {
         Some(kind) => kind.short().to_owned(),
         None => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, stem: Option<&str>) -> Option<(Vec<String>, Vec<String>)> {
+        let mut found = Resources::default();
+        if !found.add_text("f", text, stem).unwrap() {
+            return None;
+        }
+        let refused = found.refused.iter();
+        let refused = refused.map(|v| format!("{} {} {}", v.kind, v.name, v.path));
+        let refused = refused.collect();
+        let named = |update: Update| {
+            let kind = update.kind;
+            let names = update.upserts.into_iter();
+            names.map(move |any| format!("{kind} {}", resource_name(&any).unwrap()))
+        };
+        Some((
+            found.updates().into_iter().flat_map(named).collect(),
+            refused,
+        ))
+    }
+
+    #[test]
+    fn the_content_tells_what_a_file_holds() {
+        let lists = "clusters: [{name: a}, {name: b, __ttl: 2}]\nruntimes: [{name: r}]\n";
+        let (taken, refused) = read(lists, Some("snapshot")).unwrap();
+        assert_eq!(taken, ["cluster a", "cluster b"]);
+        assert_eq!(refused, ["envoy.service.runtime.v3.Runtime r "]);
+
+        let response = r#"{"resources": [
+            {"@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster", "name": "c"}]}"#;
+        assert_eq!(read(response, None).unwrap().0, ["cluster c"]);
+        assert_eq!(
+            read("- name: l\n", Some("listeners")).unwrap().0,
+            ["listener l"]
+        );
+
+        let (taken, refused) = read("clusters: {name: c, typ: EDS}\n", None).unwrap();
+        assert!(taken.is_empty());
+        assert_eq!(refused, ["cluster c typ"]);
+
+        for other in [
+            "static_resources: {clusters: []}\n",
+            "[proxy_worker]\nid = 1\n",
+        ] {
+            assert_eq!(read(other, Some("f")), None, "{other}");
+        }
     }
 }

@@ -187,6 +187,7 @@ pub(super) fn check_common(message: CommonLbConfig, ctx: &Context<'_>) -> Result
                 Ok(())
             };
             check().at("zone_aware_lb_config")?;
+            let zone_aware_lb_config = true;
             accept!(ctx, "CommonLbConfig": zone_aware_lb_config);
         }
         Some(CommonLocality::LocalityWeightedLbConfig(LocalityWeightedLbConfig {})) => {

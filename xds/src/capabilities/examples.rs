@@ -1,0 +1,186 @@
+//! Small resources that are accepted. Every message in them has its fields tried, so that a message
+//! that is to be in the table has to be in one of these.
+
+use serde_json::{Value, json};
+
+use crate::type_url::{PREFIX, ResourceType};
+
+fn any(message: &str, mut fields: Value) -> Value {
+    fields["@type"] = format!("{PREFIX}{message}").into();
+    fields
+}
+
+fn address() -> Value {
+    json!({"socket_address": {"address": "127.0.0.1", "port_value": 1}})
+}
+
+/// With the one field that is looked at, when the others mean less than they do without it.
+pub(super) fn all() -> Vec<(Value, Option<&'static str>)> {
+    let of = |kind: ResourceType, fields: Value| (any(kind.message_name(), fields), None);
+    let balanced = any(ResourceType::Cluster.message_name(), cluster_with_policy());
+    vec![
+        of(ResourceType::Listener, http_listener()),
+        of(ResourceType::Listener, tcp_listener()),
+        of(ResourceType::RouteConfiguration, routes()),
+        of(ResourceType::Cluster, cluster_by_discovery()),
+        of(ResourceType::Cluster, cluster_in_place()),
+        of(ResourceType::LoadAssignment, endpoints()),
+        of(ResourceType::Secret, secret()),
+        (balanced, Some("load_balancing_policy")),
+    ]
+}
+
+fn certificate() -> Value {
+    json!({"certificate_chain": {"filename": "/c.pem"}, "private_key": {"filename": "/k.pem"}})
+}
+
+fn http_listener() -> Value {
+    const NETWORK: &str = "envoy.extensions.filters.network.http_connection_manager.v3";
+    let tls = json!({"common_tls_context": {
+        "tls_params": {}, "tls_certificates": [certificate()], "alpn_protocols": ["h2"],
+    }});
+    let tls = any(
+        "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        tls,
+    );
+    let router = any("envoy.extensions.filters.http.router.v3.Router", json!({}));
+    let log = any(
+        "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        json!({"path": "/dev/null"}),
+    );
+    let inspector = any(
+        "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+        json!({}),
+    );
+    let manager = json!({
+        "stat_prefix": "s",
+        "access_log": [{"name": "a", "typed_config": log}],
+        "common_http_protocol_options": {},
+        "http_protocol_options": {},
+        "http2_protocol_options": {},
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+        "rds": {"route_config_name": "r", "config_source": {"ads": {}}},
+        "http_filters": [{"name": "r", "typed_config": router}],
+    });
+    let manager = any(&format!("{NETWORK}.HttpConnectionManager"), manager);
+    json!({
+        "name": "l",
+        "address": address(),
+        "listener_filters": [{"name": "i", "typed_config": inspector}],
+        "filter_chains": [{
+            "filter_chain_match": {},
+            "filters": [{"name": "f", "typed_config": manager}],
+            "transport_socket": {"name": "t", "typed_config": tls},
+        }],
+    })
+}
+
+fn tcp_listener() -> Value {
+    let proxy = any(
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        json!({"stat_prefix": "s", "cluster": "c"}),
+    );
+    json!({
+        "name": "l",
+        "address": address(),
+        "filter_chains": [{"filters": [{"name": "f", "typed_config": proxy}]}],
+    })
+}
+
+fn routes() -> Value {
+    let exact = json!({"exact": "x"});
+    let pages = any(
+        "causeway.v1.ErrorPagesPerRoute",
+        json!({"failure": "no_app"}),
+    );
+    json!({
+        "name": "r",
+        "virtual_hosts": [{
+            "name": "v",
+            "domains": ["*"],
+            "typed_per_filter_config": {"causeway.error_pages": pages},
+            "routes": [
+                {
+                    "match": {
+                        "prefix": "/",
+                        "headers": [{"name": "x", "string_match": exact}],
+                        "query_parameters": [{"name": "x", "string_match": exact}],
+                    },
+                    "route": {
+                        "cluster": "c",
+                        "retry_policy": {},
+                        "upgrade_configs": [{"upgrade_type": "websocket"}],
+                    },
+                    "typed_per_filter_config": {"causeway.error_pages": pages},
+                    "request_headers_to_add": [{"header": {"key": "a", "value": "b"}}],
+                },
+                {"match": {"safe_regex": {"regex": "/.*"}}, "redirect": {}},
+                {
+                    "match": {"path": "/"},
+                    "direct_response": {"status": 200, "body": {"inline_string": "x"}},
+                },
+            ],
+        }],
+    })
+}
+
+fn cluster_by_discovery() -> Value {
+    const OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let options = json!({
+        "common_http_protocol_options": {},
+        "explicit_http_config": {"http2_protocol_options": {}},
+    });
+    let tls = json!({
+        "sni": "x",
+        "common_tls_context": {"validation_context": {"trusted_ca": {"filename": "/ca.pem"}}},
+    });
+    let tls = any(
+        "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        tls,
+    );
+    json!({
+        "name": "c",
+        "type": "EDS",
+        "connect_timeout": "1s",
+        "eds_cluster_config": {"eds_config": {"ads": {}}, "service_name": "s"},
+        "circuit_breakers": {"thresholds": [{}]},
+        "common_lb_config": {},
+        "upstream_connection_options": {"tcp_keepalive": {}},
+        "typed_extension_protocol_options": {OPTIONS: any(OPTIONS, options)},
+        "transport_socket": {"name": "t", "typed_config": tls},
+    })
+}
+
+/// The policy makes the older fields for it mean nothing.
+fn cluster_with_policy() -> Value {
+    let least = any(
+        "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
+        json!({}),
+    );
+    let policy = json!({"typed_extension_config": {"name": "p", "typed_config": least}});
+    json!({"name": "c", "load_balancing_policy": {"policies": [policy]}})
+}
+
+fn cluster_in_place() -> Value {
+    json!({
+        "name": "c",
+        "type": "STATIC",
+        "load_assignment": endpoints(),
+        "common_http_protocol_options": {},
+        "upstream_http_protocol_options": {},
+        "http_protocol_options": {},
+        "http2_protocol_options": {},
+    })
+}
+
+fn endpoints() -> Value {
+    json!({
+        "cluster_name": "c",
+        "policy": {},
+        "endpoints": [{"locality": {}, "lb_endpoints": [{"endpoint": {"address": address()}}]}],
+    })
+}
+
+fn secret() -> Value {
+    json!({"name": "s", "tls_certificate": certificate()})
+}
