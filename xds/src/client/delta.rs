@@ -220,7 +220,8 @@ impl Delta {
             }
         }
         removed.retain(|name| of.wants(name));
-        if upserts.is_empty() && removed.is_empty() {
+        // That there is nothing at all is news to whoever waits for everything.
+        if upserts.is_empty() && removed.is_empty() && !(of.all && total == 0) {
             of.version.clone_from(&version);
             let (reply, answered) = Reply::to(kind, nonce, version, total, &[]);
             self.reply(kind, reply);

@@ -246,7 +246,10 @@ impl<M: Machine> Run<M> {
                 while let Ok(interest) = self.interests.try_recv() {
                     self.interest(interest);
                 }
-                let outcome = outcome.unwrap_or_else(|| unanswered(kind));
+                let mut outcome = outcome.unwrap_or_else(|| unanswered(kind));
+                // What of other types turns out not to work because of it is not the fault of what
+                // was sent: a certificate that is all right, for a cluster that is not.
+                outcome.rejected.retain(|rejected| rejected.kind == kind);
                 if let Some(answered) = self.machine.outcome(&outcome) {
                     self.answered(answered);
                 }
