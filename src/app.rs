@@ -153,6 +153,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
         registry: Registry::new(Context {
             activities: Some(Arc::clone(&activities)),
             strict: options.strict_xds,
+            any_file: false,
         }),
         stats: Arc::clone(&stats),
         publisher: publisher.clone(),

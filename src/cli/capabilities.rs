@@ -4,11 +4,12 @@ use causeway_xds::ResourceType;
 use causeway_xds::capabilities::{Capabilities, Fate, find_out};
 use serde_json::{Map, Value, json};
 
+use crate::filter::Context;
 use crate::filter::registry::Registry;
 
 /// The JSON that is printed.
 pub(super) fn document() -> Value {
-    let found = find_out(&Registry::default());
+    let found = find_out(&registry());
     let mut fields: Map<String, Value> = Map::new();
     for ((kind, message), fates) in &found.fields {
         let of_message: Map<String, Value> = fates
@@ -50,6 +51,13 @@ fn shown(fate: &Fate) -> Value {
     }
 }
 
+fn registry() -> Registry {
+    Registry::new(Context {
+        any_file: true,
+        ..Context::default()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::fmt::Write as _;
@@ -68,7 +76,7 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         let (before, rest) = text.split_once(BEGIN).expect("the first marker is there");
         let (written, after) = rest.split_once(END).expect("the second marker is there");
-        let wanted = tables(&find_out(&Registry::default()));
+        let wanted = tables(&find_out(&registry()));
         if written == wanted {
             return;
         }

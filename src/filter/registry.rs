@@ -1,5 +1,6 @@
 //! Which extensions the program has. A new HTTP filter is one line in [`FACTORIES`].
 
+use std::path::Path;
 use std::sync::Arc;
 
 use causeway_xds::extension::{Extensions, TypedExtension};
@@ -27,6 +28,8 @@ pub struct Context {
     pub activities: Option<Arc<Activities>>,
     /// Resources that set a field without effect are refused (`--strict-xds`).
     pub strict: bool,
+    /// Files that resources name need not be there: where it is only asked what can be configured.
+    pub any_file: bool,
 }
 
 /// How a filter is made from its configuration.
@@ -216,6 +219,15 @@ fn access_log(logger: &TypedExtension) -> Result<FileAccessLog, Invalid> {
 impl Extensions for Registry {
     fn is_strict(&self) -> bool {
         self.context.strict
+    }
+
+    fn check_file(&self, path: &Path) -> Result<(), Invalid> {
+        if self.context.any_file {
+            return Ok(());
+        }
+        let looked = std::fs::metadata(path);
+        let told = |e| Invalid::new(FieldPath::root(), format!("{}: {e}", path.display()));
+        looked.map(drop).map_err(told)
     }
 
     fn check_certificate(&self, certificate: &TlsCertificate) -> Result<(), Invalid> {

@@ -174,5 +174,12 @@ fn authorities(source: &DataSource) -> Result<RootCertStore, TlsError> {
         })?;
         roots.add(cert).map_err(config)?;
     }
+    // With none at all every handshake would fail, and say only that.
+    if roots.is_empty() {
+        return Err(TlsError::Pem {
+            what: "trusted_ca",
+            reason: "holds no PEM certificate".to_owned(),
+        });
+    }
     Ok(roots)
 }

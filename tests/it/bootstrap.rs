@@ -241,12 +241,23 @@ async fn a_bad_file_is_refused_with_its_place_and_a_hint() {
             ],
         ),
         (
-            "a certificate that is missing when the cluster is used",
+            "a certificate that is missing",
             "static_resources:\n  clusters:\n  - name: a\n    type: STATIC\n    \
              transport_socket:\n      name: tls\n      typed_config:\n        \"@type\": \
              type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext\n        \
              common_tls_context:\n          validation_context:\n            \
              trusted_ca: {filename: /nowhere}\n",
+            &[
+                "bad.yaml: line 11, column 26: cluster \"a\": transport_socket.typed_config.common_tls_context.validation_context.trusted_ca.filename: /nowhere: ",
+            ],
+        ),
+        (
+            "a certificate that is none when the cluster is used",
+            "static_resources:\n  clusters:\n  - name: a\n    type: STATIC\n    \
+             transport_socket:\n      name: tls\n      typed_config:\n        \"@type\": \
+             type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext\n        \
+             common_tls_context:\n          validation_context:\n            \
+             trusted_ca: {filename: /dev/null}\n",
             &["bad.yaml: line 7, column 7: cluster \"a\": transport_socket.typed_config"],
         ),
         (

@@ -1,5 +1,7 @@
 //! Extensions: pieces of configuration whose meaning belongs to the program, not to this crate.
 
+use std::path::Path;
+
 use bytes::Bytes;
 
 use crate::proto::Any;
@@ -49,6 +51,12 @@ pub trait Extensions: Send + Sync {
     /// Whether a resource that sets a field of [`crate::resource::IGNORED`] is refused.
     fn is_strict(&self) -> bool {
         false
+    }
+
+    /// A file that a resource names. Envoy takes no resource that names one which is not there.
+    fn check_file(&self, path: &Path) -> Result<(), Invalid> {
+        let _ = path;
+        Ok(())
     }
 
     /// A certificate and its key that are given in place. Whether they parse was looked at before.

@@ -61,10 +61,14 @@ impl ConfigSource {
         )]
         let place = match config_source_specifier {
             None => return Err(Invalid::at("config_source_specifier", "must be given")),
-            Some(Specifier::Path(path)) => Place::File {
-                path: not_empty(path, "path")?.into(),
-                watched_directory: None,
-            },
+            Some(Specifier::Path(path)) => {
+                let path = PathBuf::from(not_empty(path, "path")?);
+                ctx.extensions.check_file(&path).at("path")?;
+                Place::File {
+                    path,
+                    watched_directory: None,
+                }
+            }
             Some(Specifier::PathConfigSource(file)) => {
                 Place::file(file, ctx).at("path_config_source")?
             }
@@ -120,8 +124,10 @@ impl Place {
         } = message;
         // How a change is noticed, not what is read.
         accept!(ctx, "PathConfigSource": poll_interval);
+        let path = PathBuf::from(not_empty(path, "path")?);
+        ctx.extensions.check_file(&path).at("path")?;
         Ok(Self::File {
-            path: not_empty(path, "path")?.into(),
+            path,
             watched_directory: watched_directory
                 .map(|directory| {
                     let core::WatchedDirectory { path, watch_modify } = directory;

@@ -42,7 +42,7 @@ impl Common {
         accept!(ctx, "CommonTlsContext": key_log);
 
         let mut certificates = each("tls_certificates", tls_certificates, |certificate| {
-            TlsCertificate::decode(certificate).map(CertificateRef::Inline)
+            TlsCertificate::decode(certificate, ctx).map(CertificateRef::Inline)
         })?;
         certificates.extend(each(
             "tls_certificate_sds_secret_configs",

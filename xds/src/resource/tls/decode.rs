@@ -192,7 +192,7 @@ impl Secret {
         let value = match r#type {
             None => return Err(Invalid::at("type", "must be given")),
             Some(secret::Type::TlsCertificate(certificate)) => {
-                let decoded = TlsCertificate::decode(certificate);
+                let decoded = TlsCertificate::decode(certificate, ctx);
                 let checked = decoded.and_then(|c| c.matching(ctx)).at("tls_certificate");
                 SecretValue::Certificate(checked?)
             }

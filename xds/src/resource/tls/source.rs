@@ -11,7 +11,7 @@ use super::{DataSource, TlsCertificate};
 use crate::proto::core::{self, data_source::Specifier};
 use crate::proto::tls;
 use crate::reject::Invalid;
-use crate::resource::context::{At, fault, not_empty, refuse, required};
+use crate::resource::context::{At, Context, fault, not_empty, refuse, required};
 
 impl DataSource {
     pub(crate) fn decode(message: core::DataSource) -> Result<Self, Invalid> {
@@ -56,6 +56,14 @@ impl DataSource {
         Ok(bytes)
     }
 
+    /// That a file is there.
+    pub(super) fn check(&self, ctx: &Context<'_>) -> Result<(), Invalid> {
+        match self {
+            Self::Inline(_) => Ok(()),
+            Self::File(path) => ctx.extensions.check_file(path).at("filename"),
+        }
+    }
+
     /// Whether bytes in place satisfy `test`. A file is looked at by who reads it.
     fn holds(&self, test: impl FnOnce(&[u8]) -> bool) -> bool {
         match self {
@@ -79,7 +87,7 @@ fn read(path: &Path, max: usize) -> std::io::Result<Vec<u8>> {
 }
 
 impl TlsCertificate {
-    pub(crate) fn decode(message: tls::TlsCertificate) -> Result<Self, Invalid> {
+    pub(crate) fn decode(message: tls::TlsCertificate, ctx: &Context<'_>) -> Result<Self, Invalid> {
         let tls::TlsCertificate {
             certificate_chain,
             private_key,
@@ -105,6 +113,8 @@ impl TlsCertificate {
         let chain = DataSource::decode(chain).at("certificate_chain")?;
         let key = required(private_key, "private_key")?;
         let key = DataSource::decode(key).at("private_key")?;
+        chain.check(ctx).at("certificate_chain")?;
+        key.check(ctx).at("private_key")?;
         // The reasons never quote what was found.
         if !chain.holds(has_certificates) {
             return Err(Invalid::at("certificate_chain", "holds no PEM certificate"));
@@ -125,8 +135,12 @@ pub(super) fn has_certificates(pem: &[u8]) -> bool {
         && count > 0
 }
 
-pub(super) fn decode_ca(message: core::DataSource) -> Result<DataSource, Invalid> {
+pub(super) fn decode_ca(
+    message: core::DataSource,
+    ctx: &Context<'_>,
+) -> Result<DataSource, Invalid> {
     let ca = DataSource::decode(message)?;
+    ca.check(ctx)?;
     if !ca.holds(has_certificates) {
         return Err(fault("holds no PEM certificate"));
     }

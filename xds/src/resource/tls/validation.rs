@@ -119,7 +119,10 @@ impl Validation {
         );
         accept!(ctx, "CertificateValidationContext": suppress_client_ca_list);
         Ok(Self {
-            trusted_ca: trusted_ca.map(decode_ca).transpose().at("trusted_ca")?,
+            trusted_ca: trusted_ca
+                .map(|ca| decode_ca(ca, ctx))
+                .transpose()
+                .at("trusted_ca")?,
             subject_names: each(
                 "match_typed_subject_alt_names",
                 match_typed_subject_alt_names,
