@@ -5,6 +5,7 @@ mod capabilities;
 mod checks;
 mod process;
 mod validate;
+mod xds;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::args::{
     CheckArgs, Cli, Command, ConfigCommand, DemoArgs, DependenciesCommand, HealthCommand, Mode,
-    OutputArgs, ServeArgs,
+    OutputArgs, ServeArgs, XdsCommand,
 };
 use self::process::{Identity, PidFile};
 use crate::app::{self, Config, Options, Running};
@@ -32,7 +33,7 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         // Printed already, and one line for each.
-        Err(error) if error.is::<validate::Rejected>() => ExitCode::FAILURE,
+        Err(error) if error.is::<validate::Rejected>() || error.is::<Told>() => ExitCode::FAILURE,
         Err(error) => {
             // Causes are part of the text already where they matter; the chain tells the rest.
             eprintln!("causeway: {error:#}");
@@ -40,6 +41,11 @@ pub fn main() -> ExitCode {
         }
     }
 }
+
+/// Two sets of resources differ, and how has been printed.
+#[derive(Debug, thiserror::Error)]
+#[error("the resources differ")]
+struct Told;
 
 fn run(cli: Cli) -> Result<()> {
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
@@ -91,6 +97,13 @@ fn run(cli: Cli) -> Result<()> {
         Command::Capabilities(args) => {
             let document = capabilities::document();
             written(&args, &(serde_json::to_string_pretty(&document)? + "\n"))
+        }
+        Command::Xds(XdsCommand::Watch(args)) => runtime()?.block_on(xds::watch(args)),
+        Command::Xds(XdsCommand::Diff { first, second }) => {
+            match xds::diff::run(&first, &second)? {
+                true => Err(Told.into()),
+                false => Ok(()),
+            }
         }
         Command::Validate(args) => validate::run(args),
         Command::Serve(args) if args.mode == Mode::Validate => validate::run(args.into()),

@@ -41,10 +41,60 @@ pub(super) enum Command {
     CheckCoordinator(CheckArgs),
     /// Print the OpenAPI document of the interface for pushes.
     GenerateOpenapiSpec(OutputArgs),
+    /// What management servers and files of resources say.
+    #[command(subcommand)]
+    Xds(XdsCommand),
     /// Print as JSON which fields and extensions of xDS resources are supported.
     Capabilities(OutputArgs),
     /// Print version and build facts.
     Version,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum XdsCommand {
+    /// Print what a management server sends, with what this program would make of it.
+    Watch(WatchArgs),
+    /// Print how two sets of resources differ; ends with 1 when they do.
+    Diff {
+        /// A file or folder of resources, as `validate` takes them.
+        first: PathBuf,
+        second: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WatchArgs {
+    /// The server's address, `HOST:PORT` or `unix:PATH`.
+    #[arg(long)]
+    pub server: String,
+    /// Who asks: `node.id`.
+    #[arg(long)]
+    pub node: String,
+    /// `node.cluster`.
+    #[arg(long, default_value = "")]
+    pub cluster: String,
+    /// Ask for the state of the world each time, and not for changes.
+    #[arg(long)]
+    pub sotw: bool,
+    /// Connect with TLS; implied by the next three.
+    #[arg(long)]
+    pub tls: bool,
+    /// PEM file of the authorities that the server's certificate is checked by (default: the
+    /// system's).
+    #[arg(long)]
+    pub ca: Option<PathBuf>,
+    /// PEM file of the certificate to show.
+    #[arg(long, requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// PEM file of its key.
+    #[arg(long, requires = "cert")]
+    pub key: Option<PathBuf>,
+    /// Reject resources that set a field without effect.
+    #[arg(long)]
+    pub strict_xds: bool,
+    /// End after this time (default: never).
+    #[arg(long)]
+    pub seconds: Option<u64>,
 }
 
 #[derive(Debug, Subcommand)]

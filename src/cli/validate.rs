@@ -1,6 +1,6 @@
 //! `causeway validate`: what the program makes of a configuration, without opening anything.
 
-mod resources;
+pub(super) mod resources;
 
 use std::path::{Path, PathBuf};
 
@@ -17,13 +17,13 @@ use crate::filter::registry::Registry;
 
 /// What became of one resource.
 #[derive(Clone, Debug)]
-struct Verdict {
+pub(super) struct Verdict {
     kind: String,
-    name: String,
+    pub(super) name: String,
     /// Of the field at fault; empty when it is the whole resource.
     path: String,
     /// Why it is rejected; `None` when it is fine.
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
     /// Fields that are set and have no effect.
     ignored: Vec<&'static str>,
 }

@@ -138,7 +138,7 @@ fn deletion_limit(percent: u8) -> Option<u8> {
 
 /// Puts the name and version of this program into a node, whatever the file had there: a server
 /// that tells proxies apart must not take this one for another.
-pub(super) fn introduce(node: &mut Node) {
+pub fn introduce(node: &mut Node) {
     let mut numbers = env!("CAUSEWAY_VERSION")
         .split(['.', '-', '+'])
         .map_while(|part| part.parse().ok());

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use self::xds_control_plane::{Args, start};
 use crate::support::app::TestApp;
 use crate::support::client::get;
+use crate::support::process::Program;
 use crate::support::{eventually, within};
 
 // Its `main` is for whoever runs it.
@@ -83,4 +84,37 @@ async fn traffic_moves_by_the_state_of_the_world() {
 #[tokio::test]
 async fn traffic_moves_by_changes() {
     traffic_moves(true).await;
+}
+
+/// `causeway xds watch` asks for what a proxy would ask for, and says what it got.
+#[tokio::test]
+async fn a_watcher_sees_what_the_server_sends() {
+    let args = Args {
+        port: 0,
+        traffic_port: 0,
+        admin_port: 0,
+        delta: true,
+        step: 1.0,
+    };
+    for form in [&[][..], &["--sotw"]] {
+        let (sender, _said) = mpsc::unbounded_channel();
+        let scene = start(&args, sender).await.unwrap();
+        let server = scene.address().to_string();
+        let mut arguments = vec!["xds", "watch", "--node", "looker", "--server", &server];
+        arguments.extend(form);
+        let program = Program::start(&arguments);
+        for wanted in [
+            "ok        cluster",
+            "ok        endpoints",
+            "ok        listener",
+            "ok        route",
+        ] {
+            eventually(wanted, || program.output().contains(wanted)).await;
+        }
+        assert!(
+            !program.output().contains("rejected"),
+            "{}",
+            program.output()
+        );
+    }
 }

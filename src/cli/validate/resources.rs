@@ -45,7 +45,7 @@ const TTL: &str = "__ttl";
 
 /// What files hold.
 #[derive(Debug, Default)]
-pub(super) struct Resources {
+pub(in crate::cli) struct Resources {
     by_kind: BTreeMap<ResourceType, Vec<Any>>,
     /// What never becomes a resource: text that is no such message, types that nobody knows.
     pub refused: Vec<Verdict>,
