@@ -154,6 +154,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
             activities: Some(Arc::clone(&activities)),
             strict: options.strict_xds,
             any_file: false,
+            servers: Some(Arc::new(servers.known())),
         }),
         stats: Arc::clone(&stats),
         publisher: publisher.clone(),

@@ -12,6 +12,7 @@ use crate::config::xds::XdsConfig;
 use crate::control::cache::Cache;
 use crate::control::sources::Servers;
 use crate::control::{Deletions, Root, RootSource, ServerKey};
+use crate::filter::registry::KnownServers;
 use crate::management_server::{Statics, servers};
 
 /// Where clusters and listeners come from.
@@ -62,7 +63,7 @@ pub fn cache(xds: &XdsConfig) -> Option<Cache> {
     let directory = xds.cache.clone().filter(|_| xds.has_server())?;
     Some(Cache {
         directory,
-        secrets: false,
+        secrets: xds.cache_secrets,
     })
 }
 
@@ -76,14 +77,23 @@ impl ManagementServers {
     /// # Errors
     /// A server that is named and cannot be connected to, as it is not what the bootstrap says.
     pub fn new(xds: XdsConfig, updates: &[Update]) -> Result<Self> {
-        let statics = match xds.has_server() {
-            true => Statics::read(updates)?,
-            false => Statics::default(),
+        let statics = match Statics::read(updates) {
+            // What is wrong with them is said, with its place, where they are brought into use.
+            Err(_) if !xds.has_server() => Statics::default(),
+            read => read?,
         };
         for source in xds.api_sources() {
             servers(source, &statics)?;
         }
         Ok(Self { xds, statics })
+    }
+
+    /// What resources may name.
+    pub fn known(&self) -> KnownServers {
+        KnownServers {
+            ads: self.xds.ads.is_some(),
+            clusters: self.statics.names(),
+        }
     }
 
     fn client(

@@ -156,6 +156,9 @@ pub(super) struct ServeArgs {
     /// Keep what management servers sent there, for a start while none answers.
     #[arg(long, value_name = "DIR")]
     pub config_cache: Option<PathBuf>,
+    /// Keep certificates and keys there as well that came as resources of their own.
+    #[arg(long)]
+    pub config_cache_secrets: bool,
     /// The longest wait before the next attempt to reach a management server; 5, or what the file
     /// says.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
@@ -189,6 +192,7 @@ impl ServeArgs {
             service_cluster: self.service_cluster.clone(),
             service_zone: self.service_zone.clone(),
             cache: self.config_cache.clone(),
+            cache_secrets: self.config_cache_secrets,
             backoff_max: self
                 .max_backoff_s
                 .map(|seconds| Duration::from_secs(seconds.into())),

@@ -135,6 +135,7 @@ const READ: &[(&str, &[&str])] = &[
             "max-backoff",
             "initial-fetch-timeout",
             "config-cache",
+            "config-cache-secrets",
             "max-deletion-percent",
         ],
     ),

@@ -45,6 +45,8 @@ pub struct XdsConfig {
     pub backoff_max: Duration,
     /// A directory that keeps the last state, for a start while no server answers. `None`: nowhere.
     pub cache: Option<PathBuf>,
+    /// Whether `Secret` resources are kept there, too.
+    pub cache_secrets: bool,
 }
 
 impl Default for XdsConfig {
@@ -59,6 +61,7 @@ impl Default for XdsConfig {
             max_deletion_percent: None,
             backoff_max: BACKOFF_MAX,
             cache: None,
+            cache_secrets: false,
         }
     }
 }
@@ -98,6 +101,8 @@ pub struct XdsOverrides {
     pub service_zone: Option<String>,
     /// `--config-cache`
     pub cache: Option<PathBuf>,
+    /// `--config-cache-secrets`
+    pub cache_secrets: bool,
     /// `--max-backoff-s`
     pub backoff_max: Option<Duration>,
     /// `--max-deletion-percent`; 0 for no limit.
@@ -110,6 +115,7 @@ impl XdsOverrides {
         if let Some(cache) = &self.cache {
             xds.cache = Some(cache.clone());
         }
+        xds.cache_secrets |= self.cache_secrets;
         if let Some(longest) = self.backoff_max {
             xds.backoff_max = longest;
         }

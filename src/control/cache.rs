@@ -2,8 +2,9 @@
 //! they are away serves what they sent last.
 //!
 //! The file is written whole, beside the old one, and put in its place by a rename; a checksum tells
-//! a damaged one. What it holds is the messages as they were received. Its mode is 0600, and secrets
-//! are left out unless they are asked for: without them, listeners that need one stay closed.
+//! a damaged one. What it holds is the messages as they were received. Its mode is 0600, as
+//! a listener may hold a key in place. Resources that are secrets are left out unless they are asked
+//! for: without them, listeners that need one stay closed.
 
 use std::fs;
 use std::io::{self, Write as _};

@@ -88,6 +88,7 @@ impl Pipeline {
             held: Held::default(),
             checks: Registry::new(Context {
                 strict: registry.context().strict,
+                servers: registry.context().servers.clone(),
                 ..Context::default()
             }),
             compiler: Compiler::new(Arc::clone(&stats), registry),

@@ -1,5 +1,6 @@
 //! Which extensions the program has. A new HTTP filter is one line in [`FACTORIES`].
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +10,8 @@ use causeway_xds::proto::envoy::extensions::access_loggers::file::v3::FileAccess
 use causeway_xds::proto::envoy::extensions::access_loggers::file::v3::file_access_log::AccessLogFormat;
 use causeway_xds::proto::envoy::extensions::filters::http::router::v3::Router;
 use causeway_xds::reject::{FieldPath, Invalid};
+use causeway_xds::resource::api_source::Target;
+use causeway_xds::resource::config_source::Place;
 use causeway_xds::resource::tls::TlsCertificate;
 
 use crate::telemetry::activity::Activities;
@@ -30,6 +33,17 @@ pub struct Context {
     pub strict: bool,
     /// Files that resources name need not be there: where it is only asked what can be configured.
     pub any_file: bool,
+    /// What may be named as a management server; `None` where that is not known.
+    pub servers: Option<Arc<KnownServers>>,
+}
+
+/// The management servers of the bootstrap.
+#[derive(Debug, Default)]
+pub struct KnownServers {
+    /// Whether there is an aggregated stream.
+    pub ads: bool,
+    /// Clusters that are there from the start.
+    pub clusters: BTreeSet<String>,
 }
 
 /// How a filter is made from its configuration.
@@ -230,6 +244,27 @@ impl Extensions for Registry {
         looked.map(drop).map_err(told)
     }
 
+    fn check_place(&self, place: &Place) -> Result<(), Invalid> {
+        let Some(known) = &self.context.servers else {
+            return Ok(());
+        };
+        match place {
+            Place::Ads if !known.ads => Err(Invalid::at("ads", "the bootstrap has no ads_config")),
+            Place::Api(source) => {
+                for server in &source.servers {
+                    if let Target::Cluster { name, .. } = &server.target
+                        && !known.clusters.contains(name)
+                    {
+                        let reason = format!("{name:?} is no static cluster with endpoints");
+                        return Err(Invalid::at("api_config_source", reason));
+                    }
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn check_certificate(&self, certificate: &TlsCertificate) -> Result<(), Invalid> {
         match crate::tls::server::certificate(certificate) {
             Err(TlsError::Pem { what, reason }) => Err(Invalid::at(what, reason)),
@@ -255,5 +290,46 @@ impl Extensions for Registry {
 
     fn check_access_log(&self, logger: &TypedExtension) -> Result<(), Invalid> {
         access_log(logger).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_xds::resource::api_source::{ApiProtocol, ApiSource, Metadata, ServerRef};
+
+    use super::*;
+
+    #[test]
+    fn only_what_the_bootstrap_has_can_be_a_management_server() {
+        let api = |name: &str| {
+            Place::Api(ApiSource {
+                protocol: ApiProtocol::Incremental,
+                servers: vec![ServerRef {
+                    target: Target::Cluster {
+                        name: name.to_owned(),
+                        authority: String::new(),
+                    },
+                    metadata: Metadata::default(),
+                    max_message: None,
+                }],
+                node_on_first_message_only: false,
+            })
+        };
+        let unknown = Registry::default();
+        assert!(unknown.check_place(&Place::Ads).is_ok());
+        let known = Registry::new(Context {
+            servers: Some(Arc::new(KnownServers {
+                ads: false,
+                clusters: ["there".to_owned()].into(),
+            })),
+            ..Context::default()
+        });
+        assert!(known.check_place(&api("there")).is_ok());
+        let refused = |place| known.check_place(&place).unwrap_err().to_string();
+        assert_eq!(
+            refused(api("elsewhere")),
+            "api_config_source: \"elsewhere\" is no static cluster with endpoints"
+        );
+        assert_eq!(refused(Place::Ads), "ads: the bootstrap has no ads_config");
     }
 }

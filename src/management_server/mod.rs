@@ -12,7 +12,7 @@
 mod connector;
 mod secrets;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +41,13 @@ pub struct Statics {
 }
 
 impl Statics {
+    /// The clusters that can be a management server: those with endpoints of their own.
+    pub fn names(&self) -> BTreeSet<String> {
+        let own = |cluster: &&Arc<Cluster>| !matches!(cluster.discovery, Discovery::Eds { .. });
+        let clusters = self.clusters.values().filter(own);
+        clusters.map(|cluster| cluster.name.clone()).collect()
+    }
+
     /// # Errors
     /// A cluster or a secret that is not valid.
     pub fn read(updates: &[Update]) -> Result<Self, Rejected> {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::proto::Any;
 use crate::reject::Invalid;
+use crate::resource::config_source::Place;
 use crate::resource::tls::TlsCertificate;
 use crate::type_url::message_name;
 
@@ -56,6 +57,12 @@ pub trait Extensions: Send + Sync {
     /// A file that a resource names. Envoy takes no resource that names one which is not there.
     fn check_file(&self, path: &Path) -> Result<(), Invalid> {
         let _ = path;
+        Ok(())
+    }
+
+    /// A place that a resource names for others to come from: whether anything can come from there.
+    fn check_place(&self, place: &Place) -> Result<(), Invalid> {
+        let _ = place;
         Ok(())
     }
 

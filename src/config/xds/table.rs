@@ -33,6 +33,8 @@ pub(in crate::config) struct XdsTable {
     max_backoff: Option<Spanned<f64>>,
     initial_fetch_timeout: Option<Spanned<f64>>,
     config_cache: Option<PathBuf>,
+    #[serde(default)]
+    config_cache_secrets: bool,
     max_deletion_percent: Option<Spanned<u8>>,
 }
 
@@ -126,6 +128,7 @@ impl XdsTable {
             max_deletion_percent: percent,
             backoff_max: seconds(self.max_backoff, at, "xds.max-backoff", default.backoff_max)?,
             cache: self.config_cache,
+            cache_secrets: self.config_cache_secrets,
             ..default
         })
     }

@@ -167,6 +167,7 @@ fn the_command_line_has_the_last_word() {
         service_cluster: Some("c".into()),
         service_zone: Some("z".into()),
         cache: Some("/x".into()),
+        cache_secrets: true,
         backoff_max: Some(Duration::from_secs(9)),
         max_deletion_percent: Some(0),
     }
@@ -174,6 +175,7 @@ fn the_command_line_has_the_last_word() {
     assert_eq!((&*xds.node.id, &*xds.node.cluster), ("n", "c"));
     assert_eq!(xds.node.locality.unwrap().zone, "z");
     assert_eq!(xds.cache.as_deref(), Some(Path::new("/x")));
+    assert!(xds.cache_secrets);
     assert_eq!(xds.backoff_max, Duration::from_secs(9));
     assert_eq!(xds.max_deletion_percent, None);
 }

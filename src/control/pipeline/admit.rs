@@ -29,8 +29,7 @@ impl Pipeline {
     }
 
     /// Takes back removals of what is still referred to: a management server that says so has not
-    /// got it now, which is no reason to stop what runs (requirement T10 of the protocol's order of
-    /// updates; Envoy does the same). Returns what need not be waited for because of that. A listener
+    /// got it now, which is no reason to stop what runs. Envoy does the same. Returns what need not be waited for because of that. A listener
     /// goes on waiting for its routes, as it would answer everything with 404.
     pub(super) fn withhold(&mut self, batch: &mut Batch) -> Vec<Key> {
         let mut absent = Vec::new();

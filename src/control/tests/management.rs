@@ -75,7 +75,7 @@ fn live() -> Rig {
     rig
 }
 
-/// T15: the endpoints of a new cluster are asked for when it comes, and again when it changes.
+/// The endpoints of a new cluster are asked for when it comes, and again when it changes.
 #[test]
 fn endpoints_are_asked_for_with_their_cluster() {
     let mut rig = live();
@@ -100,7 +100,7 @@ fn endpoints_are_asked_for_with_their_cluster() {
     assert_eq!(rig.changes(), [Change::Stop(Wanted::Named(wanted))]);
 }
 
-/// T10: what is still referred to stays; what nobody refers to goes.
+/// What is still referred to stays; what nobody refers to goes.
 #[test]
 fn a_removal_of_what_is_in_use_takes_nothing_away() {
     let mut rig = live();
@@ -116,7 +116,7 @@ fn a_removal_of_what_is_in_use_takes_nothing_away() {
     assert_eq!(held(&rig.control.pipeline), 0);
 }
 
-/// T10: a cluster learns that there are no endpoints, a listener goes on waiting for its routes.
+/// A cluster learns that there are no endpoints, a listener goes on waiting for its routes.
 #[test]
 fn what_does_not_exist_is_waited_for_only_by_listeners() {
     let mut rig = live();
@@ -130,7 +130,7 @@ fn what_does_not_exist_is_waited_for_only_by_listeners() {
     assert_eq!(rig.sockets.0.lock().unwrap().listeners, ["l"]);
 }
 
-/// T9: a state-of-the-world response without a name takes it away; other types are not touched.
+/// A state-of-the-world response without a name takes it away; other types are not touched.
 #[test]
 fn a_missing_cluster_is_removed() {
     let mut rig = live();
@@ -142,7 +142,7 @@ fn a_missing_cluster_is_removed() {
     assert!(rig.changes().iter().all(|c| !matches!(c, Change::Stop(_))));
 }
 
-/// T17: a cluster stays until the route to it is gone; when its time runs out, it goes at once.
+/// A cluster stays until the route to it is gone; when its time runs out, it goes at once.
 #[test]
 fn a_cluster_outlives_the_routes_to_it() {
     let mut rig = live();
@@ -185,7 +185,7 @@ fn a_cluster_outlives_the_routes_to_it() {
     assert!(rig.ports().is_empty());
 }
 
-/// T36: a push that takes away too much is refused once.
+/// A push that takes away too much is refused once.
 #[test]
 fn a_push_that_takes_away_too_much_has_to_be_repeated() {
     let guarded = |deletions| {
@@ -219,7 +219,7 @@ fn a_push_that_takes_away_too_much_has_to_be_repeated() {
     assert_eq!(left(&rig), 1);
 }
 
-/// T6: the good ones of a push are applied, the bad one is named.
+/// The good ones of a push are applied, the bad one is named.
 #[test]
 fn one_bad_resource_does_not_spoil_its_neighbours() {
     let mut rig = live();
@@ -240,7 +240,7 @@ fn reserved_names_are_refused() {
     assert!(outcome.rejected[0].to_string().contains("reserved"));
 }
 
-/// T19: whatever the order in which the parts of a set arrive, what is served in the end is the
+/// Whatever the order in which the parts of a set arrive, what is served in the end is the
 /// same.
 #[test]
 fn any_order_of_arrival_leads_to_the_same_snapshot() {

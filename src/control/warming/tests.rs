@@ -147,7 +147,7 @@ fn what_is_removed_no_longer_waits() {
 }
 
 /// In whatever order resources arrive, the same are in use in the end, and none before what it
-/// refers to. (xDS requirements, order independence.)
+/// refers to.
 #[test]
 fn any_order_of_arrival_ends_the_same() {
     let eds_of = |c: usize| format!("s{}", c % 3);

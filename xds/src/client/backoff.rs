@@ -38,7 +38,6 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    /// T12.
     #[test]
     fn waits_grow_up_to_the_maximum_and_start_again() {
         let second = Duration::from_secs(1);

@@ -70,7 +70,6 @@ impl Choice {
 mod tests {
     use super::*;
 
-    /// T31.
     #[test]
     fn the_next_server_is_tried_at_once_before_any_configuration_came() {
         let now = Instant::now();
@@ -83,7 +82,6 @@ mod tests {
         assert!(alone.failed(now) && alone.at() == 0);
     }
 
-    /// T31.
     #[test]
     fn a_server_that_gave_configuration_is_kept_for_a_while() {
         let now = Instant::now();

@@ -93,7 +93,6 @@ mod tests {
         Rejected::new(ResourceType::Cluster, name, invalid)
     }
 
-    /// T5.
     #[test]
     fn each_refused_resource_is_named_with_its_reason() {
         let faults = [fault("svc-a", "must be positive"), fault("b", "unknown")];
@@ -111,7 +110,7 @@ mod tests {
         assert_eq!(whole(None, "why").message, "response rejected. why");
     }
 
-    /// T5: at most 4 KiB, however much is wrong, and never half a character.
+    /// At most 4 KiB, however much is wrong, and never half a character.
     #[test]
     fn a_refusal_is_bounded() {
         for shift in 0..4 {

@@ -222,7 +222,7 @@ impl<M: Machine> Run<M> {
             }
         };
         // Before the answer comes what was wanted because of the update: the endpoints of new
-        // clusters are asked for before the clusters are acknowledged, as Envoy does (T3).
+        // clusters are asked for before the clusters are acknowledged, as Envoy does.
         let event = tokio::select! {
             biased;
             () = self.batches.closed() => return Err(Gone),

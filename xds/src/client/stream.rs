@@ -210,7 +210,7 @@ mod tests {
     use super::*;
     use crate::descriptor;
 
-    /// T1, T2, T23: every method is one of the API, and of the right form.
+    /// Every method is one of the API, and of the right form.
     #[test]
     fn methods_exist() {
         let scopes = ResourceType::ALL.map(Scope::Only);

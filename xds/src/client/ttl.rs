@@ -48,7 +48,6 @@ impl Ttl {
 mod tests {
     use super::*;
 
-    /// T30.
     #[test]
     fn a_resource_runs_out_once_unless_its_time_is_renewed() {
         let start = Instant::now();

@@ -217,7 +217,6 @@ mod tests {
         assert_eq!(entries.unwrap()[0].name, "r/h");
     }
 
-    /// T6 (a).
     #[test]
     fn a_response_that_cannot_be_read_is_refused_in_whole() {
         let broken = |url: &str, value: &[u8]| Any {
@@ -246,7 +245,6 @@ mod tests {
         assert!(delta_fault(vec![wrap("b", Some(cluster("a")), None)], &[]).contains("sent as"));
     }
 
-    /// T38.
     #[test]
     fn types_of_version_2_are_known_as_such() {
         assert!(is_v2("type.googleapis.com/envoy.api.v2.Cluster"));

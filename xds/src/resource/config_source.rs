@@ -83,6 +83,7 @@ impl ConfigSource {
                 Place::SameOrigin
             }
         };
+        ctx.extensions.check_place(&place)?;
         let timeout = duration(initial_fetch_timeout, "initial_fetch_timeout")?;
         Ok(Self {
             place,

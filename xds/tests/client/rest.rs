@@ -1,4 +1,4 @@
-//! REST (T24).
+//! REST.
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
@@ -132,7 +132,7 @@ async fn nothing_at_first_is_an_empty_world() {
     control.stop().await;
 }
 
-/// T12, T31: failures are retried, and another server is asked.
+/// Failures are retried, and another server is asked.
 #[tokio::test(start_paused = true)]
 async fn failures_are_retried() {
     let mut server = Polled::start("first");

@@ -10,7 +10,7 @@ use super::*;
 const SOTW: ApiProtocol = ApiProtocol::StateOfTheWorld;
 const DELTA: ApiProtocol = ApiProtocol::Incremental;
 
-/// T3, T4, T13: the requests of a start, as the reference trace has them.
+/// The requests of a start, as the reference trace has them.
 #[tokio::test(start_paused = true)]
 async fn sotw_start() {
     let mut server = Double::start("first");
@@ -61,7 +61,6 @@ async fn sotw_start() {
     control.stop().await;
 }
 
-/// T2, T4.
 #[tokio::test(start_paused = true)]
 async fn delta_start() {
     let mut server = Double::start("first");
@@ -86,7 +85,7 @@ async fn delta_start() {
         (&*ack.type_url, &*ack.response_nonce),
         (&*Cluster.type_url(), "1")
     );
-    // T10: what does not exist is a removal.
+    // What does not exist is a removal.
     call.send(delta(LoadAssignment, "2", &[], &["a"])).await;
     let update = control.accept().await;
     assert_eq!(update.removals, ["a"]);
@@ -98,7 +97,7 @@ async fn delta_start() {
     control.stop().await;
 }
 
-/// T5, T6 (b), T7: one bad resource is named, and the others are in use.
+/// One bad resource is named, and the others are in use.
 #[tokio::test(start_paused = true)]
 async fn nack_of_one_resource() {
     let mut server = Double::start("first");
@@ -121,7 +120,7 @@ async fn nack_of_one_resource() {
         error.message,
         "1 of 2 clusters rejected. cluster \"b\": type: unknown"
     );
-    // T6 (a): nothing of it reaches control.
+    // Nothing of it reaches control.
     let broken = Any {
         type_url: Cluster.type_url(),
         value: b"\x0a\xff\xff\xff\xff\x7fgarbage".to_vec(),
@@ -137,7 +136,6 @@ async fn nack_of_one_resource() {
             .contains("resources[1]: cannot be read")
     );
     assert!(control.batches.try_recv().is_err());
-    // T38.
     let mut old = sotw(Cluster, "v4", "4", vec![]);
     old.type_url = "type.googleapis.com/envoy.api.v2.Cluster".to_owned();
     call.send(old).await;
@@ -150,7 +148,7 @@ async fn nack_of_one_resource() {
     control.stop().await;
 }
 
-/// T11, T12: both ends of a stream lead to a new one, with what is known.
+/// Both ends of a stream lead to a new one, with what is known.
 #[tokio::test(start_paused = true)]
 async fn sotw_reconnects() {
     let mut server = Double::start("first");
@@ -191,7 +189,6 @@ async fn sotw_reconnects() {
     control.stop().await;
 }
 
-/// T11.
 #[tokio::test(start_paused = true)]
 async fn delta_reconnects() {
     let mut server = Double::start("first");
@@ -217,7 +214,7 @@ async fn delta_reconnects() {
     control.stop().await;
 }
 
-/// T12: attempts get rare, and never rarer than the limit.
+/// Attempts get rare, and never rarer than the limit.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_is_away_is_tried_again() {
     let mut server = Double::start("first");
@@ -252,7 +249,7 @@ async fn a_server_that_never_answers_holds_nothing_up() {
     control.stop().await;
 }
 
-/// T22: a message over the limit ends the stream, and the next one is as good as the first.
+/// A message over the limit ends the stream, and the next one is as good as the first.
 #[tokio::test(start_paused = true)]
 async fn an_oversized_message_is_not_taken() {
     let mut server = Double::start("first");
@@ -310,7 +307,7 @@ async fn a_flood_is_held_back() {
     control.stop().await;
 }
 
-/// T31: a second server is asked when the first cannot be reached, and left when it is back.
+/// A second server is asked when the first cannot be reached, and left when it is back.
 #[tokio::test(start_paused = true)]
 async fn servers_are_used_in_order() {
     let mut first = Double::start("first");
@@ -341,7 +338,7 @@ async fn servers_are_used_in_order() {
     control.stop().await;
 }
 
-/// T31: a server that is there but says nothing is no better than one that is not.
+/// A server that is there but says nothing is no better than one that is not.
 #[tokio::test(start_paused = true)]
 async fn a_silent_server_is_left_for_another() {
     let mut first = Double::start("first");
@@ -354,7 +351,7 @@ async fn a_silent_server_is_left_for_another() {
     control.stop().await;
 }
 
-/// T39: metadata is on the stream.
+/// Metadata is on the stream.
 #[tokio::test(start_paused = true)]
 async fn metadata_is_sent() {
     use causeway_xds::resource::api_source::Metadata;
@@ -379,7 +376,7 @@ async fn metadata_is_sent() {
     control.stop().await;
 }
 
-/// T22: a connection that nothing comes from is given up.
+/// A connection that nothing comes from is given up.
 #[tokio::test(start_paused = true)]
 async fn a_dead_connection_is_noticed() {
     use causeway_xds::client::server::Keepalive;
@@ -404,7 +401,7 @@ async fn a_dead_connection_is_noticed() {
     control.stop().await;
 }
 
-/// T30, end to end: control hears of what ran out, without anything from the server.
+/// End to end: control hears of what ran out, without anything from the server.
 #[tokio::test(start_paused = true)]
 async fn resources_run_out() {
     let mut server = Double::start("first");
@@ -450,7 +447,7 @@ async fn what_is_not_applied_is_not_acknowledged() {
     control.stop().await;
 }
 
-/// T23: a client for one type uses the service of that type.
+/// A client for one type uses the service of that type.
 #[tokio::test(start_paused = true)]
 async fn a_type_has_a_service_of_its_own() {
     let mut server = Double::start("first");

@@ -60,7 +60,7 @@ fn take(machine: &mut Delta, response: DeltaDiscoveryResponse) -> Update {
     update
 }
 
-/// T2, T13: changes and nothing else; no nonce (T7).
+/// Changes and nothing else; no nonce.
 #[test]
 fn what_changes_is_told() {
     let mut machine = start();
@@ -85,12 +85,11 @@ fn what_changes_is_told() {
     assert_eq!(request.resource_names_unsubscribe, ["a"]);
     assert!(request.response_nonce.is_empty());
     assert!(request.initial_resource_versions.is_empty());
-    // T15: there is nothing to say.
+    // There is nothing to say.
     machine.interest(Interest::Refresh(LoadAssignment, "b".to_owned()));
     assert!(machine.next().is_none());
 }
 
-/// T8.
 #[test]
 fn everything_beside_names_is_said() {
     let mut machine = start();
@@ -123,7 +122,7 @@ fn a_name_that_is_taken_again_is_seen_to_be_gone_in_between() {
     assert_eq!(requests[1].resource_names_subscribe, ["a", "c"]);
 }
 
-/// T4, T5, T6 (b): the good ones of a refused response are in use.
+/// The good ones of a refused response are in use.
 #[test]
 fn responses_are_answered_with_their_nonce() {
     let mut machine = start();
@@ -152,14 +151,13 @@ fn responses_are_answered_with_their_nonce() {
         (&*nack.response_nonce, nack.error_detail.unwrap().code),
         ("2", 13)
     );
-    // T11: the versions that are in use.
+    // The versions that are in use.
     machine.connected(false);
     let versions = drain(&mut machine).remove(0).initial_resource_versions;
     assert_eq!(versions.len(), 2);
     assert_eq!((&*versions["a"], &*versions["b"]), ("v1", "v2"));
 }
 
-/// T6 (a).
 #[test]
 fn a_response_that_makes_no_sense_is_refused_in_whole() {
     let mut machine = start();
@@ -188,7 +186,7 @@ fn a_response_that_makes_no_sense_is_refused_in_whole() {
     ));
 }
 
-/// T10: removals, in both fields, of what somebody wants.
+/// Removals, in both fields, of what somebody wants.
 #[test]
 fn removals_are_passed_on() {
     let mut machine = start();
@@ -222,7 +220,6 @@ fn removals_are_passed_on() {
     assert_eq!(requests[1].resource_names_subscribe, ["a"]);
 }
 
-/// T11, T31.
 #[test]
 fn another_server_is_told_names_but_no_versions() {
     let mut machine = start();
@@ -257,7 +254,6 @@ fn what_nobody_wants_is_not_held() {
     assert_eq!(request.resource_names_subscribe, ["c"]);
 }
 
-/// T30.
 #[test]
 fn resources_run_out() {
     let mut machine = start();

@@ -42,7 +42,7 @@ fn take(machine: &mut Sotw, response: DiscoveryResponse) -> DiscoveryRequest {
     one(machine)
 }
 
-/// T3, T13: requests in the order of interest, the node in the first one alone.
+/// Requests in the order of interest, the node in the first one alone.
 #[test]
 fn what_is_wanted_is_asked_for() {
     let mut machine = start();
@@ -65,7 +65,7 @@ fn what_is_wanted_is_asked_for() {
     assert!(drain(&mut machine).iter().all(|r| r.node.is_some()));
 }
 
-/// T4: an acknowledgement follows the outcome and carries nonce and version.
+/// An acknowledgement follows the outcome and carries nonce and version.
 #[test]
 fn a_taken_response_is_acknowledged() {
     let mut machine = start();
@@ -84,13 +84,13 @@ fn a_taken_response_is_acknowledged() {
     assert_eq!((&*ack.version_info, &*ack.response_nonce), ("v1", "n1"));
     assert!(ack.error_detail.is_none());
     assert!(machine.next().is_none(), "once");
-    // T9: an empty world is one, too.
+    // An empty world is one, too.
     let update = delivered(machine.receive(response(Cluster, "v2", "n2", &[]), Instant::now()));
     assert_eq!(update.extent, Extent::StateOfTheWorld);
     assert!(update.upserts.is_empty());
 }
 
-/// T5, T6: the old version stays in a refusal, and in what follows it; so does the nonce (T7).
+/// The old version stays in a refusal, and in what follows it; so does the nonce.
 #[test]
 fn a_refused_response_keeps_the_version() {
     let mut machine = start();
@@ -156,7 +156,6 @@ fn a_change_of_interest_waits_for_the_outcome() {
     assert_eq!(request.resource_names, ["a", "b"]);
 }
 
-/// T8.
 #[test]
 fn an_empty_list_means_everything_only_when_that_is_wanted() {
     let mut machine = start();
@@ -223,7 +222,7 @@ fn a_name_that_is_taken_again_is_seen_to_be_gone_in_between() {
     assert_eq!(requests[1].resource_names, ["a", "b"]);
 }
 
-/// T15: the same names and nonce once more.
+/// The same names and nonce once more.
 #[test]
 fn a_refresh_repeats_the_request() {
     let mut machine = start();
@@ -244,7 +243,7 @@ fn a_refresh_repeats_the_request() {
     assert_eq!(request.resource_names, ["a"]);
 }
 
-/// T11: a new stream starts with the accepted versions, all names and no nonce.
+/// A new stream starts with the accepted versions, all names and no nonce.
 #[test]
 fn a_new_stream_goes_on_where_the_last_one_ended() {
     let mut machine = start();
@@ -272,7 +271,7 @@ fn a_new_stream_goes_on_where_the_last_one_ended() {
     );
     assert_eq!(requests[1].resource_names, ["a", "b"]);
     assert_eq!(requests.len(), 2);
-    // T31: to another server its versions mean nothing.
+    // To another server its versions mean nothing.
     machine.connected(true);
     assert!(
         drain(&mut machine)
@@ -281,7 +280,7 @@ fn a_new_stream_goes_on_where_the_last_one_ended() {
     );
 }
 
-/// Responses that nobody asked for are not answered; those of version 2 are (T38).
+/// Responses that nobody asked for are not answered; those of version 2 are.
 #[test]
 fn strange_types_do_no_harm() {
     let mut machine = start();
@@ -306,7 +305,6 @@ fn strange_types_do_no_harm() {
     assert!(requests[0].version_info.is_empty());
 }
 
-/// T30.
 #[test]
 fn resources_run_out() {
     let mut machine = start();

@@ -108,7 +108,7 @@ impl World {
         };
         let kind = kind.unwrap();
         let node_due = std::mem::take(&mut self.node_due);
-        assert_eq!(message.node.is_some(), node_due, "T13");
+        assert_eq!(message.node.is_some(), node_due, "the node");
         let view = self.of(kind);
         assert_eq!(message.type_url, kind.type_url());
         let (subscribe, unsubscribe) = (
@@ -120,7 +120,11 @@ impl World {
         } else {
             assert!(subscribe.is_empty() && unsubscribe.is_empty());
             let refused = view.open.remove(&message.response_nonce);
-            assert_eq!(refused, Some(message.error_detail.is_some()), "T4, T5");
+            assert_eq!(
+                refused,
+                Some(message.error_detail.is_some()),
+                "refused or not"
+            );
             return true;
         }
         let versions: BTreeMap<_, _> = message.initial_resource_versions.into_iter().collect();
@@ -131,7 +135,7 @@ impl World {
                 "says nothing"
             );
         } else {
-            assert_eq!(versions, view.held, "T11");
+            assert_eq!(versions, view.held, "the versions that are held");
             assert!(unsubscribe.is_empty());
             view.everything = subscribe.is_empty();
             view.asked = true;
@@ -148,7 +152,7 @@ impl World {
                 view.owed.remove(&name);
             }
         }
-        assert!(view.all || !view.everything, "T8");
+        assert!(view.all || !view.everything, "everything");
         true
     }
 

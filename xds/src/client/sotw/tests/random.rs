@@ -110,19 +110,19 @@ impl World {
         };
         let kind = kind.unwrap();
         let node_due = std::mem::take(&mut self.node_due);
-        assert_eq!(message.node.is_some(), node_due, "T13");
+        assert_eq!(message.node.is_some(), node_due, "the node");
         let busy = self.applied.as_ref().map(|(kind, _)| *kind);
         assert_ne!(Some(kind), busy, "not while a response is applied");
         let view = self.of(kind);
         assert_eq!(message.type_url, kind.type_url());
-        assert_eq!(message.response_nonce, view.nonce, "T7");
-        assert_eq!(message.version_info, view.accepted, "T4, T5, T11");
+        assert_eq!(message.response_nonce, view.nonce, "the newest nonce");
+        assert_eq!(message.version_info, view.accepted, "the version in force");
         let refused = std::mem::take(&mut view.refused);
-        assert_eq!(message.error_detail.is_some(), refused, "T5");
+        assert_eq!(message.error_detail.is_some(), refused, "refused or not");
         view.open = false;
         let list = message.resource_names;
         if list.is_empty() && !view.named {
-            assert!(view.all, "T8: everything, and nobody wants it");
+            assert!(view.all, "everything, and nobody wants it");
         }
         let before = view.asked.replace(list.clone()).unwrap_or_default();
         view.named |= !list.is_empty();
