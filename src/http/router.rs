@@ -156,9 +156,9 @@ async fn attempt(
     loop {
         attempts += 1;
         let picked = if forward.retry.other_hosts == 0 {
-            cluster.pick()
+            cluster.pick(None)
         } else {
-            cluster.pick_other(&unreachable, forward.retry.other_hosts)
+            cluster.pick_other(&unreachable, forward.retry.other_hosts, None)
         };
         let endpoint = match (picked, failed.take()) {
             (Ok(endpoint), _) => endpoint,
@@ -440,7 +440,7 @@ fn edit_request(parts: &mut Parts, forward: &Forward, route: &Route, envoy_heade
 /// Puts a head into the form that the endpoint's protocol wants.
 fn prepare(head: &mut Parts, lease: &Lease, forward: &Forward, upgrade: Option<&UpgradeRequest>) {
     head.extensions.clear();
-    let hostname = &lease.endpoint().hostname;
+    let hostname = &lease.endpoint().attributes.hostname;
     if matches!(forward.host_rewrite, HostRewrite::Auto)
         && !hostname.is_empty()
         && let Ok(host) = HeaderValue::from_str(hostname)

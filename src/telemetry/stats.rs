@@ -207,7 +207,7 @@ group! {
             upstream_rq_total, upstream_rq_completed, upstream_rq_timeout, upstream_rq_rx_reset,
             upstream_rq_tx_reset, upstream_rq_pending_total, upstream_rq_pending_overflow,
             upstream_rq_retry, upstream_rq_retry_success, upstream_rq_cancelled,
-            membership_change, update_attempt, update_success, update_rejected,
+            lb_healthy_panic, membership_change, update_attempt, update_success, update_rejected,
         ],
         gauges: [upstream_cx_active, upstream_rq_active, upstream_rq_pending_active,
             membership_total, membership_healthy, membership_degraded, membership_excluded],

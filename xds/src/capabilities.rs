@@ -290,8 +290,11 @@ mod tests {
         let Fate::Partly(policies) = cluster("lb_policy") else {
             panic!("some policies are not there")
         };
-        assert!(policies.contains(&"RANDOM".to_owned()) && !policies.contains(&"MAGLEV".into()));
-        assert_eq!(cluster("maglev_lb_config"), Fate::Rejected);
+        assert!(
+            policies.contains(&"RANDOM".to_owned())
+                && !policies.contains(&"CLUSTER_PROVIDED".into())
+        );
+        assert_eq!(cluster("original_dst_lb_config"), Fate::Rejected);
         let route = |field| {
             let message = "envoy.config.route.v3.RouteAction";
             fate(ResourceType::RouteConfiguration, message, field)
