@@ -16,6 +16,7 @@ use crate::cluster::Cluster;
 use crate::control::Pipeline;
 use crate::snapshot::ListenerSpec;
 use crate::upstream::Endpoint;
+use crate::upstream::endpoint::Finding;
 
 /// Envoy's default. Nothing is retried by configuration, so there is no number of our own.
 const MAX_RETRIES: u32 = 3;
@@ -60,7 +61,10 @@ fn cluster_text(cluster: &Cluster, added: bool, out: &mut String) {
         // Writing to a string cannot fail.
         let _ = writeln!(out, "{name}::{rest}");
     };
-    line(format_args!("observability_name::{}", stat_name(cluster)));
+    line(format_args!(
+        "observability_name::{}",
+        cluster.model.stat_name()
+    ));
     for (priority, limits) in by_priority(cluster) {
         line(format_args!(
             "{priority}::max_connections::{}",
@@ -85,11 +89,7 @@ fn cluster_text(cluster: &Cluster, added: bool, out: &mut String) {
             line(format_args!("{endpoint}::{stat}::{value}"));
         }
         let attributes = &endpoint.attributes;
-        let health = match attributes.health {
-            EndpointHealth::Unknown | EndpointHealth::Healthy => "healthy",
-            EndpointHealth::Degraded => "/degraded_eds_health",
-            _ => "/failed_eds_health",
-        };
+        let health = flags(endpoint);
         let locality = &attributes.locality;
         line(format_args!(
             "{endpoint}::hostname::{}",
@@ -110,11 +110,33 @@ fn cluster_text(cluster: &Cluster, added: bool, out: &mut String) {
     }
 }
 
-fn stat_name(cluster: &Cluster) -> &str {
-    if cluster.model.alt_stat_name.is_empty() {
-        &cluster.name
-    } else {
-        &cluster.model.alt_stat_name
+/// All that speaks against an endpoint, in Envoy's order; `healthy` if nothing does.
+fn flags(endpoint: &Endpoint) -> String {
+    use EndpointHealth::{Degraded, Healthy, Unknown};
+    let health = endpoint.attributes.health;
+    let all = [
+        (
+            endpoint.is_found(Finding::FailedActive),
+            "/failed_active_hc",
+        ),
+        (
+            !matches!(health, Unknown | Healthy | Degraded),
+            "/failed_eds_health",
+        ),
+        (
+            endpoint.is_found(Finding::DegradedActive),
+            "/degraded_active_hc",
+        ),
+        (health == Degraded, "/degraded_eds_health"),
+    ];
+    let set: String = all
+        .iter()
+        .filter(|(set, _)| *set)
+        .map(|(_, name)| *name)
+        .collect();
+    match set.as_str() {
+        "" => "healthy".to_owned(),
+        _ => set,
     }
 }
 
@@ -148,7 +170,7 @@ fn cluster_value(cluster: &Cluster, added: bool) -> Value {
     };
     let mut value = json!({
         "name": *cluster.name,
-        "observability_name": stat_name(cluster),
+        "observability_name": cluster.model.stat_name(),
         "circuit_breakers": {"thresholds": by_priority(cluster).map(threshold)},
     });
     if added {
@@ -197,6 +219,15 @@ fn host_value(endpoint: &Endpoint) -> Value {
         "weight": attributes.weight,
         "locality": {},
     });
+    let active = [
+        (Finding::FailedActive, "failed_active_health_check"),
+        (Finding::DegradedActive, "failed_active_degraded_check"),
+    ];
+    for (finding, name) in active {
+        if endpoint.is_found(finding) {
+            value["health_status"][name] = json!(true);
+        }
+    }
     if !attributes.hostname.is_empty() {
         value["hostname"] = json!(attributes.hostname);
     }

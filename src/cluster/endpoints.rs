@@ -16,12 +16,17 @@ pub struct EndpointSet {
     all: Vec<Arc<Endpoint>>,
     selection: Selection,
     healthy: usize,
-    degraded: usize,
 }
 
 impl EndpointSet {
     /// Builds from an assignment; endpoints that were in `previous` stay the same objects.
-    pub fn build(assignment: &LoadAssignment, balancing: &Balancing, previous: &Self) -> Self {
+    /// With `checked`, new ones have to pass a check first.
+    pub fn build(
+        assignment: &LoadAssignment,
+        balancing: &Balancing,
+        checked: bool,
+        previous: &Self,
+    ) -> Self {
         let before: HashMap<&EndpointKey, &Arc<Endpoint>> =
             previous.all.iter().map(|e| (&e.key, e)).collect();
         let mut all = Vec::new();
@@ -38,16 +43,20 @@ impl EndpointSet {
                     weight: endpoint.weight,
                     priority: group.priority,
                     locality: group.locality.clone(),
+                    check: endpoint.check.clone(),
                 };
-                all.push(match before.get(&key) {
+                let checked = checked && !endpoint.check.disabled;
+                let endpoint = match before.get(&key) {
                     Some(same) if same.attributes == attributes => Arc::clone(same),
                     Some(same) => Arc::new(same.with(attributes)),
                     None => Arc::new(Endpoint::new(key, attributes)),
-                });
+                };
+                endpoint.await_check(checked);
+                all.push(endpoint);
             }
         }
-        let count = |wanted| all.iter().filter(|e| e.availability() == wanted).count();
-        let healthy = count(Availability::Healthy);
+        let is_healthy = |e: &&Arc<Endpoint>| e.availability() == Availability::Healthy;
+        let healthy = all.iter().filter(is_healthy).count();
         // Most clusters have one endpoint, and nothing to choose.
         let selection = match (all.len(), healthy) {
             (1, 1) => Selection::default(),
@@ -56,7 +65,6 @@ impl EndpointSet {
         Self {
             selection,
             healthy,
-            degraded: count(Availability::Degraded),
             all,
         }
     }
@@ -65,12 +73,10 @@ impl EndpointSet {
         &self.all
     }
 
-    pub fn healthy(&self) -> usize {
-        self.healthy
-    }
-
-    pub fn degraded(&self) -> usize {
-        self.degraded
+    /// Whether both have the same endpoints.
+    pub fn is_of(&self, other: &Self) -> bool {
+        let uids = |set: &Self| set.all.iter().map(|e| e.uid).collect::<HashSet<_>>();
+        uids(self) == uids(other)
     }
 
     /// The only endpoint, if nothing speaks against it.

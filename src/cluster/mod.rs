@@ -2,6 +2,7 @@
 
 mod endpoints;
 mod hashing;
+pub mod health_check;
 mod hosts;
 mod priority;
 mod schedule;
@@ -15,7 +16,7 @@ use http::StatusCode;
 pub use endpoints::EndpointSet;
 
 use crate::error::{Failure, ResponseFlag};
-use crate::upstream::endpoint::EndpointStats;
+use crate::upstream::endpoint::{Availability, EndpointStats};
 use crate::upstream::{Endpoint, Transport};
 
 /// A cluster as one snapshot shows it. Everything that must outlive the snapshot is behind `Arc`s
@@ -77,6 +78,31 @@ impl From<PickError> for Failure {
 }
 
 impl Cluster {
+    /// The same with other knowledge of its endpoints.
+    #[must_use]
+    pub fn with_endpoints(&self, endpoints: EndpointSet) -> Self {
+        Self {
+            name: Arc::clone(&self.name),
+            transport: Arc::clone(&self.transport),
+            endpoints: Arc::new(endpoints),
+            former: self.former.clone(),
+            model: Arc::clone(&self.model),
+        }
+    }
+
+    /// Shows in the statistics how many endpoints there are and how they are.
+    pub fn gauge_members(&self) {
+        let all = self.endpoints.all().iter();
+        let count = |wanted| all.clone().filter(|e| e.availability() == wanted).count();
+        let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let stats = &self.transport.stats;
+        stats.membership_total.set(gauge(all.len()));
+        let healthy = count(Availability::Healthy);
+        stats.membership_healthy.set(gauge(healthy));
+        let degraded = count(Availability::Degraded);
+        stats.membership_degraded.set(gauge(degraded));
+    }
+
     /// Chooses an endpoint; by `hash`, if the policy is one that hashes.
     ///
     /// # Errors

@@ -50,16 +50,17 @@ pub fn loads(
     let Some(first) = loads.first_mut() else {
         return loads;
     };
-    if available == 0 {
+    let share = |capacity: u64| (capacity * 100).checked_div(available);
+    if share(0).is_none() {
         first.healthy = 100;
     } else {
         let mut left = 100;
         for (load, healthy) in loads.iter_mut().zip(&healthy) {
-            load.healthy = (healthy * 100 / available).min(left);
+            load.healthy = share(*healthy).unwrap_or_default().min(left);
             left -= load.healthy;
         }
         for (load, degraded) in loads.iter_mut().zip(&degraded) {
-            load.degraded = (degraded * 100 / available).min(left);
+            load.degraded = share(*degraded).unwrap_or_default().min(left);
             left -= load.degraded;
         }
         // What rounding left over goes to the first that takes anything.

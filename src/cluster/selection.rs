@@ -154,7 +154,6 @@ impl Level<'_> {
             let endpoint = &all[place as usize];
             let weight = weight(endpoint);
             match endpoint.availability() {
-                Availability::Excluded => continue,
                 Availability::Healthy => counts.healthy += weight,
                 Availability::Degraded => counts.degraded += weight,
                 Availability::Unhealthy => {}
@@ -188,7 +187,7 @@ impl Level<'_> {
                 .iter()
                 .map(|(group, members)| {
                     let eligible = eligible(members);
-                    let part = kept(&eligible, members, all, factor);
+                    let part = kept(&eligible, members, factor);
                     let weight = part_of(group.weight, part, most);
                     (weight, eligible)
                 })
@@ -239,9 +238,8 @@ fn by_locality(
 /// The part of its weight that a locality keeps: less when more of its endpoints are missing than
 /// overprovisioning makes up for.
 #[expect(clippy::cast_precision_loss, reason = "numbers of endpoints")]
-fn kept(eligible: &[u32], members: &[u32], all: &[Arc<Endpoint>], factor: u32) -> f64 {
-    let counted = |place: &&u32| all[**place as usize].availability() != Availability::Excluded;
-    match members.iter().filter(counted).count() {
+fn kept(eligible: &[u32], members: &[u32], factor: u32) -> f64 {
+    match members.len() {
         0 => 0.0,
         count => (f64::from(factor) / 100.0 * eligible.len() as f64 / count as f64).min(1.0),
     }

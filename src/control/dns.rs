@@ -16,13 +16,16 @@ use causeway_xds::ResourceType;
 use causeway_xds::proto::core::address::Address as AddressKind;
 use causeway_xds::proto::core::socket_address::PortSpecifier;
 use causeway_xds::proto::core::{self, Metadata};
+use causeway_xds::proto::endpoint::endpoint::HealthCheckConfig;
 use causeway_xds::proto::endpoint::lb_endpoint::HostIdentifier;
 use causeway_xds::proto::endpoint::{self, LbEndpoint, LocalityLbEndpoints};
 use causeway_xds::proto::google::protobuf::{Value, value::Kind};
 use causeway_xds::proto::{ClusterLoadAssignment, Struct, UInt32Value};
 use causeway_xds::resource::Address;
 use causeway_xds::resource::cluster::{Dns, DnsFamily};
-use causeway_xds::resource::load_assignment::{Endpoint, EndpointHealth, LocalityEndpoints};
+use causeway_xds::resource::load_assignment::{
+    Endpoint, EndpointCheck, EndpointHealth, LocalityEndpoints,
+};
 use causeway_xds::source::{Batch, Batches, Extent, Origin, Source, Update};
 use causeway_xds::type_url::pack_as;
 use tracing::{debug, warn};
@@ -270,9 +273,19 @@ fn lb_endpoint(address: AddressKind, host: &str, model: &Endpoint, scale: u32) -
                 address: Some(address),
             }),
             hostname: hostname.to_owned(),
+            health_check_config: check(&model.check),
             ..Default::default()
         })),
     }
+}
+
+fn check(model: &EndpointCheck) -> Option<HealthCheckConfig> {
+    (model != &EndpointCheck::default()).then(|| HealthCheckConfig {
+        port_value: model.port.unwrap_or_default().into(),
+        hostname: model.hostname.clone(),
+        address: None,
+        disable_active_health_check: model.disabled,
+    })
 }
 
 fn health(model: EndpointHealth) -> core::HealthStatus {

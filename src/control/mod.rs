@@ -6,6 +6,7 @@
 //! | [`warming`] | what waits for what, as a pure state machine |
 //! | [`cache`] | the last good configuration, on disk |
 //! | `guard` | how much a management server may take away at once |
+//! | `health` | health checks of the endpoints in use |
 //! | `keeper` | when the cache is read and written |
 //! | `linger` | clusters that stay until no route leads to them |
 //! | `pipeline` | the steps of one change, without I/O of its own |
@@ -20,6 +21,7 @@
 pub mod cache;
 pub mod dns;
 mod guard;
+mod health;
 mod keeper;
 mod linger;
 mod pipeline;
@@ -29,6 +31,7 @@ mod subscriptions;
 mod view;
 pub mod warming;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,10 +45,12 @@ pub use guard::Deletions;
 pub use pipeline::Pipeline;
 pub use status::{Readiness, Rejection, ResourceStatus, State, Version};
 
+use crate::cluster::health_check::Urgency;
 use crate::filter::Registry;
 use crate::snapshot::{Publisher, Retired, Snapshot};
 use crate::telemetry::stats::Stats;
 use cache::Cache;
+use health::Health;
 use keeper::{Keeper, Task};
 use pipeline::{Parts, Roots};
 use sources::{Servers, Sources};
@@ -127,6 +132,8 @@ pub struct Control {
     awaited: Vec<Awaited>,
     gated: bool,
     keeper: Option<Keeper>,
+    health: Health,
+    stats: Arc<Stats>,
     batches: mpsc::Receiver<Batch>,
     queries: mpsc::Receiver<Query>,
     /// For the sources that control starts.
@@ -172,6 +179,8 @@ impl Control {
         let control = Self {
             sources: Sources::new(servers, Arc::clone(&stats), sender.clone()),
             awaited: awaited.collect(),
+            stats: Arc::clone(&stats),
+            health: Health::default(),
             pipeline: Pipeline::new(Parts {
                 stats,
                 publisher,
@@ -210,14 +219,17 @@ impl Control {
         if let Some(keeper) = &mut self.keeper {
             keeper.start(Instant::now());
         }
+        let changes = self.health.changes();
         loop {
             self.ask_roots();
             self.follow_sources();
+            self.follow_health();
             let deadline = self.next_deadline();
             tokio::select! {
                 () = &mut shutdown => break,
                 Some(batch) = self.batches.recv() => self.batch(batch),
                 Some(query) = self.queries.recv() => query(&self.pipeline),
+                changed = changes.next() => self.health_changed(changed, Instant::now()),
                 () = sleep_until(deadline) => self.tick(Instant::now()),
             }
         }
@@ -281,7 +293,8 @@ impl Control {
             !late
         });
         self.note_roots();
-        self.pipeline.expire(now);
+        let due = self.health.due(now);
+        self.pipeline.refresh(&due, now);
         while let Some(task) = self.keeper.as_mut().and_then(|keeper| keeper.due(now)) {
             self.keep(task);
         }
@@ -362,11 +375,26 @@ impl Control {
         }
     }
 
+    /// Starts and stops health checks as the clusters now in use ask for.
+    fn follow_health(&mut self) {
+        let names = self.pipeline.take_checked();
+        if !names.is_empty() {
+            let snapshot = self.pipeline.snapshot();
+            self.health.follow(&names, &snapshot, &self.stats);
+        }
+    }
+
+    fn health_changed(&mut self, changed: BTreeMap<Arc<str>, Urgency>, now: Instant) {
+        let due = self.health.changed(changed, now, &self.stats);
+        self.pipeline.refresh(&due, now);
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
         let sources = self.awaited.iter().filter_map(|a| a.deadline);
         let keeper = self.keeper.as_ref().and_then(Keeper::next_deadline);
         let pipeline = self.pipeline.next_deadline();
-        sources.chain(pipeline).chain(keeper).min()
+        let health = self.health.next_deadline();
+        sources.chain(pipeline).chain(keeper).chain(health).min()
     }
 }
 

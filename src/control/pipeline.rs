@@ -23,7 +23,7 @@ use super::view::{Held, View};
 use super::warming::{Key, Warming};
 use super::{BindFailure, Reconcile};
 use crate::filter::{Context, Registry};
-use crate::snapshot::{Compiled, Compiler, Publisher, Snapshot};
+use crate::snapshot::{Compiled, Compiler, Publisher, Retired, Snapshot};
 use crate::telemetry::stats::Stats;
 
 mod admit;
@@ -49,6 +49,10 @@ pub struct Pipeline {
     guard: Guard,
     /// Resources whose newest version could not be used, to be tried again when it is sent again.
     failed: BTreeSet<Key>,
+    /// Clusters whose health checks have to be looked after.
+    checked: Vec<Arc<str>>,
+    /// Listeners do not wait longer than this for the first checks of endpoints.
+    first_checks: Option<Instant>,
 }
 
 /// What a pipeline is made from.
@@ -103,6 +107,8 @@ impl Pipeline {
             absent: HashSet::new(),
             guard: Guard::new(deletions),
             failed: BTreeSet::new(),
+            checked: Vec::new(),
+            first_checks: None,
         }
     }
 
@@ -162,18 +168,36 @@ impl Pipeline {
             self.stats.pipeline.deadlines_fired.inc();
             self.release(key, &mut admitted);
         }
-        self.open_listeners(&mut admitted);
+        self.open_listeners(&mut admitted, now);
         self.bring_into_use(&admitted);
         self.let_go(now);
     }
 
+    /// The clusters with health checks that changed since the last call.
+    pub(super) fn take_checked(&mut self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.checked)
+    }
+
+    /// Lets balancers see what health checks have found out.
+    pub(super) fn refresh(&mut self, clusters: &[Arc<str>], now: Instant) {
+        if !clusters.is_empty() {
+            let previous = self.publisher.current();
+            let view = View {
+                store: &self.store,
+                held: &self.held,
+            };
+            let next = self.compiler.refresh(&view, clusters, &previous);
+            self.publish(next, &previous, &[]);
+        }
+        // Listeners may have waited for this.
+        self.expire(now);
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let lingering = self.lingering.next_deadline();
-        self.warming
-            .next_deadline()
-            .into_iter()
-            .chain(lingering)
-            .min()
+        let warming = self.warming.next_deadline().into_iter();
+        let checks = self.first_checks.filter(|_| !self.warming.is_open());
+        warming.chain(lingering).chain(checks).min()
     }
 
     /// What is to be fetched from elsewhere from now on, and what no longer.
@@ -293,26 +317,21 @@ impl Pipeline {
             held: &self.held,
         };
         let Compiled {
-            mut snapshot,
+            snapshot,
             retired,
             rejected,
+            checked,
         } = self.compiler.compile(&view, admitted, previous);
         let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.stats.pipeline.compile_ms.observe(took);
 
         if !same(&snapshot, previous) {
-            snapshot.generation = previous.generation + 1;
-            let next = Arc::new(snapshot);
-            // The pipeline holds `previous` until it returns: data threads never drop a snapshot.
-            drop(self.publisher.publish(Arc::clone(&next)));
-            self.stats.pipeline.generations.inc();
-            let generation = i64::try_from(next.generation).unwrap_or(i64::MAX);
-            self.stats.pipeline.generation.set(generation);
-            outcome.generation = next.generation;
+            let failures = self.publish(snapshot, previous, &retired);
+            outcome.generation = previous.generation + 1;
             outcome.changed = true;
-            let failures = self.reconcile.reconcile(previous, &next, &retired);
             outcome.rejected = failures.iter().map(unbound).collect();
         }
+        self.checked.extend(checked);
         outcome.rejected.splice(0..0, rejected);
         locate(&self.store, &mut outcome.rejected);
 
@@ -327,6 +346,22 @@ impl Pipeline {
             self.notes.not_usable(rejected);
             self.failed.insert(key);
         }
+    }
+
+    fn publish(
+        &mut self,
+        mut next: Snapshot,
+        previous: &Snapshot,
+        retired: &[Retired],
+    ) -> Vec<BindFailure> {
+        next.generation = previous.generation + 1;
+        let next = Arc::new(next);
+        // The caller holds `previous` until it returns: data threads never drop a snapshot.
+        drop(self.publisher.publish(Arc::clone(&next)));
+        self.stats.pipeline.generations.inc();
+        let generation = i64::try_from(next.generation).unwrap_or(i64::MAX);
+        self.stats.pipeline.generation.set(generation);
+        self.reconcile.reconcile(previous, &next, retired)
     }
 
     /// Puts back what a batch changed that must apply whole or not at all. Decoding refuses before

@@ -42,6 +42,8 @@ pub struct Compiled {
     /// Valid resources that cannot be used all the same: a certificate file that is not there.
     /// Their earlier version stays in use.
     pub rejected: Vec<Rejected>,
+    /// Clusters with health checks that are new, changed or gone.
+    pub checked: Vec<Arc<str>>,
 }
 
 /// Endpoints that no cluster has any more.
@@ -176,20 +178,10 @@ impl Compiler {
             }
             return;
         };
-        let assignment = match &model.discovery {
-            Discovery::Static(assignment) => Some(assignment),
-            Discovery::Eds { .. } | Discovery::Dns(_) => {
-                let service_name = assignment_of(&model.discovery).unwrap_or_default();
-                self.eds_users
-                    .entry(service_name.to_owned())
-                    .or_default()
-                    .insert(name.to_owned());
-                match resource(store, ResourceType::LoadAssignment, service_name) {
-                    Some(Resource::LoadAssignment(assignment)) => Some(&**assignment),
-                    _ => None,
-                }
-            }
-        };
+        if let Some(service_name) = assignment_of(&model.discovery) {
+            let users = self.eds_users.entry(service_name.to_owned()).or_default();
+            users.insert(name.to_owned());
+        }
         let transport = match &before {
             Some(before) if !rebuild && same_transport(&before.model, model) => {
                 before.transport.limits.set(&model.limits);
@@ -214,8 +206,7 @@ impl Compiler {
             .filter(|b| Arc::ptr_eq(&b.transport, &transport));
         let none = EndpointSet::default();
         let old_set = same.map_or(&none, |b| &*b.endpoints);
-        let empty = model::LoadAssignment::empty(name);
-        let endpoints = EndpointSet::build(assignment.unwrap_or(&empty), &model.balancing, old_set);
+        let endpoints = endpoint_set(store, model, old_set);
         let mut former = Vec::new();
         if let Some(before) = &before {
             let gone = before.endpoints.gone(&endpoints);
@@ -226,17 +217,7 @@ impl Compiler {
         } else {
             self.stats.cluster_manager.cluster_added.inc();
         }
-        let stats = &transport.stats;
-        stats.membership_change.inc();
-        stats
-            .membership_total
-            .set(i64::try_from(endpoints.all().len()).unwrap_or(i64::MAX));
-        stats
-            .membership_healthy
-            .set(i64::try_from(endpoints.healthy()).unwrap_or(i64::MAX));
-        stats
-            .membership_degraded
-            .set(i64::try_from(endpoints.degraded()).unwrap_or(i64::MAX));
+        transport.stats.membership_change.inc();
         let name: Arc<str> = Arc::clone(&transport.cluster);
         let cluster = Cluster {
             name: Arc::clone(&name),
@@ -245,7 +226,36 @@ impl Compiler {
             former,
             model: Arc::clone(model),
         };
+        cluster.gauge_members();
+        let checked = |model: &model::Cluster| model.health_check.is_some();
+        if checked(&cluster.model) || before.is_some_and(|before| checked(&before.model)) {
+            out.checked.push(Arc::clone(&name));
+        }
         out.snapshot.clusters.insert(name, Arc::new(cluster));
+    }
+
+    /// The snapshot after `previous`, with the endpoints of these clusters as they are known to be now.
+    pub fn refresh(
+        &self,
+        store: &dyn Resources,
+        names: &[Arc<str>],
+        previous: &Snapshot,
+    ) -> Snapshot {
+        let mut snapshot = previous.clone();
+        for name in names {
+            let Some(before) = snapshot.clusters.get(name) else {
+                continue;
+            };
+            let endpoints = endpoint_set(store, &before.model, &before.endpoints);
+            // What was added or left out meanwhile waits for its own change.
+            if endpoints.is_of(&before.endpoints) {
+                let cluster = before.with_endpoints(endpoints);
+                snapshot
+                    .clusters
+                    .insert(Arc::clone(name), Arc::new(cluster));
+            }
+        }
+        snapshot
     }
 
     fn forget_assignment(&mut self, name: &str, discovery: &Discovery) {
@@ -266,8 +276,11 @@ impl Compiler {
         let cut = is_reserved(&cluster.name);
         retire(cluster.endpoints.all(), &cluster.former, cut, out);
         out.snapshot.clusters.remove(&*cluster.name);
+        if cluster.model.health_check.is_some() {
+            out.checked.push(Arc::clone(&cluster.name));
+        }
         self.stats.cluster_manager.cluster_removed.inc();
-        self.stats.forget_cluster(stat_name(&cluster.model));
+        self.stats.forget_cluster(cluster.model.stat_name());
     }
 
     fn transport(
@@ -301,7 +314,7 @@ impl Compiler {
             tcp_keepalive: model.tcp_keepalive,
             idle_timeout: model.http.idle_timeout,
             max_requests: model.http.max_requests_per_connection,
-            stats: self.stats.cluster(stat_name(model)),
+            stats: self.stats.cluster(model.stat_name()),
             limits,
         })
     }
@@ -393,6 +406,25 @@ impl Compiler {
     }
 }
 
+/// A cluster's endpoints, as far as they are known; those that were there before stay the same.
+fn endpoint_set(
+    store: &dyn Resources,
+    cluster: &model::Cluster,
+    before: &EndpointSet,
+) -> EndpointSet {
+    let checked = cluster.health_check.is_some();
+    let build =
+        |a: &model::LoadAssignment| EndpointSet::build(a, &cluster.balancing, checked, before);
+    if let Discovery::Static(assignment) = &cluster.discovery {
+        return build(assignment);
+    }
+    let name = assignment_of(&cluster.discovery).unwrap_or_default();
+    match resource(store, ResourceType::LoadAssignment, name) {
+        Some(Resource::LoadAssignment(assignment)) => build(assignment),
+        _ => build(&model::LoadAssignment::empty(name)),
+    }
+}
+
 /// The load assignment that holds a cluster's endpoints, if it is a resource of its own.
 fn assignment_of(discovery: &Discovery) -> Option<&str> {
     match discovery {
@@ -444,12 +476,4 @@ fn same_transport(a: &model::Cluster, b: &model::Cluster) -> bool {
         && a.connect_timeout == b.connect_timeout
         && a.tcp_keepalive == b.tcp_keepalive
         && a.alt_stat_name == b.alt_stat_name
-}
-
-fn stat_name(cluster: &model::Cluster) -> &str {
-    if cluster.alt_stat_name.is_empty() {
-        &cluster.name
-    } else {
-        &cluster.alt_stat_name
-    }
 }

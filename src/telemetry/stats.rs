@@ -217,6 +217,16 @@ group! {
 }
 
 group! {
+    /// `cluster.<name>.health_check.`
+    HealthCheckStats {
+        counters: [attempt, success, failure, network_failure],
+        gauges: [healthy, degraded],
+        histograms: [],
+        codes: []
+    }
+}
+
+group! {
     /// `listener.<name or address>.`
     ListenerStats {
         counters: [downstream_cx_total, downstream_cx_destroy, downstream_cx_overflow,
@@ -295,6 +305,7 @@ type Scopes<T> = Mutex<BTreeMap<String, Arc<T>>>;
 pub struct Stats {
     http: Scopes<HttpStats>,
     clusters: Scopes<ClusterStats>,
+    health_checks: Scopes<HealthCheckStats>,
     listeners: Scopes<ListenerStats>,
     listener_http: Scopes<ListenerHttpStats>,
     tcp: Scopes<TcpStats>,
@@ -336,6 +347,12 @@ impl Stats {
     }
     pub fn cluster(&self, name: &str) -> Arc<ClusterStats> {
         handle(&self.clusters, name)
+    }
+    pub fn health_check(&self, cluster: &str) -> Arc<HealthCheckStats> {
+        handle(&self.health_checks, &format!("{cluster}.health_check"))
+    }
+    pub fn forget_health_check(&self, cluster: &str) {
+        forget(&self.health_checks, &format!("{cluster}.health_check"));
     }
     pub fn listener(&self, name: &str) -> Arc<ListenerStats> {
         handle(&self.listeners, name)
@@ -401,6 +418,12 @@ impl Stats {
         }
         scoped("http", self.http_managers(), HttpStats::visit, f);
         scoped("cluster", self.clusters(), ClusterStats::visit, f);
+        scoped(
+            "cluster",
+            copy(&self.health_checks),
+            HealthCheckStats::visit,
+            f,
+        );
         scoped("listener", self.listeners(), ListenerStats::visit, f);
         scoped("tcp", self.tcp_proxies(), TcpStats::visit, f);
         scoped(

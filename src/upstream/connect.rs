@@ -85,9 +85,10 @@ pub async fn connect(endpoint: &Endpoint, transport: &Transport) -> Result<Io, C
     let mut phase = "connect";
     let limit = transport.connect_timeout;
     let attempt = async {
-        let io = open(endpoint, transport).await?;
+        let address = &endpoint.key.address;
+        let io = open(address, transport).await?;
         phase = "tls handshake";
-        secure(io, endpoint, transport).await
+        secure(io, address, transport).await
     };
     let result = match tokio::time::timeout(limit, attempt).await {
         Ok(result) => result,
@@ -118,8 +119,20 @@ pub async fn connect(endpoint: &Endpoint, transport: &Transport) -> Result<Io, C
     }
 }
 
-async fn open(endpoint: &Endpoint, transport: &Transport) -> Result<Io, ConnectErrorKind> {
-    match &endpoint.key.address {
+/// Connects for a health check: counted nowhere, and without a deadline of its own.
+///
+/// # Errors
+/// [`ConnectErrorKind`]
+pub async fn open_uncounted(
+    address: &Address,
+    transport: &Transport,
+) -> Result<Io, ConnectErrorKind> {
+    let io = open(address, transport).await?;
+    secure(io, address, transport).await
+}
+
+async fn open(address: &Address, transport: &Transport) -> Result<Io, ConnectErrorKind> {
+    match address {
         Address::Socket(address) => {
             let io = TcpStream::connect(address)
                 .await
@@ -155,11 +168,7 @@ pub fn keep_alive(io: &TcpStream, keepalive: &TcpKeepalive) {
     socket2::SockRef::from(io).set_tcp_keepalive(&settings).ok();
 }
 
-async fn secure(
-    io: Io,
-    endpoint: &Endpoint,
-    transport: &Transport,
-) -> Result<Io, ConnectErrorKind> {
+async fn secure(io: Io, address: &Address, transport: &Transport) -> Result<Io, ConnectErrorKind> {
     let Some(tls) = &transport.tls else {
         return Ok(io);
     };
@@ -167,7 +176,7 @@ async fn secure(
     let Io::Tcp(tcp) = io else {
         return Err(ConnectErrorKind::Unresolved);
     };
-    let name = match (&tls.server_name, &endpoint.key.address) {
+    let name = match (&tls.server_name, address) {
         (Some(name), _) => name.clone(),
         (None, Address::Socket(address)) => ServerName::IpAddress(address.ip().into()),
         (None, _) => return Err(ConnectErrorKind::Unresolved),

@@ -1,11 +1,11 @@
 //! One upstream address and what is known about it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use causeway_xds::resource::Address;
-use causeway_xds::resource::load_assignment::{EndpointHealth, Locality};
+use causeway_xds::resource::load_assignment::{EndpointCheck, EndpointHealth, Locality};
 
 use crate::telemetry::stats::{Counter, Gauge};
 
@@ -35,8 +35,6 @@ pub enum Availability {
     Degraded,
     /// Only in panic.
     Unhealthy,
-    /// As unhealthy, and not counted either: nobody has looked at it yet.
-    Excluded,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +43,21 @@ struct State {
     cut: AtomicBool,
     /// Until when others are preferred, in milliseconds on [`clock_ms`]; 0: not at all.
     shunned_until: AtomicU64,
+    /// What was found out about its health: [`Finding`]s.
+    findings: AtomicU8,
+    checked: AtomicBool,
+}
+
+/// What is known of an endpoint's health beside what its source says. Several may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Finding {
+    /// Health checks fail, or have not succeeded yet.
+    FailedActive = 1,
+    /// It was not checked yet.
+    PendingActive = 2,
+    /// Health checks say that it is degraded.
+    DegradedActive = 4,
 }
 
 /// How long an endpoint that could not be connected to is left alone while there are others. A
@@ -82,6 +95,7 @@ pub struct Attributes {
     pub weight: u32,
     pub priority: u32,
     pub locality: Locality,
+    pub check: EndpointCheck,
 }
 
 impl Endpoint {
@@ -152,8 +166,42 @@ impl Endpoint {
         self.state.retired.load(Relaxed)
     }
 
+    /// Whether it is one that is checked. Until the first check has passed nobody knows, and that
+    /// counts as unhealthy; what is not checked is healthy.
+    pub fn await_check(&self, checked: bool) {
+        let was = self.state.checked.swap(checked, Relaxed);
+        if checked && !was {
+            self.find(Finding::FailedActive, true);
+            self.find(Finding::PendingActive, true);
+        } else if was && !checked {
+            self.state.findings.store(0, Relaxed);
+        }
+    }
+
+    /// Notes what was found; returns whether that is new.
+    pub fn find(&self, finding: Finding, holds: bool) -> bool {
+        let bit = finding as u8;
+        let before = match holds {
+            true => self.state.findings.fetch_or(bit, Relaxed),
+            false => self.state.findings.fetch_and(!bit, Relaxed),
+        };
+        (before & bit != 0) != holds
+    }
+
+    pub fn is_found(&self, finding: Finding) -> bool {
+        self.state.findings.load(Relaxed) & finding as u8 != 0
+    }
+
     pub fn availability(&self) -> Availability {
+        if self.is_found(Finding::FailedActive) {
+            return Availability::Unhealthy;
+        }
         match self.attributes.health {
+            EndpointHealth::Unknown | EndpointHealth::Healthy
+                if self.is_found(Finding::DegradedActive) =>
+            {
+                Availability::Degraded
+            }
             EndpointHealth::Unknown | EndpointHealth::Healthy => Availability::Healthy,
             EndpointHealth::Degraded => Availability::Degraded,
             EndpointHealth::Unhealthy | EndpointHealth::Draining | EndpointHealth::Timeout => {

@@ -23,6 +23,7 @@ mod example;
 mod example_xds;
 mod files;
 mod filters;
+mod health;
 mod http1;
 mod http2;
 mod pool;

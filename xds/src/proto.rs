@@ -31,3 +31,19 @@ pub use envoy::extensions::transport_sockets::tls::v3::{
 pub use envoy::extensions::upstreams::http::v3::{self as upstream_http, HttpProtocolOptions};
 pub use envoy::service::discovery::v3::{self as discovery, DiscoveryResponse};
 pub use prost::Message;
+
+/// The two messages of `grpc.health.v1.Health/Check`, which the crate of the others does not have.
+pub mod grpc_health {
+    #[derive(Clone, PartialEq, Eq, prost::Message)]
+    pub struct HealthCheckRequest {
+        #[prost(string, tag = "1")]
+        pub service: String,
+    }
+
+    #[derive(Clone, PartialEq, Eq, prost::Message)]
+    pub struct HealthCheckResponse {
+        /// `ServingStatus`: 1 is serving.
+        #[prost(int32, tag = "1")]
+        pub status: i32,
+    }
+}

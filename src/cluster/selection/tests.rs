@@ -18,6 +18,7 @@ fn group(priority: u32, weight: u32, ports: &[(u16, EndpointHealth)]) -> Localit
         hash_key: String::new(),
         weight: 1,
         health: *health,
+        check: Default::default(),
     };
     LocalityEndpoints {
         locality: Default::default(),
@@ -40,7 +41,7 @@ fn counts(
     balancing: &Balancing,
     rounds: u32,
 ) -> (BTreeMap<u16, u32>, u32) {
-    let set = EndpointSet::build(assignment, balancing, &EndpointSet::default());
+    let set = EndpointSet::build(assignment, balancing, false, &EndpointSet::default());
     let selection = Selection::new(set.all(), assignment, balancing);
     let mut counts = BTreeMap::new();
     let mut panics = 0;
@@ -197,7 +198,7 @@ fn a_hash_leads_to_the_same_endpoint_every_time() {
             group(0, 0, &[(1, HEALTHY), (2, UNHEALTHY), (3, HEALTHY)]),
             group(1, 0, &[(4, HEALTHY)]),
         ]);
-        let set = EndpointSet::build(&of, &balancing, &EndpointSet::default());
+        let set = EndpointSet::build(&of, &balancing, false, &EndpointSet::default());
         let pick = |hash| {
             let selection = set.selection();
             selection.choose(set.all(), &policy, Some(hash)).place

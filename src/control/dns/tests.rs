@@ -163,8 +163,10 @@ fn what_the_cluster_says_of_an_endpoint_stays() {
         "type: STRICT_DNS, load_assignment: {cluster_name: c, policy: {overprovisioning_factor: \
          200, weighted_priority_health: true}, endpoints: [{priority: 1, load_balancing_weight: 3, \
          locality: {zone: z}, lb_endpoints: [{load_balancing_weight: 4294967295, \
-         health_status: DRAINING, metadata: {filter_metadata: {causeway: {id: k}, envoy.lb: {hash_key: h}}}, endpoint: \
-         {address: {socket_address: {address: a, port_value: 1}}}}]}]}",
+         health_status: DRAINING, metadata: {filter_metadata: {causeway: {id: k}, envoy.lb: \
+         {hash_key: h}}}, endpoint: \
+         {health_check_config: {port_value: 7}, address: {socket_address: {address: a, \
+         port_value: 1}}}}]}]}",
     );
     let found = ["10.0.0.1:1", "10.0.0.2:1"].map(|a| a.parse().unwrap());
     let answers = Answers::from([(("a".to_owned(), 1), found.to_vec())]);
@@ -183,6 +185,7 @@ fn what_the_cluster_says_of_an_endpoint_stays() {
     let endpoint = &locality.endpoints[1];
     assert_eq!((&*endpoint.hostname, &*endpoint.id), ("a", "k"));
     assert_eq!(endpoint.hash_key, "h");
+    assert_eq!(endpoint.check.port, Some(7));
     assert_eq!(endpoint.health, EndpointHealth::Draining);
     assert_eq!(endpoint.weight, u32::MAX / 2);
 }

@@ -1,11 +1,14 @@
 //! What a change may do at once, and what has to wait or stay for a while.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use causeway_xds::ResourceType;
 use causeway_xds::reject::Rejected;
+use causeway_xds::resource::Resource;
 use causeway_xds::source::{Batch, Origin};
-use causeway_xds::store::Changes;
+use causeway_xds::store::{Changes, Entry};
+use tracing::warn;
 
 use super::{Before, Pipeline};
 use crate::control::linger::referred;
@@ -13,6 +16,11 @@ use crate::control::subscriptions::wanted_by;
 use crate::control::view::View;
 use crate::control::warming::Key;
 use crate::snapshot::Snapshot;
+use crate::upstream::Endpoint;
+use crate::upstream::endpoint::Finding;
+
+/// How long listeners stay closed for the first health checks.
+const FIRST_CHECKS: Duration = Duration::from_secs(10);
 
 impl Pipeline {
     /// Takes out updates that take away too much.
@@ -175,16 +183,43 @@ impl Pipeline {
                 self.follow(&key);
             }
         }
-        self.open_listeners(&mut admitted);
+        self.open_listeners(&mut admitted, now);
         admitted
     }
 
-    pub(super) fn open_listeners(&mut self, admitted: &mut Changes) {
-        if self.roots.clusters {
+    pub(super) fn open_listeners(&mut self, admitted: &mut Changes, now: Instant) {
+        if self.roots.clusters && !self.awaits_first_checks(now) {
             for key in self.warming.start_listeners() {
                 self.release(key, admitted);
             }
         }
+    }
+
+    /// Whether listeners are still closed, and there are endpoints that nobody has looked at.
+    fn awaits_first_checks(&mut self, now: Instant) -> bool {
+        if self.warming.is_open() {
+            return false;
+        }
+        let snapshot = self.publisher.current();
+        let unknown = |(name, entry): (&str, &Entry)| {
+            let accepted = entry.accepted.as_ref().map(|a| &a.resource);
+            let Some(Resource::Cluster(model)) = accepted else {
+                return false;
+            };
+            let in_use = snapshot.clusters.get(name);
+            let pending = |e: &Arc<Endpoint>| e.is_found(Finding::PendingActive);
+            model.health_check.is_some()
+                && in_use.is_none_or(|cluster| cluster.endpoints.all().iter().any(pending))
+        };
+        if !self.store.entries(ResourceType::Cluster).any(unknown) {
+            return false;
+        }
+        let deadline = *self.first_checks.get_or_insert(now + FIRST_CHECKS);
+        if deadline <= now {
+            warn!("not waiting any longer for the first health checks");
+            self.stats.pipeline.deadlines_fired.inc();
+        }
+        deadline > now
     }
 
     pub(super) fn release(&mut self, key: Key, admitted: &mut Changes) {

@@ -2,11 +2,14 @@
 
 mod decode;
 mod dns;
+mod health_check;
 mod policy;
 mod protocol;
 
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use health_check::{HealthCheck, HttpProbe, Intervals, Probe, TcpProbe};
 
 use super::config_source::ConfigSource;
 use super::load_assignment::LoadAssignment;
@@ -22,11 +25,26 @@ pub struct Cluster {
     /// Default 5 s.
     pub connect_timeout: Duration,
     pub balancing: Balancing,
+    /// How the health of endpoints is found out; nothing if it is not.
+    pub health_check: Option<HealthCheck>,
+    /// How long changes of health are collected before balancers see them, after the first one.
+    /// Default 1 s; zero is not at all (`update_merge_window`).
+    pub merge_window: Duration,
     pub limits: Limits,
     pub http: UpstreamHttp,
     pub tls: Option<UpstreamTls>,
     /// TCP keep-alive on upstream sockets.
     pub tcp_keepalive: Option<TcpKeepalive>,
+}
+
+impl Cluster {
+    /// What it is called in statistics.
+    pub fn stat_name(&self) -> &str {
+        match self.alt_stat_name.as_str() {
+            "" => &self.name,
+            given => given,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -146,11 +146,7 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "CommonLbConfig.ignore_new_hosts_until_first_hc",
-        "without active health checks there is no first one",
-    ),
-    (
-        "CommonLbConfig.update_merge_window",
-        "updates take effect at once",
+        "an endpoint that was not checked yet counts as unhealthy",
     ),
     (
         "CommonLbConfig.zone_aware_lb_config",
@@ -193,10 +189,6 @@ pub const IGNORED: &[(&str, &str)] = &[
         "resumption is that of the TLS library",
     ),
     (
-        "Endpoint.health_check_config",
-        "active health checks are refused in the cluster",
-    ),
-    (
         "Endpoint.observability_name",
         "statistics have their own fixed set",
     ),
@@ -227,6 +219,14 @@ pub const IGNORED: &[(&str, &str)] = &[
         "streams are opened again with a back-off of their own",
     ),
     ("GrpcService.timeout", "streams have no end"),
+    (
+        "HealthCheck.always_log_health_check_failures",
+        "every failed check is logged, at level debug",
+    ),
+    (
+        "HealthCheck.always_log_health_check_success",
+        "only changes of health are logged",
+    ),
     (
         "Http1ProtocolOptions.override_stream_error_on_invalid_http_message",
         "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says",

@@ -59,6 +59,18 @@ pub struct Endpoint {
     /// At least 1; default 1.
     pub weight: u32,
     pub health: EndpointHealth,
+    pub check: EndpointCheck,
+}
+
+/// What is different for the health checks of one endpoint (`health_check_config`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EndpointCheck {
+    /// Instead of the port of the address, and of the cluster's `alt_port`.
+    pub port: Option<u16>,
+    /// Instead of the host that the check names; may be empty.
+    pub hostname: String,
+    /// It is not checked, and healthy unless the source says otherwise.
+    pub disabled: bool,
 }
 
 /// `envoy.config.core.v3.HealthStatus`.
@@ -234,7 +246,8 @@ impl Endpoint {
             }
             None => return Err(Invalid::at("endpoint", "must be given")),
         };
-        let (address, hostname) = decode_host(endpoint, decode_address, ctx).at("endpoint")?;
+        let (address, hostname, check) =
+            decode_host(endpoint, decode_address, ctx).at("endpoint")?;
         let (id, hash_key) = decode_metadata(metadata, ctx).at("metadata")?;
         Ok(Self {
             address,
@@ -244,6 +257,7 @@ impl Endpoint {
             weight: number(load_balancing_weight, "load_balancing_weight", 1..=u32::MAX)?
                 .unwrap_or(1),
             health: EndpointHealth::decode(health_status)?,
+            check,
         })
     }
 }
@@ -252,7 +266,7 @@ fn decode_host(
     message: endpoint::Endpoint,
     decode_address: DecodeAddress,
     ctx: &Context<'_>,
-) -> Result<(Address, String), Invalid> {
+) -> Result<(Address, String, EndpointCheck), Invalid> {
     let endpoint::Endpoint {
         address,
         health_check_config,
@@ -261,10 +275,10 @@ fn decode_host(
         observability_name,
     } = message;
     refuse!(additional_addresses);
-    // Active health checks are refused where they would be switched on, in the cluster.
-    accept!(ctx, "Endpoint": health_check_config, observability_name);
+    accept!(ctx, "Endpoint": observability_name);
+    let check = EndpointCheck::decode(health_check_config.unwrap_or_default());
     let address = decode_address(required(address, "address")?).at("address")?;
-    Ok((address, hostname))
+    Ok((address, hostname, check.at("health_check_config")?))
 }
 
 /// Our id, and the key for consistent hashing. Other metadata is for policies that do not exist here
@@ -295,6 +309,29 @@ fn decode_metadata(
         Some(_) => Err(fault("is not a string"))
             .at("id")
             .at_key("filter_metadata", OUR_METADATA),
+    }
+}
+
+impl EndpointCheck {
+    fn decode(message: endpoint::endpoint::HealthCheckConfig) -> Result<Self, Invalid> {
+        let endpoint::endpoint::HealthCheckConfig {
+            port_value,
+            hostname,
+            address,
+            disable_active_health_check,
+        } = message;
+        refuse!(address);
+        let Ok(port) = u16::try_from(port_value) else {
+            return Err(Invalid::at(
+                "port_value",
+                format!("{port_value} is above 65535"),
+            ));
+        };
+        Ok(Self {
+            port: (port > 0).then_some(port),
+            hostname,
+            disabled: disable_active_health_check,
+        })
     }
 }
 

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use super::dns::DnsFields;
-use super::{Balancing, Cluster, Discovery, Dns, Limits, TcpKeepalive, UpstreamHttp, policy};
+use super::{
+    Balancing, Cluster, Discovery, Dns, HealthCheck, Limits, TcpKeepalive, UpstreamHttp, policy,
+};
 use crate::proto;
 use crate::proto::core::{self, RoutingPriority};
 use crate::proto::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, DiscoveryType, EdsClusterConfig,
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig,
 };
 use crate::proto::envoy::config::cluster::v3::{
     CircuitBreakers, UpstreamConnectionOptions, circuit_breakers::Thresholds,
@@ -21,6 +23,7 @@ use crate::resource::load_assignment::LoadAssignment;
 use crate::resource::tls::UpstreamTls;
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_MERGE_WINDOW: Duration = Duration::from_secs(1);
 
 impl Cluster {
     pub(crate) fn decode(message: proto::Cluster, ctx: &Context<'_>) -> Result<Self, Invalid> {
@@ -86,7 +89,6 @@ impl Cluster {
             transport_socket_matches,
             transport_socket_matcher,
             per_connection_buffer_high_watermark_timeout,
-            health_checks,
             outlier_detection,
             upstream_bind_config,
             lb_subset_config,
@@ -164,6 +166,8 @@ impl Cluster {
             name,
             alt_stat_name,
             connect_timeout,
+            health_check: HealthCheck::decode_list(health_checks, ctx)?,
+            merge_window: merge_window(common_lb_config.as_ref()).at("common_lb_config")?,
             balancing: Balancing::decode(
                 policy::Fields {
                     lb_policy,
@@ -193,6 +197,11 @@ impl Cluster {
                 .at("upstream_connection_options")?,
         })
     }
+}
+
+fn merge_window(common: Option<&CommonLbConfig>) -> Result<Duration, Invalid> {
+    let window = common.and_then(|common| common.update_merge_window);
+    Ok(duration(window, "update_merge_window")?.unwrap_or(DEFAULT_MERGE_WINDOW))
 }
 
 impl Discovery {

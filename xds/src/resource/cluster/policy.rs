@@ -227,7 +227,7 @@ impl Balancing {
     fn common(&mut self, message: CommonLbConfig, ctx: &Context<'_>) -> Result<bool, Invalid> {
         let CommonLbConfig {
             healthy_panic_threshold,
-            update_merge_window,
+            update_merge_window: _,
             ignore_new_hosts_until_first_hc,
             close_connections_on_host_set_change,
             consistent_hashing_lb_config,
@@ -235,7 +235,7 @@ impl Balancing {
             locality_config_specifier,
         } = message;
         refuse!(close_connections_on_host_set_change, override_host_status);
-        accept!(ctx, "CommonLbConfig": update_merge_window, ignore_new_hosts_until_first_hc);
+        accept!(ctx, "CommonLbConfig": ignore_new_hosts_until_first_hc);
         if let Some(threshold) = percent(healthy_panic_threshold, "healthy_panic_threshold")? {
             // Envoy takes the whole part of it.
             self.panic_threshold = threshold.trunc();
@@ -401,7 +401,10 @@ fn table_of(given: Option<UInt64Value>) -> Result<u64, Invalid> {
 }
 
 fn is_prime(n: u64) -> bool {
-    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| n % d != 0)
+    n >= 2
+        && (2..)
+            .take_while(|d| d * d <= n)
+            .all(|d| !n.is_multiple_of(d))
 }
 
 /// `use_hostname_for_hashing`.

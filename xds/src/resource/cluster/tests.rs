@@ -15,6 +15,7 @@ use crate::resource::testing::*;
 use crate::resource::{Address, Resource};
 use crate::type_url::{ResourceType, pack};
 
+mod health_check;
 mod names;
 mod policy;
 
@@ -254,7 +255,10 @@ fn a_cluster_is_refused_by_path() {
             ("load_assignment.cluster_name: must not be empty", |c| {
                 c.load_assignment = Some(Default::default());
             }),
-            ("health_checks: not supported yet", |c| {
+            ("health_checks: only one is supported", |c| {
+                c.health_checks = vec![Default::default(), Default::default()]
+            }),
+            ("health_checks[0].interval: must be given", |c| {
                 c.health_checks = vec![Default::default()]
             }),
             ("outlier_detection: not supported yet", |c| {
@@ -454,7 +458,7 @@ fn endpoints_are_read() {
     };
     let locality = &assignment.localities[0];
     assert_eq!(locality.priority, 1);
-    use crate::resource::load_assignment::{Endpoint, EndpointHealth};
+    use crate::resource::load_assignment::{Endpoint, EndpointCheck, EndpointHealth};
     assert_eq!(
         locality.endpoints,
         [
@@ -465,6 +469,7 @@ fn endpoints_are_read() {
                 hash_key: "k".into(),
                 weight: 7,
                 health: EndpointHealth::Draining,
+                check: EndpointCheck::default(),
             },
             Endpoint {
                 address: Address::Socket("[::1]:81".parse().unwrap()),
@@ -473,6 +478,7 @@ fn endpoints_are_read() {
                 hash_key: String::new(),
                 weight: 1,
                 health: EndpointHealth::Unknown,
+                check: EndpointCheck::default(),
             },
         ]
     );

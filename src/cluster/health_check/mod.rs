@@ -1,0 +1,152 @@
+//! Active health checks: one task for each endpoint that is checked, on the control thread's runtime.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `progress` | what the results add up to, and how long to wait; without I/O |
+//! | `probe` | one check: HTTP, TCP, gRPC |
+
+mod probe;
+mod progress;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use causeway_xds::resource::cluster::HealthCheck;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+
+use crate::telemetry::stats::HealthCheckStats;
+use crate::upstream::endpoint::Finding;
+use crate::upstream::{Endpoint, Transport};
+use probe::{Failed, Prober};
+use progress::{Progress, Step, Verdict};
+
+/// Clusters whose endpoints changed their health, until somebody asks. Bounded by their number.
+#[derive(Debug, Default)]
+pub struct Changes {
+    clusters: Mutex<BTreeMap<Arc<str>, Urgency>>,
+    notify: Notify,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Changes may be collected.
+    Mergeable,
+    /// Something is known for the first time.
+    AtOnce,
+}
+
+impl Changes {
+    pub fn note(&self, cluster: &Arc<str>, urgency: Urgency) {
+        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        let noted = clusters.entry(Arc::clone(cluster)).or_insert(urgency);
+        *noted = urgency.max(*noted);
+        self.notify.notify_one();
+    }
+
+    /// Waits until there are any.
+    pub async fn next(&self) -> BTreeMap<Arc<str>, Urgency> {
+        loop {
+            let noted =
+                std::mem::take(&mut *self.clusters.lock().unwrap_or_else(PoisonError::into_inner));
+            if !noted.is_empty() {
+                return noted;
+            }
+            self.notify.notified().await;
+        }
+    }
+}
+
+/// One endpoint under check.
+pub struct Checker {
+    pub check: HealthCheck,
+    pub cluster: Arc<str>,
+    pub endpoint: Arc<Endpoint>,
+    pub transport: Arc<Transport>,
+    pub stats: Arc<HealthCheckStats>,
+    pub changes: Arc<Changes>,
+}
+
+impl Checker {
+    /// Checks until it is dropped.
+    pub async fn run(self) {
+        let intervals = &self.check.intervals;
+        tokio::time::sleep(part_of(intervals.initial_jitter)).await;
+        let mut progress = Progress::new(!self.endpoint.is_found(Finding::FailedActive));
+        let mut prober = Prober::new(&self.check, &self.cluster, &self.endpoint);
+        loop {
+            self.stats.attempt.inc();
+            let limit = self.check.timeout;
+            let result = match timeout(limit, prober.probe(&self.transport)).await {
+                Ok(result) => result,
+                Err(_) => {
+                    prober.disconnect();
+                    Err(Failed::network(format!("timeout ({limit:?}) fired")))
+                }
+            };
+            let verdict = self.judge(result);
+            let step = progress.take(verdict, &self.check);
+            self.publish(verdict, step);
+            let traffic = self.transport.stats.upstream_cx_total.value() > 0;
+            let wait = progress::wait(verdict, step, intervals, traffic);
+            tokio::time::sleep(jittered(wait, intervals.jitter, intervals.jitter_percent)).await;
+        }
+    }
+
+    fn judge(&self, result: Result<probe::Passed, Failed>) -> Verdict {
+        match result {
+            Ok(passed) => {
+                self.stats.success.inc();
+                Verdict::Success {
+                    degraded: passed.degraded,
+                }
+            }
+            Err(failed) => {
+                self.stats.failure.inc();
+                if failed.network {
+                    self.stats.network_failure.inc();
+                }
+                debug!(cluster = %self.cluster, endpoint = %self.endpoint, reason = failed.reason, "health check failed");
+                Verdict::Failure {
+                    counts: failed.counts,
+                }
+            }
+        }
+    }
+
+    fn publish(&self, verdict: Verdict, step: Step) {
+        let endpoint = &self.endpoint;
+        let first = endpoint.find(Finding::PendingActive, false);
+        let degraded = matches!(verdict, Verdict::Success { degraded: true });
+        let mut changed = endpoint.find(Finding::DegradedActive, degraded);
+        if step == Step::Changed {
+            let healthy = matches!(verdict, Verdict::Success { .. });
+            changed |= endpoint.find(Finding::FailedActive, !healthy);
+            match healthy {
+                true => info!(cluster = %self.cluster, %endpoint, "endpoint is healthy"),
+                false => warn!(cluster = %self.cluster, %endpoint, "endpoint is unhealthy"),
+            }
+        }
+        if first {
+            self.changes.note(&self.cluster, Urgency::AtOnce);
+        } else if changed {
+            self.changes.note(&self.cluster, Urgency::Mergeable);
+        }
+    }
+}
+
+fn part_of(most: Duration) -> Duration {
+    most.mul_f64(fastrand::f64())
+}
+
+fn jittered(interval: Duration, jitter: Duration, percent: u32) -> Duration {
+    let percent = interval.saturating_mul(percent) / 100;
+    interval
+        .saturating_add(part_of(percent))
+        .saturating_add(part_of(jitter))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+//! Active health checks.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::DEADLINE;
+use crate::support::app::TestApp;
+use crate::support::bootstrap::{bootstrap, forwarding};
+use crate::support::client::Http1;
+use crate::support::origin::Origin;
+
+/// Answers checks with the status it is told, and everything else with its name.
+struct Replica {
+    origin: Origin,
+    status: Arc<AtomicU16>,
+}
+
+impl Replica {
+    async fn named(name: &'static str) -> Self {
+        let status = Arc::new(AtomicU16::new(200));
+        let told = Arc::clone(&status);
+        let origin = Origin::http(move |mut conn| {
+            let told = Arc::clone(&told);
+            async move {
+                while let Some(head) = conn.request().await {
+                    match head.target.as_str() {
+                        "/hc" => conn.reply(told.load(SeqCst), &[], "").await,
+                        _ => conn.reply(200, &[], name).await,
+                    }
+                }
+            }
+        })
+        .await;
+        Self { origin, status }
+    }
+
+    fn checks(&self) -> usize {
+        let requests = self.origin.requests();
+        requests.iter().filter(|r| r.target == "/hc").count()
+    }
+}
+
+/// A cluster of these, with a health check.
+fn checked(replicas: &[&Replica], check: &Value) -> Value {
+    let endpoint = |replica: &&Replica| {
+        let at = replica.origin.address;
+        let address = json!({"address": at.ip(), "port_value": at.port()});
+        json!({"endpoint": {"address": {"socket_address": address}}})
+    };
+    let endpoints: Vec<Value> = replicas.iter().map(endpoint).collect();
+    let mut health = json!({
+        "timeout": "5s", "interval": "0.01s", "no_traffic_interval": "0.01s",
+        "unhealthy_threshold": 1, "healthy_threshold": 1,
+    });
+    for (key, value) in check.as_object().unwrap() {
+        health[key] = value.clone();
+    }
+    json!({
+        "name": "c", "type": "STATIC", "health_checks": [health],
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
+        "load_assignment": {"cluster_name": "c", "endpoints": [{"lb_endpoints": endpoints}]},
+    })
+}
+
+fn http_check() -> Value {
+    json!({"http_health_check": {"path": "/hc", "host": "check.test"}})
+}
+
+async fn serving(cluster: Value) -> TestApp {
+    let mut bootstrap = bootstrap(&[forwarding("l", "c")], &[cluster]);
+    let address = json!({"address": "127.0.0.1", "port_value": 0});
+    bootstrap["admin"] = json!({"address": {"socket_address": address}});
+    let app = TestApp::bootstrap(&bootstrap.to_string()).await;
+    until("ready", async || app.admin("/ready").await.status == 200).await;
+    app
+}
+
+async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !condition().await {
+        assert!(start.elapsed() < DEADLINE, "never happened: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Who answers, over several requests.
+async fn answers(app: &TestApp) -> BTreeSet<String> {
+    let mut client = Http1::connect(app.listener("l")).await;
+    let mut seen = BTreeSet::new();
+    for _ in 0..6 {
+        seen.insert(client.get("any.test", "/").await.text());
+    }
+    seen
+}
+
+fn names(all: &[&str]) -> BTreeSet<String> {
+    all.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[tokio::test]
+async fn traffic_follows_the_checks() {
+    let (a, b) = (Replica::named("a").await, Replica::named("b").await);
+    b.status.store(503, SeqCst);
+    let app = serving(checked(&[&a, &b], &http_check())).await;
+    // Listeners open only when everybody was looked at.
+    assert_eq!(answers(&app).await, names(&["a"]));
+    b.status.store(200, SeqCst);
+    until("both", async || answers(&app).await == names(&["a", "b"])).await;
+    a.status.store(500, SeqCst);
+    until("the other one", async || {
+        answers(&app).await == names(&["b"])
+    })
+    .await;
+    b.status.store(404, SeqCst);
+    let nobody = names(&["no healthy upstream"]);
+    until("nobody", async || answers(&app).await == nobody).await;
+
+    let requests = a.origin.requests();
+    let check = requests.iter().find(|r| r.target == "/hc").unwrap();
+    assert_eq!(
+        (check.method.as_str(), check.header("host")),
+        ("GET", "check.test")
+    );
+    assert_eq!(check.header("user-agent"), "Envoy/HC");
+    let clusters = app.admin("/clusters").await.text();
+    assert!(
+        clusters.contains("health_flags::/failed_active_hc"),
+        "{clusters}"
+    );
+}
+
+#[tokio::test]
+async fn a_check_uses_its_connection_again_unless_told_otherwise() {
+    let a = Replica::named("a").await;
+    let app = serving(checked(&[&a], &http_check())).await;
+    until("checks", async || a.checks() > 5).await;
+    assert_eq!(a.origin.connections(), 1);
+    app.shutdown().await;
+    let mut check = http_check();
+    check["reuse_connection"] = json!(false);
+    let _app = serving(checked(&[&a], &check)).await;
+    until("connections", async || a.origin.connections() > 5).await;
+}
+
+#[tokio::test]
+async fn connecting_is_enough_for_tcp() {
+    let a = Replica::named("a").await;
+    let app = serving(checked(&[&a], &json!({"tcp_health_check": {}}))).await;
+    assert_eq!(answers(&app).await, names(&["a"]));
+    drop(a);
+    let nobody = names(&["no healthy upstream"]);
+    until("nobody", async || answers(&app).await == nobody).await;
+}
+
+#[tokio::test]
+async fn a_tcp_check_waits_for_its_answer() {
+    let pong = Arc::new(AtomicBool::new(true));
+    let says = Arc::clone(&pong);
+    let origin = Origin::http(move |mut conn| {
+        let says = Arc::clone(&says);
+        async move {
+            // "ping" and the end of a line is all that a check sends.
+            if conn.request().await.is_none() {
+                return;
+            }
+            let text: &[u8] = if says.load(SeqCst) {
+                b"+PO..NG"
+            } else {
+                b"-ERR"
+            };
+            conn.send(text).await;
+        }
+    })
+    .await;
+    let replica = Replica {
+        origin,
+        status: Arc::default(),
+    };
+    let tcp = json!({"tcp_health_check": {
+        "send": {"text": "70696e6720782079 0d0a0d0a".replace(' ', "")},
+        "receive": [{"text": "504f"}, {"text": "4e47"}],
+    }});
+    let app = serving(checked(&[&replica], &tcp)).await;
+    let healthy = async || {
+        app.admin("/clusters")
+            .await
+            .text()
+            .contains("health_flags::healthy")
+    };
+    assert!(healthy().await);
+    pong.store(false, SeqCst);
+    until("unhealthy", async || !healthy().await).await;
+}
+
+#[tokio::test]
+async fn a_cluster_that_goes_is_not_checked_any_more() {
+    let a = Replica::named("a").await;
+    let app = serving(checked(&[&a], &http_check())).await;
+    until("checks", async || a.checks() > 2).await;
+    app.shutdown().await;
+    a.origin.has_no_connection().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_may_have_its_own_port_or_no_check_at_all() {
+    let (a, b) = (Replica::named("a").await, Replica::named("b").await);
+    // "a" is not well, but it is "b" that is asked about it; nobody asks about the other one.
+    a.status.store(500, SeqCst);
+    let mut cluster = checked(&[&a, &a], &http_check());
+    let endpoints = &mut cluster["load_assignment"]["endpoints"][0]["lb_endpoints"];
+    let own = json!({"port_value": b.origin.address.port(), "hostname": "own.test"});
+    endpoints[0]["endpoint"]["health_check_config"] = own;
+    endpoints[1]["endpoint"]["health_check_config"] = json!({"disable_active_health_check": true});
+    endpoints[1]["metadata"] = json!({"filter_metadata": {"causeway": {"id": "2"}}});
+    let app = serving(cluster).await;
+    assert_eq!(answers(&app).await, names(&["a"]));
+    assert_eq!(a.checks(), 0);
+    assert_eq!(b.origin.requests()[0].header("host"), "own.test");
+}
