@@ -55,7 +55,7 @@ struct Frames(mpsc::Receiver<std::io::Result<Frame<Bytes>>>);
 
 impl Frames {
     /// For a client, which takes no errors.
-    fn as_request(self) -> crate::support::client::Body {
+    fn into_request_body(self) -> crate::support::client::Body {
         self.map_err(|e| -> std::convert::Infallible { panic!("{e}") })
             .boxed()
     }
@@ -238,7 +238,7 @@ async fn messages_of_a_bidirectional_stream_pass_while_it_is_open() {
     let app = TestApp::serving(&[&circuit]).await;
     let client = Http2::connect(app.wildcard()).await;
     let (say, said) = mpsc::channel(8);
-    let body = Frames(said).as_request();
+    let body = Frames(said).into_request_body();
     let mut answer = client
         .start(grpc(&circuit.host(), body))
         .await
@@ -320,7 +320,7 @@ async fn small_messages_that_wait_for_the_origin_end_no_connection() {
     let app = TestApp::serving(&[&circuit]).await;
     let client = Http2::connect(app.wildcard()).await;
     let (messages, all_said) = say_small_messages();
-    let reply = client.try_send(grpc(&circuit.host(), messages.as_request()));
+    let reply = client.try_send(grpc(&circuit.host(), messages.into_request_body()));
     let (reply, ()) = tokio::join!(reply, async {
         all_said.await.unwrap();
         go.add_permits(1);
