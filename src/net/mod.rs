@@ -2,6 +2,7 @@
 
 pub mod copy;
 pub mod listen;
+pub mod peek;
 mod roots;
 pub mod stream;
 mod unchecked;

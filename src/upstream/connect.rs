@@ -8,9 +8,10 @@ use causeway_xds::resource::Address;
 use causeway_xds::resource::cluster::TcpKeepalive;
 use http::StatusCode;
 use rustls_pki_types::ServerName;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 
-use super::{Endpoint, Transport};
+use super::{Endpoint, Transport, Via};
 use crate::error::{Failure, ResponseFlag};
 use crate::net::Io;
 
@@ -32,6 +33,8 @@ pub enum ConnectErrorKind {
     Http(Arc<hyper::Error>),
     #[error("connect_timeout ({0:?}) fired in phase {1}")]
     Timeout(Duration, &'static str),
+    #[error("the endpoint chose another protocol than before")]
+    OtherProtocol,
     #[error("an address that is a name cannot be connected to")]
     Unresolved,
     #[error("limit of {0} {1} reached")]
@@ -80,14 +83,22 @@ impl From<ConnectError> for Failure {
 ///
 /// # Errors
 /// [`ConnectError`], counted in the cluster's and the endpoint's statistics.
-pub async fn connect(endpoint: &Endpoint, transport: &Transport) -> Result<Io, ConnectError> {
+pub async fn connect(
+    endpoint: &Endpoint,
+    transport: &Transport,
+    via: Option<&Via>,
+) -> Result<Io, ConnectError> {
     let start = Instant::now();
     let mut phase = "connect";
     let limit = transport.connect_timeout;
     let attempt = async {
-        let io = open(endpoint, transport).await?;
+        let mut io = open(endpoint, transport).await?;
+        if let (Some(version), Some(via)) = (transport.proxy_protocol, via) {
+            let told = io.write_all(&via.header(version)).await;
+            told.map_err(|e| ConnectErrorKind::Connect(Arc::new(e)))?;
+        }
         phase = "tls handshake";
-        secure(io, endpoint, transport).await
+        secure(io, endpoint, transport, via).await
     };
     let result = match tokio::time::timeout(limit, attempt).await {
         Ok(result) => result,
@@ -159,6 +170,7 @@ async fn secure(
     io: Io,
     endpoint: &Endpoint,
     transport: &Transport,
+    via: Option<&Via>,
 ) -> Result<Io, ConnectErrorKind> {
     let Some(tls) = &transport.tls else {
         return Ok(io);
@@ -167,7 +179,8 @@ async fn secure(
     let Io::Tcp(tcp) = io else {
         return Err(ConnectErrorKind::Unresolved);
     };
-    let name = match (&tls.server_name, &endpoint.key.address) {
+    let own = via.and_then(|via| via.server_name.as_ref());
+    let name = match (own.or(tls.server_name.as_ref()), &endpoint.key.address) {
         (Some(name), _) => name.clone(),
         (None, Address::Socket(address)) => ServerName::IpAddress(address.ip().into()),
         (None, _) => return Err(ConnectErrorKind::Unresolved),
