@@ -65,7 +65,12 @@ impl ClientTls {
             // The name of the request takes their place.
             checked.subject_names.clear();
         }
-        let check = Check::of(Rules::compile(&checked, &provider)?, per_request.validation);
+        let rules = Rules::compile(&checked, &provider)?;
+        // As in Envoy, whoever calls no name gets whom the authorities vouch for. Where a name is
+        // called, the certificate has to be for it, unless something else is asked for.
+        let called = per_request.server_name || !model.sni.is_empty();
+        let by_name = per_request.validation || (called && !rules.tell_whose());
+        let check = Check::of(rules, by_name);
         let key = model
             .client_certificate
             .as_ref()
@@ -163,7 +168,7 @@ impl Check {
         if rules.is_empty() {
             return Self::Nothing;
         }
-        match rules.only_issuer() {
+        match rules.only_issuer().filter(|_| by_name) {
             Some(roots) => Self::Server(roots.clone()),
             None => Self::Rules(Arc::new(Servers::new(rules, by_name))),
         }

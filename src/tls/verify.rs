@@ -52,6 +52,9 @@ impl Rules {
             let reason = "subject names without trusted_ca".to_owned();
             return Err(TlsError::Config(reason));
         }
+        if roots.is_none() && model.revoked.is_some() {
+            return Err(TlsError::Config("crl without trusted_ca".to_owned()));
+        }
         let mut revoked = Vec::new();
         if let Some(source) = &model.revoked {
             let pem = |reason: String| TlsError::Pem {
@@ -91,6 +94,12 @@ impl Rules {
     pub(super) fn vouch(&self) -> bool {
         let pinned = !self.certificate_hashes.is_empty() || !self.key_hashes.is_empty();
         pinned || (self.roots.is_some() && !self.accept_untrusted)
+    }
+
+    /// They say whose the certificate has to be, or that it does not matter.
+    pub(super) fn tell_whose(&self) -> bool {
+        let pinned = !self.certificate_hashes.is_empty() || !self.key_hashes.is_empty();
+        pinned || !self.names.is_empty() || self.accept_untrusted
     }
 
     /// The authorities, where the issuer is all that is asked for.
@@ -202,11 +211,7 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Where nothing else says whose the certificate is to be, the name does.
     pub(super) fn new(rules: Rules, by_name: bool) -> Self {
-        let pinned = !rules.certificate_hashes.is_empty() || !rules.key_hashes.is_empty();
-        let told = pinned || !rules.names.is_empty() || rules.accept_untrusted;
-        let by_name = by_name || !told;
         Self { rules, by_name }
     }
 }

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::support::app::TestApp;
 use crate::support::bootstrap::{bootstrap, cluster, http, listener, routes, tcp, to};
@@ -379,4 +380,116 @@ async fn connections_go_by_weight_and_try_again_and_end_in_time() {
         assert_eq!((&rest[..], end), (&b""[..], End::Closed), "its time was up");
     }
     echo.has_no_connection().await;
+}
+
+/// Answers every request on a stream with what `told` says.
+async fn answering(mut stream: impl AsyncRead + AsyncWrite + Unpin, told: String) {
+    let mut seen = Vec::new();
+    loop {
+        let mut part = [0; 1024];
+        match stream.read(&mut part).await {
+            Ok(0) | Err(_) => return,
+            Ok(n) => seen.extend_from_slice(&part[..n]),
+        }
+        if let Some(end) = seen.windows(4).position(|four| four == b"\r\n\r\n") {
+            seen.drain(..end + 4);
+            let length = told.len();
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{told}");
+            if stream.write_all(answer.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_is_told_whose_connection_it_gets_and_no_other_client_shares_it() {
+    let origin = Origin::tcp(|mut stream| async move {
+        let mut header = Vec::new();
+        while !header.ends_with(b"\r\n") {
+            header.push(stream.read_u8().await.unwrap());
+        }
+        let told = String::from_utf8(header).unwrap();
+        answering(stream, told.trim_end().to_owned()).await;
+    })
+    .await;
+    let mut a = cluster("a", origin.address);
+    let raw = "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
+    a["transport_socket"] = json!({"name": "proxy_protocol", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.\
+                  ProxyProtocolUpstreamTransport",
+        "config": {"version": "V1"},
+        "transport_socket": {"name": "raw", "typed_config": {"@type": raw}},
+    }});
+    let web = listener("web", &http(&json!({"route_config": to("a")})));
+    let app = TestApp::bootstrap(&bootstrap(&[web], &[a]).to_string()).await;
+    let at = app.listener("web");
+    let mut connections = Vec::new();
+    for count in 1..=2 {
+        let stream = TcpStream::connect(at).await.unwrap();
+        let own = stream.local_addr().unwrap();
+        let (ip, port) = (own.ip(), own.port());
+        let expected = format!("PROXY TCP4 {ip} {} {port} {}", at.ip(), at.port());
+        let mut client = Http1::over(stream).await;
+        for _ in 0..3 {
+            assert_eq!(client.get("a", "/").await.text(), expected);
+        }
+        connections.push(client);
+        assert_eq!(origin.connections(), count, "one for each client");
+    }
+}
+
+#[tokio::test]
+async fn the_name_of_a_request_goes_to_the_endpoint_and_its_certificate_is_for_it() {
+    let authority = Authority::new();
+    let own = authority.certificate("*.a.test", None);
+    let config = ServerConfig::builder_with_provider(Arc::new(
+        rustls::crypto::aws_lc_rs::default_provider(),
+    ));
+    let mut config = config
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.der.clone()], own.private.clone_key())
+        .unwrap();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let origin = Origin::tcp(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            // A client that does not like the certificate leaves.
+            if let Ok(stream) = acceptor.accept(stream).await {
+                let told = stream.get_ref().1.server_name().unwrap_or("-").to_owned();
+                answering(stream, told).await;
+            }
+        }
+    })
+    .await;
+    let mut a = cluster("a", origin.address);
+    let validation = json!({
+        "trusted_ca": {"inline_string": authority.pem},
+        // The name of the request takes its place.
+        "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": "other"}}],
+    });
+    a["transport_socket"] = json!({"name": "tls", "typed_config": {
+        "@type": format!("{TLS}.UpstreamTlsContext"),
+        "common_tls_context": {"validation_context": validation},
+    }});
+    let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    a["typed_extension_protocol_options"] = json!({options: {
+        "@type": format!("type.googleapis.com/{options}"),
+        "upstream_http_protocol_options": {"auto_sni": true, "auto_san_validation": true},
+        "auto_config": {},
+    }});
+    let web = listener("web", &http(&json!({"route_config": to("a")})));
+    let app = TestApp::bootstrap(&bootstrap(&[web], &[a]).to_string()).await;
+    let at = app.listener("web");
+    for _ in 0..2 {
+        for name in ["x.a.test", "Y.a.test:8443"] {
+            let reply = get(at, name, "/").await;
+            let told = name.to_lowercase().replace(":8443", "");
+            assert_eq!((reply.status.as_u16(), reply.text()), (200, told));
+        }
+        assert_eq!(get(at, "b.test", "/").await.status, 503, "not its name");
+    }
 }

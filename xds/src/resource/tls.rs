@@ -142,7 +142,7 @@ pub struct Validation {
     pub trusted_ca: Option<DataSource>,
     /// One of them must match a name in the certificate (`match_typed_subject_alt_names`, or
     /// `match_subject_alt_names` for every kind of name). If there are none and nothing is pinned,
-    /// the certificate of a server must be for the name that is connected to.
+    /// the certificate of a server must be for the name that it is called by, if any.
     pub subject_names: Vec<SubjectName>,
     /// SHA-256 of whole certificates, of which the other side's must be one; or its key one of
     /// `key_hashes` (`verify_certificate_hash`).

@@ -399,7 +399,7 @@ fn an_upstream_context_is_refused_by_path() {
                 },
             ),
             (
-                "common_tls_context.validation_context.crl: is given without trusted_ca",
+                "common_tls_context.validation_context.trusted_ca: must be given with crl",
                 |c| {
                     validation(
                         c,
@@ -447,13 +447,16 @@ fn a_secret_is_refused_by_path() {
             ("generic_secret: not supported yet", |s| {
                 s.r#type = Some(tls::secret::Type::GenericSecret(Default::default()));
             }),
-            ("validation_context.crl: not supported yet", |s| {
-                let context = tls::CertificateValidationContext {
-                    crl: inline("x"),
-                    ..Default::default()
-                };
-                s.r#type = Some(tls::secret::Type::ValidationContext(context));
-            }),
+            (
+                "validation_context.max_verify_depth: not supported yet",
+                |s| {
+                    let context = tls::CertificateValidationContext {
+                        max_verify_depth: uint(3),
+                        ..Default::default()
+                    };
+                    s.r#type = Some(tls::secret::Type::ValidationContext(context));
+                },
+            ),
         ],
     );
 }

@@ -126,9 +126,6 @@ impl Validation {
             |matcher| StringMatcher::decode(matcher, ctx).map(SubjectName::of_any_kind),
         )?;
         subject_names.extend(untyped.into_iter().flatten());
-        if crl.is_some() && trusted_ca.is_none() {
-            return Err(Invalid::at("crl", "is given without trusted_ca"));
-        }
         let trust: TrustChainVerification =
             enumeration(trust_chain_verification, "trust_chain_verification")?;
         Ok(Self {
@@ -159,10 +156,13 @@ impl Validation {
         })
     }
 
-    /// Names mean nothing in a certificate that anybody may have made.
+    /// Names mean nothing in a certificate that anybody may have made, and nobody has revoked it.
     pub(super) fn check(&self) -> Result<(), Invalid> {
         if self.trusted_ca.is_none() && !self.subject_names.is_empty() {
             return Err(Invalid::at("trusted_ca", "must be given with names"));
+        }
+        if self.trusted_ca.is_none() && self.revoked.is_some() {
+            return Err(Invalid::at("trusted_ca", "must be given with crl"));
         }
         Ok(())
     }

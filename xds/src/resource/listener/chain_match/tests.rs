@@ -73,7 +73,7 @@ fn the_longest_server_name_wins() {
         ("z.y.a.test", 1),
         ("x.a.test", 2),
         ("test", 3),
-        (".test", 3),
+        (".test", 0),
         ("", 3),
         ("example.com", 3),
     ] {
