@@ -43,6 +43,13 @@ pub struct Transport {
     pub limits: Arc<Limits>,
 }
 
+impl Transport {
+    /// Whether connections to one endpoint may differ in what they are for.
+    pub fn varies(&self) -> bool {
+        self.auto_sni.is_some() || self.proxy_protocol.is_some()
+    }
+}
+
 /// What is spoken to the endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Protocol {

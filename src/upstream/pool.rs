@@ -290,7 +290,7 @@ fn connection_permit(
     transport: &Transport,
 ) -> Result<(Permit, Connecting), ConnectError> {
     let limit = &transport.limits.connections;
-    with_pool(endpoint.uid, |pool| {
+    let permitted = with_pool(endpoint.uid, |pool| {
         let opening = pool.connecting.upgrade();
         let permit = limit.acquire().or_else(|| {
             transport.stats.upstream_cx_overflow.inc();
@@ -310,7 +310,13 @@ fn connection_permit(
             _counted: counted,
         };
         Ok((permit, connecting))
-    })
+    });
+    if permitted.is_err() && transport.varies() {
+        // What is kept for others must not keep this one out: whoever comes next finds room.
+        let spare = |pool: &mut Pool| (pool.idle.pop_front(), multiplex::pop_idle(&mut pool.http2));
+        drop(with_pool(endpoint.uid, spare));
+    }
+    permitted
 }
 
 /// A pooled HTTP/1.1 connection that can be used at once. What [`checkout`] may have to do is a large

@@ -30,14 +30,14 @@ impl Via {
         headers: &HeaderMap,
         client: Option<(SocketAddr, SocketAddr)>,
     ) -> Option<Rc<Self>> {
+        if !transport.varies() {
+            return None;
+        }
         let server_name = transport.auto_sni.as_ref().and_then(|rules| {
             let own = (!rules.header.is_empty()).then(|| headers.get(&rules.header));
             let value = own.flatten().or_else(|| headers.get(HOST))?;
             server_name(value.to_str().ok()?)
         });
-        if transport.auto_sni.is_none() && transport.proxy_protocol.is_none() {
-            return None;
-        }
         let client = client.filter(|_| transport.proxy_protocol.is_some());
         Some(Rc::new(Self {
             server_name,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use causeway::telemetry::stats::ListenerStats;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -16,7 +17,7 @@ use crate::support::bootstrap::{bootstrap, cluster, http, listener, routes, tcp,
 use crate::support::client::{Http1, empty, get, request};
 use crate::support::origin::Origin;
 use crate::support::raw::{End, Raw};
-use crate::support::{refusing, tcp_echo, within};
+use crate::support::{eventually, refusing, tcp_echo, within};
 
 const FILTERS: &str = "type.googleapis.com/envoy.extensions.filters.listener";
 const TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
@@ -106,6 +107,11 @@ fn inspector(kind: &str, message: &str, more: &Value) -> Value {
     json!({"name": kind, "typed_config": config})
 }
 
+/// Of the one listener.
+fn stats(app: &TestApp) -> Arc<ListenerStats> {
+    Arc::clone(&app.running.stats.listeners()[0].1)
+}
+
 async fn connect(
     app: &TestApp,
     authority: &Authority,
@@ -178,9 +184,7 @@ async fn a_chain_is_chosen_by_what_a_client_asks_for() {
         "clear"
     );
     assert_eq!(said("example.com").await, None, "no chain");
-    let stats = app.admin("/stats").await.text();
-    let none = |line: &str| line.ends_with("no_filter_chain_match: 1");
-    assert!(stats.lines().any(none), "{stats}");
+    assert_eq!(stats(&app).no_filter_chain_match.value(), 1);
 
     // What was looked at is passed on untouched.
     let mut raw = Raw::connect(app.listener("web")).await;
@@ -330,13 +334,9 @@ async fn a_silent_client_is_waited_for_no_longer_than_is_allowed() {
         let app = TestApp::bootstrap(&text.to_string()).await;
         let mut raw = Raw::connect(app.listener("web")).await;
         if goes_on {
-            let fired = || async { app.admin("/stats").await.text() };
-            within("the timeout", async {
-                while !fired().await.contains("downstream_pre_cx_timeout: 1") {
-                    tokio::task::yield_now().await;
-                }
-            })
-            .await;
+            let stats = stats(&app);
+            let fired = || stats.downstream_pre_cx_timeout.value() == 1;
+            eventually("the timeout", fired).await;
             raw.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
             assert_eq!(raw.answer().await.text(), "late");
         } else {

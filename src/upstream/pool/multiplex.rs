@@ -87,6 +87,12 @@ impl Shared {
     }
 }
 
+/// Takes out a connection that nobody uses.
+pub(super) fn pop_idle(connections: &mut Vec<Shared>) -> Option<Shared> {
+    let index = connections.iter().position(|c| c.load.streams.get() == 0)?;
+    Some(connections.remove(index))
+}
+
 fn most_streams(driver: &Weak<RefCell<Driver>>) -> Option<usize> {
     Some(driver.upgrade()?.borrow().current_max_send_streams())
 }
