@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use bytes::Bytes;
-use causeway_xds::resource::tls::{TlsVersion, UpstreamTls, Validation};
+use causeway_xds::resource::tls::{TlsParameters, UpstreamTls, Validation};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use crate::app;
 use crate::config::{HostPort, WorkerConfig};
 use crate::coordinator::check::{self, ProbeCoordinator, ProbeRedis, Subject};
-use crate::tls::ClientTls;
+use crate::tls::{ClientTls, PerRequest};
 use crate::util::time::timestamp;
 
 /// How long one check may take.
@@ -163,10 +163,9 @@ async fn ask(host: &str, port: u16, tls: bool, path: &str) -> Result<String> {
         validation: Validation::default(),
         validation_secret: None,
         client_certificate: None,
-        min_version: TlsVersion::V1_2,
-        max_version: TlsVersion::V1_3,
+        parameters: TlsParameters::default(),
     };
-    let client = ClientTls::build(&model, &[], &|_| None)?;
+    let client = ClientTls::build(&model, &[], PerRequest::default(), &|_| None)?;
     let name = ServerName::try_from(host.to_owned())?;
     let stream = client.connector.connect(name, tcp).await?;
     exchange(stream, request).await

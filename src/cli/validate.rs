@@ -1,5 +1,6 @@
 //! `causeway validate`: what the program makes of a configuration, without opening anything.
 
+mod delivered;
 pub(super) mod resources;
 
 use std::path::{Path, PathBuf};
@@ -104,7 +105,9 @@ fn done(file: &str, path: Option<&Path>, verdicts: &[Verdict], format: Format) -
 
 fn judge(found: Resources, strict: bool) -> Vec<Verdict> {
     let mut verdicts = found.refused.clone();
-    verdicts.extend(judge_updates(&found.updates(), strict));
+    let updates = found.updates();
+    verdicts.extend(judge_updates(&updates, strict));
+    delivered::refuse(&updates, &mut verdicts);
     verdicts
 }
 

@@ -69,7 +69,9 @@ pub fn referred<'n, 'r>(
                 let chains = listener.filter_chains.iter();
                 for chain in chains.chain(&listener.default_filter_chain) {
                     match &chain.filter {
-                        NetworkFilter::Tcp(proxy) => see(&proxy.cluster),
+                        NetworkFilter::Tcp(proxy) => {
+                            proxy.clusters.iter().for_each(|c| see(&c.name));
+                        }
                         NetworkFilter::Http(manager) => {
                             if let RouteSource::Inline(routes) = &manager.routes {
                                 of_routes(routes, &mut see);

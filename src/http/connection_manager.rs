@@ -24,6 +24,7 @@ use crate::net::http2::Windows;
 use crate::runtime::drain::Drain;
 use crate::runtime::timer::Deadline;
 use crate::snapshot::{HttpManagerSpec, Reader};
+use crate::tls::Session;
 use crate::upstream::pool::LocalExecutor;
 
 /// Streams per connection when the configuration gives none (Envoy's default since 1.36).
@@ -37,9 +38,8 @@ pub struct Accepted {
     /// `None` for a Unix socket.
     pub peer: Option<SocketAddr>,
     pub local: Option<SocketAddr>,
-    pub tls: bool,
-    /// What ALPN chose.
-    pub alpn: Option<Vec<u8>>,
+    /// `None` for a connection in clear text.
+    pub session: Option<Rc<Session>>,
     pub reader: Rc<RefCell<Reader>>,
     /// Fires when the connection is to end: after what runs now, no new work.
     pub drain: Drain,
@@ -52,7 +52,11 @@ pub struct Connection {
     pub manager: Arc<HttpManagerSpec>,
     pub reader: Rc<RefCell<Reader>>,
     pub peer: Peer,
+    /// `None` for a connection in clear text.
+    pub session: Option<Rc<Session>>,
     pub local_port: Option<u16>,
+    /// The client's address and the one it connected to; `None` for a Unix socket.
+    pub addresses: Option<(SocketAddr, SocketAddr)>,
     pub server_name: HeaderValue,
     pub drain: Drain,
     _guard: Box<dyn std::any::Any>,
@@ -113,11 +117,14 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
     let stats = Arc::clone(&manager.stats);
     stats.downstream_cx_total.inc();
     stats.downstream_cx_active.inc();
-    if accepted.tls {
+    let is_tls = accepted.session.is_some();
+    if is_tls {
         stats.downstream_cx_ssl_total.inc();
     }
     let _counted = ConnectionCount(Arc::clone(&manager), Instant::now());
-    let is_http2 = match (manager.model.codec, accepted.alpn.as_deref()) {
+    let alpn = accepted.session.as_ref();
+    let alpn = alpn.and_then(|session| session.protocol.as_deref());
+    let is_http2 = match (manager.model.codec, alpn) {
         (Codec::Http1, _) => false,
         (Codec::Http2, _) => true,
         (Codec::Auto, Some(alpn)) => alpn == b"h2",
@@ -148,7 +155,9 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
         Activity::http1(manager.model.max_request_headers_kb as usize * 1024)
     };
     let connection = Rc::new(Connection {
-        peer: Peer::new(ip, accepted.tls),
+        peer: Peer::new(ip, is_tls),
+        session: accepted.session,
+        addresses: accepted.peer.zip(accepted.local),
         local_port: accepted.local.map(|a| a.port()),
         reader: accepted.reader,
         server_name,

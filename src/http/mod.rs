@@ -1,6 +1,7 @@
 //! HTTP: from an accepted connection to a response, steps 5b to 16 of a request's life.
 
 pub mod body;
+mod client_cert;
 mod clock;
 pub mod connection_manager;
 mod exchange;

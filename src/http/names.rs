@@ -7,6 +7,8 @@ use http::header::HeaderMap;
 /// (`Connection` can name it); one that is not set is not there.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Names {
+    /// `x-forwarded-client-cert`.
+    pub client_cert: bool,
     pub connection: bool,
     pub content_length: bool,
     pub cookie: bool,
@@ -55,6 +57,7 @@ impl Names {
                     found.transfer_encoding |= name == "transfer-encoding";
                     found.forwarded_proto |= name == "x-forwarded-proto";
                 }
+                23 => found.client_cert |= name == "x-forwarded-client-cert",
                 _ => {}
             }
             found.internal |= name.as_bytes()[0] == b'x' && name.starts_with("x-envoy-");

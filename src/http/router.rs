@@ -24,6 +24,7 @@ use crate::cluster::Cluster;
 use crate::error::{Failure, ResponseFlag};
 use crate::route::Route;
 use crate::route::action::{Forward, HostRewrite};
+use crate::upstream::Via;
 use crate::upstream::body::RequestBody;
 use crate::upstream::pool::{self, Lease, SendError};
 
@@ -142,6 +143,10 @@ async fn attempt(
         forward,
         upgrade,
     } = ask;
+    let via = parts.as_ref().and_then(|head| {
+        let addresses = exchange.connection.addresses;
+        Via::of_request(&cluster.transport, &head.headers, addresses)
+    });
     let progress = Rc::clone(&exchange.progress);
     let mut body = Some(RequestBody::streaming(body, Rc::clone(&progress)));
     let bodyless = progress.request_ended.get();
@@ -179,12 +184,14 @@ async fn attempt(
         let pooled = if again {
             None
         } else {
-            pool::ready(endpoint, &cluster.transport)
+            pool::ready(endpoint, &cluster.transport, via.as_ref())
         };
         let mut lease = match pooled {
             Some(lease) => lease,
             None => {
-                let mut checkout = Box::pin(pool::checkout(endpoint, &cluster.transport, again));
+                let transport = &cluster.transport;
+                let checkout = pool::checkout(endpoint, transport, via.as_ref(), again);
+                let mut checkout = Box::pin(checkout);
                 match watched(checkout.as_mut(), exchange).await? {
                     Ok(lease) => lease,
                     Err(error) => {

@@ -13,6 +13,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::body::Body;
+use super::client_cert;
 use super::connection_manager::Connection;
 use super::exchange::Exchange;
 use super::forwarded::{self, X_FORWARDED_PROTO, X_REQUEST_ID};
@@ -155,6 +156,13 @@ fn decide(
     }
     let rules = &manager.model.forwarded;
     let client = forwarded::apply(&mut parts.headers, names, rules, &connection.peer);
+    let session = connection.session.as_deref();
+    client_cert::apply(
+        &mut parts.headers,
+        names,
+        &manager.model.client_cert,
+        session,
+    );
     forwarded::request_id(&mut parts.headers, names, &manager.model);
     exchange.request_id(&parts.headers);
 

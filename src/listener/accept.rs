@@ -9,13 +9,16 @@ use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UnixListener};
 
+use super::inspect::Findings;
 use super::worker::Current;
 use crate::http::{self, Accepted};
 use crate::net::Io;
 use crate::runtime::drain::Drain;
+use crate::runtime::timer::Deadline;
 use crate::snapshot::{ChainKind, ChainSpec, ListenerSpec, Reader};
 use crate::tcp;
 use crate::telemetry::stats::ListenerStats;
+use crate::tls::Session;
 
 /// How long accepting pauses when the process is out of file descriptors: retrying at once would
 /// spin, since the connection stays in the queue.
@@ -85,33 +88,37 @@ impl Drop for Guard {
 }
 
 async fn connection(
-    io: Io,
+    mut io: Io,
     peer: Option<SocketAddr>,
     spec: Arc<ListenerSpec>,
     drain: Drain,
     reader: Rc<RefCell<Reader>>,
 ) {
     let guard = Box::new(Guard::new(&spec.stats));
-    let Some(chain) = spec.chains.first().cloned() else {
+    let local = io.tcp().and_then(|tcp| tcp.local_addr().ok());
+    let mut findings = Findings::new(peer, local);
+    if !spec.model.listener_filters.is_empty() && !look(&mut io, &mut findings, &spec, &drain).await
+    {
+        return;
+    }
+    let Some(chain) = spec.chain(&findings.facts()).cloned() else {
         return spec.stats.no_filter_chain_match.inc();
     };
+    let Findings { peer, local, .. } = findings;
     if let ChainKind::Tcp(proxy) = &chain.kind
         && !tcp::admits(proxy, peer)
     {
         return;
     }
-    let local = io.tcp().and_then(|tcp| tcp.local_addr().ok());
-    let Some((io, alpn)) = secure(io, &chain, &spec, &drain).await else {
+    let Some((io, session)) = secure(io, &chain, &spec, &drain).await else {
         return;
     };
     match &chain.kind {
         ChainKind::Http(manager) => {
-            let tls = chain.tls.is_some();
             let accepted = Accepted {
                 peer,
                 local,
-                tls,
-                alpn,
+                session,
                 reader,
                 drain,
                 guard,
@@ -119,11 +126,39 @@ async fn connection(
             http::serve(io, accepted, Arc::clone(manager)).await;
         }
         ChainKind::Tcp(proxy) => {
-            let cluster = {
-                let mut reader = reader.borrow_mut();
-                reader.load().clusters.get(&proxy.cluster).cloned()
-            };
-            tcp::proxy(io, peer, Arc::clone(proxy), cluster, guard).await;
+            let downstream = tcp::Downstream { io, peer, local };
+            tcp::proxy(downstream, Arc::clone(proxy), &reader, guard).await;
+        }
+    }
+}
+
+/// Runs the listener filters within their deadline. Whether the connection goes on.
+async fn look(io: &mut Io, findings: &mut Findings, spec: &ListenerSpec, drain: &Drain) -> bool {
+    let model = &spec.model;
+    let limit = model.listener_filters_timeout;
+    let gathered = {
+        let gather = findings.gather(io, &model.listener_filters);
+        tokio::select! {
+            // What a client has sent before a drain began is still served.
+            biased;
+            gathered = gather => Some(gathered),
+            () = Deadline::after(limit) => None,
+            () = drain.begun() => return false,
+        }
+    };
+    match gathered {
+        Some(Ok(())) => true,
+        Some(Err(error)) => {
+            spec.stats.downstream_listener_filter_error.inc();
+            tracing::debug!(listener = %spec.name, %error, "listener filters closed a connection");
+            false
+        }
+        None => {
+            spec.stats.downstream_pre_cx_timeout.inc();
+            let goes_on = model.continue_on_listener_filters_timeout && !findings.unfinished;
+            tracing::debug!(listener = %spec.name, ?limit, goes_on,
+                "listener_filters_timeout fired");
+            goes_on
         }
     }
 }
@@ -134,7 +169,7 @@ async fn secure(
     chain: &ChainSpec,
     spec: &ListenerSpec,
     drain: &Drain,
-) -> Option<(Io, Option<Vec<u8>>)> {
+) -> Option<(Io, Option<Rc<Session>>)> {
     let Some(tls) = &chain.tls else {
         return Some((io, None));
     };
@@ -142,7 +177,7 @@ async fn secure(
         tracing::warn!(listener = %spec.name, "TLS over a Unix socket is not supported");
         return None;
     };
-    let handshake = tokio::time::timeout(tls.handshake_timeout, tls.acceptor.accept(tcp));
+    let handshake = tokio::time::timeout(tls.handshake_timeout, tls.accept(tcp));
     let result = tokio::select! {
         result = handshake => result,
         () = drain.begun() => return None,
@@ -150,8 +185,8 @@ async fn secure(
     match result {
         Ok(Ok(stream)) => {
             spec.stats.ssl_handshake.inc();
-            let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
-            Some((Io::ServerTls(Box::new(stream)), alpn))
+            let session = tls.session(stream.get_ref().1);
+            Some((Io::ServerTls(Box::new(stream)), Some(Rc::new(session))))
         }
         Ok(Err(error)) => {
             spec.stats.ssl_connection_error.inc();

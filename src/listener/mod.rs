@@ -5,6 +5,9 @@
 //! the socket, so no connection is refused while a listener changes.
 
 mod accept;
+mod client_hello;
+mod inspect;
+mod proxy_protocol;
 mod worker;
 
 use std::collections::HashMap;

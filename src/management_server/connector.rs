@@ -17,7 +17,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::secrets::Secrets;
-use crate::tls::{ClientTls, TlsError};
+use crate::tls::{ClientTls, PerRequest, TlsError};
 
 /// What makes a connection secure.
 #[derive(Clone, Debug)]
@@ -112,7 +112,9 @@ impl Inner {
             Security::Cluster(cluster, secrets) => cluster
                 .tls
                 .as_ref()
-                .map(|tls| ClientTls::build(tls, &self.alpn, &secrets.of(tls)))
+                .map(|tls| {
+                    ClientTls::build(tls, &self.alpn, PerRequest::default(), &secrets.of(tls))
+                })
                 .transpose(),
         }
     }

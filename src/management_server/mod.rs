@@ -116,7 +116,9 @@ fn one(server: &ServerRef, alpn: &'static str, statics: &Statics) -> Result<Serv
             };
             let keepalive = match &cluster.http.protocol {
                 UpstreamProtocol::Http1 => None,
-                UpstreamProtocol::Http2(options) => options.keepalive,
+                UpstreamProtocol::Http2(options) | UpstreamProtocol::Auto(options) => {
+                    options.keepalive
+                }
             };
             Ok(Server {
                 name: Arc::from(name.as_str()),

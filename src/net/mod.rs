@@ -3,6 +3,7 @@
 pub mod copy;
 pub mod http2;
 pub mod listen;
+pub mod peek;
 mod roots;
 pub mod stream;
 mod unchecked;

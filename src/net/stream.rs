@@ -114,6 +114,14 @@ impl Io {
         matches!(self, Self::ServerTls(_) | Self::ClientTls(_))
     }
 
+    /// Whether the server has chosen HTTP/2 by ALPN.
+    pub fn chose_http2(&self) -> bool {
+        match self {
+            Self::ClientTls(io) => io.get_ref().1.alpn_protocol() == Some(b"h2"),
+            _ => false,
+        }
+    }
+
     /// The TCP socket below, whatever is on top.
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {

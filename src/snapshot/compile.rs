@@ -18,8 +18,8 @@ use crate::filter::Registry;
 use crate::route::{RouteTable, VirtualHost};
 use crate::telemetry::access_log::LogFiles;
 use crate::telemetry::stats::Stats;
-use crate::tls::ClientTls;
-use crate::upstream::{Endpoint, Limits, Protocol, Transport};
+use crate::tls::{ClientTls, PerRequest};
+use crate::upstream::{Endpoint, Limits, Protocol, Transport, via};
 
 /// Compiles snapshots one after the other, and remembers who refers to what.
 pub struct Compiler {
@@ -289,8 +289,16 @@ impl Compiler {
         model: &model::Cluster,
     ) -> Result<Transport, Failed> {
         let (protocol, alpn) = match &model.http.protocol {
-            UpstreamProtocol::Http1 => (Protocol::Http1, "http/1.1"),
-            UpstreamProtocol::Http2(options) => (Protocol::Http2(options.clone()), "h2"),
+            UpstreamProtocol::Http1 => (Protocol::Http1, &["http/1.1"][..]),
+            UpstreamProtocol::Http2(options) => (Protocol::Http2(options.clone()), &["h2"][..]),
+            UpstreamProtocol::Auto(options) => {
+                (Protocol::Auto(options.clone()), &["h2", "http/1.1"][..])
+            }
+        };
+        let alpn: Vec<String> = alpn.iter().map(|p| (*p).to_owned()).collect();
+        let per_request = PerRequest {
+            server_name: model.http.auto_sni.is_some(),
+            validation: model.http.auto_san_validation,
         };
         let tls = match &model.tls {
             None => None,
@@ -300,7 +308,7 @@ impl Compiler {
                 if let Some(secret) = &tls.validation_secret {
                     self.note_secret(&secret.name, &user);
                 }
-                let tls = ClientTls::build(tls, &[alpn.to_owned()], &secrets(store));
+                let tls = ClientTls::build(tls, &alpn, per_request, &secrets(store));
                 Some(tls.map_err(|e| Invalid::at("transport_socket.typed_config", e.to_string()))?)
             }
         };
@@ -309,10 +317,16 @@ impl Compiler {
         Ok(Transport {
             cluster: Arc::from(model.name.as_str()),
             protocol,
+            auto_sni: model.http.auto_sni.clone().filter(|_| tls.is_some()),
             tls,
+            proxy_protocol: model.proxy_protocol,
             connect_timeout: model.connect_timeout,
             tcp_keepalive: model.tcp_keepalive,
-            idle_timeout: model.http.idle_timeout,
+            idle_timeout: match (model.proxy_protocol, model.http.idle_timeout) {
+                (None, timeout) => timeout,
+                (Some(_), timeout) if timeout.is_zero() => via::SHORT_IDLE,
+                (Some(_), timeout) => timeout.min(via::SHORT_IDLE),
+            },
             max_requests: model.http.max_requests_per_connection,
             stats: self.stats.cluster(model.stat_name()),
             limits,
@@ -472,6 +486,7 @@ fn retire(endpoints: &[Arc<Endpoint>], former: &[Former], cut: bool, out: &mut C
 /// Whether connections made for `a` may be used for `b`.
 fn same_transport(a: &model::Cluster, b: &model::Cluster) -> bool {
     a.tls == b.tls
+        && a.proxy_protocol == b.proxy_protocol
         && a.http == b.http
         && a.connect_timeout == b.connect_timeout
         && a.tcp_keepalive == b.tcp_keepalive

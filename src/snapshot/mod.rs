@@ -45,10 +45,21 @@ pub struct Snapshot {
 pub struct ListenerSpec {
     pub name: Arc<str>,
     pub bind: BindAddress,
-    /// The first chain that takes the connection serves it.
+    /// In the order of the model, whose matcher says which of them takes a connection.
     pub chains: Vec<Arc<ChainSpec>>,
+    /// For connections that none of them takes.
+    pub default_chain: Option<Arc<ChainSpec>>,
     pub stats: Arc<ListenerStats>,
     pub model: Arc<model::Listener>,
+}
+
+impl ListenerSpec {
+    /// The chain that serves a connection.
+    pub fn chain(&self, facts: &model::Facts<'_>) -> Option<&Arc<ChainSpec>> {
+        let found = self.model.matcher.find(facts);
+        let found = found.and_then(|index| self.chains.get(index));
+        found.or(self.default_chain.as_ref())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -99,9 +110,14 @@ pub enum RouteRef {
 
 #[derive(Debug)]
 pub struct TcpProxySpec {
-    pub cluster: Arc<str>,
+    /// Names with the sum of the weights up to and with them.
+    pub clusters: Vec<(Arc<str>, u32)>,
     /// Zero is none.
     pub idle_timeout: Duration,
+    /// From accept on; zero is no limit.
+    pub max_duration: Duration,
+    /// Endpoints to be tried; at least 1.
+    pub max_connect_attempts: u32,
     pub policy: model::ConnectionPolicy,
     /// What a connection is noted for.
     pub usage: Option<Arc<Activity>>,

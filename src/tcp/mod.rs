@@ -1,6 +1,7 @@
 //! TCP proxying: one connection in, one connection out, bytes both ways.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,10 +14,14 @@ use crate::cluster::Cluster;
 use crate::error::{Failure, ResponseFlag};
 use crate::net::Io;
 use crate::net::copy::{self, End, Ended, Side};
-use crate::snapshot::TcpProxySpec;
+use crate::runtime::timer::Deadline;
+use crate::snapshot::{Reader, TcpProxySpec};
 use crate::telemetry::activity::Activity;
-use crate::upstream::Endpoint;
 use crate::upstream::pool::{self, RawConnection};
+use crate::upstream::{Endpoint, Via};
+
+/// What is left of a limit that has passed before it is looked at.
+const SHORTEST: Duration = Duration::from_nanos(1);
 
 /// Whether a peer may connect at all. Asked before anything is said to it, so that one who may not
 /// costs no handshake.
@@ -32,17 +37,29 @@ pub fn admits(spec: &TcpProxySpec, peer: Option<SocketAddr>) -> bool {
     admitted
 }
 
+/// A connection as it was accepted.
+pub struct Downstream {
+    pub io: Io,
+    pub peer: Option<SocketAddr>,
+    pub local: Option<SocketAddr>,
+}
+
 /// Proxies one connection. Returns once the two are joined; the copying goes on in a task of its
 /// own, which ends when the endpoint is removed. `guard` lives as long as the connection.
 pub async fn proxy(
-    io: Io,
-    peer: Option<SocketAddr>,
+    downstream: Downstream,
     spec: Arc<TcpProxySpec>,
-    cluster: Option<Arc<Cluster>>,
+    reader: &RefCell<Reader>,
     guard: Box<dyn Any>,
 ) {
+    let Downstream { io, peer, local } = downstream;
+    let began = Instant::now();
     spec.stats.downstream_cx_total.inc();
-    let (endpoint, upstream) = match open(&spec, cluster.as_deref()).await {
+    let cluster = {
+        let mut reader = reader.borrow_mut();
+        reader.load().clusters.get(choose(&spec)).cloned()
+    };
+    let (endpoint, upstream) = match open(&spec, cluster.as_deref(), peer.zip(local)).await {
         Ok(opened) => opened,
         Err(failure) => return report(&spec, peer, &failure),
     };
@@ -54,15 +71,26 @@ pub async fn proxy(
             Side::new(io, Bytes::new()),
             Side::new(upstream, Bytes::new()),
         );
-        let ended = copy::both(down, up, spec.idle_timeout, |down, up| {
+        let copied = copy::both(down, up, spec.idle_timeout, |down, up| {
             spec.stats.downstream_cx_tx_bytes_total.add(down);
             spec.stats.downstream_cx_rx_bytes_total.add(up);
-        })
-        .await;
-        if matches!(ended, Ended::Idle) {
-            spec.stats.idle_timeout.inc();
+        });
+        let left = match spec.max_duration {
+            limit if limit.is_zero() => limit,
+            // Zero would be no limit.
+            limit => limit.saturating_sub(began.elapsed()).max(SHORTEST),
+        };
+        let ended = tokio::select! {
+            biased;
+            ended = copied => Some(ended),
+            () = Deadline::after(left) => None,
+        };
+        match ended {
+            None => spec.stats.max_downstream_connection_duration.inc(),
+            Some(Ended::Idle) => spec.stats.idle_timeout.inc(),
+            Some(_) => {}
         }
-        if let Some(failure) = failure(ended, spec.idle_timeout, &endpoint) {
+        if let Some(failure) = ended.and_then(|e| failure(e, spec.idle_timeout, &endpoint)) {
             report(&spec, peer, &failure);
         }
         drop((guard, usage));
@@ -70,21 +98,52 @@ pub async fn proxy(
     pool::spawn_tied(&tied, task);
 }
 
-/// A connection to an endpoint of the cluster.
+/// The cluster of a new connection, by weight.
+fn choose(spec: &TcpProxySpec) -> &Arc<str> {
+    let sum = spec.clusters.last().map_or(0, |(_, sum)| *sum);
+    match &spec.clusters[..] {
+        [(only, _)] => only,
+        several => {
+            let drawn = fastrand::u32(..sum.max(1));
+            let index = several.partition_point(|(_, sum)| *sum <= drawn);
+            &several[index].0
+        }
+    }
+}
+
+/// A connection to an endpoint of the cluster: the first that can be connected to, of as many as
+/// are to be tried.
 async fn open(
     spec: &TcpProxySpec,
     cluster: Option<&Cluster>,
+    addresses: Option<(SocketAddr, SocketAddr)>,
 ) -> Result<(Arc<Endpoint>, RawConnection), Failure> {
     let Some(cluster) = cluster else {
         spec.stats.downstream_cx_no_route.inc();
         let (status, flag) = (StatusCode::SERVICE_UNAVAILABLE, ResponseFlag::NoCluster);
         return Err(Failure::local(status, flag, "cluster_not_found"));
     };
-    let endpoint = cluster.pick(None).inspect_err(|_| {
-        cluster.transport.stats.upstream_cx_none_healthy.inc();
-    })?;
-    let upstream = pool::open_raw(endpoint, &cluster.transport).await?;
-    Ok((Arc::clone(endpoint), upstream))
+    let via = Via::of_connection(&cluster.transport, addresses);
+    let mut attempts = 1;
+    loop {
+        let endpoint = cluster.pick(None).inspect_err(|_| {
+            cluster.transport.stats.upstream_cx_none_healthy.inc();
+        })?;
+        match pool::open_raw(endpoint, &cluster.transport, via.as_deref()).await {
+            Ok(upstream) => return Ok((Arc::clone(endpoint), upstream)),
+            Err(error) if attempts < spec.max_connect_attempts && error.is_of_endpoint() => {
+                tracing::debug!(%endpoint, %error, "trying again");
+                attempts += 1;
+            }
+            Err(error) => {
+                if spec.max_connect_attempts > 1 {
+                    let stats = &cluster.transport.stats;
+                    stats.upstream_cx_connect_attempts_exceeded.inc();
+                }
+                return Err(error.into());
+            }
+        }
+    }
 }
 
 /// What went wrong, if something did. The statuses are those of HTTP for the like of it: nobody is
@@ -122,6 +181,7 @@ fn failure(ended: Ended, idle: Duration, endpoint: &impl fmt::Display) -> Option
 /// There is no answer to put a failure in, so it is told in the log: in full at `debug`, and now and
 /// then as a warning. What a client does, and a limit that was configured, warn nobody.
 fn report(spec: &TcpProxySpec, peer: Option<SocketAddr>, failure: &Failure) {
+    let name = Names(&spec.clusters);
     let flag = failure.flag.map_or("-", ResponseFlag::short);
     let peer = peer.map(tracing::field::display);
     let ordinary = matches!(
@@ -139,11 +199,24 @@ fn report(spec: &TcpProxySpec, peer: Option<SocketAddr>, failure: &Failure) {
     };
     match warned {
         Some(held_back) => tracing::warn!(
-            cluster = %spec.cluster, peer, flag, held_back, %failure, "connection closed"
+            cluster = %name, peer, flag, held_back, %failure, "connection closed"
         ),
         None => {
-            tracing::debug!(cluster = %spec.cluster, peer, flag, %failure, "connection closed");
+            tracing::debug!(cluster = %name, peer, flag, %failure, "connection closed");
         }
+    }
+}
+
+/// The clusters of a proxy, for the log.
+struct Names<'s>(&'s [(Arc<str>, u32)]);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (name, _)) in self.0.iter().enumerate() {
+            f.write_str(if index == 0 { "" } else { "|" })?;
+            f.write_str(name)?;
+        }
+        Ok(())
     }
 }
 

@@ -200,7 +200,8 @@ group! {
     ClusterStats {
         counters: [
             upstream_cx_total, upstream_cx_http1_total, upstream_cx_http2_total,
-            upstream_cx_connect_fail, upstream_cx_connect_timeout, upstream_cx_overflow,
+            upstream_cx_connect_fail, upstream_cx_connect_timeout,
+            upstream_cx_connect_attempts_exceeded, upstream_cx_overflow,
             upstream_cx_destroy, upstream_cx_idle_timeout, upstream_cx_max_requests,
             upstream_cx_none_healthy, upstream_cx_protocol_error, upstream_cx_close_notify,
             upstream_cx_rx_bytes_total, upstream_cx_tx_bytes_total,
@@ -242,7 +243,8 @@ group! {
     /// `tcp.<stat_prefix>.`
     TcpStats {
         counters: [downstream_cx_total, downstream_cx_no_route, downstream_cx_tx_bytes_total,
-            downstream_cx_rx_bytes_total, downstream_cx_denied, idle_timeout],
+            downstream_cx_rx_bytes_total, downstream_cx_denied, idle_timeout,
+            max_downstream_connection_duration],
         gauges: [downstream_cx_rx_bytes_buffered, downstream_cx_tx_bytes_buffered],
         histograms: [],
         codes: []

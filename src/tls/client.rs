@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use causeway_xds::resource::api_source::ChannelTls;
-use causeway_xds::resource::tls::{
-    DataSource, SecretValue, TlsCertificate, TlsVersion, UpstreamTls, Validation,
-};
+use causeway_xds::resource::tls::{SecretValue, TlsCertificate, UpstreamTls};
+use rustls::crypto::CryptoProvider;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
 use super::server::{certificate, resolve};
-use super::verify::{BySubject, Subject};
-use super::{TlsError, protocols, provider, read, versions};
+use super::verify::{Rules, Servers};
+use super::{
+    TlsError, authorities, config, protocols, provider, provider_for, validation, versions,
+};
 use crate::net::{Unchecked, system_roots};
 
 /// What a cluster needs to connect over TLS.
@@ -23,6 +23,15 @@ pub struct ClientTls {
     pub connector: TlsConnector,
     /// `None`: the endpoint's address.
     pub server_name: Option<ServerName<'static>>,
+}
+
+/// What of a connection is as the request says that it is for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PerRequest {
+    /// The server name that is sent (`auto_sni`).
+    pub server_name: bool,
+    /// The name that the certificate has to be for (`auto_san_validation`).
+    pub validation: bool,
 }
 
 impl std::fmt::Debug for ClientTls {
@@ -36,8 +45,7 @@ enum Check {
     Nothing,
     /// By its issuer and the name of the server.
     Server(RootCertStore),
-    /// By its issuer and these names.
-    Subject(RootCertStore, Vec<Subject>),
+    Rules(Arc<Servers>),
 }
 
 impl ClientTls {
@@ -48,17 +56,21 @@ impl ClientTls {
     pub fn build(
         model: &UpstreamTls,
         alpn: &[String],
+        per_request: PerRequest,
         secret: &dyn Fn(&str) -> Option<SecretValue>,
     ) -> Result<Self, TlsError> {
-        let check = match &model.validation_secret {
-            None => check(&model.validation)?,
-            Some(reference) => match secret(&reference.name) {
-                Some(SecretValue::Validation(over)) => {
-                    check(&model.validation.clone().merged(&over))?
-                }
-                _ => return Err(TlsError::MissingSecret(reference.name.clone())),
-            },
-        };
+        let provider = provider_for(&model.parameters);
+        let mut checked = validation(&model.validation, model.validation_secret.as_ref(), secret)?;
+        if per_request.validation {
+            // The name of the request takes their place.
+            checked.subject_names.clear();
+        }
+        let rules = Rules::compile(&checked, &provider)?;
+        // As in Envoy, whoever calls no name gets whom the authorities vouch for. Where a name is
+        // called, the certificate has to be for it, unless something else is asked for.
+        let called = per_request.server_name || !model.sni.is_empty();
+        let by_name = per_request.validation || (called && !rules.tell_whose());
+        let check = Check::of(rules, by_name);
         let key = model
             .client_certificate
             .as_ref()
@@ -69,13 +81,18 @@ impl ClientTls {
         } else {
             &model.alpn
         };
-        Self::new(
+        let mut client = Self::new(
+            provider,
             check,
             key,
             alpn,
             &model.sni,
-            (model.min_version, model.max_version),
-        )
+            &versions(&model.parameters),
+        )?;
+        if per_request.server_name {
+            client.name_servers();
+        }
+        Ok(client)
     }
 
     /// For a channel with credentials of its own: the server's certificate is always checked.
@@ -90,40 +107,39 @@ impl ClientTls {
         let key = model.client_certificate.clone();
         let key = key.map(|(chain, key)| certificate(&TlsCertificate { chain, key }));
         Self::new(
+            provider(),
             Check::Server(roots),
             key.transpose()?,
             alpn,
             &model.server_name,
-            (TlsVersion::V1_2, TlsVersion::V1_3),
+            rustls::DEFAULT_VERSIONS,
         )
     }
 
+    /// Sends the name that a connection is made for, whatever the configuration had to say.
+    fn name_servers(&mut self) {
+        let mut config = ClientConfig::clone(self.connector.config());
+        config.enable_sni = true;
+        self.connector = TlsConnector::from(Arc::new(config));
+    }
+
     fn new(
+        provider: Arc<CryptoProvider>,
         check: Check,
         key: Option<CertifiedKey>,
         alpn: &[String],
         sni: &str,
-        (min, max): (TlsVersion, TlsVersion),
+        versions: &[&'static SupportedProtocolVersion],
     ) -> Result<Self, TlsError> {
-        let provider = provider();
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(&versions(min, max))
+            .with_protocol_versions(versions)
             .map_err(config)?;
         let builder = match check {
             Check::Server(roots) => builder.with_root_certificates(roots),
             Check::Nothing => builder
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(Unchecked(provider))),
-            Check::Subject(roots, names) => {
-                let verifier = BySubject {
-                    roots,
-                    names,
-                    provider,
-                };
-                builder
-                    .dangerous()
-                    .with_custom_certificate_verifier(Arc::new(verifier))
-            }
+            Check::Rules(rules) => builder.dangerous().with_custom_certificate_verifier(rules),
         };
         let mut client = match key {
             None => builder.with_no_client_auth(),
@@ -147,39 +163,14 @@ impl ClientTls {
     }
 }
 
-fn config(error: rustls::Error) -> TlsError {
-    TlsError::Config(error.to_string())
-}
-
-fn check(model: &Validation) -> Result<Check, TlsError> {
-    let names = model.subject_names.iter().map(Subject::compile);
-    let names: Vec<_> = names.collect::<Result<_, _>>()?;
-    match &model.trusted_ca {
-        Some(ca) if names.is_empty() => Ok(Check::Server(authorities(ca)?)),
-        Some(ca) => Ok(Check::Subject(authorities(ca)?, names)),
-        None if names.is_empty() => Ok(Check::Nothing),
-        // Names mean nothing in a certificate that anybody may have made.
-        None => Err(TlsError::Config(
-            "subject names without trusted_ca".to_owned(),
-        )),
+impl Check {
+    fn of(rules: Rules, by_name: bool) -> Self {
+        if rules.is_empty() {
+            return Self::Nothing;
+        }
+        match rules.only_issuer().filter(|_| by_name) {
+            Some(roots) => Self::Server(roots.clone()),
+            None => Self::Rules(Arc::new(Servers::new(rules, by_name))),
+        }
     }
-}
-
-fn authorities(source: &DataSource) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for cert in CertificateDer::pem_slice_iter(&read(source)?) {
-        let cert = cert.map_err(|e| TlsError::Pem {
-            what: "trusted_ca",
-            reason: e.to_string(),
-        })?;
-        roots.add(cert).map_err(config)?;
-    }
-    // With none at all every handshake would fail, and say only that.
-    if roots.is_empty() {
-        return Err(TlsError::Pem {
-            what: "trusted_ca",
-            reason: "holds no PEM certificate".to_owned(),
-        });
-    }
-    Ok(roots)
 }

@@ -1,19 +1,25 @@
 //! The server side.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_xds::resource::tls::{CertificateRef, DownstreamTls, SecretValue, TlsCertificate};
-use rustls::ServerConfig;
 use rustls::crypto::KeyProvider;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, ServerConnection};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::TlsAcceptor;
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
-use super::{TlsError, protocols, provider, read, versions};
+use super::names::Names;
+use super::session::Session;
+use super::verify::{Clients, Rules};
+use super::{TlsError, config, protocols, provider, provider_for, read, validation, versions};
 
 /// How long a handshake may take when the configuration does not say.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,26 +27,44 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a filter chain needs to accept TLS.
 #[derive(Clone)]
 pub struct ServerTls {
-    pub acceptor: TlsAcceptor,
+    config: Arc<ServerConfig>,
+    /// For clients that offer none of our protocols: they are served without one, as by Envoy,
+    /// where the TLS library would turn them away.
+    without_protocol: Option<Arc<ServerConfig>>,
     pub handshake_timeout: Duration,
+    certificates: Arc<Certificates>,
+    /// A certificate that a client may show is one that somebody knows.
+    validates: bool,
 }
 
 /// The first certificate that the client's hello can use, by name then by order.
 #[derive(Debug)]
-struct Certificates(Vec<Arc<CertifiedKey>>);
+struct Certificates {
+    keys: Vec<Arc<CertifiedKey>>,
+    require_sni: bool,
+}
 
-impl ResolvesServerCert for Certificates {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let named = hello.server_name().and_then(|name| {
+impl Certificates {
+    fn of(&self, server_name: Option<&str>) -> Option<&Arc<CertifiedKey>> {
+        let named = server_name.and_then(|name| {
             let name = rustls_pki_types::ServerName::try_from(name).ok()?;
-            self.0.iter().find(|key| {
+            self.keys.iter().find(|key| {
                 key.end_entity_cert()
                     .ok()
                     .and_then(|der| rustls::server::ParsedCertificate::try_from(der).ok())
                     .is_some_and(|cert| rustls::client::verify_server_name(&cert, &name).is_ok())
             })
         });
-        named.or_else(|| self.0.first()).cloned()
+        named.or_else(|| self.keys.first())
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        if self.require_sni && hello.server_name().is_none() {
+            return None;
+        }
+        self.of(hello.server_name()).cloned()
     }
 }
 
@@ -61,17 +85,76 @@ impl ServerTls {
         if keys.is_empty() {
             return Err(TlsError::Config("no certificate is configured".into()));
         }
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&versions(model.min_version, model.max_version))
-            .map_err(|e| TlsError::Config(e.to_string()))?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Certificates(keys)));
-        config.alpn_protocols = protocols(&model.alpn);
-        config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()
-            .map_err(|e| TlsError::Config(e.to_string()))?;
+        let provider = provider_for(&model.parameters);
+        let checked = validation(&model.validation, model.validation_secret.as_ref(), secret)?;
+        let rules = Rules::compile(&checked, &provider)?;
+        let validates = rules.vouch();
+        let builder = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&versions(&model.parameters))
+            .map_err(config)?;
+        let required = model.require_client_certificate;
+        let builder = if !rules.is_empty() || required {
+            let clients = Clients::new(rules, required, checked.suppress_client_ca_list);
+            builder.with_client_cert_verifier(Arc::new(clients))
+        } else {
+            builder.with_no_client_auth()
+        };
+        let certificates = Arc::new(Certificates {
+            keys,
+            require_sni: model.require_sni,
+        });
+        let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(&certificates) as _;
+        let mut server = builder.with_cert_resolver(resolver);
+        server.alpn_protocols = protocols(&model.alpn);
+        if model.stateless_resumption {
+            server.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(config)?;
+        }
+        if !model.stateful_resumption {
+            server.session_storage = Arc::new(NoServerSessionStorage {});
+            if !model.stateless_resumption {
+                server.send_tls13_tickets = 0;
+            }
+        }
+        let without_protocol = (!server.alpn_protocols.is_empty()).then(|| {
+            let mut plain = server.clone();
+            plain.alpn_protocols.clear();
+            Arc::new(plain)
+        });
         Ok(Self {
-            acceptor: TlsAcceptor::from(Arc::new(config)),
+            config: Arc::new(server),
+            without_protocol,
             handshake_timeout: model.handshake_timeout.unwrap_or(HANDSHAKE_TIMEOUT),
+            certificates,
+            validates,
+        })
+    }
+
+    /// The handshake. Its deadline is the caller's to hold.
+    ///
+    /// # Errors
+    /// The client broke off, or does not show what it has to.
+    pub async fn accept(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let Some(plain) = &self.without_protocol else {
+            return TlsAcceptor::from(Arc::clone(&self.config))
+                .accept(tcp)
+                .await;
+        };
+        let start = LazyConfigAcceptor::new(Acceptor::default(), tcp).await?;
+        let ours = &self.config.alpn_protocols;
+        let strange = start
+            .client_hello()
+            .alpn()
+            .is_some_and(|mut offered| !offered.any(|name| ours.iter().any(|known| known == name)));
+        let config = if strange { plain } else { &self.config };
+        start.into_stream(Arc::clone(config)).await
+    }
+
+    /// What a handshake came to.
+    pub fn session(&self, connection: &ServerConnection) -> Session {
+        Session::of(connection, self.validates, || {
+            let key = self.certificates.of(connection.server_name());
+            let der = key.and_then(|key| key.end_entity_cert().ok());
+            der.map_or_else(Vec::new, |der| Names::of(der).uris)
         })
     }
 }

@@ -1,120 +1,236 @@
-//! Checking a server's certificate by its issuer and by lists of names.
+//! Checking certificates by what a validation context says of them: their issuer, their names,
+//! their hashes. For both directions.
 
 use std::sync::Arc;
 
-use causeway_xds::resource::matcher::{StringMatcher, StringPattern, full_match};
-use causeway_xds::resource::tls::{SubjectName, SubjectNameKind};
-use regex::Regex;
+use aws_lc_rs::digest::{SHA256, digest};
+use causeway_xds::resource::tls::{Sha256, Validation};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::client::verify_server_name;
 use rustls::crypto::CryptoProvider;
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
+};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
+use webpki::{
+    BorrowedCertRevocationList, CertRevocationList, EndEntityCert, KeyUsage,
+    OwnedCertRevocationList, RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy,
+};
 
-use super::TlsError;
+use super::subject::Subject;
+use super::{TlsError, authorities, read};
 
-/// Takes a certificate of a trusted issuer that has one of the names, whatever server was called.
+/// What a certificate has to satisfy.
 #[derive(Debug)]
-pub(super) struct BySubject {
-    pub(super) roots: RootCertStore,
-    pub(super) names: Vec<Subject>,
-    pub(super) provider: Arc<CryptoProvider>,
+pub(super) struct Rules {
+    roots: Option<RootCertStore>,
+    revoked: Vec<CertRevocationList<'static>>,
+    revoked_leaf_only: bool,
+    names: Vec<Subject>,
+    certificate_hashes: Vec<Sha256>,
+    key_hashes: Vec<Sha256>,
+    accept_untrusted: bool,
+    provider: Arc<CryptoProvider>,
 }
 
-#[derive(Debug)]
-pub(super) enum Subject {
-    /// A name without a pattern: wildcards of the certificate count, as they do for servers.
-    Server(ServerName<'static>),
-    Dns(Text),
-    Uri(Text),
-}
-
-/// A compiled [`StringMatcher`].
-#[derive(Debug)]
-pub(super) enum Text {
-    Pattern(StringMatcher),
-    Regex(Regex),
-}
-
-impl Subject {
-    pub(super) fn compile(model: &SubjectName) -> Result<Self, TlsError> {
-        let wrong = |e: &dyn std::fmt::Display| TlsError::Config(format!("subject name: {e}"));
-        let text = || match &model.matcher.pattern {
-            StringPattern::Regex(pattern) => {
-                full_match(pattern).map(Text::Regex).map_err(|e| wrong(&e))
+impl Rules {
+    /// # Errors
+    /// Authorities or revocations cannot be read, or names are asked for and nobody to vouch for
+    /// them: they mean nothing in a certificate that anybody may have made.
+    pub(super) fn compile(
+        model: &Validation,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, TlsError> {
+        let names = model.subject_names.iter().map(Subject::compile);
+        let names: Vec<_> = names.collect::<Result<_, _>>()?;
+        let roots = model.trusted_ca.as_ref().map(authorities).transpose()?;
+        if roots.is_none() && !names.is_empty() {
+            let reason = "subject names without trusted_ca".to_owned();
+            return Err(TlsError::Config(reason));
+        }
+        if roots.is_none() && model.revoked.is_some() {
+            return Err(TlsError::Config("crl without trusted_ca".to_owned()));
+        }
+        let mut revoked = Vec::new();
+        if let Some(source) = &model.revoked {
+            let pem = |reason: String| TlsError::Pem {
+                what: "crl",
+                reason,
+            };
+            for list in CertificateRevocationListDer::pem_slice_iter(&read(source)?) {
+                let list = list.map_err(|e| pem(e.to_string()))?;
+                let list = BorrowedCertRevocationList::from_der(&list)
+                    .and_then(|list| list.to_owned())
+                    .map_err(|e| pem(e.to_string()))?;
+                let list: OwnedCertRevocationList = list;
+                revoked.push(list.into());
             }
-            _ => Ok(Text::Pattern(model.matcher.clone())),
-        };
-        match (model.kind, &model.matcher.pattern) {
-            (SubjectNameKind::Uri, _) => text().map(Self::Uri),
-            (SubjectNameKind::Dns | SubjectNameKind::Ip, StringPattern::Exact(name)) => {
-                let name = ServerName::try_from(name.to_owned()).map_err(|e| wrong(&e))?;
-                Ok(Self::Server(name))
+            if revoked.is_empty() {
+                return Err(pem("holds no PEM revocation list".to_owned()));
             }
-            (SubjectNameKind::Dns, _) => text().map(Self::Dns),
-            (SubjectNameKind::Ip, _) => Err(wrong(&"an address has no pattern")),
         }
+        Ok(Self {
+            roots,
+            revoked,
+            revoked_leaf_only: model.revoked_leaf_only,
+            names,
+            certificate_hashes: model.certificate_hashes.clone(),
+            key_hashes: model.key_hashes.clone(),
+            accept_untrusted: model.accept_untrusted,
+            provider: Arc::clone(provider),
+        })
     }
 
-    fn is_in(&self, parsed: &ParsedCertificate<'_>, cert: &webpki::EndEntityCert<'_>) -> bool {
-        match self {
-            Self::Server(name) => rustls::client::verify_server_name(parsed, name).is_ok(),
-            Self::Dns(text) => cert.valid_dns_names().any(|name| text.matches(name)),
-            Self::Uri(text) => cert.valid_uri_names().any(|name| text.matches(name)),
+    /// Nothing is asked of a certificate.
+    pub(super) fn is_empty(&self) -> bool {
+        self.roots.is_none() && self.certificate_hashes.is_empty() && self.key_hashes.is_empty()
+    }
+
+    /// Whoever satisfies them is known to somebody.
+    pub(super) fn vouch(&self) -> bool {
+        let pinned = !self.certificate_hashes.is_empty() || !self.key_hashes.is_empty();
+        pinned || (self.roots.is_some() && !self.accept_untrusted)
+    }
+
+    /// They say whose the certificate has to be, or that it does not matter.
+    pub(super) fn tell_whose(&self) -> bool {
+        let pinned = !self.certificate_hashes.is_empty() || !self.key_hashes.is_empty();
+        pinned || !self.names.is_empty() || self.accept_untrusted
+    }
+
+    /// The authorities, where the issuer is all that is asked for.
+    pub(super) fn only_issuer(&self) -> Option<&RootCertStore> {
+        let more = !self.revoked.is_empty()
+            || !self.names.is_empty()
+            || !self.certificate_hashes.is_empty()
+            || !self.key_hashes.is_empty()
+            || self.accept_untrusted;
+        self.roots.as_ref().filter(|_| !more)
+    }
+
+    fn check(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        usage: KeyUsage,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let cert = EndEntityCert::try_from(end_entity).map_err(told)?;
+        if let Some(roots) = &self.roots
+            && let Err(error) = self.check_chain(&cert, roots, intermediates, usage, now)
+            && !self.accept_untrusted
+        {
+            return Err(told(error));
         }
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        if !self.names.is_empty()
+            && !self
+                .names
+                .iter()
+                .any(|n| n.is_in(&parsed, &cert, end_entity))
+        {
+            return Err(Error::InvalidCertificate(CertificateError::NotValidForName));
+        }
+        if self.is_pinned(&cert, end_entity) {
+            return Ok(());
+        }
+        Err(Error::InvalidCertificate(
+            CertificateError::ApplicationVerificationFailure,
+        ))
+    }
+
+    fn check_chain(
+        &self,
+        cert: &EndEntityCert<'_>,
+        roots: &RootCertStore,
+        intermediates: &[CertificateDer<'_>],
+        usage: KeyUsage,
+        now: UnixTime,
+    ) -> Result<(), webpki::Error> {
+        let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
+        // As OpenSSL does: an issuer without a list leaves the question open, which is a no.
+        let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
+            let depth = match self.revoked_leaf_only {
+                true => RevocationCheckDepth::EndEntity,
+                false => RevocationCheckDepth::Chain,
+            };
+            let options = options.with_depth(depth);
+            options
+                .with_status_policy(UnknownStatusPolicy::Deny)
+                .build()
+        });
+        cert.verify_for_usage(
+            self.provider.signature_verification_algorithms.all,
+            &roots.roots,
+            intermediates,
+            now,
+            usage,
+            revocation,
+            None,
+        )
+        .map(drop)
+    }
+
+    fn is_pinned(&self, cert: &EndEntityCert<'_>, der: &CertificateDer<'_>) -> bool {
+        let (certificates, keys) = (&self.certificate_hashes, &self.key_hashes);
+        if certificates.is_empty() && keys.is_empty() {
+            return true;
+        }
+        let is_in = |hashes: &[Sha256], bytes: &[u8]| {
+            !hashes.is_empty() && {
+                let found = digest(&SHA256, bytes);
+                hashes.iter().any(|hash| hash == found.as_ref())
+            }
+        };
+        is_in(certificates, der) || is_in(keys, &cert.subject_public_key_info())
     }
 }
 
-impl Text {
-    fn matches(&self, name: &str) -> bool {
-        let StringMatcher {
-            pattern,
-            ignore_case,
-        } = match self {
-            Self::Regex(regex) => return regex.is_match(name),
-            Self::Pattern(matcher) => matcher,
-        };
-        let fold = |text: &str| match ignore_case {
-            true => text.to_ascii_lowercase(),
-            false => text.to_owned(),
-        };
-        let name = fold(name);
-        match pattern {
-            StringPattern::Exact(text) => name == fold(text),
-            StringPattern::Prefix(text) => name.starts_with(&fold(text)),
-            StringPattern::Suffix(text) => name.ends_with(&fold(text)),
-            StringPattern::Contains(text) => name.contains(&fold(text)),
-            // Compiled above.
-            StringPattern::Regex(_) => false,
-        }
+fn told(error: webpki::Error) -> Error {
+    Error::InvalidCertificate(match error {
+        webpki::Error::BadDer | webpki::Error::BadDerTime => CertificateError::BadEncoding,
+        webpki::Error::CertExpired { .. } => CertificateError::Expired,
+        webpki::Error::CertNotValidYet { .. } => CertificateError::NotValidYet,
+        webpki::Error::CertRevoked => CertificateError::Revoked,
+        webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
+        webpki::Error::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus,
+        other => CertificateError::Other(OtherError(Arc::new(other))),
+    })
+}
+
+/// Checks servers.
+#[derive(Debug)]
+pub(super) struct Servers {
+    rules: Rules,
+    /// The certificate has to be for the server that was called, too.
+    by_name: bool,
+}
+
+impl Servers {
+    pub(super) fn new(rules: Rules, by_name: bool) -> Self {
+        Self { rules, by_name }
     }
 }
 
-impl ServerCertVerifier for BySubject {
+impl ServerCertVerifier for Servers {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
+        name: &ServerName<'_>,
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(
-            &parsed,
-            &self.roots,
-            intermediates,
-            now,
-            algorithms,
-        )?;
-        let cert = webpki::EndEntityCert::try_from(end_entity)
-            .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
-        if self.names.iter().any(|name| name.is_in(&parsed, &cert)) {
-            return Ok(ServerCertVerified::assertion());
+        let usage = KeyUsage::server_auth();
+        self.rules.check(end_entity, intermediates, usage, now)?;
+        if self.by_name {
+            verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)?;
         }
-        Err(Error::InvalidCertificate(CertificateError::NotValidForName))
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -123,7 +239,7 @@ impl ServerCertVerifier for BySubject {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
+        let algorithms = &self.rules.provider.signature_verification_algorithms;
         rustls::crypto::verify_tls12_signature(message, cert, signed, algorithms)
     }
 
@@ -133,12 +249,79 @@ impl ServerCertVerifier for BySubject {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
+        let algorithms = &self.rules.provider.signature_verification_algorithms;
         rustls::crypto::verify_tls13_signature(message, cert, signed, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let algorithms = &self.provider.signature_verification_algorithms;
+        let algorithms = &self.rules.provider.signature_verification_algorithms;
+        algorithms.supported_schemes()
+    }
+}
+
+/// Checks clients.
+#[derive(Debug)]
+pub(super) struct Clients {
+    rules: Rules,
+    /// Whom clients are told to ask for a certificate.
+    hints: Vec<DistinguishedName>,
+    required: bool,
+}
+
+impl Clients {
+    pub(super) fn new(rules: Rules, required: bool, suppress_hints: bool) -> Self {
+        let roots = rules.roots.as_ref().filter(|_| !suppress_hints);
+        let hints = roots.map_or_else(Vec::new, RootCertStore::subjects);
+        Self {
+            rules,
+            hints,
+            required,
+        }
+    }
+}
+
+impl ClientCertVerifier for Clients {
+    fn client_auth_mandatory(&self) -> bool {
+        self.required
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let usage = KeyUsage::client_auth();
+        let checked = self.rules.check(end_entity, intermediates, usage, now);
+        checked.map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.rules.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.rules.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let algorithms = &self.rules.provider.signature_verification_algorithms;
         algorithms.supported_schemes()
     }
 }

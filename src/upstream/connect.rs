@@ -8,9 +8,10 @@ use causeway_xds::resource::Address;
 use causeway_xds::resource::cluster::TcpKeepalive;
 use http::StatusCode;
 use rustls_pki_types::ServerName;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 
-use super::{Endpoint, Transport};
+use super::{Endpoint, Transport, Via};
 use crate::error::{Failure, ResponseFlag};
 use crate::net::Io;
 
@@ -32,6 +33,8 @@ pub enum ConnectErrorKind {
     Http(Arc<hyper::Error>),
     #[error("connect_timeout ({0:?}) fired in phase {1}")]
     Timeout(Duration, &'static str),
+    #[error("the endpoint chose another protocol than before")]
+    OtherProtocol,
     #[error("an address that is a name cannot be connected to")]
     Unresolved,
     #[error("limit of {0} {1} reached")]
@@ -80,15 +83,19 @@ impl From<ConnectError> for Failure {
 ///
 /// # Errors
 /// [`ConnectError`], counted in the cluster's and the endpoint's statistics.
-pub async fn connect(endpoint: &Endpoint, transport: &Transport) -> Result<Io, ConnectError> {
+pub async fn connect(
+    endpoint: &Endpoint,
+    transport: &Transport,
+    via: Option<&Via>,
+) -> Result<Io, ConnectError> {
     let start = Instant::now();
     let mut phase = "connect";
     let limit = transport.connect_timeout;
     let attempt = async {
         let address = &endpoint.key.address;
-        let io = open(address, transport).await?;
+        let io = open(address, transport, via).await?;
         phase = "tls handshake";
-        secure(io, address, transport).await
+        secure(io, address, transport, via).await
     };
     let result = match tokio::time::timeout(limit, attempt).await {
         Ok(result) => result,
@@ -127,11 +134,25 @@ pub async fn open_uncounted(
     address: &Address,
     transport: &Transport,
 ) -> Result<Io, ConnectErrorKind> {
-    let io = open(address, transport).await?;
-    secure(io, address, transport).await
+    let io = open(address, transport, Some(&Via::default())).await?;
+    secure(io, address, transport, None).await
 }
 
-async fn open(address: &Address, transport: &Transport) -> Result<Io, ConnectErrorKind> {
+/// Without TLS; what has to be said before that is said.
+async fn open(
+    address: &Address,
+    transport: &Transport,
+    via: Option<&Via>,
+) -> Result<Io, ConnectErrorKind> {
+    let mut io = open_socket(address, transport).await?;
+    if let (Some(version), Some(via)) = (transport.proxy_protocol, via) {
+        let told = io.write_all(&via.header(version)).await;
+        told.map_err(|e| ConnectErrorKind::Connect(Arc::new(e)))?;
+    }
+    Ok(io)
+}
+
+async fn open_socket(address: &Address, transport: &Transport) -> Result<Io, ConnectErrorKind> {
     match address {
         Address::Socket(address) => {
             let io = TcpStream::connect(address)
@@ -168,7 +189,12 @@ pub fn keep_alive(io: &TcpStream, keepalive: &TcpKeepalive) {
     socket2::SockRef::from(io).set_tcp_keepalive(&settings).ok();
 }
 
-async fn secure(io: Io, address: &Address, transport: &Transport) -> Result<Io, ConnectErrorKind> {
+async fn secure(
+    io: Io,
+    address: &Address,
+    transport: &Transport,
+    via: Option<&Via>,
+) -> Result<Io, ConnectErrorKind> {
     let Some(tls) = &transport.tls else {
         return Ok(io);
     };
@@ -176,7 +202,8 @@ async fn secure(io: Io, address: &Address, transport: &Transport) -> Result<Io, 
     let Io::Tcp(tcp) = io else {
         return Err(ConnectErrorKind::Unresolved);
     };
-    let name = match (&tls.server_name, address) {
+    let own = via.and_then(|via| via.server_name.as_ref());
+    let name = match (own.or(tls.server_name.as_ref()), address) {
         (Some(name), _) => name.clone(),
         (None, Address::Socket(address)) => ServerName::IpAddress(address.ip().into()),
         (None, _) => return Err(ConnectErrorKind::Unresolved),

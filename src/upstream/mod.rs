@@ -8,15 +8,17 @@ pub mod connect;
 pub mod endpoint;
 pub mod limits;
 pub mod pool;
+pub mod via;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_xds::resource::cluster::{Http2Options, TcpKeepalive};
+use causeway_xds::resource::cluster::{AutoSni, Http2Options, ProxyProtocolVersion, TcpKeepalive};
 
 pub use connect::{ConnectError, ConnectErrorKind, keep_alive};
 pub use endpoint::{Endpoint, EndpointKey};
 pub use limits::{Limits, Permit};
+pub use via::Via;
 
 use crate::telemetry::stats::ClusterStats;
 use crate::tls::ClientTls;
@@ -28,6 +30,9 @@ pub struct Transport {
     pub cluster: Arc<str>,
     pub protocol: Protocol,
     pub tls: Option<ClientTls>,
+    /// Only beside `tls`.
+    pub auto_sni: Option<AutoSni>,
+    pub proxy_protocol: Option<ProxyProtocolVersion>,
     pub connect_timeout: Duration,
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// How long an unused connection is kept; zero keeps it.
@@ -38,9 +43,18 @@ pub struct Transport {
     pub limits: Arc<Limits>,
 }
 
+impl Transport {
+    /// Whether connections to one endpoint may differ in what they are for.
+    pub fn varies(&self) -> bool {
+        self.auto_sni.is_some() || self.proxy_protocol.is_some()
+    }
+}
+
 /// What is spoken to the endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Protocol {
     Http1,
     Http2(Http2Options),
+    /// What the endpoint chooses by ALPN.
+    Auto(Http2Options),
 }

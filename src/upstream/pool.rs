@@ -25,7 +25,7 @@ use tokio::task::AbortHandle;
 use super::body::RequestBody;
 use super::connect::{ConnectError, ConnectErrorKind, connect};
 use super::limits::Permit;
-use super::{Endpoint, Protocol, Transport};
+use super::{Endpoint, Protocol, Transport, Via};
 use crate::net::Io;
 
 /// How often a data thread looks for connections that were idle too long.
@@ -71,7 +71,9 @@ struct Pool {
     /// Somebody is opening an HTTP/2 connection; the others wait here.
     opening: Option<Vec<oneshot::Sender<ConnectError>>>,
     /// Requests for which the connection limit left no connection.
-    waiting: VecDeque<oneshot::Sender<Http1>>,
+    waiting: VecDeque<Waiting>,
+    /// Of an endpoint that chooses by ALPN: it has chosen HTTP/1.1.
+    speaks_http1: bool,
     /// Held by everybody who is opening a connection.
     connecting: Weak<()>,
     /// What dies with the endpoint: its connections and tunnels.
@@ -83,13 +85,37 @@ impl Pool {
     /// The longest waiting request that is still there.
     fn next_waiting(&mut self) -> Option<oneshot::Sender<Http1>> {
         loop {
-            let waiting = self.waiting.pop_front()?;
+            let (_, waiting) = self.waiting.pop_front()?;
             if !waiting.is_closed() {
                 return Some(waiting);
             }
         }
     }
+
+    /// As [`Pool::next_waiting`], of those that can use such a connection.
+    fn next_waiting_for(&mut self, via: Option<&Rc<Via>>) -> Option<oneshot::Sender<Http1>> {
+        self.waiting.retain(|(_, waiting)| !waiting.is_closed());
+        let fits = |(wanted, _): &Waiting| wanted.as_ref() == via;
+        let index = self.waiting.iter().position(fits)?;
+        self.waiting.remove(index).map(|(_, waiting)| waiting)
+    }
+
+    /// The connection of that kind that became idle last.
+    fn pop_idle(&mut self, via: Option<&Rc<Via>>) -> Option<Idle> {
+        match via {
+            // Then all of them are alike.
+            None => self.idle.pop_back(),
+            Some(_) => {
+                let fits = |idle: &Idle| idle.connection.via.as_ref() == via;
+                let index = self.idle.iter().rposition(fits)?;
+                self.idle.remove(index)
+            }
+        }
+    }
 }
+
+/// A request for which there is no connection, and what kind it needs.
+type Waiting = (Option<Rc<Via>>, oneshot::Sender<Http1>);
 
 struct Idle {
     connection: Http1,
@@ -99,6 +125,7 @@ struct Idle {
 struct Http1 {
     sender: http1::SendRequest<RequestBody>,
     served: u32,
+    via: Option<Rc<Via>>,
 }
 
 /// A connection for one request.
@@ -247,9 +274,10 @@ impl RawConnection {
 pub async fn open_raw(
     endpoint: &Arc<Endpoint>,
     transport: &Arc<Transport>,
+    via: Option<&Via>,
 ) -> Result<RawConnection, ConnectError> {
     let (permit, _connecting) = connection_permit(endpoint, transport)?;
-    let io = connect(endpoint, transport).await?;
+    let io = connect(endpoint, transport, via).await?;
     let counted = Counted::new(endpoint, transport, permit);
     Ok(RawConnection { io, counted })
 }
@@ -262,7 +290,7 @@ fn connection_permit(
     transport: &Transport,
 ) -> Result<(Permit, Connecting), ConnectError> {
     let limit = &transport.limits.connections;
-    with_pool(endpoint.uid, |pool| {
+    let permitted = with_pool(endpoint.uid, |pool| {
         let opening = pool.connecting.upgrade();
         let permit = limit.acquire().or_else(|| {
             transport.stats.upstream_cx_overflow.inc();
@@ -282,17 +310,27 @@ fn connection_permit(
             _counted: counted,
         };
         Ok((permit, connecting))
-    })
+    });
+    if permitted.is_err() && transport.varies() {
+        // What is kept for others must not keep this one out: whoever comes next finds room.
+        let spare = |pool: &mut Pool| (pool.idle.pop_front(), multiplex::pop_idle(&mut pool.http2));
+        drop(with_pool(endpoint.uid, spare));
+    }
+    permitted
 }
 
 /// A pooled HTTP/1.1 connection that can be used at once. What [`checkout`] may have to do is a large
 /// future, and most requests need not carry it.
-pub fn ready(endpoint: &Arc<Endpoint>, transport: &Arc<Transport>) -> Option<Lease> {
-    if transport.protocol != Protocol::Http1 {
+pub fn ready(
+    endpoint: &Arc<Endpoint>,
+    transport: &Arc<Transport>,
+    via: Option<&Rc<Via>>,
+) -> Option<Lease> {
+    if matches!(transport.protocol, Protocol::Http2(_)) {
         return None;
     }
     let connection = with_pool(endpoint.uid, |pool| {
-        while let Some(idle) = pool.idle.pop_back() {
+        while let Some(idle) = pool.pop_idle(via) {
             if idle.connection.sender.is_ready() {
                 return Some(idle.connection);
             }
@@ -319,17 +357,19 @@ pub fn ready(endpoint: &Arc<Endpoint>, transport: &Arc<Transport>) -> Option<Lea
 pub async fn checkout(
     endpoint: &Arc<Endpoint>,
     transport: &Arc<Transport>,
+    via: Option<&Rc<Via>>,
     fresh: bool,
 ) -> Result<Lease, ConnectError> {
-    let (kind, reused) = match transport.protocol {
-        Protocol::Http1 => {
-            let (connection, reused) = checkout_http1(endpoint, transport, fresh).await?;
-            (Kind::Http1(connection), reused)
-        }
-        Protocol::Http2(_) => {
-            let (place, reused) = multiplex::checkout(endpoint, transport, fresh).await?;
-            (Kind::Http2(place), reused)
-        }
+    let http1 = match transport.protocol {
+        Protocol::Http1 => true,
+        Protocol::Http2(_) => false,
+        Protocol::Auto(_) => with_pool(endpoint.uid, |pool| pool.speaks_http1),
+    };
+    let (kind, reused) = if http1 {
+        let (connection, reused) = checkout_http1(endpoint, transport, via, fresh).await?;
+        (Kind::Http1(connection), reused)
+    } else {
+        multiplex::checkout(endpoint, transport, via, fresh).await?
     };
     Ok(Lease {
         endpoint: Arc::clone(endpoint),
@@ -342,24 +382,47 @@ pub async fn checkout(
 async fn checkout_http1(
     endpoint: &Arc<Endpoint>,
     transport: &Arc<Transport>,
+    via: Option<&Rc<Via>>,
     fresh: bool,
 ) -> Result<(Http1, bool), ConnectError> {
-    if !fresh && let Some(connection) = idle_http1(endpoint).await {
+    if !fresh && let Some(connection) = idle_http1(endpoint, via).await {
         return Ok((connection, true));
     }
     match connection_permit(endpoint, transport) {
-        Ok((permit, _connecting)) => Ok((open_http1(endpoint, transport, permit).await?, false)),
-        Err(overflow) => wait_for_http1(endpoint, transport, overflow).await,
+        Ok((permit, _connecting)) => {
+            Ok((open_http1(endpoint, transport, via, permit).await?, false))
+        }
+        Err(overflow) => wait_for_http1(endpoint, transport, via, overflow).await,
     }
 }
 
 async fn open_http1(
     endpoint: &Arc<Endpoint>,
     transport: &Arc<Transport>,
+    via: Option<&Rc<Via>>,
     permit: Permit,
 ) -> Result<Http1, ConnectError> {
-    let io = connect(endpoint, transport).await?;
+    let io = connect(endpoint, transport, via.map(Rc::as_ref)).await?;
+    if matches!(transport.protocol, Protocol::Auto(_)) && io.chose_http2() {
+        // It has changed its mind. The next request finds out.
+        with_pool(endpoint.uid, |pool| pool.speaks_http1 = false);
+        return Err(ConnectError {
+            address: endpoint.to_string(),
+            kind: ConnectErrorKind::OtherProtocol,
+        });
+    }
     let counted = Counted::new(endpoint, transport, permit);
+    http1_over(io, endpoint, transport, via, counted).await
+}
+
+/// HTTP/1.1 on a connection that is there.
+async fn http1_over(
+    io: Io,
+    endpoint: &Arc<Endpoint>,
+    transport: &Arc<Transport>,
+    via: Option<&Rc<Via>>,
+    counted: Counted,
+) -> Result<Http1, ConnectError> {
     transport.stats.upstream_cx_http1_total.inc();
     let (sender, connection) = http1::Builder::new()
         .max_header_size(MAX_RESPONSE_HEAD)
@@ -372,7 +435,11 @@ async fn open_http1(
             tracing::debug!(%error, "upstream connection ended");
         }
     });
-    Ok(Http1 { sender, served: 0 })
+    Ok(Http1 {
+        sender,
+        served: 0,
+        via: via.cloned(),
+    })
 }
 
 impl Http1 {
@@ -383,9 +450,9 @@ impl Http1 {
 }
 
 /// The connection that became idle last and still works.
-async fn idle_http1(endpoint: &Endpoint) -> Option<Http1> {
+async fn idle_http1(endpoint: &Endpoint, via: Option<&Rc<Via>>) -> Option<Http1> {
     loop {
-        let Idle { mut connection, .. } = with_pool(endpoint.uid, |pool| pool.idle.pop_back())?;
+        let Idle { mut connection, .. } = with_pool(endpoint.uid, |pool| pool.pop_idle(via))?;
         if connection.is_usable().await {
             return Some(connection);
         }
@@ -403,6 +470,7 @@ fn http_error(endpoint: &Endpoint, error: hyper::Error) -> ConnectError {
 async fn wait_for_http1(
     endpoint: &Arc<Endpoint>,
     transport: &Arc<Transport>,
+    via: Option<&Rc<Via>>,
     overflow: ConnectError,
 ) -> Result<(Http1, bool), ConnectError> {
     let Some(_pending) = transport.limits.pending.acquire() else {
@@ -413,7 +481,9 @@ async fn wait_for_http1(
     let deadline = tokio::time::Instant::now() + transport.connect_timeout;
     loop {
         let (free, freed) = oneshot::channel();
-        with_pool(endpoint.uid, |pool| pool.waiting.push_back(free));
+        with_pool(endpoint.uid, |pool| {
+            pool.waiting.push_back((via.cloned(), free))
+        });
         match tokio::time::timeout_at(deadline, freed).await {
             Ok(Ok(mut connection)) => {
                 if connection.is_usable().await {
@@ -428,7 +498,7 @@ async fn wait_for_http1(
             }
         }
         if let Ok((permit, _connecting)) = connection_permit(endpoint, transport) {
-            return Ok((open_http1(endpoint, transport, permit).await?, false));
+            return Ok((open_http1(endpoint, transport, via, permit).await?, false));
         }
     }
 }
@@ -490,7 +560,7 @@ impl Lease {
         }
         with_pool(self.endpoint.uid, |pool| {
             let mut connection = connection;
-            while let Some(waiting) = pool.next_waiting() {
+            while let Some(waiting) = pool.next_waiting_for(connection.via.as_ref()) {
                 match waiting.send(connection) {
                     Ok(()) => return,
                     Err(back) => connection = back,
@@ -539,7 +609,7 @@ pub fn sweep() {
             // What the peer has closed is no loss.
             pool.idle.retain(|idle| !idle.connection.sender.is_closed());
             pool.http2.retain(|shared| !shared.is_closed());
-            pool.waiting.retain(|waiting| !waiting.is_closed());
+            pool.waiting.retain(|(_, waiting)| !waiting.is_closed());
             if let Some(transport) = &pool.transport {
                 let (limit, idle) = (transport.idle_timeout, dropped.len());
                 // The oldest are in front.

@@ -14,6 +14,7 @@ mod support;
 
 mod admin;
 mod bootstrap;
+mod chains;
 mod coordinator;
 mod dangers;
 mod demo;

@@ -304,9 +304,8 @@ mod tests {
         let listener = |message, field| fate(ResourceType::Listener, message, field);
         let filter = "envoy.config.listener.v3.Filter";
         assert_eq!(listener(filter, "typed_config"), Fate::Supported);
-        // All of it is inside an extension that does nothing.
-        let inspector = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
-        let size = listener(inspector, "initial_read_buffer_size");
-        assert_eq!(size, Fate::Ignored);
+        let proxy = "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
+        assert_eq!(listener(proxy, "stat_prefix"), Fate::Ignored);
+        assert_eq!(listener(proxy, "rules"), Fate::Rejected);
     }
 }

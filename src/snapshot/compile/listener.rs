@@ -7,7 +7,7 @@ use causeway_xds::ResourceType;
 use causeway_xds::extension::TypedExtension;
 use causeway_xds::reject::{FieldPath, Invalid, Rejected};
 use causeway_xds::resource::http_manager::{HttpManager, RouteSource};
-use causeway_xds::resource::listener::{ConnectionPolicy, FilterChain, NetworkFilter};
+use causeway_xds::resource::listener::{ConnectionPolicy, FilterChain, NetworkFilter, TcpCluster};
 use causeway_xds::resource::{self as model, Address, Resource};
 
 use super::{Compiled, Compiler, Failed, Resources, resource, secrets};
@@ -61,21 +61,25 @@ impl Compiler {
             Address::Named { .. } => return Err(Invalid::at("address", "is not an IP address")),
         };
         let stat_name = listener_stat_name(model);
-        let mut chains = Vec::with_capacity(model.filter_chains.len() + 1);
+        let mut chains = Vec::with_capacity(model.filter_chains.len());
         for (i, chain) in model.filter_chains.iter().enumerate() {
             let at = FieldPath::root().field("filter_chains").index(i);
             let spec = self.chain(store, model, chain, &stat_name);
             chains.push(Arc::new(spec.map_err(|e| e.within(&at))?));
         }
-        if let Some(chain) = &model.default_filter_chain {
-            let at = FieldPath::root().field("default_filter_chain");
-            let spec = self.chain(store, model, chain, &stat_name);
-            chains.push(Arc::new(spec.map_err(|e| e.within(&at))?));
-        }
+        let default_chain = match &model.default_filter_chain {
+            None => None,
+            Some(chain) => {
+                let at = FieldPath::root().field("default_filter_chain");
+                let spec = self.chain(store, model, chain, &stat_name);
+                Some(Arc::new(spec.map_err(|e| e.within(&at))?))
+            }
+        };
         Ok(ListenerSpec {
             name: Arc::from(model.name.as_str()),
             bind,
             chains,
+            default_chain,
             stats: self.stats.listener(&stat_name),
             model: Arc::clone(model),
         })
@@ -93,14 +97,19 @@ impl Compiler {
             Some(tls) => {
                 let user = (ResourceType::Listener, listener.name.clone());
                 self.note_secrets(tls.certificates.iter(), &user);
+                if let Some(secret) = &tls.validation_secret {
+                    self.note_secret(&secret.name, &user);
+                }
                 let tls = ServerTls::build(tls, &secrets(store));
                 Some(tls.map_err(|e| Invalid::at("transport_socket.typed_config", e.to_string()))?)
             }
         };
         let kind = match &chain.filter {
             NetworkFilter::Tcp(tcp) => ChainKind::Tcp(Arc::new(TcpProxySpec {
-                cluster: Arc::from(tcp.cluster.as_str()),
+                clusters: cumulative(&tcp.clusters),
                 idle_timeout: tcp.idle_timeout,
+                max_duration: tcp.max_duration.unwrap_or_default(),
+                max_connect_attempts: tcp.max_connect_attempts,
                 policy: tcp.policy.clone(),
                 usage: self.usage(&tcp.policy)?,
                 stats: self.stats.tcp(&tcp.stat_prefix),
@@ -155,6 +164,15 @@ impl Compiler {
         }
         Ok(files)
     }
+}
+
+fn cumulative(clusters: &[TcpCluster]) -> Vec<(Arc<str>, u32)> {
+    let mut sum = 0;
+    let with_sum = |cluster: &TcpCluster| {
+        sum += cluster.weight;
+        (Arc::from(cluster.name.as_str()), sum)
+    };
+    clusters.iter().map(with_sum).collect()
 }
 
 /// Envoy's name of a listener in statistics: its prefix, or its address with `_` for `:`.

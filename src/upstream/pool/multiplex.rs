@@ -10,12 +10,14 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 
-use super::{Counted, connection_permit, http_error, spawn_tied, with_pool};
+use super::{
+    Counted, Http1, Kind, connection_permit, http_error, http1_over, spawn_tied, with_pool,
+};
 use crate::net::Io;
 use crate::net::http2::Windows;
 use crate::upstream::body::RequestBody;
 use crate::upstream::connect::{ConnectError, connect};
-use crate::upstream::{Endpoint, Protocol, Transport};
+use crate::upstream::{Endpoint, Protocol, Transport, Via};
 
 /// What h2 says of the streams that a peer allows until the peer has said something; no peer can
 /// say this.
@@ -29,6 +31,7 @@ pub(super) struct Shared {
     /// Gone once the connection takes no more requests.
     driver: Weak<RefCell<Driver>>,
     load: Rc<Load>,
+    via: Option<Rc<Via>>,
 }
 
 struct Load {
@@ -85,6 +88,12 @@ impl Shared {
     }
 }
 
+/// Takes out a connection that nobody uses.
+pub(super) fn pop_idle(connections: &mut Vec<Shared>) -> Option<Shared> {
+    let index = connections.iter().position(|c| c.load.streams.get() == 0)?;
+    Some(connections.remove(index))
+}
+
 fn most_streams(driver: &Weak<RefCell<Driver>>) -> Option<usize> {
     Some(driver.upgrade()?.borrow().current_max_send_streams())
 }
@@ -116,12 +125,13 @@ impl Opening {
     }
 }
 
-/// A place on a connection, and whether the connection had served a request before.
+/// A place on a connection (or one of HTTP/1.1, where the endpoint wants that), and whether the connection had served a request before.
 pub(super) async fn checkout(
     endpoint: &Arc<Endpoint>,
     transport: &Arc<Transport>,
+    via: Option<&Rc<Via>>,
     fresh: bool,
-) -> Result<(Place, bool), ConnectError> {
+) -> Result<(Kind, bool), ConnectError> {
     let mut fresh = fresh;
     loop {
         let turn = with_pool(endpoint.uid, |pool| {
@@ -129,7 +139,11 @@ pub(super) async fn checkout(
                 pool.http2.clear();
             }
             pool.http2.retain(|shared| !shared.is_closed());
-            if let Some(shared) = pool.http2.iter().find(|shared| shared.has_room()) {
+            if let Some(shared) = pool
+                .http2
+                .iter()
+                .find(|s| s.via.as_ref() == via && s.has_room())
+            {
                 let place = shared.place();
                 let before = pool.http2.len();
                 pool.http2
@@ -151,7 +165,7 @@ pub(super) async fn checkout(
             }
         });
         match turn {
-            Turn::Use(place) => return Ok((place, true)),
+            Turn::Use(place) => return Ok((Kind::Http2(place), true)),
             Turn::Wait(opened) => {
                 // Without an answer it worked, or whoever opened has left: look again.
                 if let Ok(error) = opened.await {
@@ -159,8 +173,12 @@ pub(super) async fn checkout(
                 }
             }
             Turn::Open(opening) => {
-                let (shared, link) = match open(endpoint, transport).await {
-                    Ok(opened) => opened,
+                let (shared, link) = match open(endpoint, transport, via).await {
+                    Ok(Opened::Http2(shared, link)) => (shared, link),
+                    Ok(Opened::Http1(connection)) => {
+                        with_pool(endpoint.uid, |pool| pool.speaks_http1 = true);
+                        return Ok((Kind::Http1(connection), false));
+                    }
                     Err(error) => {
                         opening.failed(&error);
                         return Err(error);
@@ -175,22 +193,35 @@ pub(super) async fn checkout(
                 }
                 link.opening.set(Some(opening));
                 link.look();
-                return Ok((place, false));
+                return Ok((Kind::Http2(place), false));
             }
         }
     }
 }
 
+/// What came of a connection.
+enum Opened {
+    Http2(Shared, Rc<Link>),
+    Http1(Http1),
+}
+
 async fn open(
     endpoint: &Arc<Endpoint>,
     transport: &Arc<Transport>,
-) -> Result<(Shared, Rc<Link>), ConnectError> {
-    let Protocol::Http2(options) = &transport.protocol else {
-        unreachable!("only called for HTTP/2")
+    via: Option<&Rc<Via>>,
+) -> Result<Opened, ConnectError> {
+    let (options, chooses) = match &transport.protocol {
+        Protocol::Http2(options) => (options, false),
+        Protocol::Auto(options) => (options, true),
+        Protocol::Http1 => unreachable!("only called for HTTP/2"),
     };
     let (permit, _connecting) = connection_permit(endpoint, transport)?;
-    let io = connect(endpoint, transport).await?;
+    let io = connect(endpoint, transport, via.map(Rc::as_ref)).await?;
     let counted = Counted::new(endpoint, transport, permit);
+    if chooses && !io.chose_http2() {
+        let connection = http1_over(io, endpoint, transport, via, counted).await?;
+        return Ok(Opened::Http1(connection));
+    }
     transport.stats.upstream_cx_http2_total.inc();
     let link = Rc::new(Link {
         endpoint: Arc::clone(endpoint),
@@ -228,6 +259,7 @@ async fn open(
             served: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
         }),
+        via: via.cloned(),
     };
     spawn_tied(endpoint, async move {
         let ended = std::future::poll_fn(|cx| Pin::new(&mut *driver.borrow_mut()).poll(cx));
@@ -235,7 +267,7 @@ async fn open(
             tracing::debug!(%error, "upstream connection ended");
         }
     });
-    Ok((shared, link))
+    Ok(Opened::Http2(shared, link))
 }
 
 /// What the task of a connection and the pool know together.

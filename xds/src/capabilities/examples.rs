@@ -38,6 +38,7 @@ fn http_listener() -> Value {
     const NETWORK: &str = "envoy.extensions.filters.network.http_connection_manager.v3";
     let tls = json!({"common_tls_context": {
         "tls_params": {}, "tls_certificates": [certificate()], "alpn_protocols": ["h2"],
+        "validation_context": {"trusted_ca": {"filename": "/ca.pem"}},
     }});
     let tls = any(
         "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
@@ -52,6 +53,10 @@ fn http_listener() -> Value {
         "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
         json!({}),
     );
+    let proxied = any(
+        "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
+        json!({}),
+    );
     let manager = json!({
         "stat_prefix": "s",
         "access_log": [{"name": "a", "typed_config": log}],
@@ -59,6 +64,7 @@ fn http_listener() -> Value {
         "http_protocol_options": {},
         "http2_protocol_options": {},
         "upgrade_configs": [{"upgrade_type": "websocket"}],
+        "set_current_client_cert_details": {},
         "rds": {"route_config_name": "r", "config_source": {"ads": {}}},
         "http_filters": [{"name": "r", "typed_config": router}],
     });
@@ -66,7 +72,10 @@ fn http_listener() -> Value {
     json!({
         "name": "l",
         "address": address(),
-        "listener_filters": [{"name": "i", "typed_config": inspector}],
+        "listener_filters": [
+            {"name": "p", "typed_config": proxied},
+            {"name": "i", "typed_config": inspector},
+        ],
         "filter_chains": [{
             "filter_chain_match": {},
             "filters": [{"name": "f", "typed_config": manager}],
@@ -138,6 +147,10 @@ fn cluster_by_discovery() -> Value {
         "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
         tls,
     );
+    let proxied = any(
+        "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
+        json!({"config": {}, "transport_socket": {"name": "t", "typed_config": tls}}),
+    );
     json!({
         "name": "c",
         "type": "EDS",
@@ -147,7 +160,7 @@ fn cluster_by_discovery() -> Value {
         "common_lb_config": {},
         "upstream_connection_options": {"tcp_keepalive": {}},
         "typed_extension_protocol_options": {OPTIONS: any(OPTIONS, options)},
-        "transport_socket": {"name": "t", "typed_config": tls},
+        "transport_socket": {"name": "p", "typed_config": proxied},
     })
 }
 

@@ -5,6 +5,7 @@ mod dns;
 mod health_check;
 mod policy;
 mod protocol;
+mod proxy_protocol;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,9 @@ pub struct Cluster {
     pub limits: Limits,
     pub http: UpstreamHttp,
     pub tls: Option<UpstreamTls>,
+    /// Say to the endpoint whose connection it is, before anything else
+    /// (`ProxyProtocolUpstreamTransport`).
+    pub proxy_protocol: Option<ProxyProtocolVersion>,
     /// TCP keep-alive on upstream sockets.
     pub tcp_keepalive: Option<TcpKeepalive>,
 }
@@ -171,20 +175,40 @@ impl Default for Limits {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocolVersion {
+    V1,
+    V2,
+}
+
 /// How to speak HTTP to the endpoints (`HttpProtocolOptions`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamHttp {
     pub protocol: UpstreamProtocol,
+    /// Where the server name for TLS comes from, if it is not fixed.
+    pub auto_sni: Option<AutoSni>,
+    /// The endpoint's certificate has to be for that name, whatever names the validation asks for.
+    pub auto_san_validation: bool,
     /// How long an unused connection is kept. Default 1 h; zero keeps it.
     pub idle_timeout: Duration,
     /// Requests after which a connection is closed; zero is no limit.
     pub max_requests_per_connection: u32,
 }
 
+/// The server name of a request (`auto_sni`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AutoSni {
+    /// The field that holds it (`override_auto_sni_header`, in lower case), where a request has it;
+    /// otherwise `host` does. Empty: none but `host`.
+    pub header: String,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamProtocol {
     Http1,
     Http2(Http2Options),
+    /// What the endpoint chooses by ALPN (`auto_config`).
+    Auto(Http2Options),
 }
 
 /// `envoy.config.core.v3.Http2ProtocolOptions`; `None` keeps the default.

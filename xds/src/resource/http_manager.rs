@@ -1,5 +1,6 @@
 //! HttpConnectionManager.
 
+mod client_cert;
 mod decode;
 mod filters;
 mod forwarded;
@@ -25,6 +26,7 @@ pub struct HttpManager {
     pub filters: Vec<HttpFilter>,
     pub access_logs: Vec<TypedExtension>,
     pub forwarded: Forwarded,
+    pub client_cert: ClientCert,
     pub path: PathRules,
     pub host: HostRules,
     pub underscores: Underscores,
@@ -75,6 +77,32 @@ pub struct Forwarded {
     pub skip_xff_append: bool,
     /// `original_ip_detection_extensions`. When there is one, the fields above are not set.
     pub detection: Option<XffDetection>,
+}
+
+/// What becomes of `x-forwarded-client-cert` (`forward_client_cert_details`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ClientCert {
+    /// Removed.
+    #[default]
+    Sanitize,
+    /// Kept on connections of clients with a certificate, removed on others.
+    ForwardOnly,
+    /// As `ForwardOnly`, with this client's certificate added.
+    AppendForward(CertDetails),
+    /// Replaced by this client's certificate; removed when it has none.
+    SanitizeSet(CertDetails),
+    /// Kept, whoever has sent it.
+    AlwaysForwardOnly,
+}
+
+/// What is told of a certificate, besides its hash (`set_current_client_cert_details`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CertDetails {
+    pub cert: bool,
+    pub chain: bool,
+    pub subject: bool,
+    pub uri: bool,
+    pub dns: bool,
 }
 
 /// `envoy.extensions.http.original_ip_detection.xff.v3.XffConfig`.

@@ -11,10 +11,6 @@ pub const IGNORED: &[(&str, &str)] = &[
         "a request is sent for each answer and each change of what is wanted, not more",
     ),
     (
-        "CertificateValidationContext.suppress_client_ca_list",
-        "about asking clients for certificates, which is refused",
-    ),
-    (
         "CircuitBreakers.Thresholds.max_connection_pools",
         "the number of pools follows from the number of threads",
     ),
@@ -169,14 +165,6 @@ pub const IGNORED: &[(&str, &str)] = &[
         "the resolver of the system does not tell how long an answer holds",
     ),
     (
-        "DownstreamTlsContext.disable_stateful_session_resumption",
-        "resumption is that of the TLS library",
-    ),
-    (
-        "DownstreamTlsContext.disable_stateless_session_resumption",
-        "no session tickets are given out",
-    ),
-    (
         "DownstreamTlsContext.full_scan_certs_on_sni_mismatch",
         "a certificate is always chosen among all of them",
     ),
@@ -328,10 +316,6 @@ pub const IGNORED: &[(&str, &str)] = &[
         "no client counts as internal: `x-envoy-*` is removed from every request, and `x-envoy-internal` is never set",
     ),
     (
-        "HttpConnectionManager.set_current_client_cert_details",
-        "only matters when client certificate details are forwarded, which is refused",
-    ),
-    (
         "HttpConnectionManager.stream_error_on_invalid_http_message",
         "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says",
     ),
@@ -373,10 +357,6 @@ pub const IGNORED: &[(&str, &str)] = &[
         "the kernel spreads connections over the threads",
     ),
     (
-        "Listener.continue_on_listener_filters_timeout",
-        "the deadline for the first bytes is that of the chain",
-    ),
-    (
         "Listener.default_filter_chain.filter_chain_match",
         "without effect on the default chain, in Envoy too",
     ),
@@ -395,10 +375,6 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "Listener.ignore_global_conn_limit",
         "there is no overload manager",
-    ),
-    (
-        "Listener.listener_filters_timeout",
-        "the deadline for the first bytes is that of the chain",
     ),
     (
         "Listener.max_connections_to_accept_per_socket_event",
@@ -438,14 +414,6 @@ pub const IGNORED: &[(&str, &str)] = &[
         "only a label, and a filter for draining by direction",
     ),
     (
-        "ListenerFilter.filter_disabled",
-        "the chain looks at the first bytes when it needs to; inspectors add nothing",
-    ),
-    (
-        "ListenerFilter.typed_config",
-        "the chain looks at the first bytes when it needs to; inspectors add nothing",
-    ),
-    (
         "LocalityLbConfig.zone_aware_lb_config",
         "all but fail_traffic_on_panic: there is no local cluster to compare zones with",
     ),
@@ -457,6 +425,10 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "PathConfigSource.poll_interval",
         "the file system reports changes",
+    ),
+    (
+        "ProxyProtocol.stat_prefix",
+        "statistics have their own fixed set",
     ),
     ("RegexMatcher.engine_type", "there is one engine"),
     (
@@ -512,6 +484,14 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "TcpProxy.flush_access_log_on_connected",
         "only matters with access_log, which is refused",
+    ),
+    (
+        "TlsInspector.initial_read_buffer_size",
+        "the buffer grows with what arrives",
+    ),
+    (
+        "TlsParameters.cipher_suites",
+        "those without forward secrecy or with CBC, as long as another one is named: they are not spoken",
     ),
     (
         "UpstreamConnectionOptions.happy_eyeballs_config",

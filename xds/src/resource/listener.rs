@@ -1,10 +1,16 @@
 //! Listener.
 
+mod chain_match;
 mod decode;
 mod filters;
+mod listener_filters;
 mod tcp_proxy;
 
+pub use chain_match::{ChainMatcher, Facts};
 pub(in crate::resource) use decode::decode_access_log;
+pub use listener_filters::{
+    ListenerFilter, ListenerFilterKind, Predicate, ProxyProtocol, TlsInspector,
+};
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -22,7 +28,16 @@ pub struct Listener {
     /// Name in statistics; empty means the address.
     pub stat_prefix: String,
     pub address: Address,
+    /// In order; what they find out is what chains are chosen by.
+    pub listener_filters: Vec<ListenerFilter>,
+    /// For all of them together (`listener_filters_timeout`). Default 15 s; zero is none.
+    pub listener_filters_timeout: Duration,
+    /// Choose a chain by what was found out in time, instead of closing the connection.
+    pub continue_on_listener_filters_timeout: bool,
     pub filter_chains: Vec<FilterChain>,
+    /// Says which of `filter_chains` takes a connection.
+    pub matcher: ChainMatcher,
+    /// For connections that none of them takes.
     pub default_filter_chain: Option<FilterChain>,
 }
 
@@ -42,10 +57,23 @@ pub enum NetworkFilter {
 #[derive(Clone, Debug, PartialEq)]
 pub struct TcpProxy {
     pub stat_prefix: String,
-    pub cluster: String,
+    /// At least one.
+    pub clusters: Vec<TcpCluster>,
     /// Default 1 h; zero is none.
     pub idle_timeout: Duration,
+    /// From accept on, whatever moves (`max_downstream_connection_duration`). `None` is no limit.
+    pub max_duration: Option<Duration>,
+    /// Endpoints to be tried, the first one included. Default 1.
+    pub max_connect_attempts: u32,
     pub policy: ConnectionPolicy,
+}
+
+/// One of the clusters of a TCP proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpCluster {
+    pub name: String,
+    /// Its share of the connections, out of the sum of all weights; at least 1.
+    pub weight: u32,
 }
 
 /// `causeway.v1.ConnectionPolicy`, which stands before a TCP proxy.

@@ -56,8 +56,16 @@ fn of_listener(listener: &Listener, found: &mut Vec<Reference>) {
 }
 
 fn of_chain(chain: &FilterChain, found: &mut Vec<Reference>) {
-    if let Some(DownstreamTls { certificates, .. }) = &chain.tls {
+    if let Some(DownstreamTls {
+        certificates,
+        validation_secret,
+        ..
+    }) = &chain.tls
+    {
         certificates.iter().for_each(|c| of_certificate(c, found));
+        if let Some(SecretRef { name, source }) = validation_secret {
+            of_secret(name, source.as_ref(), found);
+        }
     }
     if let NetworkFilter::Http(manager) = &chain.filter {
         of_manager(manager, found);

@@ -2,6 +2,7 @@
 
 mod common;
 mod decode;
+mod parameters;
 mod source;
 mod validation;
 
@@ -58,8 +59,20 @@ pub struct DownstreamTls {
     pub certificates: Vec<CertificateRef>,
     /// In order of preference; empty offers nothing.
     pub alpn: Vec<String>,
-    pub min_version: TlsVersion,
-    pub max_version: TlsVersion,
+    pub parameters: TlsParameters,
+    /// How certificates of clients are checked. When it asks for nothing, clients are asked for
+    /// one only if one is required, and then any will do.
+    pub validation: Validation,
+    /// As [`UpstreamTls::validation_secret`].
+    pub validation_secret: Option<SecretRef>,
+    /// Default false: a client may do without a certificate.
+    pub require_client_certificate: bool,
+    /// Default false: a client may do without naming a server.
+    pub require_sni: bool,
+    /// Default true (`disable_stateless_session_resumption`).
+    pub stateless_resumption: bool,
+    /// Default true (`disable_stateful_session_resumption`).
+    pub stateful_resumption: bool,
     /// From accept until the handshake is done (`transport_socket_connect_timeout`).
     pub handshake_timeout: Option<Duration>,
 }
@@ -75,20 +88,79 @@ pub struct UpstreamTls {
     /// (`validation_context_sds_secret_config`, alone or in a `combined_validation_context`).
     pub validation_secret: Option<SecretRef>,
     pub client_certificate: Option<CertificateRef>,
-    pub min_version: TlsVersion,
-    pub max_version: TlsVersion,
+    pub parameters: TlsParameters,
 }
 
-/// How the server's certificate is checked
+/// `envoy.extensions.transport_sockets.tls.v3.TlsParameters`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsParameters {
+    /// Default 1.2.
+    pub min_version: TlsVersion,
+    /// Default 1.3, also for clients, where Envoy's is 1.2.
+    pub max_version: TlsVersion,
+    /// Of TLS 1.2 only; empty: all there are.
+    pub cipher_suites: Vec<CipherSuite>,
+    /// In order of preference; empty: all there are.
+    pub curves: Vec<Curve>,
+}
+
+impl Default for TlsParameters {
+    fn default() -> Self {
+        Self {
+            min_version: TlsVersion::V1_2,
+            max_version: TlsVersion::V1_3,
+            cipher_suites: Vec::new(),
+            curves: Vec::new(),
+        }
+    }
+}
+
+/// The suites of TLS 1.2 that are spoken: each with forward secrecy and authenticated encryption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CipherSuite {
+    EcdheEcdsaAes128Gcm,
+    EcdheRsaAes128Gcm,
+    EcdheEcdsaAes256Gcm,
+    EcdheRsaAes256Gcm,
+    EcdheEcdsaChaCha20,
+    EcdheRsaChaCha20,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Curve {
+    X25519,
+    P256,
+    P384,
+    X25519MlKem768,
+}
+
+/// How the other side's certificate is checked
 /// (`envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Validation {
     /// `None`: it is not checked (as Envoy without a validation context).
     pub trusted_ca: Option<DataSource>,
-    /// One of them must match a name in the certificate (`match_typed_subject_alt_names`); if
-    /// there are none, the certificate must be for the server that is connected to.
+    /// One of them must match a name in the certificate (`match_typed_subject_alt_names`, or
+    /// `match_subject_alt_names` for every kind of name). If there are none and nothing is pinned,
+    /// the certificate of a server must be for the name that it is called by, if any.
     pub subject_names: Vec<SubjectName>,
+    /// SHA-256 of whole certificates, of which the other side's must be one; or its key one of
+    /// `key_hashes` (`verify_certificate_hash`).
+    pub certificate_hashes: Vec<Sha256>,
+    /// SHA-256 of public keys (`verify_certificate_spki`).
+    pub key_hashes: Vec<Sha256>,
+    /// PEM (`crl`).
+    pub revoked: Option<DataSource>,
+    /// Only the other side's own certificate is looked for in `revoked`.
+    pub revoked_leaf_only: bool,
+    /// A certificate that nobody vouches for is taken too
+    /// (`trust_chain_verification: ACCEPT_UNTRUSTED`).
+    pub accept_untrusted: bool,
+    /// Clients are not told whose certificates are trusted.
+    pub suppress_client_ca_list: bool,
 }
+
+pub type Sha256 = [u8; 32];
 
 /// `SubjectAltNameMatcher`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +173,7 @@ pub struct SubjectName {
 pub enum SubjectNameKind {
     Dns,
     Uri,
+    Email,
     /// With an exact matcher that holds an address.
     Ip,
 }
@@ -122,6 +195,15 @@ impl Validation {
             self.trusted_ca.clone_from(&over.trusted_ca);
         }
         self.subject_names.extend_from_slice(&over.subject_names);
+        self.certificate_hashes
+            .extend_from_slice(&over.certificate_hashes);
+        self.key_hashes.extend_from_slice(&over.key_hashes);
+        if over.revoked.is_some() {
+            self.revoked.clone_from(&over.revoked);
+        }
+        self.revoked_leaf_only |= over.revoked_leaf_only;
+        self.accept_untrusted |= over.accept_untrusted;
+        self.suppress_client_ca_list |= over.suppress_client_ca_list;
         self
     }
 }

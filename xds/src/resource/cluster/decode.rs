@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::dns::DnsFields;
 use super::{
-    Balancing, Cluster, Discovery, Dns, HealthCheck, Limits, TcpKeepalive, UpstreamHttp, policy,
+    Balancing, Cluster, Discovery, Dns, HealthCheck, Limits, TcpKeepalive, UpstreamHttp,
+    UpstreamProtocol, policy,
 };
 use crate::proto;
 use crate::proto::core::{self, RoutingPriority};
@@ -154,6 +155,26 @@ impl Cluster {
         if connect_timeout.is_zero() {
             return Err(Invalid::at("connect_timeout", "must be greater than zero"));
         }
+        let (proxy_protocol, socket, at) = super::proxy_protocol::unwrap(transport_socket)?;
+        let tls = UpstreamTls::from_socket(socket, ctx).at(at)?;
+        let http = UpstreamHttp::decode(
+            super::protocol::HttpFields {
+                typed: typed_extension_protocol_options,
+                max_requests_per_connection,
+                upstream_http_protocol_options,
+                common_http_protocol_options,
+                http_protocol_options,
+                http2_protocol_options,
+            },
+            ctx,
+        )?;
+        if matches!(http.protocol, UpstreamProtocol::Auto(_)) && tls.is_none() {
+            // There is nothing else to choose a protocol by.
+            return Err(Invalid::at(
+                "transport_socket",
+                "must be TLS with auto_config",
+            ));
+        }
         Ok(Self {
             discovery: Discovery::decode(
                 &name,
@@ -180,18 +201,9 @@ impl Cluster {
             limits: circuit_breakers
                 .map_or(Ok(Limits::default()), |c| Limits::decode(c, ctx))
                 .at("circuit_breakers")?,
-            http: UpstreamHttp::decode(
-                super::protocol::HttpFields {
-                    typed: typed_extension_protocol_options,
-                    max_requests_per_connection,
-                    upstream_http_protocol_options,
-                    common_http_protocol_options,
-                    http_protocol_options,
-                    http2_protocol_options,
-                },
-                ctx,
-            )?,
-            tls: UpstreamTls::from_socket(transport_socket, ctx).at("transport_socket")?,
+            http,
+            tls,
+            proxy_protocol,
             tcp_keepalive: upstream_connection_options
                 .map_or(Ok(None), |options| decode_connection(options, ctx))
                 .at("upstream_connection_options")?,

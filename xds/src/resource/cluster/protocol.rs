@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{Http2Keepalive, Http2Options, UpstreamHttp, UpstreamProtocol};
+use super::{AutoSni, Http2Keepalive, Http2Options, UpstreamHttp, UpstreamProtocol};
 use crate::proto::core::{
     self, Http1ProtocolOptions, Http2ProtocolOptions, UpstreamHttpProtocolOptions,
 };
 use crate::proto::upstream_http::HttpProtocolOptions;
 use crate::proto::upstream_http::http_protocol_options::explicit_http_config::ProtocolConfig;
 use crate::proto::upstream_http::http_protocol_options::{
-    ExplicitHttpConfig, UpstreamProtocolOptions,
+    AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions,
 };
 use crate::proto::{Any, UInt32Value};
 use crate::reject::Invalid;
@@ -27,6 +27,8 @@ impl Default for UpstreamHttp {
     fn default() -> Self {
         Self {
             protocol: UpstreamProtocol::Http1,
+            auto_sni: None,
+            auto_san_validation: false,
             idle_timeout: DEFAULT_IDLE_TIMEOUT,
             max_requests_per_connection: 0,
         }
@@ -65,8 +67,8 @@ impl UpstreamHttp {
             return Self::typed(options, ctx).at_key("typed_extension_protocol_options", TYPED);
         }
 
-        check_upstream(upstream_http_protocol_options)?;
         let mut http = Self::default();
+        http.upstream(upstream_http_protocol_options)?;
         if let Some(common) = common_http_protocol_options {
             http.common(common, ctx)
                 .at("common_http_protocol_options")?;
@@ -105,9 +107,8 @@ impl UpstreamHttp {
             hash_policy,
             retry_policy,
         );
-        check_upstream(upstream_http_protocol_options)?;
-
         let mut http = Self::default();
+        http.upstream(upstream_http_protocol_options)?;
         if let Some(common) = common_http_protocol_options {
             http.common(common, ctx)
                 .at("common_http_protocol_options")?;
@@ -122,11 +123,30 @@ impl UpstreamHttp {
                     "not supported yet",
                 ));
             }
-            UpstreamProtocolOptions::AutoConfig(_) => {
-                return Err(Invalid::at("auto_config", "not supported yet"));
+            UpstreamProtocolOptions::AutoConfig(config) => {
+                UpstreamProtocol::auto(config, ctx).at("auto_config")?
             }
         };
         Ok(http)
+    }
+
+    fn upstream(&mut self, message: Option<UpstreamHttpProtocolOptions>) -> Result<(), Invalid> {
+        const FIELD: &str = "upstream_http_protocol_options";
+        let UpstreamHttpProtocolOptions {
+            auto_sni,
+            auto_san_validation,
+            override_auto_sni_header,
+        } = message.unwrap_or_default();
+        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        if !override_auto_sni_header.bytes().all(token) {
+            let at = format!("{FIELD}.override_auto_sni_header");
+            return Err(Invalid::at(at, "is no name of a header"));
+        }
+        self.auto_sni = auto_sni.then(|| AutoSni {
+            header: override_auto_sni_header.to_ascii_lowercase(),
+        });
+        self.auto_san_validation = auto_san_validation;
+        Ok(())
     }
 
     fn common(
@@ -185,23 +205,24 @@ fn take_typed(typed: HashMap<String, Any>) -> Result<Option<HttpProtocolOptions>
     Ok(options)
 }
 
-fn check_upstream(message: Option<UpstreamHttpProtocolOptions>) -> Result<(), Invalid> {
-    let Some(UpstreamHttpProtocolOptions {
-        auto_sni,
-        auto_san_validation,
-        override_auto_sni_header,
-    }) = message
-    else {
-        return Ok(());
-    };
-    let check = || -> Result<(), Invalid> {
-        refuse!(auto_sni, auto_san_validation, override_auto_sni_header);
-        Ok(())
-    };
-    check().at("upstream_http_protocol_options")
-}
-
 impl UpstreamProtocol {
+    fn auto(message: AutoHttpConfig, ctx: &Context<'_>) -> Result<Self, Invalid> {
+        let AutoHttpConfig {
+            http_protocol_options,
+            http2_protocol_options,
+            http3_protocol_options,
+            alternate_protocols_cache_options,
+        } = message;
+        refuse!(http3_protocol_options, alternate_protocols_cache_options);
+        if let Some(options) = http_protocol_options {
+            check_http1(options, ctx).at("http_protocol_options")?;
+        }
+        let options = http2_protocol_options.unwrap_or_default();
+        Http2Options::decode_upstream(options, ctx)
+            .at("http2_protocol_options")
+            .map(Self::Auto)
+    }
+
     fn explicit(message: ExplicitHttpConfig, ctx: &Context<'_>) -> Result<Self, Invalid> {
         let ExplicitHttpConfig { protocol_config } = message;
         match required(protocol_config, "protocol_config")? {

@@ -355,6 +355,58 @@ fn a_cluster_is_refused_by_path() {
 }
 
 #[test]
+fn names_protocols_and_clients_can_go_with_the_request() {
+    use crate::proto::envoy::extensions::transport_sockets::proxy_protocol::v3 as proxy_protocol;
+    let mut options = http2_options();
+    options.upstream_http_protocol_options = Some(core::UpstreamHttpProtocolOptions {
+        auto_sni: true,
+        auto_san_validation: true,
+        override_auto_sni_header: "X-Name".into(),
+    });
+    options.upstream_protocol_options = Some(upstream::UpstreamProtocolOptions::AutoConfig(
+        Default::default(),
+    ));
+    let mut message = with_http(options);
+    let without_tls = "transport_socket: must be TLS with auto_config";
+    assert_eq!(refusal(&message), without_tls);
+
+    let tls = transport_socket(pack(&crate::proto::UpstreamTlsContext::default()));
+    let outer = |version, inner| {
+        let config = core::ProxyProtocolConfig {
+            version,
+            ..Default::default()
+        };
+        transport_socket(pack(&proxy_protocol::ProxyProtocolUpstreamTransport {
+            config: Some(config),
+            transport_socket: inner,
+            ..Default::default()
+        }))
+    };
+    message.transport_socket = outer(1, tls.clone());
+    let Resource::Cluster(cluster) = resource(&message) else {
+        panic!()
+    };
+    assert!(cluster.tls.is_some());
+    assert_eq!(cluster.proxy_protocol, Some(ProxyProtocolVersion::V2));
+    assert!(matches!(cluster.http.protocol, UpstreamProtocol::Auto(_)));
+    assert!(cluster.http.auto_san_validation);
+    let header = cluster.http.auto_sni.as_ref().map(|sni| &*sni.header);
+    assert_eq!(header, Some("x-name"));
+
+    let at = "transport_socket.typed_config";
+    message.transport_socket = outer(9, tls);
+    assert_eq!(
+        refusal(&message),
+        format!("{at}.config.version: 9 is not a known value")
+    );
+    message.transport_socket = outer(0, None);
+    assert_eq!(
+        refusal(&message),
+        format!("{at}.transport_socket: must be given")
+    );
+}
+
+#[test]
 fn http_options_are_refused_by_path() {
     let at = format!("typed_extension_protocol_options[\"{HTTP}\"]");
     assert_refused(
@@ -365,11 +417,17 @@ fn http_options_are_refused_by_path() {
             ("upstream_protocol_options: must be given", |o| {
                 o.upstream_protocol_options = None
             }),
-            ("auto_config: not supported yet", |o| {
-                o.upstream_protocol_options = Some(upstream::UpstreamProtocolOptions::AutoConfig(
-                    Default::default(),
-                ));
-            }),
+            (
+                "auto_config.http3_protocol_options: not supported yet",
+                |o| {
+                    o.upstream_protocol_options = Some(
+                        upstream::UpstreamProtocolOptions::AutoConfig(upstream::AutoHttpConfig {
+                            http3_protocol_options: Some(Default::default()),
+                            ..Default::default()
+                        }),
+                    );
+                },
+            ),
             ("use_downstream_protocol_config: not supported yet", |o| {
                 o.upstream_protocol_options = Some(
                     upstream::UpstreamProtocolOptions::UseDownstreamProtocolConfig(
@@ -406,10 +464,10 @@ fn http_options_are_refused_by_path() {
                 },
             ),
             (
-                "upstream_http_protocol_options.auto_sni: not supported yet",
+                "upstream_http_protocol_options.override_auto_sni_header: is no name of a header",
                 |o| {
                     o.upstream_http_protocol_options = Some(core::UpstreamHttpProtocolOptions {
-                        auto_sni: true,
+                        override_auto_sni_header: "a b".into(),
                         ..Default::default()
                     });
                 },
@@ -639,7 +697,7 @@ fn pings_of_a_connection_are_read() {
         with_http(explicit(ProtocolConfig::Http2ProtocolOptions(options)))
     };
     let keepalive = |message| match typed(message).http.protocol {
-        UpstreamProtocol::Http2(options) => options.keepalive,
+        UpstreamProtocol::Http2(options) | UpstreamProtocol::Auto(options) => options.keepalive,
         UpstreamProtocol::Http1 => panic!(),
     };
     let expected = Http2Keepalive {

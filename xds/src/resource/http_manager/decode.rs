@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::protocol::Common;
 use super::{
-    Codec, EscapedSlashes, Forwarded, HostRules, Http1Options, HttpManager, PathRules, RouteSource,
-    ServerHeader, StripPort, Timeouts, filters,
+    ClientCert, Codec, EscapedSlashes, Forwarded, HostRules, Http1Options, HttpManager, PathRules,
+    RouteSource, ServerHeader, StripPort, Timeouts, filters,
 };
 use crate::proto;
 use crate::proto::hcm::http_connection_manager::{
@@ -101,7 +101,6 @@ impl HttpManager {
         refuse!(
             scheme_header_transformation,
             early_header_mutation_extensions,
-            forward_client_cert_details,
             forward_client_cert_matcher,
             proxy_100_continue,
             represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
@@ -129,7 +128,6 @@ impl HttpManager {
             flush_access_log_on_new_request,
             access_log_options,
             internal_address_config,
-            set_current_client_cert_details,
             stream_error_on_invalid_http_message,
             add_proxy_protocol_connection_state,
         );
@@ -173,6 +171,10 @@ impl HttpManager {
                 detection: None,
             }
             .detecting(original_ip_detection_extensions)?,
+            client_cert: ClientCert::decode(
+                forward_client_cert_details,
+                set_current_client_cert_details,
+            )?,
             path: PathRules {
                 normalize: flag(normalize_path, false),
                 merge_slashes,

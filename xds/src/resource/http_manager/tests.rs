@@ -279,9 +279,17 @@ fn a_manager_is_refused_by_path() {
                     });
                 },
             ),
-            ("forward_client_cert_details: not supported yet", |m| {
-                m.forward_client_cert_details = 1
+            ("forward_client_cert_details: 9 is not a known value", |m| {
+                m.forward_client_cert_details = 9
             }),
+            (
+                "set_current_client_cert_details.issuer: not supported yet",
+                |m| {
+                    m.set_current_client_cert_details
+                        .get_or_insert_default()
+                        .issuer = true;
+                },
+            ),
             ("local_reply_config: not supported yet", |m| {
                 m.local_reply_config = Some(Default::default());
             }),

@@ -1,23 +1,22 @@
 //! Listener and its filter chains: message to typed.
 
-use super::{FilterChain, Listener, filters};
+use std::time::Duration;
+
+use super::chain_match::{ChainMatch, ChainMatcher};
+use super::{FilterChain, Listener, ListenerFilter, filters};
 use crate::extension::TypedExtension;
 use crate::proto;
 use crate::proto::envoy::config::accesslog::v3::{AccessLog, access_log};
-use crate::proto::listener::{self, FilterChainMatch, ListenerFilter, listener_filter};
+use crate::proto::listener;
 use crate::reject::Invalid;
 use crate::resource::address::Address;
 use crate::resource::context::{
-    At, Context, accept, duration, each, flag, refuse, refuse_true, required, unknown_type,
+    At, Context, accept, duration, each, flag, refuse, refuse_true, required,
 };
 use crate::resource::tls::DownstreamTls;
-use crate::type_url::message_name;
 
-/// Accepted without effect: the accept path looks at the first bytes whenever a chain asks for it.
-const INSPECTORS: [&str; 2] = [
-    "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
-    "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
-];
+/// `listener_filters_timeout` when it is not given.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Listener {
     pub(crate) fn decode(message: proto::Listener, ctx: &Context<'_>) -> Result<Self, Invalid> {
@@ -75,14 +74,12 @@ impl Listener {
         if !flag(bind_to_port, true) {
             return Err(Invalid::at("bind_to_port", "not supported yet"));
         }
-        duration(listener_filters_timeout, "listener_filters_timeout")?;
+        let timeout = duration(listener_filters_timeout, "listener_filters_timeout")?;
         accept!(ctx, "Listener":
             stats_matcher,
             per_connection_buffer_limit_bytes,
             metadata,
             drain_type,
-            listener_filters_timeout,
-            continue_on_listener_filters_timeout,
             socket_options,
             tcp_fast_open_queue_length,
             traffic_direction,
@@ -97,8 +94,8 @@ impl Listener {
             bypass_overload_manager,
             tcp_keepalive,
         );
-        each("listener_filters", listener_filters, |f| {
-            check_listener_filter(f, ctx)
+        let listener_filters = each("listener_filters", listener_filters, |filter| {
+            ListenerFilter::decode(filter, ctx)
         })?;
 
         let address = Address::decode_literal(required(address, "address")?).at("address")?;
@@ -109,21 +106,21 @@ impl Listener {
         if filter_chains.is_empty() && default_filter_chain.is_none() {
             return Err(Invalid::at("filter_chains", "must not be empty"));
         }
-        let filter_chains = each("filter_chains", filter_chains, |c| {
-            FilterChain::decode(c, ctx)
+        let mut matches = Vec::with_capacity(filter_chains.len());
+        let filter_chains = each("filter_chains", filter_chains, |mut chain| {
+            let criteria = ChainMatch::decode(chain.filter_chain_match.take());
+            matches.push(criteria.at("filter_chain_match")?);
+            FilterChain::decode(chain, ctx)
         })?;
-        if filter_chains.len() > 1 {
-            // Without a criterion every chain matches everything.
-            return Err(Invalid::at(
-                "filter_chains[1].filter_chain_match",
-                "is the same as that of filter_chains[0]",
-            ));
-        }
         Ok(Self {
             name,
             stat_prefix,
             address,
+            listener_filters,
+            listener_filters_timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
+            continue_on_listener_filters_timeout,
             filter_chains,
+            matcher: ChainMatcher::new(&matches)?,
             default_filter_chain: default_filter_chain
                 .map(|chain| FilterChain::decode_default(chain, ctx))
                 .transpose()
@@ -132,64 +129,12 @@ impl Listener {
     }
 }
 
-fn check_listener_filter(message: ListenerFilter, ctx: &Context<'_>) -> Result<(), Invalid> {
-    let ListenerFilter {
-        name: _,
-        filter_disabled,
-        config_type,
-    } = message;
-    let typed_config = match required(config_type, "typed_config")? {
-        listener_filter::ConfigType::TypedConfig(any) => any,
-        listener_filter::ConfigType::ConfigDiscovery(_) => {
-            return Err(Invalid::at("config_discovery", "not supported yet"));
-        }
-    };
-    if !INSPECTORS.contains(&message_name(&typed_config.type_url)) {
-        return Err(unknown_type(&typed_config.type_url)).at("typed_config");
-    }
-    accept!(ctx, "ListenerFilter": filter_disabled, typed_config);
-    Ok(())
-}
-
-/// Every criterion is refused by its own name; a match without one is as good as none.
-fn check_match(message: Option<FilterChainMatch>) -> Result<(), Invalid> {
-    let Some(FilterChainMatch {
-        destination_port,
-        prefix_ranges,
-        address_suffix,
-        suffix_len,
-        direct_source_prefix_ranges,
-        source_type,
-        source_prefix_ranges,
-        source_ports,
-        server_names,
-        transport_protocol,
-        application_protocols,
-    }) = message
-    else {
-        return Ok(());
-    };
-    refuse!(
-        destination_port,
-        prefix_ranges,
-        address_suffix,
-        suffix_len,
-        direct_source_prefix_ranges,
-        source_type,
-        source_prefix_ranges,
-        source_ports,
-        server_names,
-        transport_protocol,
-        application_protocols,
-    );
-    Ok(())
-}
-
 impl FilterChain {
     fn decode(message: listener::FilterChain, ctx: &Context<'_>) -> Result<Self, Invalid> {
         #[allow(deprecated, reason = "named so that it can be refused")]
         let listener::FilterChain {
-            filter_chain_match,
+            // Decoded by the listener, which puts the chains in order.
+            filter_chain_match: _,
             filters,
             use_proxy_proto,
             metadata,
@@ -197,7 +142,6 @@ impl FilterChain {
             transport_socket_connect_timeout,
             name,
         } = message;
-        check_match(filter_chain_match).at("filter_chain_match")?;
         refuse_true!(use_proxy_proto);
         accept!(ctx, "FilterChain": metadata, name);
 

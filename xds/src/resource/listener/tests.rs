@@ -1,7 +1,11 @@
 use std::time::Duration;
 
 use super::*;
-use crate::proto::listener::{FilterChainMatch, ListenerFilter, listener_filter};
+use crate::proto::envoy::extensions::filters::listener as listener_filters;
+use crate::proto::listener::listener_filter_chain_match_predicate::Rule;
+use crate::proto::listener::{
+    FilterChainMatch, ListenerFilter as ListenerFilterMessage, listener_filter,
+};
 use crate::proto::tcp_proxy::tcp_proxy as tcp;
 use crate::proto::{self, Any, core};
 use crate::resource::testing::*;
@@ -30,8 +34,8 @@ fn typed(message: &proto::Listener) -> std::sync::Arc<Listener> {
     }
 }
 
-fn inspector(name: &str) -> ListenerFilter {
-    ListenerFilter {
+fn inspector(name: &str) -> ListenerFilterMessage {
+    ListenerFilterMessage {
         name: "x".into(),
         config_type: Some(listener_filter::ConfigType::TypedConfig(any(name, b""))),
         ..Default::default()
@@ -64,16 +68,108 @@ fn a_tcp_chain_and_a_pipe_are_read() {
     let NetworkFilter::Tcp(proxy) = &listener.filter_chains[0].filter else {
         panic!()
     };
-    assert_eq!(
-        (proxy.cluster.as_str(), proxy.idle_timeout),
-        ("db", Duration::ZERO)
-    );
+    assert_eq!(proxy.clusters, [cluster("db", 1)]);
+    assert_eq!(proxy.idle_timeout, Duration::ZERO);
+    assert_eq!((proxy.max_connect_attempts, proxy.max_duration), (1, None));
 
     let listener = typed(&with_tcp(tcp_proxy()));
     let NetworkFilter::Tcp(proxy) = &listener.filter_chains[0].filter else {
         panic!()
     };
     assert_eq!(proxy.idle_timeout, Duration::from_secs(3600));
+}
+
+fn cluster(name: &str, weight: u32) -> TcpCluster {
+    TcpCluster {
+        name: name.to_owned(),
+        weight,
+    }
+}
+
+#[test]
+fn connections_of_a_tcp_chain_are_spread_and_limited() {
+    let weighted = |name: &str, weight| tcp::weighted_cluster::ClusterWeight {
+        name: name.to_owned(),
+        weight,
+        metadata_match: None,
+    };
+    let listener = typed(&with_tcp(proto::TcpProxy {
+        cluster_specifier: Some(tcp::ClusterSpecifier::WeightedClusters(
+            tcp::WeightedCluster {
+                clusters: vec![weighted("a", 1), weighted("b", 9)],
+            },
+        )),
+        max_connect_attempts: uint(3),
+        max_downstream_connection_duration: seconds(60),
+        ..tcp_proxy()
+    }));
+    let NetworkFilter::Tcp(proxy) = &listener.filter_chains[0].filter else {
+        panic!()
+    };
+    assert_eq!(proxy.clusters, [cluster("a", 1), cluster("b", 9)]);
+    assert_eq!(proxy.max_connect_attempts, 3);
+    assert_eq!(proxy.max_duration, Some(Duration::from_secs(60)));
+}
+
+#[test]
+fn listener_filters_are_read_in_order() {
+    let packed = |any| ListenerFilterMessage {
+        name: "x".into(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(any)),
+        ..Default::default()
+    };
+    let mut message = listener();
+    message.listener_filters = vec![
+        packed(pack(&listener_filters::proxy_protocol::v3::ProxyProtocol {
+            disallowed_versions: vec![0],
+            stat_prefix: "s".into(),
+            ..Default::default()
+        })),
+        packed(pack(&listener_filters::tls_inspector::v3::TlsInspector {
+            initial_read_buffer_size: uint(512),
+            max_client_hello_size: uint(4096),
+            ..Default::default()
+        })),
+        packed(pack(
+            &listener_filters::http_inspector::v3::HttpInspector {},
+        )),
+    ];
+    let predicate = |rule| Some(proto::listener::ListenerFilterChainMatchPredicate { rule });
+    let range = proto::envoy::r#type::v3::Int32Range { start: 80, end: 81 };
+    message.listener_filters[2].filter_disabled = predicate(Some(Rule::NotMatch(Box::new(
+        predicate(Some(Rule::DestinationPortRange(range))).unwrap(),
+    ))));
+    message.listener_filters_timeout = seconds(0);
+    message.continue_on_listener_filters_timeout = true;
+    let decoded = decoded(&message);
+    let ignored = [
+        "ProxyProtocol.stat_prefix",
+        "TlsInspector.initial_read_buffer_size",
+    ];
+    assert_eq!(decoded.ignored, ignored);
+    let Resource::Listener(listener) = decoded.resource else {
+        panic!()
+    };
+    assert!(listener.listener_filters_timeout.is_zero());
+    assert!(listener.continue_on_listener_filters_timeout);
+    let kinds: Vec<_> = listener.listener_filters.iter().map(|f| &f.kind).collect();
+    let proxy = ProxyProtocol {
+        optional: false,
+        version_1: false,
+        version_2: true,
+    };
+    let inspector = TlsInspector {
+        max_client_hello: 4096,
+        close_on_errors: false,
+    };
+    assert_eq!(*kinds[0], ListenerFilterKind::ProxyProtocol(proxy));
+    assert_eq!(*kinds[1], ListenerFilterKind::TlsInspector(inspector));
+    assert_eq!(*kinds[2], ListenerFilterKind::HttpInspector);
+    let disabled = listener.listener_filters[2].disabled.as_ref().unwrap();
+    assert!(!disabled.matches(Some(80)));
+    assert!(disabled.matches(Some(81)) && disabled.matches(None));
+    let small = typed(&self::listener());
+    assert_eq!(small.listener_filters_timeout, Duration::from_secs(15));
 }
 
 fn policy(allowed: &[&str]) -> Any {
@@ -101,7 +197,7 @@ fn a_policy_belongs_to_the_tcp_proxy_behind_it() {
         let NetworkFilter::Tcp(proxy) = &listener.filter_chains[0].filter else {
             panic!()
         };
-        assert_eq!(proxy.cluster, "db");
+        assert_eq!(proxy.clusters, [cluster("db", 1)]);
         proxy.policy.clone()
     };
     let some = read(&["10.1.2.3/8", "192.0.2.1", "2001:db8::/32"]);
@@ -180,7 +276,6 @@ fn fields_that_only_tune_are_accepted_and_noted() {
             "Listener.enable_reuse_port",
             "Listener.per_connection_buffer_limit_bytes",
             "Listener.traffic_direction",
-            "ListenerFilter.typed_config",
         ]
     );
 }
@@ -260,12 +355,28 @@ fn a_listener_is_refused_by_path() {
                 },
             ),
             (
-                "filter_chains[0].filter_chain_match.server_names: not supported yet",
+                "filter_chains[0].filter_chain_match.server_names[0]: \
+             must not have a wildcard in the middle",
                 |l| {
                     l.filter_chains[0].filter_chain_match = Some(FilterChainMatch {
-                        server_names: vec!["a".into()],
+                        server_names: vec!["a*".into()],
                         ..Default::default()
                     });
+                },
+            ),
+            ("listener_filters[0].name: must not be empty", |l| {
+                l.listener_filters = vec![Default::default()];
+            }),
+            (
+                "listener_filters[0].filter_disabled.or_match.rules: must have two or more",
+                |l| {
+                    l.listener_filters = vec![inspector(
+                        "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+                    )];
+                    l.listener_filters[0].filter_disabled =
+                        Some(proto::listener::ListenerFilterChainMatchPredicate {
+                            rule: Some(Rule::OrMatch(Default::default())),
+                        });
                 },
             ),
             ("filter_chains[0].filters: must not be empty", |l| {
@@ -307,16 +418,31 @@ fn a_tcp_proxy_is_refused_by_path() {
             ("cluster: must not be empty", |p| {
                 p.cluster_specifier = Some(tcp::ClusterSpecifier::Cluster(String::new()));
             }),
-            ("weighted_clusters: not supported yet", |p| {
+            ("weighted_clusters.clusters: must not be empty", |p| {
                 p.cluster_specifier =
                     Some(tcp::ClusterSpecifier::WeightedClusters(Default::default()));
             }),
             ("tunneling_config: not supported yet", |p| {
                 p.tunneling_config = Some(Default::default())
             }),
-            ("max_connect_attempts: not supported yet", |p| {
-                p.max_connect_attempts = uint(2)
-            }),
+            (
+                "max_downstream_connection_duration: must be 1 ms or more",
+                |p| p.max_downstream_connection_duration = seconds(0),
+            ),
+            (
+                "weighted_clusters.clusters[0].weight: must be 1 or more",
+                |p| {
+                    let nothing = tcp::weighted_cluster::ClusterWeight {
+                        name: "a".into(),
+                        ..Default::default()
+                    };
+                    p.cluster_specifier = Some(tcp::ClusterSpecifier::WeightedClusters(
+                        tcp::WeightedCluster {
+                            clusters: vec![nothing],
+                        },
+                    ));
+                },
+            ),
             (
                 "max_connect_attempts: 0 is not within 1 and 4294967295",
                 |p| {

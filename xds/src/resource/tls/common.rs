@@ -1,19 +1,16 @@
 //! What the TLS contexts of both directions share.
 
-use super::{CertificateRef, SecretRef, TlsCertificate, TlsVersion};
-use crate::proto::tls::common_tls_context::ValidationContextType;
-use crate::proto::tls::tls_parameters::TlsProtocol;
+use super::{CertificateRef, SecretRef, TlsCertificate, TlsParameters, Validation, validation};
 use crate::proto::tls::{self, CommonTlsContext};
 use crate::reject::Invalid;
 use crate::resource::config_source::ConfigSource;
-use crate::resource::context::{At, Context, accept, each, enumeration, fault, not_empty, refuse};
+use crate::resource::context::{At, Context, accept, each, fault, not_empty, refuse};
 
 pub(super) struct Common {
     pub certificates: Vec<CertificateRef>,
     pub alpn: Vec<String>,
-    pub min_version: TlsVersion,
-    pub max_version: TlsVersion,
-    pub validation: Option<ValidationContextType>,
+    pub parameters: TlsParameters,
+    pub validation: (Validation, Option<SecretRef>),
 }
 
 impl Common {
@@ -59,14 +56,15 @@ impl Common {
                 n => Err(fault(format!("is {n} bytes long"))),
             }
         })?;
-        let (min_version, max_version) =
-            decode_versions(tls_params.unwrap_or_default()).at("tls_params")?;
+        let parameters = TlsParameters::decode(tls_params.unwrap_or_default(), ctx);
         Ok(Self {
             certificates,
             alpn,
-            min_version,
-            max_version,
-            validation: validation_context_type,
+            parameters: parameters.at("tls_params")?,
+            validation: validation_context_type
+                .map(|message| validation::decode(message, ctx))
+                .transpose()?
+                .unwrap_or_default(),
         })
     }
 }
@@ -85,42 +83,4 @@ impl SecretRef {
             source: source.at("sds_config")?,
         })
     }
-}
-
-/// Versions below 1.2 are not spoken. Unlike Envoy's, our clients offer 1.3 unless told otherwise.
-fn decode_versions(message: tls::TlsParameters) -> Result<(TlsVersion, TlsVersion), Invalid> {
-    let tls::TlsParameters {
-        tls_minimum_protocol_version,
-        tls_maximum_protocol_version,
-        cipher_suites,
-        ecdh_curves,
-        signature_algorithms,
-        compliance_policies,
-    } = message;
-    refuse!(
-        cipher_suites,
-        ecdh_curves,
-        signature_algorithms,
-        compliance_policies
-    );
-
-    let version = |value, field: &str, default| match enumeration(value, field)? {
-        TlsProtocol::TlsAuto => Ok(default),
-        TlsProtocol::TlSv12 => Ok(TlsVersion::V1_2),
-        TlsProtocol::TlSv13 => Ok(TlsVersion::V1_3),
-        TlsProtocol::TlSv10 | TlsProtocol::TlSv11 => {
-            Err(Invalid::at(field, "TLS 1.0 and 1.1 are not supported"))
-        }
-    };
-    const MIN: &str = "tls_minimum_protocol_version";
-    let min = version(tls_minimum_protocol_version, MIN, TlsVersion::V1_2)?;
-    let max = version(
-        tls_maximum_protocol_version,
-        "tls_maximum_protocol_version",
-        TlsVersion::V1_3,
-    )?;
-    if min > max {
-        return Err(Invalid::at(MIN, "is above the maximum"));
-    }
-    Ok((min, max))
 }

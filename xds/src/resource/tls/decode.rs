@@ -3,7 +3,6 @@
 use super::common::Common;
 use super::{
     DataSource, DownstreamTls, Secret, SecretValue, TlsCertificate, UpstreamTls, Validation,
-    validation,
 };
 use crate::proto;
 use crate::proto::core::{TransportSocket, transport_socket};
@@ -11,7 +10,7 @@ use crate::proto::tls::downstream_tls_context::SessionTicketKeysType;
 use crate::proto::tls::{self, DownstreamTlsContext, UpstreamTlsContext, secret};
 use crate::reject::Invalid;
 use crate::resource::context::{
-    At, Context, accept, not_empty, refuse, refuse_true, required, unknown_type, unpack,
+    At, Context, accept, flag, not_empty, refuse, required, unknown_type, unpack,
 };
 use crate::type_url::message_name;
 
@@ -62,22 +61,15 @@ impl DownstreamTls {
             prefer_client_ciphers,
             session_ticket_keys_type,
         } = message;
-        refuse_true!(require_client_certificate, require_sni);
         refuse!(ocsp_staple_policy);
         accept!(ctx, "DownstreamTlsContext":
-            disable_stateful_session_resumption,
             session_timeout,
             full_scan_certs_on_sni_mismatch,
             prefer_client_ciphers,
         );
-        match session_ticket_keys_type {
-            None => {}
-            // No tickets are given out, so there is nothing to switch off.
-            Some(SessionTicketKeysType::DisableStatelessSessionResumption(
-                disable_stateless_session_resumption,
-            )) => {
-                accept!(ctx, "DownstreamTlsContext": disable_stateless_session_resumption);
-            }
+        let stateless_resumption = match session_ticket_keys_type {
+            None => true,
+            Some(SessionTicketKeysType::DisableStatelessSessionResumption(disabled)) => !disabled,
             Some(SessionTicketKeysType::SessionTicketKeys(_)) => {
                 return Err(Invalid::at("session_ticket_keys", "not supported yet"));
             }
@@ -87,22 +79,24 @@ impl DownstreamTls {
                     "not supported yet",
                 ));
             }
-        }
+        };
 
         let common = required(common_tls_context, "common_tls_context")?;
         let common = Common::decode(common, ctx).at("common_tls_context")?;
-        if let Some(message) = common.validation {
-            // It would check certificates of clients that send one.
-            return Err(Invalid::unsupported(validation::path(&message))).at("common_tls_context");
-        }
         if common.certificates.is_empty() {
             return Err(Invalid::at("common_tls_context", "names no certificate"));
         }
+        let (validation, validation_secret) = common.validation;
         Ok(Self {
             certificates: common.certificates,
             alpn: common.alpn,
-            min_version: common.min_version,
-            max_version: common.max_version,
+            parameters: common.parameters,
+            validation,
+            validation_secret,
+            require_client_certificate: flag(require_client_certificate, false),
+            require_sni: flag(require_sni, false),
+            stateless_resumption,
+            stateful_resumption: !disable_stateful_session_resumption,
             handshake_timeout: None,
         })
     }
@@ -157,20 +151,14 @@ impl UpstreamTls {
                 "more than one client certificate",
             ));
         }
-        let (validation, validation_secret) = common
-            .validation
-            .map(|message| validation::decode(message, ctx))
-            .transpose()
-            .at("common_tls_context")?
-            .unwrap_or_default();
+        let (validation, validation_secret) = common.validation;
         Ok(Self {
             sni,
             alpn: common.alpn,
             validation,
             validation_secret,
             client_certificate,
-            min_version: common.min_version,
-            max_version: common.max_version,
+            parameters: common.parameters,
         })
     }
 }

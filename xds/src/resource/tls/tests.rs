@@ -75,10 +75,10 @@ fn a_downstream_context_is_read() {
     );
     let tls = chain_of(resource).tls.unwrap();
     assert_eq!(tls.alpn, ["h2", "http/1.1"]);
-    assert_eq!(
-        (tls.min_version, tls.max_version),
-        (TlsVersion::V1_2, TlsVersion::V1_3)
-    );
+    assert_eq!(tls.parameters, TlsParameters::default());
+    assert!(!tls.require_client_certificate && !tls.require_sni);
+    assert!(tls.stateless_resumption && tls.stateful_resumption);
+    assert_eq!(tls.validation, Validation::default());
     assert_eq!(tls.handshake_timeout, Some(Duration::from_secs(3)));
     assert_eq!(tls.certificates.len(), 2);
 }
@@ -120,7 +120,7 @@ fn an_upstream_context_is_read() {
     assert_eq!(tls.sni, "app.test");
     let validation = Validation {
         trusted_ca: Some(DataSource::Inline(CERTIFICATE.into())),
-        subject_names: vec![],
+        ..Validation::default()
     };
     assert_eq!(tls.validation, validation);
     assert!(matches!(
@@ -150,6 +150,52 @@ fn keys_are_never_shown() {
 }
 
 #[test]
+#[allow(deprecated, reason = "still sent")]
+fn certificates_of_clients_are_asked_for_and_checked() {
+    let pairs = "ab:".repeat(31) + "ab";
+    let mut context = downstream();
+    context.require_client_certificate = boolean(true);
+    context.require_sni = boolean(true);
+    context.disable_stateful_session_resumption = true;
+    let common = context.common_tls_context.as_mut().unwrap();
+    let params = common.tls_params.get_or_insert_default();
+    params.cipher_suites = vec!["[ECDHE-RSA-AES128-GCM-SHA256|AES128-SHA]".into()];
+    params.ecdh_curves = vec!["P-384".into(), "X25519".into()];
+    common.validation_context_type = Some(
+        tls::common_tls_context::ValidationContextType::ValidationContext(
+            tls::CertificateValidationContext {
+                trusted_ca: inline(CERTIFICATE),
+                verify_certificate_hash: vec!["AB".repeat(32), pairs],
+                verify_certificate_spki: vec![
+                    "q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s=".into(),
+                ],
+                match_subject_alt_names: vec![exact("192.0.2.1"), exact("a.test")],
+                trust_chain_verification: 1,
+                suppress_client_ca_list: true,
+                ..Default::default()
+            },
+        ),
+    );
+    let decoded = decoded(&with_downstream(context));
+    assert_eq!(decoded.ignored, ["TlsParameters.cipher_suites"]);
+    let tls = chain_of(decoded.resource).tls.unwrap();
+    assert!(tls.require_client_certificate && tls.require_sni);
+    assert!(tls.stateless_resumption && !tls.stateful_resumption);
+    assert_eq!(
+        tls.parameters.cipher_suites,
+        [CipherSuite::EcdheRsaAes128Gcm]
+    );
+    assert_eq!(tls.parameters.curves, [Curve::P384, Curve::X25519]);
+    let validation = tls.validation;
+    assert_eq!(validation.certificate_hashes, [[0xab; 32]; 2]);
+    assert_eq!(validation.key_hashes, [[0xab; 32]]);
+    assert!(validation.accept_untrusted && validation.suppress_client_ca_list);
+    let kinds: Vec<_> = validation.subject_names.iter().map(|n| n.kind).collect();
+    use SubjectNameKind::{Dns, Email, Ip, Uri};
+    assert_eq!(kinds, [Dns, Uri, Email, Ip, Dns, Uri, Email]);
+}
+
+#[test]
 fn a_downstream_context_is_refused_by_path() {
     fn common(context: &mut tls::DownstreamTlsContext) -> &mut tls::CommonTlsContext {
         context.common_tls_context.as_mut().unwrap()
@@ -168,12 +214,6 @@ fn a_downstream_context_is_refused_by_path() {
             ("common_tls_context: names no certificate", |c| {
                 common(c).tls_certificates.clear()
             }),
-            ("require_client_certificate: not supported yet", |c| {
-                c.require_client_certificate = boolean(true);
-            }),
-            ("require_sni: not supported yet", |c| {
-                c.require_sni = boolean(true)
-            }),
             ("ocsp_staple_policy: not supported yet", |c| {
                 c.ocsp_staple_policy = 2
             }),
@@ -184,16 +224,6 @@ fn a_downstream_context_is_refused_by_path() {
                     ),
                 );
             }),
-            (
-                "common_tls_context.validation_context: not supported yet",
-                |c| {
-                    common(c).validation_context_type = Some(
-                        tls::common_tls_context::ValidationContextType::ValidationContext(
-                            Default::default(),
-                        ),
-                    );
-                },
-            ),
             (
                 "common_tls_context.alpn_protocols[0]: is 0 bytes long",
                 |c| {
@@ -248,10 +278,21 @@ fn a_downstream_context_is_refused_by_path() {
                 },
             ),
             (
-                "common_tls_context.tls_params.cipher_suites: not supported yet",
+                "common_tls_context.tls_params.cipher_suites[1]: \"x\" is not supported",
                 |c| {
-                    params(c).cipher_suites = vec!["x".into()];
+                    params(c).cipher_suites = vec![
+                        "ECDHE-RSA-AES128-GCM-SHA256".into(),
+                        "[AES128-SHA|x]".into(),
+                    ];
                 },
+            ),
+            (
+                "common_tls_context.tls_params.cipher_suites: names none that is supported",
+                |c| params(c).cipher_suites = vec!["AES128-SHA".into()],
+            ),
+            (
+                "common_tls_context.tls_params.ecdh_curves[0]: \"P-521\" is not supported",
+                |c| params(c).ecdh_curves = vec!["P-521".into()],
             ),
             (
                 "common_tls_context.tls_params.tls_minimum_protocol_version: \
@@ -309,8 +350,8 @@ fn an_upstream_context_is_refused_by_path() {
             ),
             (
                 "common_tls_context.validation_context.match_typed_subject_alt_names[0].san_type: \
-             EMAIL is not supported yet",
-                |c| validation(c, named(SanType::Email, "a@b")),
+             OTHER_NAME is not supported yet",
+                |c| validation(c, named(SanType::OtherName, "a@b")),
             ),
             (
                 "common_tls_context.validation_context.match_typed_subject_alt_names[0].matcher: \
@@ -332,12 +373,38 @@ fn an_upstream_context_is_refused_by_path() {
                 },
             ),
             (
-                "common_tls_context.validation_context.trust_chain_verification: not supported yet",
+                "common_tls_context.validation_context.verify_certificate_hash[0]: \
+             is no SHA-256 in hexadecimal digits",
                 |c| {
                     validation(
                         c,
                         tls::CertificateValidationContext {
-                            trust_chain_verification: 1,
+                            verify_certificate_hash: vec!["ab".repeat(31) + "zz"],
+                            ..Default::default()
+                        },
+                    );
+                },
+            ),
+            (
+                "common_tls_context.validation_context.verify_certificate_spki[0]: \
+             is no SHA-256 in base64",
+                |c| {
+                    validation(
+                        c,
+                        tls::CertificateValidationContext {
+                            verify_certificate_spki: vec!["YWJj".into()],
+                            ..Default::default()
+                        },
+                    );
+                },
+            ),
+            (
+                "common_tls_context.validation_context.trusted_ca: must be given with crl",
+                |c| {
+                    validation(
+                        c,
+                        tls::CertificateValidationContext {
+                            crl: inline("x"),
                             ..Default::default()
                         },
                     );
@@ -380,26 +447,32 @@ fn a_secret_is_refused_by_path() {
             ("generic_secret: not supported yet", |s| {
                 s.r#type = Some(tls::secret::Type::GenericSecret(Default::default()));
             }),
-            ("validation_context.crl: not supported yet", |s| {
-                let context = tls::CertificateValidationContext {
-                    crl: inline("x"),
-                    ..Default::default()
-                };
-                s.r#type = Some(tls::secret::Type::ValidationContext(context));
-            }),
+            (
+                "validation_context.max_verify_depth: not supported yet",
+                |s| {
+                    let context = tls::CertificateValidationContext {
+                        max_verify_depth: uint(3),
+                        ..Default::default()
+                    };
+                    s.r#type = Some(tls::secret::Type::ValidationContext(context));
+                },
+            ),
         ],
     );
 }
 
+fn exact(name: &str) -> matcher::StringMatcher {
+    matcher::StringMatcher {
+        match_pattern: Some(matcher::string_matcher::MatchPattern::Exact(name.into())),
+        ..Default::default()
+    }
+}
+
 fn named(kind: SanType, name: &str) -> tls::CertificateValidationContext {
-    let pattern = matcher::string_matcher::MatchPattern::Exact(name.into());
     tls::CertificateValidationContext {
         match_typed_subject_alt_names: vec![tls::SubjectAltNameMatcher {
             san_type: kind as i32,
-            matcher: Some(matcher::StringMatcher {
-                match_pattern: Some(pattern),
-                ..Default::default()
-            }),
+            matcher: Some(exact(name)),
             ..Default::default()
         }],
         ..Default::default()

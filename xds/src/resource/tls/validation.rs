@@ -1,16 +1,20 @@
-//! How a server's certificate is to be checked: message to typed.
+//! How the other side's certificate is to be checked: message to typed.
 
 use std::net::IpAddr;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::source::decode_ca;
-use super::{SecretRef, SubjectName, SubjectNameKind, Validation};
+use super::{DataSource, SecretRef, Sha256, SubjectName, SubjectNameKind, Validation};
+use crate::proto::tls::certificate_validation_context::TrustChainVerification;
 use crate::proto::tls::common_tls_context::{
     CombinedCertificateValidationContext, ValidationContextType,
 };
 use crate::proto::tls::subject_alt_name_matcher::SanType;
 use crate::proto::tls::{self, SubjectAltNameMatcher};
 use crate::reject::{FieldPath, Invalid};
-use crate::resource::context::{At, Context, accept, each, enumeration, fault, refuse, required};
+use crate::resource::context::{At, Context, each, enumeration, fault, refuse, required};
 use crate::resource::matcher::{StringMatcher, StringPattern};
 
 /// Where the validation of a context is written.
@@ -106,41 +110,108 @@ impl Validation {
             ca_certificate_provider_instance,
             system_root_certs,
             watched_directory,
-            verify_certificate_spki,
-            verify_certificate_hash,
-            match_subject_alt_names,
             require_signed_certificate_timestamp,
-            crl,
             allow_expired_certificate,
-            trust_chain_verification,
             custom_validator_config,
-            only_verify_leaf_cert_crl,
             max_verify_depth,
         );
-        accept!(ctx, "CertificateValidationContext": suppress_client_ca_list);
+        let mut subject_names = each(
+            "match_typed_subject_alt_names",
+            match_typed_subject_alt_names,
+            |name| SubjectName::decode(name, ctx),
+        )?;
+        let untyped = each(
+            "match_subject_alt_names",
+            match_subject_alt_names,
+            |matcher| StringMatcher::decode(matcher, ctx).map(SubjectName::of_any_kind),
+        )?;
+        subject_names.extend(untyped.into_iter().flatten());
+        let trust: TrustChainVerification =
+            enumeration(trust_chain_verification, "trust_chain_verification")?;
         Ok(Self {
             trusted_ca: trusted_ca
                 .map(|ca| decode_ca(ca, ctx))
                 .transpose()
                 .at("trusted_ca")?,
-            subject_names: each(
-                "match_typed_subject_alt_names",
-                match_typed_subject_alt_names,
-                |name| SubjectName::decode(name, ctx),
-            )?,
+            subject_names,
+            certificate_hashes: each("verify_certificate_hash", verify_certificate_hash, |hash| {
+                from_hex(&hash).ok_or_else(|| fault("is no SHA-256 in hexadecimal digits"))
+            })?,
+            key_hashes: each("verify_certificate_spki", verify_certificate_spki, |hash| {
+                let bytes = STANDARD.decode(hash).ok();
+                let hash = bytes.and_then(|bytes| bytes.try_into().ok());
+                hash.ok_or_else(|| fault("is no SHA-256 in base64"))
+            })?,
+            revoked: crl
+                .map(|crl| {
+                    let crl = DataSource::decode(crl)?;
+                    crl.check(ctx)?;
+                    Ok(crl)
+                })
+                .transpose()
+                .at("crl")?,
+            revoked_leaf_only: only_verify_leaf_cert_crl,
+            accept_untrusted: trust == TrustChainVerification::AcceptUntrusted,
+            suppress_client_ca_list,
         })
     }
 
-    /// Names mean nothing in a certificate that anybody may have made.
+    /// Names mean nothing in a certificate that anybody may have made, and nobody has revoked it.
     pub(super) fn check(&self) -> Result<(), Invalid> {
         if self.trusted_ca.is_none() && !self.subject_names.is_empty() {
             return Err(Invalid::at("trusted_ca", "must be given with names"));
+        }
+        if self.trusted_ca.is_none() && self.revoked.is_some() {
+            return Err(Invalid::at("trusted_ca", "must be given with crl"));
         }
         Ok(())
     }
 }
 
+/// 32 bytes in hexadecimal digits, with a colon between every two of them or none at all.
+fn from_hex(text: &str) -> Option<Sha256> {
+    let digits: Vec<u8> = match text.len() {
+        64 => text.bytes().collect(),
+        95 => {
+            let colons = text.bytes().skip(2).step_by(3);
+            if !colons.into_iter().all(|b| b == b':') {
+                return None;
+            }
+            let pairs = text.as_bytes().chunks(3);
+            pairs.flat_map(|pair| pair[..2].iter().copied()).collect()
+        }
+        _ => return None,
+    };
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+        let digit = |d: u8| {
+            char::from(d)
+                .to_digit(16)
+                .and_then(|d| u8::try_from(d).ok())
+        };
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(bytes)
+}
+
 impl SubjectName {
+    /// A matcher that does not say what kind of name it is for. Only whole addresses are compared.
+    fn of_any_kind(matcher: StringMatcher) -> Vec<Self> {
+        let mut kinds = vec![
+            SubjectNameKind::Dns,
+            SubjectNameKind::Uri,
+            SubjectNameKind::Email,
+        ];
+        if is_address(&matcher) {
+            kinds.push(SubjectNameKind::Ip);
+        }
+        let of = |kind| Self {
+            kind,
+            matcher: matcher.clone(),
+        };
+        kinds.into_iter().map(of).collect()
+    }
+
     fn decode(message: SubjectAltNameMatcher, ctx: &Context<'_>) -> Result<Self, Invalid> {
         let SubjectAltNameMatcher {
             san_type,
@@ -153,19 +224,19 @@ impl SubjectName {
             SanType::Uri => SubjectNameKind::Uri,
             SanType::IpAddress => SubjectNameKind::Ip,
             SanType::Unspecified => return Err(Invalid::at("san_type", "must be given")),
-            other @ (SanType::Email | SanType::OtherName) => {
-                let reason = format!("{} is not supported yet", other.as_str_name());
-                return Err(Invalid::at("san_type", reason));
+            SanType::Email => SubjectNameKind::Email,
+            SanType::OtherName => {
+                return Err(Invalid::at("san_type", "OTHER_NAME is not supported yet"));
             }
         };
         let matcher = StringMatcher::decode(required(matcher, "matcher")?, ctx).at("matcher")?;
-        let is_address = match &matcher.pattern {
-            StringPattern::Exact(text) => text.parse::<IpAddr>().is_ok(),
-            _ => false,
-        };
-        if kind == SubjectNameKind::Ip && !is_address {
+        if kind == SubjectNameKind::Ip && !is_address(&matcher) {
             return Err(Invalid::at("matcher", "must be an exact IP address"));
         }
         Ok(Self { kind, matcher })
     }
+}
+
+fn is_address(matcher: &StringMatcher) -> bool {
+    matches!(&matcher.pattern, StringPattern::Exact(text) if text.parse::<IpAddr>().is_ok())
 }

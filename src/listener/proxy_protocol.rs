@@ -1,0 +1,284 @@
+//! The PROXY protocol, versions 1 and 2: whose connection this is, told by the proxy in front.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use causeway_xds::resource::listener::ProxyProtocol;
+use tokio::io::AsyncReadExt;
+
+use crate::net::{Io, peek};
+
+/// The longest header of version 1, its end included.
+const MAX_V1: usize = 107;
+const V1: &[u8] = b"PROXY ";
+const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+/// Up to the addresses.
+const V2_HEAD: usize = V2.len() + 4;
+
+/// The addresses of a connection as the client sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    pub source: SocketAddr,
+    pub destination: SocketAddr,
+}
+
+/// Takes the header from the connection. `None`: it keeps its own addresses, because the header
+/// says so, or because there is no header and none is needed.
+///
+/// # Errors
+/// There is no header, a broken one, or one that is not wanted: nothing else that comes on this
+/// connection can be believed.
+pub async fn read(io: &mut Io, rules: &ProxyProtocol) -> io::Result<Option<Addresses>> {
+    let mut start = [0; MAX_V1];
+    let mut seen = 0;
+    loop {
+        seen = peek::more(io, &mut start, seen).await?;
+        let bytes = &start[..seen];
+        // Every byte is looked at before the next is waited for: a client that begins otherwise
+        // may be waiting for an answer.
+        if bytes.starts_with(V2) {
+            return match rules.version_2 {
+                true => read_v2(io).await,
+                false => unwanted(rules),
+            };
+        }
+        if bytes.starts_with(V1) {
+            if !rules.version_1 {
+                return unwanted(rules);
+            }
+            if let Some(end) = bytes.windows(2).position(|two| two == b"\r\n") {
+                let addresses = parse_v1(&bytes[..end])?;
+                io.read_exact(&mut [0; MAX_V1][..end + 2]).await?;
+                return Ok(addresses);
+            }
+            if seen == MAX_V1 {
+                return Err(wrong("a header of version 1 has no end"));
+            }
+            continue;
+        }
+        if !V1.starts_with(bytes) && !V2.starts_with(bytes) {
+            return match rules.optional {
+                true => Ok(None),
+                false => Err(wrong("there is no PROXY protocol header")),
+            };
+        }
+    }
+}
+
+/// A version that is not looked for is as good as no header.
+fn unwanted(rules: &ProxyProtocol) -> io::Result<Option<Addresses>> {
+    match rules.optional {
+        true => Ok(None),
+        false => Err(wrong("this version of the PROXY protocol is not allowed")),
+    }
+}
+
+fn wrong(reason: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
+}
+
+fn parse_v1(line: &[u8]) -> io::Result<Option<Addresses>> {
+    let broken = || wrong("the PROXY protocol header is broken");
+    let line = std::str::from_utf8(line).map_err(|_| broken())?;
+    let mut words = line.split(' ').skip(1);
+    let family = words.next().ok_or_else(broken)?;
+    if family == "UNKNOWN" {
+        return Ok(None);
+    }
+    let mut word = || words.next().ok_or_else(broken);
+    let (source, destination) = (word()?, word()?);
+    let (source_port, destination_port) = (word()?, word()?);
+    if words.next().is_some() {
+        return Err(broken());
+    }
+    let address = |ip: &str, port: &str| -> Option<SocketAddr> {
+        let ip = match family {
+            "TCP4" => IpAddr::V4(ip.parse().ok()?),
+            "TCP6" => IpAddr::V6(ip.parse().ok()?),
+            _ => return None,
+        };
+        let digits = port.bytes().all(|b| b.is_ascii_digit());
+        Some(SocketAddr::new(ip, port.parse().ok().filter(|_| digits)?))
+    };
+    Ok(Some(Addresses {
+        source: address(source, source_port).ok_or_else(broken)?,
+        destination: address(destination, destination_port).ok_or_else(broken)?,
+    }))
+}
+
+async fn read_v2(io: &mut Io) -> io::Result<Option<Addresses>> {
+    let mut head = [0; V2_HEAD];
+    io.read_exact(&mut head).await?;
+    let [version_command, family, length @ ..] = [head[12], head[13], head[14], head[15]];
+    let length = usize::from(u16::from_be_bytes(length));
+    const LOCAL: u8 = 0x20;
+    const PROXY: u8 = 0x21;
+    const TCP4: u8 = 0x11;
+    const TCP6: u8 = 0x21;
+    let size = match (version_command, family) {
+        (LOCAL, _) => 0,
+        (PROXY, TCP4) => 12,
+        (PROXY, TCP6) => 36,
+        (LOCAL..=0x2f, _) => {
+            return Err(wrong("the PROXY protocol header is not about TCP over IP"));
+        }
+        _ => return Err(wrong("this version of the PROXY protocol is not known")),
+    };
+    let mut addresses = [0; 36];
+    let addresses = &mut addresses[..size];
+    let Some(extensions) = length.checked_sub(size) else {
+        return Err(wrong("the PROXY protocol header is too short"));
+    };
+    io.read_exact(addresses).await?;
+    skip(io, extensions).await?;
+    let port = |at: usize| u16::from_be_bytes([addresses[at], addresses[at + 1]]);
+    let v4 = |at: usize| <[u8; 4]>::try_from(&addresses[at..at + 4]).map(Ipv4Addr::from);
+    let v6 = |at: usize| <[u8; 16]>::try_from(&addresses[at..at + 16]).map(Ipv6Addr::from);
+    let pair = match size {
+        12 => v4(0)
+            .ok()
+            .zip(v4(4).ok())
+            .map(|(source, destination)| Addresses {
+                source: SocketAddr::new(source.into(), port(8)),
+                destination: SocketAddr::new(destination.into(), port(10)),
+            }),
+        36 => v6(0)
+            .ok()
+            .zip(v6(16).ok())
+            .map(|(source, destination)| Addresses {
+                source: SocketAddr::new(source.into(), port(32)),
+                destination: SocketAddr::new(destination.into(), port(34)),
+            }),
+        _ => None,
+    };
+    Ok(pair)
+}
+
+/// Extensions say nothing that is needed here.
+async fn skip(io: &mut Io, mut count: usize) -> io::Result<()> {
+    let mut discarded = [0; 256];
+    while count > 0 {
+        let part = count.min(discarded.len());
+        io.read_exact(&mut discarded[..part]).await?;
+        count -= part;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    const STRICT: ProxyProtocol = ProxyProtocol {
+        optional: false,
+        version_1: true,
+        version_2: true,
+    };
+
+    /// What a header comes to, and what is left of the connection behind it.
+    async fn of(header: &[u8], rules: &ProxyProtocol) -> Result<(String, Vec<u8>), String> {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        client.write_all(header).await.unwrap();
+        client.write_all(b"rest").await.unwrap();
+        drop(client);
+        let mut io = Io::Unix(server);
+        let found = read(&mut io, rules).await.map_err(|e| e.to_string())?;
+        let mut rest = Vec::new();
+        io.read_to_end(&mut rest).await.unwrap();
+        let found = found.map_or("its own".into(), |a| {
+            format!("{} {}", a.source, a.destination)
+        });
+        Ok((found, rest))
+    }
+
+    fn v2(version_command: u8, family: u8, body: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(body.len()).unwrap().to_be_bytes();
+        [V2, &[version_command, family], &length, body].concat()
+    }
+
+    #[tokio::test]
+    async fn headers_name_the_client_and_nothing_behind_them_is_lost() {
+        let four = [203, 0, 113, 9, 10, 0, 0, 1, 0x15, 0xb3, 0, 80];
+        let mut six = [0; 36];
+        six[..2].copy_from_slice(&[0x20, 0x01]);
+        six[31] = 1;
+        six[33] = 7;
+        let long = [&four[..], &[0; 3000]].concat();
+        for (header, expected) in [
+            (
+                b"PROXY TCP4 203.0.113.9 10.0.0.1 5555 80\r\n".to_vec(),
+                "203.0.113.9:5555 10.0.0.1:80",
+            ),
+            (
+                b"PROXY TCP6 2001:db8::1 ::1 5555 80\r\n".to_vec(),
+                "[2001:db8::1]:5555 [::1]:80",
+            ),
+            (b"PROXY UNKNOWN\r\n".to_vec(), "its own"),
+            (b"PROXY UNKNOWN what ever 1 2\r\n".to_vec(), "its own"),
+            (v2(0x21, 0x11, &four), "203.0.113.9:5555 10.0.0.1:80"),
+            (v2(0x21, 0x11, &long), "203.0.113.9:5555 10.0.0.1:80"),
+            (v2(0x21, 0x21, &six), "[2001::]:7 [::1]:0"),
+            (v2(0x20, 0, b""), "its own"),
+            (v2(0x20, 0x11, &four), "its own"),
+        ] {
+            let found = of(&header, &STRICT).await;
+            assert_eq!(
+                found,
+                Ok((expected.to_owned(), b"rest".to_vec())),
+                "{header:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_header_is_not_believed() {
+        let endless = [b"PROXY TCP4 ".to_vec(), vec![b'1'; 200]].concat();
+        for header in [
+            b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+            b"PROXY TCP4 bad\r\n".to_vec(),
+            b"PROXY\r\n".to_vec(),
+            b"PROXY TCP4 ::1 ::1 1 2\r\n".to_vec(),
+            b"PROXY TCP4 1.2.3.4 1.2.3.4 1 65536\r\n".to_vec(),
+            b"PROXY TCP4 1.2.3.4 1.2.3.4 +1 2\r\n".to_vec(),
+            b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2 3\r\n".to_vec(),
+            b"PROXY TCP4  1.2.3.4 1.2.3.4 1 2\r\n".to_vec(),
+            b"PROXY TCP4 1.2.3.4".to_vec(),
+            endless,
+            v2(0x21, 0x11, &[0; 11]),
+            v2(0x21, 0x31, &[0; 216]),
+            v2(0x21, 0x12, &[0; 12]),
+            v2(0x22, 0x11, &[0; 12]),
+            v2(0x11, 0x11, &[0; 12]),
+        ] {
+            assert!(of(&header, &STRICT).await.is_err(), "{header:?}");
+            // Whoever begins like a header means one.
+            let lenient = ProxyProtocol {
+                optional: true,
+                ..STRICT
+            };
+            let plain = !header.starts_with(V1) && !header.starts_with(V2);
+            assert_eq!(of(&header, &lenient).await.is_ok(), plain, "{header:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_version_that_is_not_allowed_is_no_header() {
+        let one = b"PROXY UNKNOWN\r\n".to_vec();
+        let two = v2(0x20, 0, b"");
+        for (optional, allowed) in [(false, None), (true, Some("its own"))] {
+            let only_two = ProxyProtocol {
+                optional,
+                version_1: false,
+                version_2: true,
+            };
+            let found = of(&one, &only_two).await.ok();
+            assert_eq!(found.as_ref().map(|f| &*f.0), allowed);
+            let untouched = [&one[..], b"rest"].concat();
+            assert!(found.is_none_or(|(_, rest)| rest == untouched));
+            assert_eq!(of(&two, &only_two).await.unwrap().1, b"rest");
+        }
+    }
+}

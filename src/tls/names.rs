@@ -1,0 +1,130 @@
+//! What a certificate says of its owner.
+
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
+
+/// The names in a certificate, as they are told to others. What cannot be read is not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// As RFC 2253 writes it: `CN=app,O=Example`.
+    pub subject: String,
+    pub issuer: String,
+    /// Hexadecimal digits.
+    pub serial: String,
+    pub uris: Vec<String>,
+    pub dns: Vec<String>,
+    pub emails: Vec<String>,
+}
+
+impl Names {
+    pub fn of(der: &[u8]) -> Self {
+        let Ok((_, cert)) = X509Certificate::from_der(der) else {
+            return Self::default();
+        };
+        let mut names = Self {
+            subject: distinguished(cert.subject()),
+            issuer: distinguished(cert.issuer()),
+            serial: cert.serial.to_str_radix(16),
+            ..Self::default()
+        };
+        let Ok(Some(extension)) = cert.subject_alternative_name() else {
+            return names;
+        };
+        for name in &extension.value.general_names {
+            match name {
+                GeneralName::URI(uri) => names.uris.push((*uri).to_owned()),
+                GeneralName::DNSName(name) => names.dns.push((*name).to_owned()),
+                GeneralName::RFC822Name(email) => names.emails.push((*email).to_owned()),
+                _ => {}
+            }
+        }
+        names
+    }
+}
+
+/// The short names of RFC 2253 and the usual ones besides.
+const ATTRIBUTES: [(&str, &str); 13] = [
+    ("0.9.2342.19200300.100.1.1", "UID"),
+    ("0.9.2342.19200300.100.1.25", "DC"),
+    ("1.2.840.113549.1.9.1", "emailAddress"),
+    ("2.5.4.3", "CN"),
+    ("2.5.4.4", "SN"),
+    ("2.5.4.5", "serialNumber"),
+    ("2.5.4.6", "C"),
+    ("2.5.4.7", "L"),
+    ("2.5.4.8", "ST"),
+    ("2.5.4.9", "street"),
+    ("2.5.4.10", "O"),
+    ("2.5.4.11", "OU"),
+    ("2.5.4.42", "GN"),
+];
+
+/// The last part first, parts of one rank joined by `+`.
+fn distinguished(name: &X509Name<'_>) -> String {
+    let ranks: Vec<_> = name.iter_rdn().collect();
+    let text = |rank: &x509_parser::x509::RelativeDistinguishedName<'_>| {
+        let parts = rank.iter().map(|part| {
+            let id = part.attr_type().to_id_string();
+            let known = ATTRIBUTES.iter().find(|(oid, _)| *oid == id);
+            let key = known.map_or(&*id, |(_, name)| name);
+            let mut text = format!("{key}=");
+            escape(part.as_str().unwrap_or_default(), &mut text);
+            text
+        });
+        parts.collect::<Vec<_>>().join("+")
+    };
+    let ranks: Vec<_> = ranks.into_iter().rev().map(text).collect();
+    ranks.join(",")
+}
+
+/// RFC 2253 section 2.4. Bytes that are no visible ASCII are written as hexadecimal digits, so that
+/// the text may stand in a header.
+fn escape(value: &str, text: &mut String) {
+    let last = value.len().saturating_sub(1);
+    for (at, byte) in value.bytes().enumerate() {
+        match byte {
+            b',' | b'+' | b'"' | b'\\' | b'<' | b'>' | b';' => {
+                text.push('\\');
+                text.push(char::from(byte));
+            }
+            b'#' if at == 0 => text.push_str("\\#"),
+            b' ' if at == 0 || at == last => text.push_str("\\ "),
+            b' '..=b'~' => text.push(char::from(byte)),
+            _ => text.push_str(&format!("\\{byte:02X}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, KeyPair, SanType};
+
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_others_write_them() {
+        let mut params = CertificateParams::new(["app.test".to_owned()]).unwrap();
+        let name = &mut params.distinguished_name;
+        *name = rcgen::DistinguishedName::new();
+        name.push(DnType::CountryName, "KR");
+        name.push(DnType::OrganizationName, "A, \"B\" <C> + é");
+        name.push(DnType::CommonName, " app ");
+        let uri = "spiffe://a/b".try_into().unwrap();
+        params.subject_alt_names.push(SanType::URI(uri));
+        let email = "a@b.test".try_into().unwrap();
+        params.subject_alt_names.push(SanType::Rfc822Name(email));
+        params.serial_number = Some(0x1f2e_u64.into());
+        let cert = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let names = Names::of(cert.der());
+        assert_eq!(
+            names.subject,
+            "CN=\\ app\\ ,O=A\\, \\\"B\\\" \\<C\\> \\+ \\C3\\A9,C=KR"
+        );
+        assert_eq!(names.issuer, names.subject);
+        assert_eq!(names.serial, "1f2e");
+        assert_eq!(names.dns, ["app.test"]);
+        assert_eq!(names.uris, ["spiffe://a/b"]);
+        assert_eq!(names.emails, ["a@b.test"]);
+        assert_eq!(Names::of(b"nonsense"), Names::default());
+    }
+}

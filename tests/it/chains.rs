@@ -1,0 +1,495 @@
+//! Which filter chain serves a connection, and what has to be shown to it.
+
+use std::sync::Arc;
+
+use causeway::telemetry::stats::ListenerStats;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::support::app::TestApp;
+use crate::support::bootstrap::{bootstrap, cluster, http, listener, routes, tcp, to};
+use crate::support::client::{Http1, empty, get, request};
+use crate::support::origin::Origin;
+use crate::support::raw::{End, Raw};
+use crate::support::{eventually, refusing, tcp_echo, within};
+
+const FILTERS: &str = "type.googleapis.com/envoy.extensions.filters.listener";
+const TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
+
+/// An authority, and what it vouches for.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+    der: CertificateDer<'static>,
+}
+
+struct Certificate {
+    pem: String,
+    key: String,
+    der: CertificateDer<'static>,
+    private: PrivateKeyDer<'static>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let cert = params.self_signed(&key).unwrap();
+        Self {
+            pem: cert.pem(),
+            der: cert.der().clone(),
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    fn certificate(&self, dns: &str, uri: Option<&str>) -> Certificate {
+        let mut params = CertificateParams::new([dns.to_owned()]).unwrap();
+        let name = &mut params.distinguished_name;
+        *name = rcgen::DistinguishedName::new();
+        name.push(rcgen::DnType::CommonName, dns);
+        let uri = uri.map(|uri| SanType::URI(uri.try_into().unwrap()));
+        params.subject_alt_names.extend(uri);
+        let key = KeyPair::generate().unwrap();
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        Certificate {
+            pem: cert.pem(),
+            key: key.serialize_pem(),
+            der: cert.der().clone(),
+            private: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        }
+    }
+}
+
+fn tls(certificates: &[&Certificate], more: &Value, common: &Value) -> Value {
+    let certificates = certificates.iter().map(|certificate| {
+        json!({
+            "certificate_chain": {"inline_string": certificate.pem},
+            "private_key": {"inline_string": certificate.key},
+        })
+    });
+    let mut context = json!({
+        "@type": format!("{TLS}.DownstreamTlsContext"),
+        "common_tls_context": {"tls_certificates": certificates.collect::<Vec<_>>()},
+    });
+    for (key, value) in common.as_object().unwrap() {
+        context["common_tls_context"][key] = value.clone();
+    }
+    for (key, value) in more.as_object().unwrap() {
+        context[key] = value.clone();
+    }
+    json!({"name": "tls", "typed_config": context})
+}
+
+/// A chain that answers with `text`.
+fn saying(text: &str, criteria: &Value, socket: Option<Value>) -> Value {
+    let answer = json!({"status": 200, "body": {"inline_string": text}});
+    let route = json!([{"match": {"prefix": "/"}, "direct_response": answer}]);
+    let filter = http(&json!({"route_config": routes(&route)}));
+    let mut chain = json!({"filter_chain_match": criteria, "filters": [filter]});
+    if let Some(socket) = socket {
+        chain["transport_socket"] = socket;
+    }
+    chain
+}
+
+fn inspector(kind: &str, message: &str, more: &Value) -> Value {
+    let mut config = json!({"@type": format!("{FILTERS}.{kind}.v3.{message}")});
+    for (key, value) in more.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    json!({"name": kind, "typed_config": config})
+}
+
+/// Of the one listener.
+fn stats(app: &TestApp) -> Arc<ListenerStats> {
+    Arc::clone(&app.running.stats.listeners()[0].1)
+}
+
+async fn connect(
+    app: &TestApp,
+    authority: &Authority,
+    name: &str,
+    own: Option<&Certificate>,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.der.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let config = match own {
+        None => config.with_no_client_auth(),
+        Some(own) => config
+            .with_client_auth_cert(vec![own.der.clone()], own.private.clone_key())
+            .unwrap(),
+    };
+    let stream = TcpStream::connect(app.listener("web")).await?;
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    within("a TLS handshake", connector.connect(name, stream)).await
+}
+
+/// What is answered, if anything: a server of TLS 1.3 turns a client away after its handshake.
+async fn ask(stream: std::io::Result<TlsStream<TcpStream>>) -> Option<String> {
+    let mut client = Http1::over(stream.ok()?).await;
+    let get = request("GET", "app.test", "/").body(empty()).unwrap();
+    let reply = client.try_send(get).await.ok()?;
+    Some(reply.text())
+}
+
+#[tokio::test]
+async fn a_chain_is_chosen_by_what_a_client_asks_for() {
+    let authority = Authority::new();
+    let (one, other) = (
+        authority.certificate("one.test", None),
+        authority.certificate("*.other.test", None),
+    );
+    let behind = tcp_echo().await;
+    let mut web = listener("web", &http(&json!({"route_config": routes(&json!([]))})));
+    let none = json!({});
+    web["listener_filters"] = json!([inspector("tls_inspector", "TlsInspector", &none)]);
+    let mut passed = saying("", &json!({"server_names": ["pass.test"]}), None);
+    passed["filters"] = json!([tcp("echo", &json!({}))]);
+    web["filter_chains"] = json!([
+        saying(
+            "one",
+            &json!({"server_names": ["one.test"]}),
+            Some(tls(&[&one], &none, &none))
+        ),
+        saying(
+            "both",
+            &json!({"server_names": ["*.test"]}),
+            Some(tls(&[&one, &other], &none, &none))
+        ),
+        saying("clear", &json!({"transport_protocol": "raw_buffer"}), None),
+        passed,
+    ]);
+    let text = bootstrap(&[web], &[cluster("echo", behind.address)]);
+    let app = TestApp::bootstrap(&text.to_string()).await;
+
+    let said = async |name| ask(connect(&app, &authority, name, None).await).await;
+    assert_eq!(said("one.test").await.as_deref(), Some("one"));
+    assert_eq!(said("ONE.test").await.as_deref(), Some("one"));
+    assert_eq!(said("x.other.test").await.as_deref(), Some("both"));
+    assert_eq!(
+        get(app.listener("web"), "one.test", "/").await.text(),
+        "clear"
+    );
+    assert_eq!(said("example.com").await, None, "no chain");
+    assert_eq!(stats(&app).no_filter_chain_match.value(), 1);
+
+    // What was looked at is passed on untouched.
+    let mut raw = Raw::connect(app.listener("web")).await;
+    let hello = first_flight("pass.test");
+    let (start, rest) = hello.split_at(7);
+    raw.send(start).await;
+    raw.send(rest).await;
+    assert_eq!(raw.bytes(hello.len()).await, hello);
+}
+
+fn first_flight(name: &str) -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).unwrap();
+    bytes
+}
+
+#[tokio::test]
+async fn a_client_shows_a_certificate_and_the_origin_is_told() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let server = authority.certificate("app.test", Some("spiffe://x/server"));
+    let good = authority.certificate("client.test", Some("spiffe://x/good"));
+    let bad = authority.certificate("client.test", Some("spiffe://x/bad"));
+    let foreign = stranger.certificate("client.test", Some("spiffe://x/good"));
+    let matchers = json!([{"san_type": "URI", "matcher": {"exact": "spiffe://x/good"}}]);
+    let checked = json!({"validation_context": {
+        "trusted_ca": {"inline_string": authority.pem},
+        "match_typed_subject_alt_names": matchers,
+    }});
+    let origin = Origin::echo().await;
+    for required in [true, false] {
+        let mut web = listener(
+            "web",
+            &http(&json!({
+                "route_config": to("a"),
+                "forward_client_cert_details": "SANITIZE_SET",
+                "set_current_client_cert_details": {"subject": true, "uri": true, "dns": true},
+            })),
+        );
+        let more = json!({"require_client_certificate": required, "require_sni": true});
+        web["filter_chains"][0]["transport_socket"] = tls(&[&server], &more, &checked);
+        let text = bootstrap(&[web], &[cluster("a", origin.address)]);
+        let app = TestApp::bootstrap(&text.to_string()).await;
+        origin.forget();
+
+        assert!(
+            ask(connect(&app, &authority, "app.test", Some(&good)).await)
+                .await
+                .is_some()
+        );
+        let told = origin.requests()[0]
+            .header("x-forwarded-client-cert")
+            .to_owned();
+        let (start, end) = (
+            "By=spiffe://x/server;Hash=",
+            ";Subject=\"CN=client.test\";URI=spiffe://x/good;DNS=client.test",
+        );
+        assert!(told.starts_with(start) && told.ends_with(end), "{told}");
+        assert_eq!(told.len(), start.len() + 64 + end.len());
+
+        for wrong in [&bad, &foreign] {
+            assert_eq!(
+                ask(connect(&app, &authority, "app.test", Some(wrong)).await).await,
+                None
+            );
+        }
+        origin.forget();
+        let without = connect(&app, &authority, "app.test", None).await;
+        assert_eq!(ask(without).await.is_some(), !required);
+        assert_eq!(origin.requests().len(), usize::from(!required));
+        let nameless = connect(&app, &authority, "127.0.0.1", Some(&good)).await;
+        assert!(nameless.is_err(), "no server name");
+    }
+    // Nobody gets to invent a certificate.
+    let mut web = listener("web", &http(&json!({"route_config": to("a")})));
+    web["name"] = json!("web");
+    let text = bootstrap(&[web], &[cluster("a", origin.address)]);
+    let app = TestApp::bootstrap(&text.to_string()).await;
+    let mut client = Http1::connect(app.listener("web")).await;
+    let forged = request("GET", "a", "/").header("x-forwarded-client-cert", "Hash=1");
+    client.send_body(forged.body(empty()).unwrap()).await;
+    let seen = origin.requests();
+    assert_eq!(seen.last().unwrap().count("x-forwarded-client-cert"), 0);
+}
+
+#[tokio::test]
+async fn a_proxy_in_front_says_whose_connection_it_is() {
+    let origin = Origin::echo().await;
+    for optional in [false, true] {
+        let manager = json!({"route_config": to("a"), "use_remote_address": true});
+        let mut web = listener("web", &http(&manager));
+        let more = json!({"allow_requests_without_proxy_protocol": optional});
+        web["listener_filters"] = json!([inspector("proxy_protocol", "ProxyProtocol", &more)]);
+        let text = bootstrap(&[web], &[cluster("a", origin.address)]);
+        let app = TestApp::bootstrap(&text.to_string()).await;
+        origin.forget();
+        let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        let mut raw = Raw::connect(app.listener("web")).await;
+        raw.send("PROXY TCP4 203.0.113.9 10.0.0.1").await;
+        raw.send(format!(" 5555 80\r\n{request}")).await;
+        assert_eq!(raw.answer().await.status, 200);
+        assert_eq!(
+            origin.requests()[0].header("x-forwarded-for"),
+            "203.0.113.9"
+        );
+
+        let mut raw = Raw::connect(app.listener("web")).await;
+        raw.send(request).await;
+        if optional {
+            assert_eq!(raw.answer().await.status, 200);
+        } else {
+            let (rest, _) = raw.rest().await;
+            assert!(rest.is_empty(), "no answer without a header");
+        }
+        let mut raw = Raw::connect(app.listener("web")).await;
+        raw.send(format!("PROXY TCP4 nonsense\r\n{request}")).await;
+        assert!(
+            raw.rest().await.0.is_empty(),
+            "no answer to a broken header"
+        );
+        assert_eq!(origin.requests().len(), 1 + usize::from(optional));
+    }
+}
+
+#[tokio::test]
+async fn a_silent_client_is_waited_for_no_longer_than_is_allowed() {
+    let none = json!({});
+    for (kind, message, goes_on) in [
+        ("tls_inspector", "TlsInspector", true),
+        ("tls_inspector", "TlsInspector", false),
+        // Going on in the middle of a header would be going on in anybody's name.
+        ("proxy_protocol", "ProxyProtocol", false),
+    ] {
+        let mut web = listener("web", &http(&json!({"route_config": routes(&json!([]))})));
+        web["listener_filters"] = json!([inspector(kind, message, &none)]);
+        web["listener_filters_timeout"] = json!("0.05s");
+        web["continue_on_listener_filters_timeout"] = json!(goes_on || kind == "proxy_protocol");
+        web["filter_chains"] = json!([saying("late", &none, None)]);
+        let text = bootstrap(&[web], &[]);
+        let app = TestApp::bootstrap(&text.to_string()).await;
+        let mut raw = Raw::connect(app.listener("web")).await;
+        if goes_on {
+            let stats = stats(&app);
+            let fired = || stats.downstream_pre_cx_timeout.value() == 1;
+            eventually("the timeout", fired).await;
+            raw.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+            assert_eq!(raw.answer().await.text(), "late");
+        } else {
+            let (rest, end) = raw.rest().await;
+            assert_eq!((&rest[..], end), (&b""[..], End::Closed), "{kind}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn connections_go_by_weight_and_try_again_and_end_in_time() {
+    let echo = tcp_echo().await;
+    let (_held, refused) = refusing();
+    let mut mixed = cluster("mixed", echo.address);
+    let dead = json!({"address": refused.ip(), "port_value": refused.port()});
+    let dead = json!({"endpoint": {"address": {"socket_address": dead}}});
+    let endpoints = &mut mixed["load_assignment"]["endpoints"][0]["lb_endpoints"];
+    endpoints.as_array_mut().unwrap().insert(0, dead);
+    let weighted = json!({"clusters": [
+        {"name": "none", "weight": 1}, {"name": "mixed", "weight": 4_000_000_000_u32},
+    ]});
+    let mut proxy = tcp(
+        "",
+        &json!({
+            "weighted_clusters": weighted,
+            "max_connect_attempts": 3,
+            "max_downstream_connection_duration": "0.2s",
+        }),
+    );
+    proxy["typed_config"]
+        .as_object_mut()
+        .unwrap()
+        .remove("cluster");
+    let text = bootstrap(&[listener("web", &proxy)], &[mixed]);
+    let app = TestApp::bootstrap(&text.to_string()).await;
+    for _ in 0..4 {
+        let mut raw = Raw::connect(app.listener("web")).await;
+        raw.send("ping").await;
+        assert_eq!(raw.bytes(4).await, b"ping");
+        let (rest, end) = raw.rest().await;
+        assert_eq!((&rest[..], end), (&b""[..], End::Closed), "its time was up");
+    }
+    echo.has_no_connection().await;
+}
+
+/// Answers every request on a stream with what `told` says.
+async fn answering(mut stream: impl AsyncRead + AsyncWrite + Unpin, told: String) {
+    let mut seen = Vec::new();
+    loop {
+        let mut part = [0; 1024];
+        match stream.read(&mut part).await {
+            Ok(0) | Err(_) => return,
+            Ok(n) => seen.extend_from_slice(&part[..n]),
+        }
+        if let Some(end) = seen.windows(4).position(|four| four == b"\r\n\r\n") {
+            seen.drain(..end + 4);
+            let length = told.len();
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{told}");
+            if stream.write_all(answer.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_is_told_whose_connection_it_gets_and_no_other_client_shares_it() {
+    let origin = Origin::tcp(|mut stream| async move {
+        let mut header = Vec::new();
+        while !header.ends_with(b"\r\n") {
+            header.push(stream.read_u8().await.unwrap());
+        }
+        let told = String::from_utf8(header).unwrap();
+        answering(stream, told.trim_end().to_owned()).await;
+    })
+    .await;
+    let mut a = cluster("a", origin.address);
+    let raw = "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
+    a["transport_socket"] = json!({"name": "proxy_protocol", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.\
+                  ProxyProtocolUpstreamTransport",
+        "config": {"version": "V1"},
+        "transport_socket": {"name": "raw", "typed_config": {"@type": raw}},
+    }});
+    let web = listener("web", &http(&json!({"route_config": to("a")})));
+    let app = TestApp::bootstrap(&bootstrap(&[web], &[a]).to_string()).await;
+    let at = app.listener("web");
+    let mut connections = Vec::new();
+    for count in 1..=2 {
+        let stream = TcpStream::connect(at).await.unwrap();
+        let own = stream.local_addr().unwrap();
+        let (ip, port) = (own.ip(), own.port());
+        let expected = format!("PROXY TCP4 {ip} {} {port} {}", at.ip(), at.port());
+        let mut client = Http1::over(stream).await;
+        for _ in 0..3 {
+            assert_eq!(client.get("a", "/").await.text(), expected);
+        }
+        connections.push(client);
+        assert_eq!(origin.connections(), count, "one for each client");
+    }
+}
+
+#[tokio::test]
+async fn the_name_of_a_request_goes_to_the_endpoint_and_its_certificate_is_for_it() {
+    let authority = Authority::new();
+    let own = authority.certificate("*.a.test", None);
+    let config = ServerConfig::builder_with_provider(Arc::new(
+        rustls::crypto::aws_lc_rs::default_provider(),
+    ));
+    let mut config = config
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.der.clone()], own.private.clone_key())
+        .unwrap();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let origin = Origin::tcp(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            // A client that does not like the certificate leaves.
+            if let Ok(stream) = acceptor.accept(stream).await {
+                let told = stream.get_ref().1.server_name().unwrap_or("-").to_owned();
+                answering(stream, told).await;
+            }
+        }
+    })
+    .await;
+    let mut a = cluster("a", origin.address);
+    let validation = json!({
+        "trusted_ca": {"inline_string": authority.pem},
+        // The name of the request takes its place.
+        "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": "other"}}],
+    });
+    a["transport_socket"] = json!({"name": "tls", "typed_config": {
+        "@type": format!("{TLS}.UpstreamTlsContext"),
+        "common_tls_context": {"validation_context": validation},
+    }});
+    let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    a["typed_extension_protocol_options"] = json!({options: {
+        "@type": format!("type.googleapis.com/{options}"),
+        "upstream_http_protocol_options": {"auto_sni": true, "auto_san_validation": true},
+        "auto_config": {},
+    }});
+    let web = listener("web", &http(&json!({"route_config": to("a")})));
+    let app = TestApp::bootstrap(&bootstrap(&[web], &[a]).to_string()).await;
+    let at = app.listener("web");
+    for _ in 0..2 {
+        for name in ["x.a.test", "Y.a.test:8443"] {
+            let reply = get(at, name, "/").await;
+            let told = name.to_lowercase().replace(":8443", "");
+            assert_eq!((reply.status.as_u16(), reply.text()), (200, told));
+        }
+        assert_eq!(get(at, "b.test", "/").await.status, 503, "not its name");
+    }
+}

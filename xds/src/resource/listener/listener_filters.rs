@@ -1,0 +1,197 @@
+//! Listener filters: message to typed.
+
+use std::ops::RangeInclusive;
+
+use crate::proto::core::proxy_protocol_config::Version;
+use crate::proto::envoy::extensions::filters::listener as filters;
+use crate::proto::listener::listener_filter_chain_match_predicate::{MatchSet, Rule};
+use crate::proto::listener::{self, ListenerFilterChainMatchPredicate, listener_filter};
+use crate::reject::Invalid;
+use crate::resource::context::{
+    At, Context, accept, each, enumeration, not_empty, number, refuse, refuse_true, required,
+    unknown_type, unpack,
+};
+use crate::type_url::message_name;
+
+const TLS_INSPECTOR: &str = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
+const HTTP_INSPECTOR: &str = "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector";
+const PROXY_PROTOCOL: &str = "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
+
+/// What looks at a connection before a chain is chosen for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListenerFilter {
+    pub kind: ListenerFilterKind,
+    /// Connections that it leaves alone (`filter_disabled`).
+    pub disabled: Option<Predicate>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum ListenerFilterKind {
+    ProxyProtocol(ProxyProtocol),
+    TlsInspector(TlsInspector),
+    /// Tells HTTP/1.0, HTTP/1.1 and HTTP/2 in clear text apart.
+    HttpInspector,
+}
+
+/// Reads a PROXY protocol header and takes the client's address from it
+/// (`envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// A connection without a header is served too, under its own address.
+    pub optional: bool,
+    pub version_1: bool,
+    pub version_2: bool,
+}
+
+/// Finds the server name and the protocols that a TLS client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsInspector {
+    /// Bytes of a ClientHello. Default and most: 16384.
+    pub max_client_hello: usize,
+    /// Close what begins like TLS and is none, instead of taking it for clear text.
+    pub close_on_errors: bool,
+}
+
+/// `ListenerFilterChainMatchPredicate`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Predicate {
+    Any,
+    Or(Vec<Predicate>),
+    And(Vec<Predicate>),
+    Not(Box<Predicate>),
+    /// Ports that the client connected to.
+    DestinationPort(RangeInclusive<u16>),
+}
+
+impl Predicate {
+    /// `port` is that of the local address; a Unix socket has none.
+    pub fn matches(&self, port: Option<u16>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Or(rules) => rules.iter().any(|rule| rule.matches(port)),
+            Self::And(rules) => rules.iter().all(|rule| rule.matches(port)),
+            Self::Not(rule) => !rule.matches(port),
+            Self::DestinationPort(range) => port.is_some_and(|port| range.contains(&port)),
+        }
+    }
+
+    fn decode(message: ListenerFilterChainMatchPredicate) -> Result<Self, Invalid> {
+        let all = |MatchSet { rules }, field| match rules.len() {
+            ..2 => Err(Invalid::at(
+                format!("{field}.rules"),
+                "must have two or more",
+            )),
+            _ => each("rules", rules, Self::decode).at(field),
+        };
+        Ok(match required(message.rule, "rule")? {
+            Rule::OrMatch(set) => Self::Or(all(set, "or_match")?),
+            Rule::AndMatch(set) => Self::And(all(set, "and_match")?),
+            Rule::NotMatch(rule) => Self::Not(Box::new(Self::decode(*rule).at("not_match")?)),
+            Rule::AnyMatch(true) => Self::Any,
+            Rule::AnyMatch(false) => return Err(Invalid::at("any_match", "must be true")),
+            Rule::DestinationPortRange(range) => {
+                // The end is not part of it.
+                let port = |port| u16::try_from(port).ok();
+                let wrong = || Invalid::at("destination_port_range", "is no range of ports");
+                let last = range.end.checked_sub(1).and_then(port).ok_or_else(wrong)?;
+                let first = port(range.start).ok_or_else(wrong)?;
+                Self::DestinationPort(first..=last)
+            }
+        })
+    }
+}
+
+impl ListenerFilter {
+    pub(super) fn decode(
+        message: listener::ListenerFilter,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
+        let listener::ListenerFilter {
+            name,
+            filter_disabled,
+            config_type,
+        } = message;
+        not_empty(name, "name")?;
+        let any = match required(config_type, "typed_config")? {
+            listener_filter::ConfigType::TypedConfig(any) => any,
+            listener_filter::ConfigType::ConfigDiscovery(_) => {
+                return Err(Invalid::at("config_discovery", "not supported yet"));
+            }
+        };
+        let kind = match message_name(&any.type_url) {
+            TLS_INSPECTOR => unpack(&any)
+                .and_then(|message| TlsInspector::decode(message, ctx))
+                .map(ListenerFilterKind::TlsInspector),
+            HTTP_INSPECTOR => unpack(&any).map(|filters::http_inspector::v3::HttpInspector {}| {
+                ListenerFilterKind::HttpInspector
+            }),
+            PROXY_PROTOCOL => unpack(&any)
+                .and_then(|message| ProxyProtocol::decode(message, ctx))
+                .map(ListenerFilterKind::ProxyProtocol),
+            _ => Err(unknown_type(&any.type_url)),
+        }
+        .at("typed_config")?;
+        let disabled = filter_disabled.map(Predicate::decode).transpose();
+        Ok(Self {
+            kind,
+            disabled: disabled.at("filter_disabled")?,
+        })
+    }
+}
+
+impl TlsInspector {
+    /// What a record of TLS may hold, and the most that is looked at.
+    const MAX_CLIENT_HELLO: u32 = 16 * 1024;
+
+    fn decode(
+        message: filters::tls_inspector::v3::TlsInspector,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
+        let filters::tls_inspector::v3::TlsInspector {
+            enable_ja3_fingerprinting,
+            enable_ja4_fingerprinting,
+            initial_read_buffer_size,
+            close_connection_on_client_hello_parsing_errors,
+            max_client_hello_size,
+        } = message;
+        refuse_true!(enable_ja3_fingerprinting, enable_ja4_fingerprinting);
+        number(
+            initial_read_buffer_size,
+            "initial_read_buffer_size",
+            256..=65_536,
+        )?;
+        accept!(ctx, "TlsInspector": initial_read_buffer_size);
+        let max = Self::MAX_CLIENT_HELLO;
+        let max = number(max_client_hello_size, "max_client_hello_size", 1..=max)?.unwrap_or(max);
+        Ok(Self {
+            max_client_hello: max as usize,
+            close_on_errors: close_connection_on_client_hello_parsing_errors,
+        })
+    }
+}
+
+impl ProxyProtocol {
+    fn decode(
+        message: filters::proxy_protocol::v3::ProxyProtocol,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
+        let filters::proxy_protocol::v3::ProxyProtocol {
+            rules,
+            allow_requests_without_proxy_protocol,
+            pass_through_tlvs,
+            disallowed_versions,
+            stat_prefix,
+            tlv_location,
+        } = message;
+        refuse!(rules, pass_through_tlvs, tlv_location);
+        accept!(ctx, "ProxyProtocol": stat_prefix);
+        let refused = each("disallowed_versions", disallowed_versions, |version| {
+            enumeration::<Version>(version, "")
+        })?;
+        Ok(Self {
+            optional: allow_requests_without_proxy_protocol,
+            version_1: !refused.contains(&Version::V1),
+            version_2: !refused.contains(&Version::V2),
+        })
+    }
+}
