@@ -20,8 +20,6 @@ use super::framing::Heads;
 use super::names::{HOP_BY_HOP, Names};
 use super::path::{self, Outcome};
 use crate::error::{Failure, ResponseFlag};
-use crate::route::RequestView;
-use crate::route::matcher::joined;
 
 /// What a request asks its connection to become.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,38 +35,6 @@ pub struct Facts {
     /// Send the client to this path and query (307) instead of forwarding.
     pub redirect: Option<String>,
     pub names: Names,
-}
-
-/// A request as the route matchers see it.
-pub struct View<'r>(pub &'r Parts);
-
-impl RequestView for View<'_> {
-    fn path(&self) -> &str {
-        self.0.uri.path()
-    }
-
-    fn query(&self) -> &str {
-        self.0.uri.query().unwrap_or_default()
-    }
-
-    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        let parts = self.0;
-        match name {
-            ":method" => Some(Cow::Borrowed(parts.method.as_str().as_bytes())),
-            ":path" => parts
-                .uri
-                .path_and_query()
-                .map(|p| Cow::Borrowed(p.as_str().as_bytes())),
-            ":authority" | "host" => parts.headers.get(HOST).map(|h| h.as_bytes().into()),
-            _ => joined(
-                parts
-                    .headers
-                    .get_all(name)
-                    .iter()
-                    .map(HeaderValue::as_bytes),
-            ),
-        }
-    }
 }
 
 /// Checks a head and brings it into the one form that the rest of the program handles.

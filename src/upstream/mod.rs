@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_xds::resource::cluster::{Http2Options, TcpKeepalive};
+use causeway_xds::resource::route::Priority;
 
 pub use connect::{ConnectError, ConnectErrorKind, keep_alive};
 pub use endpoint::{Endpoint, EndpointKey};
 pub use limits::{Limits, Permit};
 
-use crate::telemetry::stats::ClusterStats;
+use crate::telemetry::stats::{ClusterStats, Room};
 use crate::tls::ClientTls;
 
 /// How the endpoints of one cluster are connected to. Kept from snapshot to snapshot while none of
@@ -36,6 +37,17 @@ pub struct Transport {
     pub max_requests: u32,
     pub stats: Arc<ClusterStats>,
     pub limits: Arc<Limits>,
+    /// Of routes with priority HIGH, for requests and retries.
+    pub high_limits: Arc<Limits>,
+}
+
+impl Transport {
+    pub fn limits_of(&self, priority: Priority) -> &Limits {
+        match priority {
+            Priority::Default => &self.limits,
+            Priority::High => &self.high_limits,
+        }
+    }
 }
 
 /// What is spoken to the endpoints.
@@ -43,4 +55,12 @@ pub struct Transport {
 pub enum Protocol {
     Http1,
     Http2(Http2Options),
+}
+
+impl Room for Transport {
+    fn gauges(&self, f: &mut dyn FnMut(&str, i64)) {
+        for (priority, limits) in [("default", &self.limits), ("high", &self.high_limits)] {
+            limits.gauges(&mut |name, value| f(&format!("{priority}.{name}"), value));
+        }
+    }
 }

@@ -10,7 +10,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 
-use super::{Counted, connection_permit, http_error, spawn_tied, with_pool};
+use super::{Counted, Pending, connection_permit, http_error, spawn_tied, with_pool};
 use crate::net::Io;
 use crate::upstream::body::RequestBody;
 use crate::upstream::connect::{ConnectError, connect};
@@ -122,6 +122,7 @@ pub(super) async fn checkout(
     fresh: bool,
 ) -> Result<(Place, bool), ConnectError> {
     let mut fresh = fresh;
+    let mut pending = None;
     loop {
         let turn = with_pool(endpoint.uid, |pool| {
             if std::mem::take(&mut fresh) {
@@ -149,6 +150,9 @@ pub(super) async fn checkout(
                 }
             }
         });
+        if pending.is_none() && !matches!(turn, Turn::Use(_)) {
+            pending = Some(Pending::begin(endpoint, transport)?);
+        }
         match turn {
             Turn::Use(place) => return Ok((place, true)),
             Turn::Wait(opened) => {
