@@ -26,6 +26,8 @@ use crate::error::{Failure, ResponseFlag};
 pub struct UpgradeRequest {
     /// As sent.
     pub protocol: HeaderValue,
+    /// The method CONNECT, and not a field.
+    pub connect: bool,
 }
 
 /// What [`sanitise`] found.
@@ -58,6 +60,16 @@ pub fn sanitise(
     if names.cookie && parts.version == Version::HTTP_2 {
         join_cookies(&mut parts.headers);
     }
+    if parts.method == Method::CONNECT {
+        return Ok(Facts {
+            upgrade: Some(UpgradeRequest {
+                protocol: HeaderValue::from_static("CONNECT"),
+                connect: true,
+            }),
+            redirect: None,
+            names,
+        });
+    }
     let redirect = normal_path(parts, manager)?;
     Ok(Facts {
         upgrade,
@@ -82,12 +94,7 @@ fn version(parts: &Parts, manager: &HttpManager) -> Result<(), Failure> {
 /// Brings absolute form and the HTTP/2 pseudo headers down to origin form plus `Host`.
 fn target(parts: &mut Parts, manager: &HttpManager) -> Result<(), Failure> {
     if parts.method == Method::CONNECT {
-        return Err(Failure::local(
-            StatusCode::NOT_FOUND,
-            ResponseFlag::NoRoute,
-            "connect_not_configured",
-        )
-        .closing());
+        return connect_target(parts);
     }
     if let Some(authority) = parts.uri.authority() {
         if parts.uri.scheme().is_none() {
@@ -118,6 +125,26 @@ fn target(parts: &mut Parts, manager: &HttpManager) -> Result<(), Failure> {
     {
         parts.headers.insert(HOST, host);
     }
+    Ok(())
+}
+
+/// The target of a CONNECT is its host, and stays as it is (RFC 9112 section 3.2.3).
+fn connect_target(parts: &mut Parts) -> Result<(), Failure> {
+    if parts.version == Version::HTTP_2 {
+        return Err(Failure::local(
+            StatusCode::NOT_FOUND,
+            ResponseFlag::NoRoute,
+            "connect_not_configured",
+        )
+        .closing());
+    }
+    let host = parts
+        .uri
+        .authority()
+        .filter(|a| parts.uri.path_and_query().is_none() && !a.as_str().contains('@'))
+        .and_then(|a| HeaderValue::from_str(a.as_str()).ok())
+        .ok_or_else(|| Failure::bad_request("invalid_authority"))?;
+    parts.headers.insert(HOST, host);
     Ok(())
 }
 
@@ -292,9 +319,10 @@ fn hop_by_hop(parts: &mut Parts, names: Names) -> Result<Option<UpgradeRequest>,
         None
     };
     let asked = wants_upgrade && parts.version == Version::HTTP_11;
-    Ok(protocol
-        .filter(|_| asked)
-        .map(|protocol| UpgradeRequest { protocol }))
+    Ok(protocol.filter(|_| asked).map(|protocol| UpgradeRequest {
+        protocol,
+        connect: false,
+    }))
 }
 
 /// HTTP/2 may split cookies over several fields; HTTP/1.1 may not (RFC 9113 section 8.2.3).

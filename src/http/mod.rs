@@ -3,6 +3,7 @@
 mod attempts;
 pub mod body;
 mod clock;
+mod connect;
 pub mod connection_manager;
 mod exchange;
 mod failures;

@@ -3,7 +3,7 @@
 use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE, VIA};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Uri, Version};
+use http::{Method, Uri, Version};
 
 use super::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PREFIX};
 use super::head::UpgradeRequest;
@@ -41,6 +41,10 @@ pub fn edit_request(parts: &mut Parts, forward: &Forward, chosen: &Chosen, envoy
     };
     if let Some(host) = host {
         replace_host(parts, host, forward, envoy_headers);
+    }
+    if parts.method == Method::CONNECT {
+        // It has no path.
+        return;
     }
     if let Some(prefix) = forward.path_rewrite.told_prefix(parts.uri.path())
         && let Ok(prefix) = HeaderValue::from_str(prefix)
@@ -114,7 +118,7 @@ pub fn prepare(
     } else {
         head.version = Version::HTTP_11;
     }
-    if let Some(upgrade) = upgrade {
+    if let Some(upgrade) = upgrade.filter(|upgrade| !upgrade.connect) {
         head.headers
             .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         head.headers.insert(UPGRADE, upgrade.protocol.clone());

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 
 use super::attempts::{self, Ask, UNSENT};
 use super::body::Body;
+use super::connect;
 use super::exchange::Exchange;
 use super::failures::{self, MAX_DURATION};
 use super::head::UpgradeRequest;
@@ -59,7 +60,7 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
         cluster,
         copies,
         upgrade,
-        on_upgrade,
+        mut on_upgrade,
         asks,
         manner,
     } = job;
@@ -81,6 +82,23 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
     append_via(&mut head.headers, &manager.model.via);
     edit_request(head, forward, chosen, tell);
 
+    let connect = upgrade.as_ref().is_some_and(|u| u.connect);
+    if connect
+        && forward.upgrades.iter().any(|u| u.terminate)
+        && let Some(cluster) = &cluster
+        && let Some(downstream) = on_upgrade.take()
+    {
+        let mut response = match connect::open(cluster, forward, &timeouts, &mut exchange).await {
+            Ok(upstream) => {
+                exchange.watch.upgraded();
+                upgrade::accept(downstream, upstream, idle, exchange)
+            }
+            Err(failure) => failed(&failure, manner, tell, exchange),
+        };
+        chosen.edits().apply_to_response(response.headers_mut());
+        append_via(response.headers_mut(), &manager.model.via);
+        return response;
+    }
     let ask = Ask {
         retries: Retries::of(forward, head, asks),
         parts,
@@ -102,16 +120,10 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
         }
     };
     let mut response = match (answer, upgrade, on_upgrade) {
-        (Err(failure), ..) => {
-            // A request whose body was not read to its end leaves the connection in doubt.
-            let close = manner.close || !exchange.progress.request_ended.get();
-            let manner = Manner { close, ..manner };
-            let mut response = reply::from_failure(&failure, manner, exchange);
-            explain(&failure, &mut response, manner, tell);
-            response
-        }
+        (Err(failure), ..) => failed(&failure, manner, tell, exchange),
         (Ok((lease, response)), Some(asked), Some(on_upgrade))
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS =>
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS
+                || (asked.connect && response.status().is_success()) =>
         {
             exchange.watch.upgraded();
             let ends = upgrade::Ends { lease, idle };
@@ -134,6 +146,20 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
     }
     chosen.edits().apply_to_response(response.headers_mut());
     append_via(response.headers_mut(), &manager.model.via);
+    response
+}
+
+fn failed(
+    failure: &Failure,
+    manner: Manner,
+    tell: bool,
+    exchange: Box<Exchange>,
+) -> Response<Body> {
+    // A request whose body was not read to its end leaves the connection in doubt.
+    let close = manner.close || !exchange.progress.request_ended.get();
+    let manner = Manner { close, ..manner };
+    let mut response = reply::from_failure(failure, manner, exchange);
+    explain(failure, &mut response, manner, tell);
     response
 }
 

@@ -263,7 +263,7 @@ fn choose(connection: &Connection, parts: &Parts) -> Found {
         .and_then(|h| h.to_str().ok())
         .unwrap_or("");
     let Some(virtual_host) = table
-        .filter(|_| path.starts_with('/'))
+        .filter(|_| path.starts_with('/') || parts.method == Method::CONNECT)
         .and_then(|table| table.virtual_host(host_key(table, host, path)))
     else {
         return Found::Nothing;
@@ -339,10 +339,10 @@ fn redirected(redirect: &Redirect, parts: &Parts) -> Decided {
 
 /// The route's word counts before the connection manager's.
 fn upgrade_allowed(asked: &UpgradeRequest, route: &[Upgrade], manager: &[Upgrade]) -> bool {
-    let asked = asked.protocol.as_bytes();
+    let (any, asked) = (!asked.connect, asked.protocol.as_bytes());
     let says = |list: &[Upgrade]| {
         list.iter()
-            .find(|u| u.kind == "*" || u.kind.as_bytes().eq_ignore_ascii_case(asked))
+            .find(|u| (any && u.kind == "*") || u.kind.as_bytes().eq_ignore_ascii_case(asked))
             .map(|u| u.enabled)
     };
     says(route).or_else(|| says(manager)).unwrap_or(false)

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use http::Method;
 use http::header::{HOST, HeaderMap, HeaderValue};
 use http::request::Parts;
 
@@ -52,6 +53,10 @@ impl RequestView for View<'_> {
 
     fn query(&self) -> &str {
         self.parts.uri.query().unwrap_or_default()
+    }
+
+    fn is_connect(&self) -> bool {
+        self.parts.method == Method::CONNECT
     }
 
     fn random(&self) -> u64 {

@@ -59,6 +59,7 @@ enum PathMatcher {
         ignore_case: bool,
     },
     Regex(Regex),
+    Connect,
 }
 
 #[derive(Debug)]
@@ -128,6 +129,7 @@ impl RouteMatcher {
             },
             PathMatch::Regex(pattern) => PathMatcher::Regex(whole(pattern)),
             PathMatch::Template(template) => PathMatcher::Regex(whole(&template.pattern)),
+            PathMatch::Connect => PathMatcher::Connect,
         };
         let share = model.fraction.as_ref().map(|f| Share::compile(f, layers));
         let rare = share.is_some() || model.grpc || !model.cookies.is_empty();
@@ -146,8 +148,16 @@ impl RouteMatcher {
     }
 
     pub fn matches(&self, request: &impl RequestView) -> bool {
-        self.path.matches(request.path())
-            && self.headers.iter().all(|h| h.matches(request))
+        self.path.matches(request.path()) && self.matches_rest(request)
+    }
+
+    /// As [`RouteMatcher::matches`], for a request without a path.
+    pub fn matches_connect(&self, request: &impl RequestView) -> bool {
+        matches!(self.path, PathMatcher::Connect) && self.matches_rest(request)
+    }
+
+    fn matches_rest(&self, request: &impl RequestView) -> bool {
+        self.headers.iter().all(|h| h.matches(request))
             && self.query.iter().all(|q| q.matches(request.query()))
             && self.rare.as_ref().is_none_or(|rare| rare.matches(request))
     }
@@ -179,6 +189,7 @@ impl PathMatcher {
                     && matches!(path.as_bytes().get(text.len()), None | Some(b'/'))
             }
             Self::Regex(regex) => regex.is_match(path),
+            Self::Connect => false,
         }
     }
 }

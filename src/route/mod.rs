@@ -106,6 +106,10 @@ pub trait RequestView: Headers {
     fn path(&self) -> &str;
     /// What follows the first `?`; empty when nothing does.
     fn query(&self) -> &str;
+    /// Whether it asks for a tunnel, and so has no path.
+    fn is_connect(&self) -> bool {
+        false
+    }
     /// A number that is the same whenever this request is looked at.
     fn random(&self) -> u64;
 }
@@ -134,6 +138,10 @@ impl<R: RequestView> RequestView for WithoutParameters<'_, R> {
 impl VirtualHost {
     /// The first route that matches.
     pub fn find(&self, request: &impl RequestView) -> Option<&Arc<Route>> {
+        if request.is_connect() {
+            let mut routes = self.routes.iter();
+            return routes.find(|route| route.matcher.matches_connect(request));
+        }
         if self.ignore_path_parameters {
             return self.first(&WithoutParameters(request));
         }

@@ -45,7 +45,7 @@ pub fn matched_length(matcher: &model::RouteMatch) -> usize {
             text.len()
         }
         // These match the whole path.
-        PathMatch::Regex(_) | PathMatch::Template(_) => usize::MAX,
+        PathMatch::Regex(_) | PathMatch::Template(_) | PathMatch::Connect => usize::MAX,
     }
 }
 

@@ -126,6 +126,8 @@ pub enum PathMatch {
     Regex(String),
     /// `path_match_policy` with the URI template extension.
     Template(PathTemplate),
+    /// Requests with the method CONNECT, which have no path (`connect_matcher`).
+    Connect,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -222,9 +224,11 @@ pub enum HostRewrite {
 /// One entry of `upgrade_configs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upgrade {
-    /// Lower case; `*` stands for any (an addition of ours, used by circuits).
+    /// Lower case; `*` stands for any but CONNECT (an addition of ours, used by circuits).
     pub kind: String,
     pub enabled: bool,
+    /// The tunnel of a CONNECT ends here, and its bytes go to the endpoint (`connect_config`).
+    pub terminate: bool,
 }
 
 /// `envoy.config.route.v3.RedirectAction`.

@@ -12,6 +12,7 @@ use crate::proto::core::RoutingPriority;
 use crate::proto::route::route::Action as Kind;
 use crate::proto::route::route_action::{
     self, ClusterNotFoundResponseCode, HostRewriteSpecifier, UpgradeConfig,
+    upgrade_config::ConnectConfig,
 };
 use crate::proto::route::{DirectResponseAction, RouteAction};
 use crate::reject::Invalid;
@@ -184,8 +185,17 @@ impl Forward {
                     enabled,
                     connect_config,
                 } = config;
-                refuse!(connect_config);
-                Upgrade::decode(upgrade_type, enabled)
+                let upgrade = Upgrade::decode(upgrade_type, enabled)?;
+                let terminate = connect_config.map(check_connect).transpose();
+                let terminate = terminate.at("connect_config")?.is_some();
+                if terminate && upgrade.kind != CONNECT {
+                    let reason = "is for the upgrade type CONNECT";
+                    return Err(Invalid::at("connect_config", reason));
+                }
+                Ok(Upgrade {
+                    terminate,
+                    ..upgrade
+                })
             })?,
             append_x_forwarded_host,
             retry: retry_policy
@@ -199,6 +209,18 @@ impl Forward {
             },
         })
     }
+}
+
+/// The upgrade type that is a method and not a value of the `Upgrade` header.
+const CONNECT: &str = "connect";
+
+fn check_connect(message: ConnectConfig) -> Result<(), Invalid> {
+    let ConnectConfig {
+        proxy_protocol_config,
+        allow_post,
+    } = message;
+    refuse!(proxy_protocol_config, allow_post);
+    Ok(())
 }
 
 impl MaxStreamDuration {
@@ -287,13 +309,11 @@ impl Upgrade {
         header_value(&kind).at(FIELD)?;
         let kind = not_empty(kind, FIELD)?.to_ascii_lowercase();
         match kind.as_str() {
-            // Not values of the Upgrade header but methods, which make the proxy an open tunnel.
-            "connect" | "connect-udp" => {
-                Err(fault(format!("{kind:?} is not supported yet"))).at(FIELD)
-            }
+            "connect-udp" => Err(fault(format!("{kind:?} is not supported yet"))).at(FIELD),
             _ => Ok(Self {
                 kind,
                 enabled: flag(enabled, true),
+                terminate: false,
             }),
         }
     }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::proto::core::Metadata;
 use crate::proto::google::protobuf::value;
-use crate::proto::route::route_match::{GrpcRouteMatchOptions, PathSpecifier};
+use crate::proto::route::route_match::{ConnectMatcher, GrpcRouteMatchOptions, PathSpecifier};
 use crate::proto::route::virtual_host::TlsRequirementType;
 use crate::proto::route::{self, Vhds};
 use crate::proto::{self, UInt32Value, UInt64Value};
@@ -344,9 +344,7 @@ impl PathMatch {
             PathSpecifier::PathSeparatedPrefix(prefix) => separated_prefix(prefix)
                 .at("path_separated_prefix")
                 .map(Self::SeparatedPrefix),
-            PathSpecifier::ConnectMatcher(_) => {
-                Err(Invalid::at("connect_matcher", "not supported yet"))
-            }
+            PathSpecifier::ConnectMatcher(ConnectMatcher {}) => Ok(Self::Connect),
             PathSpecifier::PathMatchPolicy(policy) => PathTemplate::decode(policy)
                 .at("path_match_policy")
                 .map(Self::Template),

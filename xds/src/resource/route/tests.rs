@@ -461,9 +461,6 @@ fn a_match_is_refused_by_path() {
             ("match.tls_context: not supported yet", |r| {
                 inner(r).tls_context = Some(Default::default())
             }),
-            ("match.connect_matcher: not supported yet", |r| {
-                r.r#match = path(Path::ConnectMatcher(Default::default()));
-            }),
             (
                 "match.path_separated_prefix: must not end with a slash",
                 |r| {
