@@ -83,20 +83,27 @@ fn cluster_text(cluster: &Cluster, added: bool, out: &mut String) {
         for (stat, value) in numbers(endpoint) {
             line(format_args!("{endpoint}::{stat}::{value}"));
         }
-        let health = match endpoint.health {
+        let attributes = &endpoint.attributes;
+        let health = match attributes.health {
             EndpointHealth::Unknown | EndpointHealth::Healthy => "healthy",
             EndpointHealth::Degraded => "/degraded_eds_health",
             _ => "/failed_eds_health",
         };
-        let locality = &endpoint.locality;
-        line(format_args!("{endpoint}::hostname::{}", endpoint.hostname));
+        let locality = &attributes.locality;
+        line(format_args!(
+            "{endpoint}::hostname::{}",
+            attributes.hostname
+        ));
         line(format_args!("{endpoint}::health_flags::{health}"));
-        line(format_args!("{endpoint}::weight::{}", endpoint.weight));
+        line(format_args!("{endpoint}::weight::{}", attributes.weight));
         line(format_args!("{endpoint}::region::{}", locality.region));
         line(format_args!("{endpoint}::zone::{}", locality.zone));
         line(format_args!("{endpoint}::sub_zone::{}", locality.sub_zone));
         line(format_args!("{endpoint}::canary::false"));
-        line(format_args!("{endpoint}::priority::{}", endpoint.priority));
+        line(format_args!(
+            "{endpoint}::priority::{}",
+            attributes.priority
+        ));
         line(format_args!("{endpoint}::success_rate::-1"));
         line(format_args!("{endpoint}::local_origin_success_rate::-1"));
     }
@@ -174,7 +181,8 @@ fn host_value(endpoint: &Endpoint) -> Value {
         }
         Value::Object(stat)
     });
-    let health = match endpoint.health {
+    let attributes = &endpoint.attributes;
+    let health = match attributes.health {
         EndpointHealth::Unknown | EndpointHealth::Healthy => "HEALTHY",
         EndpointHealth::Unhealthy => "UNHEALTHY",
         EndpointHealth::Draining => "DRAINING",
@@ -185,16 +193,16 @@ fn host_value(endpoint: &Endpoint) -> Value {
         "address": address_value(&endpoint.key.address),
         "stats": stats,
         "health_status": {"eds_health_status": health},
-        "weight": endpoint.weight,
+        "weight": attributes.weight,
         "locality": {},
     });
-    if !endpoint.hostname.is_empty() {
-        value["hostname"] = json!(endpoint.hostname);
+    if !attributes.hostname.is_empty() {
+        value["hostname"] = json!(attributes.hostname);
     }
-    if endpoint.priority != 0 {
-        value["priority"] = json!(endpoint.priority);
+    if attributes.priority != 0 {
+        value["priority"] = json!(attributes.priority);
     }
-    let locality = &endpoint.locality;
+    let locality = &attributes.locality;
     for (key, text) in [
         ("region", &locality.region),
         ("zone", &locality.zone),

@@ -1,15 +1,18 @@
 //! Clusters: named sets of endpoints, and choosing one of them.
 
 mod endpoints;
-mod lb;
+mod hashing;
+mod hosts;
+mod priority;
+mod schedule;
+mod selection;
 
 use std::sync::{Arc, Weak};
 
-use causeway_xds::resource::cluster::{self as model, Policy};
+use causeway_xds::resource::cluster as model;
 use http::StatusCode;
 
 pub use endpoints::EndpointSet;
-pub use lb::Balancer;
 
 use crate::error::{Failure, ResponseFlag};
 use crate::upstream::endpoint::EndpointStats;
@@ -20,12 +23,10 @@ use crate::upstream::{Endpoint, Transport};
 #[derive(Debug)]
 pub struct Cluster {
     pub name: Arc<str>,
-    pub policy: Policy,
     pub transport: Arc<Transport>,
     pub endpoints: Arc<EndpointSet>,
     /// Endpoints that it had, for as long as something still runs to them.
     pub former: Vec<Former>,
-    pub balancer: Arc<Balancer>,
     pub model: Arc<model::Cluster>,
 }
 
@@ -57,8 +58,8 @@ impl Former {
 pub enum PickError {
     #[error("the cluster has no endpoints")]
     Empty,
-    #[error("all {0} endpoints are unhealthy")]
-    AllUnhealthy(usize),
+    #[error("none of the {0} endpoints may be chosen")]
+    NoneEligible(usize),
     #[error("{0} endpoints were tried, there is no other")]
     AllTried(usize),
 }
@@ -76,12 +77,25 @@ impl From<PickError> for Failure {
 }
 
 impl Cluster {
-    /// Chooses an endpoint.
+    /// Chooses an endpoint; by `hash`, if the policy is one that hashes.
     ///
     /// # Errors
     /// [`PickError`]: there is none to choose.
-    pub fn pick(&self) -> Result<&Arc<Endpoint>, PickError> {
-        self.balancer.pick(&self.endpoints, self.policy)
+    pub fn pick(&self, hash: Option<u64>) -> Result<&Arc<Endpoint>, PickError> {
+        if let Some(only) = self.endpoints.only() {
+            return Ok(only);
+        }
+        let all = self.endpoints.all();
+        if all.is_empty() {
+            return Err(PickError::Empty);
+        }
+        let policy = &self.model.balancing.policy;
+        let chosen = self.endpoints.selection().choose(all, policy, hash);
+        if chosen.panic {
+            self.transport.stats.lb_healthy_panic.inc();
+        }
+        let endpoint = chosen.place.and_then(|place| all.get(place as usize));
+        endpoint.ok_or(PickError::NoneEligible(all.len()))
     }
 
     /// Chooses an endpoint that was not tried, and draws up to `draws` times more for one that
@@ -89,9 +103,16 @@ impl Cluster {
     ///
     /// # Errors
     /// [`PickError`]: there is none to choose, or no other.
-    pub fn pick_other(&self, tried: &[u64], draws: u32) -> Result<&Arc<Endpoint>, PickError> {
-        for _ in 0..=draws {
-            let endpoint = self.pick()?;
+    pub fn pick_other(
+        &self,
+        tried: &[u64],
+        draws: u32,
+        hash: Option<u64>,
+    ) -> Result<&Arc<Endpoint>, PickError> {
+        for draw in 0..=u64::from(draws) {
+            // Another hash each time, far from the first: the same would lead to the same endpoint.
+            let attempt = tried.len() as u64 + draw;
+            let endpoint = self.pick(hash.map(|hash| hash ^ attempt.wrapping_neg()))?;
             if !endpoint.is_shunned() && !tried.contains(&endpoint.uid) {
                 return Ok(endpoint);
             }

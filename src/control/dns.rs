@@ -194,6 +194,13 @@ fn assignment(dns: &Dns, answers: &Answers) -> ClusterLoadAssignment {
     let localities = dns.assignment.localities.iter();
     ClusterLoadAssignment {
         cluster_name: dns.resource.clone(),
+        policy: Some(endpoint::cluster_load_assignment::Policy {
+            overprovisioning_factor: Some(UInt32Value {
+                value: dns.assignment.overprovisioning,
+            }),
+            weighted_priority_health: dns.assignment.weighted_health,
+            ..Default::default()
+        }),
         endpoints: localities.map(|l| locality(l, answers)).collect(),
         ..Default::default()
     }
@@ -229,6 +236,9 @@ fn locality(model: &LocalityEndpoints, answers: &Answers) -> LocalityLbEndpoints
             sub_zone: model.locality.sub_zone.clone(),
         }),
         priority: model.priority,
+        load_balancing_weight: (model.weight > 0).then_some(UInt32Value {
+            value: model.weight,
+        }),
         lb_endpoints: endpoints
             .map(|(address, host, model)| lb_endpoint(address, host, model, scale))
             .collect(),
@@ -251,7 +261,7 @@ fn lb_endpoint(address: AddressKind, host: &str, model: &Endpoint, scale: u32) -
     };
     LbEndpoint {
         health_status: health(model.health) as i32,
-        metadata: (!model.id.is_empty()).then(|| id(&model.id)),
+        metadata: metadata(model),
         load_balancing_weight: Some(UInt32Value {
             value: (model.weight / scale).max(1),
         }),
@@ -277,17 +287,25 @@ fn health(model: EndpointHealth) -> core::HealthStatus {
     }
 }
 
-fn id(id: &str) -> Metadata {
-    let value = Value {
-        kind: Some(Kind::StringValue(id.to_owned())),
+/// What the decoder of endpoints reads of it.
+fn metadata(model: &Endpoint) -> Option<Metadata> {
+    let known = [
+        ("causeway", "id", &model.id),
+        ("envoy.lb", "hash_key", &model.hash_key),
+    ];
+    let entry = |(namespace, key, value): (&str, &str, &String)| {
+        let value = Value {
+            kind: Some(Kind::StringValue(value.clone())),
+        };
+        let fields = [(key.to_owned(), value)].into_iter().collect();
+        (namespace.to_owned(), Struct { fields })
     };
-    let ours = Struct {
-        fields: [("id".to_owned(), value)].into_iter().collect(),
-    };
-    Metadata {
-        filter_metadata: [("causeway".to_owned(), ours)].into_iter().collect(),
+    let given = known.into_iter().filter(|(_, _, value)| !value.is_empty());
+    let filter_metadata: std::collections::HashMap<_, _> = given.map(entry).collect();
+    (!filter_metadata.is_empty()).then(|| Metadata {
+        filter_metadata,
         ..Default::default()
-    }
+    })
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use crate::error::Failure;
 use crate::route::Chosen;
 use crate::route::action::{Forward, milliseconds};
 use crate::runtime::timer::Deadline;
+use crate::upstream::Endpoint;
 use crate::upstream::body::{Kept, Progress, RequestBody};
 use crate::upstream::pool::{self, Lease, SendError};
 
@@ -40,6 +42,8 @@ pub struct Ask<'a> {
     pub retries: Option<Box<Retries>>,
     pub copies: Option<Box<Copies>>,
     pub upgrade: Option<&'a UpgradeRequest>,
+    /// Of the request, where the cluster's policy hashes.
+    pub hash: Option<u64>,
     pub timeouts: Timeouts,
     /// Whether the upstream is told `x-envoy-*`.
     pub tell: bool,
@@ -111,6 +115,7 @@ struct Rest<'a> {
     chosen: &'a Chosen,
     forward: &'a Forward,
     upgrade: Option<&'a UpgradeRequest>,
+    hash: Option<u64>,
     retries: Option<Box<Retries>>,
     timeouts: Timeouts,
     tell: bool,
@@ -131,6 +136,7 @@ pub async fn ask(
         retries,
         copies,
         upgrade,
+        hash,
         timeouts,
         tell,
     } = ask;
@@ -154,6 +160,7 @@ pub async fn ask(
             chosen,
             forward,
             upgrade,
+            hash,
             retries,
             timeouts,
             tell,
@@ -170,7 +177,7 @@ pub async fn ask(
     attempts.run(exchange).await
 }
 
-impl Attempts<'_> {
+impl<'a> Attempts<'a> {
     async fn run(mut self, exchange: &mut Exchange) -> (Result<Answer, Failure>, u32) {
         loop {
             let attempt = self.attempt(exchange).await;
@@ -259,20 +266,22 @@ impl Attempts<'_> {
         }
     }
 
-    fn pick(&mut self) -> Result<std::sync::Arc<crate::upstream::Endpoint>, Lost> {
+    fn pick(&mut self) -> Result<&'a Arc<Endpoint>, Lost> {
+        let cluster = self.cluster;
+        let hash = self.ask.hash;
         let others = self.ask.retries.as_ref().map_or(0, |r| r.other_hosts());
         let picked = match others {
-            0 => self.cluster.pick(),
-            draws => self.cluster.pick_other(&self.tried, draws),
+            0 => cluster.pick(hash),
+            draws => cluster.pick_other(&self.tried, draws, hash),
         };
         let picked = match (picked, self.unreachable.take()) {
             // One that cannot be reached is not tried again at once.
             (Err(_), Some(failure)) => return Err(Lost::finally(failure)),
-            (Err(PickError::AllTried(_)), None) => self.cluster.pick(),
+            (Err(PickError::AllTried(_)), None) => cluster.pick(hash),
             (picked, _) => picked,
         };
-        picked.cloned().map_err(|error| {
-            self.cluster.transport.stats.upstream_cx_none_healthy.inc();
+        picked.map_err(|error| {
+            cluster.transport.stats.upstream_cx_none_healthy.inc();
             Lost::finally(error.into())
         })
     }
@@ -286,16 +295,16 @@ impl Attempts<'_> {
             let Some(permit) = limit.acquire() else {
                 return Err(Lost::of(failures::overflow(limit.max()), Reset::Overflow));
             };
-            exchange.asked(&endpoint, transport, permit);
+            exchange.asked(endpoint, transport, permit);
             let pooled = if self.again {
                 None
             } else {
-                pool::ready(&endpoint, transport)
+                pool::ready(endpoint, transport)
             };
             let mut lease = match pooled {
                 Some(lease) => lease,
                 None => {
-                    let mut checkout = Box::pin(pool::checkout(&endpoint, transport, self.again));
+                    let mut checkout = Box::pin(pool::checkout(endpoint, transport, self.again));
                     let lease = watched(checkout.as_mut(), exchange, &self.ask.timeouts).await;
                     match lease.map_err(Lost::finally)? {
                         Ok(lease) => lease,

@@ -19,11 +19,12 @@ use crate::upstream::pool::{self, RawConnection};
 pub async fn open(
     cluster: &Cluster,
     forward: &Forward,
+    hash: Option<u64>,
     timeouts: &Timeouts,
     exchange: &mut Exchange,
 ) -> Result<(Arc<Endpoint>, RawConnection), Failure> {
     let transport = &cluster.transport;
-    let endpoint = Arc::clone(cluster.pick().inspect_err(|_| {
+    let endpoint = Arc::clone(cluster.pick(hash).inspect_err(|_| {
         transport.stats.upstream_cx_none_healthy.inc();
     })?);
     let limit = &transport.limits_of(forward.priority).requests;

@@ -1,6 +1,6 @@
 //! One downstream connection: its codec, its timers, its requests.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -20,15 +20,12 @@ use super::clock::{Activity, Clock, Counted, Tick};
 use super::forwarded::Peer;
 use super::serve_request;
 use crate::net::Io;
+use crate::net::http2::Windows;
 use crate::runtime::drain::Drain;
 use crate::runtime::timer::Deadline;
 use crate::snapshot::{HttpManagerSpec, Reader};
 use crate::upstream::pool::LocalExecutor;
 
-/// HTTP/2 windows when the configuration gives none: enough for a fast link, small enough for many
-/// connections.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Streams per connection when the configuration gives none (Envoy's default since 1.36).
 const MAX_STREAMS: u32 = 1024;
 
@@ -57,6 +54,8 @@ pub struct Connection {
     pub peer: Peer,
     pub local_port: Option<u16>,
     pub server_name: HeaderValue,
+    /// What cookies know its client by, once one is made.
+    pub known_by: OnceCell<u64>,
     pub drain: Drain,
     _guard: Box<dyn std::any::Any>,
     active: Cell<u32>,
@@ -155,6 +154,7 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
         local_port: accepted.local.map(|a| a.port()),
         reader: accepted.reader,
         server_name,
+        known_by: OnceCell::new(),
         drain: accepted.drain,
         _guard: accepted.guard,
         active: Cell::new(0),
@@ -323,16 +323,16 @@ async fn serve_http2(io: Io, connection: Rc<Connection>) {
     let activity = Arc::clone(&connection.activity);
     let counted = Counted::new(io, activity);
     let options = &model.http2;
+    let windows = Windows::new(
+        options.initial_stream_window_size,
+        options.initial_connection_window_size,
+    );
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(options.max_concurrent_streams.unwrap_or(MAX_STREAMS))
-        .initial_stream_window_size(options.initial_stream_window_size.unwrap_or(STREAM_WINDOW))
-        .initial_connection_window_size(
-            options
-                .initial_connection_window_size
-                .unwrap_or(CONNECTION_WINDOW),
-        )
+        .initial_stream_window_size(windows.stream)
+        .initial_connection_window_size(windows.connection)
         .max_header_list_size(model.max_request_headers_kb * 1024);
     let service = {
         let connection = Rc::clone(&connection);

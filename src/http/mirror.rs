@@ -127,7 +127,7 @@ impl Copy {
         let Action::Forward(forward) = &route.action else {
             return;
         };
-        let Ok(endpoint) = cluster.pick() else {
+        let Ok(endpoint) = cluster.pick(None) else {
             return transport.stats.upstream_cx_none_healthy.inc();
         };
         let limits = transport.limits_of(forward.priority);

@@ -99,7 +99,7 @@ pub fn prepare(
     envoy_headers: bool,
 ) {
     head.extensions.clear();
-    let hostname = &lease.endpoint().hostname;
+    let hostname = &lease.endpoint().attributes.hostname;
     if matches!(forward.host_rewrite, HostRewrite::Auto)
         && !hostname.is_empty()
         && let Ok(host) = HeaderValue::from_str(hostname)

@@ -1,10 +1,11 @@
 //! Forwarding one request to a cluster, and making a response of whatever comes of it.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use causeway_xds::resource::http_manager::ServerHeader;
-use http::header::{CONNECTION, HeaderName, HeaderValue, SERVER};
+use http::header::{CONNECTION, HeaderName, HeaderValue, SERVER, SET_COOKIE};
 use http::request::Parts;
 use http::{Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -21,10 +22,12 @@ use super::request::{append_via, edit_request};
 use super::retry::Retries;
 use super::timeouts::Timeouts;
 use super::upgrade;
+use super::view::View;
 use crate::cluster::Cluster;
 use crate::error::{Failure, ResponseFlag};
 use crate::route::Chosen;
 use crate::route::action::Forward;
+use crate::route::hash::Hashed;
 use crate::upstream::pool::Lease;
 
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
@@ -47,6 +50,8 @@ pub struct Job<'j> {
     pub on_upgrade: Option<hyper::upgrade::OnUpgrade>,
     /// The request has `x-envoy-*` fields.
     pub asks: bool,
+    /// The address of the client.
+    pub client: IpAddr,
     pub manner: Manner,
 }
 
@@ -62,6 +67,7 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
         upgrade,
         mut on_upgrade,
         asks,
+        client,
         manner,
     } = job;
     let connection = Rc::clone(&exchange.connection);
@@ -82,19 +88,27 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
     append_via(&mut head.headers, &manager.model.via);
     edit_request(head, forward, chosen, tell);
 
+    let hashed = match &cluster {
+        Some(cluster) if cluster.model.balancing.policy.hashes() => {
+            let known_by = || *connection.known_by.get_or_init(|| fastrand::u64(..));
+            forward.hashing.of(&View::of(head), client, known_by)
+        }
+        _ => Hashed::default(),
+    };
     let connect = upgrade.as_ref().is_some_and(|u| u.connect);
     if connect
         && forward.upgrades.iter().any(|u| u.terminate)
         && let Some(cluster) = &cluster
         && let Some(downstream) = on_upgrade.take()
     {
-        let mut response = match connect::open(cluster, forward, &timeouts, &mut exchange).await {
-            Ok(upstream) => {
-                exchange.watch.upgraded();
-                upgrade::accept(downstream, upstream, idle, exchange)
-            }
-            Err(failure) => failed(&failure, manner, tell, exchange),
-        };
+        let mut response =
+            match connect::open(cluster, forward, hashed.hash, &timeouts, &mut exchange).await {
+                Ok(upstream) => {
+                    exchange.watch.upgraded();
+                    upgrade::accept(downstream, upstream, idle, exchange)
+                }
+                Err(failure) => failed(&failure, manner, tell, exchange),
+            };
         chosen.edits().apply_to_response(response.headers_mut());
         append_via(response.headers_mut(), &manager.model.via);
         return response;
@@ -107,6 +121,7 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
         forward,
         copies,
         upgrade: upgrade.as_ref(),
+        hash: hashed.hash,
         timeouts,
         tell,
     };
@@ -137,7 +152,11 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
                 close,
                 ..manner
             };
-            respond(response, lease, manner, exchange)
+            let mut response = respond(response, lease, manner, exchange);
+            for cookie in hashed.cookies {
+                response.headers_mut().append(SET_COOKIE, cookie);
+            }
+            response
         }
     };
     if chosen.route.told.attempts {

@@ -1,6 +1,7 @@
 //! One request: from its head to the action of its route.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -60,7 +61,9 @@ pub async fn handle(
     let manner = Manner {
         grpc: parts.version == Version::HTTP_2 && reply::is_grpc(&parts.headers),
         // An answer that does not wait for the body leaves the connection in doubt.
-        close: !body.is_end_stream() || connection.drain.has_begun(),
+        close: !body.is_end_stream()
+            || parts.method == Method::CONNECT
+            || connection.drain.has_begun(),
         http2: parts.version == Version::HTTP_2,
     };
     let decided = decide(&connection, parts, &mut exchange);
@@ -77,6 +80,7 @@ pub async fn handle(
             to: Where { cluster, copies },
             upgrade,
             asks,
+            client,
         }) => {
             let Action::Forward(forward) = &chosen.route.action else {
                 unreachable!("decided by the action")
@@ -95,6 +99,7 @@ pub async fn handle(
                 upgrade,
                 on_upgrade,
                 asks,
+                client,
                 manner,
             };
             // The chain has run on the way up; it runs in reverse on the way down.
@@ -134,6 +139,7 @@ enum Decided {
         upgrade: Option<UpgradeRequest>,
         /// It has `x-envoy-*` fields.
         asks: bool,
+        client: IpAddr,
     },
     Reply {
         status: StatusCode,
@@ -224,6 +230,7 @@ fn decide(
             to,
             upgrade,
             asks: names.internal,
+            client,
         }),
         Action::Direct { status, body } => {
             manager.stats.rq_direct_response.inc();

@@ -10,6 +10,7 @@ use http::header::HeaderValue;
 
 use super::destination::{ClusterName, Destination};
 use super::fraction::Share;
+use super::hash::Hashing;
 use super::redirect::Redirect;
 use super::retry::Retry;
 use super::rewrite::{HostRewrite, Rewrite};
@@ -42,6 +43,8 @@ pub struct Forward {
     pub retry: Option<Arc<Retry>>,
     pub mirrors: Vec<Mirror>,
     pub priority: model::Priority,
+    /// By what an endpoint is chosen where the cluster's policy hashes.
+    pub hashing: Hashing,
     /// Bytes of a body that are kept for a retry or a mirror.
     pub buffer_limit: u64,
 }
@@ -120,6 +123,7 @@ impl Forward {
                 .map(|mirror| Mirror::compile(mirror, around.layers))
                 .collect(),
             priority: model.priority,
+            hashing: Hashing::compile(&model.hash_policy),
             buffer_limit: around.buffer_limit,
         }
     }

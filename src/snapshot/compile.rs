@@ -13,7 +13,7 @@ use causeway_xds::resource::{self as model, Resource};
 use causeway_xds::store::{Changes, ResourceStore, is_reserved};
 
 use super::Snapshot;
-use crate::cluster::{Balancer, Cluster, EndpointSet, Former};
+use crate::cluster::{Cluster, EndpointSet, Former};
 use crate::filter::Registry;
 use crate::route::{RouteTable, VirtualHost};
 use crate::telemetry::access_log::LogFiles;
@@ -219,11 +219,8 @@ impl Compiler {
             .filter(|b| Arc::ptr_eq(&b.transport, &transport));
         let none = EndpointSet::default();
         let old_set = same.map_or(&none, |b| &*b.endpoints);
-        let empty = model::LoadAssignment {
-            cluster_name: String::new(),
-            localities: vec![],
-        };
-        let endpoints = EndpointSet::build(assignment.unwrap_or(&empty), old_set);
+        let empty = model::LoadAssignment::empty(name);
+        let endpoints = EndpointSet::build(assignment.unwrap_or(&empty), &model.balancing, old_set);
         let mut former = Vec::new();
         if let Some(before) = &before {
             let gone = before.endpoints.gone(&endpoints);
@@ -241,18 +238,16 @@ impl Compiler {
             .set(i64::try_from(endpoints.all().len()).unwrap_or(i64::MAX));
         stats
             .membership_healthy
-            .set(i64::try_from(endpoints.available()).unwrap_or(i64::MAX));
-        let balancer = before
-            .as_ref()
-            .map_or_else(Arc::<Balancer>::default, |b| Arc::clone(&b.balancer));
+            .set(i64::try_from(endpoints.healthy()).unwrap_or(i64::MAX));
+        stats
+            .membership_degraded
+            .set(i64::try_from(endpoints.degraded()).unwrap_or(i64::MAX));
         let name: Arc<str> = Arc::clone(&transport.cluster);
         let cluster = Cluster {
             name: Arc::clone(&name),
-            policy: model.policy,
             transport,
             endpoints: Arc::new(endpoints),
             former,
-            balancer,
             model: Arc::clone(model),
         };
         out.snapshot.clusters.insert(name, Arc::new(cluster));

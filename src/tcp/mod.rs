@@ -80,7 +80,7 @@ async fn open(
         let (status, flag) = (StatusCode::SERVICE_UNAVAILABLE, ResponseFlag::NoCluster);
         return Err(Failure::local(status, flag, "cluster_not_found"));
     };
-    let endpoint = cluster.pick().inspect_err(|_| {
+    let endpoint = cluster.pick(None).inspect_err(|_| {
         cluster.transport.stats.upstream_cx_none_healthy.inc();
     })?;
     let upstream = pool::open_raw(endpoint, &cluster.transport).await?;

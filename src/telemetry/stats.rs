@@ -216,7 +216,7 @@ group! {
             upstream_rq_retry_overflow, upstream_rq_retry_backoff_exponential,
             upstream_rq_retry_backoff_ratelimited, retry_or_shadow_abandoned,
             upstream_rq_per_try_timeout, upstream_rq_per_try_idle_timeout, upstream_rq_cancelled,
-            membership_change, update_attempt, update_success, update_rejected,
+            lb_healthy_panic, membership_change, update_attempt, update_success, update_rejected,
         ],
         gauges: [upstream_cx_active, upstream_rq_active, upstream_rq_pending_active,
             membership_total, membership_healthy, membership_degraded, membership_excluded],

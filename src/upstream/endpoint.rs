@@ -22,14 +22,21 @@ pub struct Endpoint {
     /// Unique in this process; what pools are keyed by.
     pub uid: u64,
     pub key: EndpointKey,
-    /// For `auto_host_rewrite`; may be empty.
-    pub hostname: String,
-    pub health: EndpointHealth,
-    pub weight: u32,
-    pub priority: u32,
-    pub locality: Locality,
+    pub attributes: Attributes,
     pub stats: Arc<EndpointStats>,
     state: Arc<State>,
+}
+
+/// How far an endpoint may be used, by all that is known of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Availability {
+    Healthy,
+    /// Only as far as the healthy ones are too few.
+    Degraded,
+    /// Only in panic.
+    Unhealthy,
+    /// As unhealthy, and not counted either: nobody has looked at it yet.
+    Excluded,
 }
 
 #[derive(Debug, Default)]
@@ -65,9 +72,12 @@ pub struct EndpointStats {
 }
 
 /// What a load assignment says about an endpoint apart from its identity.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attributes {
+    /// For `auto_host_rewrite`; may be empty.
     pub hostname: String,
+    /// What consistent hashing hashes instead of the address; may be empty.
+    pub hash_key: String,
     pub health: EndpointHealth,
     pub weight: u32,
     pub priority: u32,
@@ -89,25 +99,14 @@ impl Endpoint {
     fn build(
         uid: u64,
         key: EndpointKey,
-        a: Attributes,
+        attributes: Attributes,
         stats: Arc<EndpointStats>,
         state: Arc<State>,
     ) -> Self {
-        let Attributes {
-            hostname,
-            health,
-            weight,
-            priority,
-            locality,
-        } = a;
         Self {
             uid,
             key,
-            hostname,
-            health,
-            weight,
-            priority,
-            locality,
+            attributes,
             stats,
             state,
         }
@@ -118,14 +117,6 @@ impl Endpoint {
     pub fn with(&self, attributes: Attributes) -> Self {
         let (stats, state) = (Arc::clone(&self.stats), Arc::clone(&self.state));
         Self::build(self.uid, self.key.clone(), attributes, stats, state)
-    }
-
-    pub fn same_attributes(&self, a: &Attributes) -> bool {
-        self.hostname == a.hostname
-            && self.health == a.health
-            && self.weight == a.weight
-            && self.priority == a.priority
-            && self.locality == a.locality
     }
 
     /// It could not be connected to.
@@ -161,11 +152,21 @@ impl Endpoint {
         self.state.retired.load(Relaxed)
     }
 
-    /// Whether the balancer may choose it.
+    pub fn availability(&self) -> Availability {
+        match self.attributes.health {
+            EndpointHealth::Unknown | EndpointHealth::Healthy => Availability::Healthy,
+            EndpointHealth::Degraded => Availability::Degraded,
+            EndpointHealth::Unhealthy | EndpointHealth::Draining | EndpointHealth::Timeout => {
+                Availability::Unhealthy
+            }
+        }
+    }
+
+    /// Whether it may be chosen without need.
     pub fn is_available(&self) -> bool {
         matches!(
-            self.health,
-            EndpointHealth::Unknown | EndpointHealth::Healthy | EndpointHealth::Degraded
+            self.availability(),
+            Availability::Healthy | Availability::Degraded
         )
     }
 }

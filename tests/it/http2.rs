@@ -13,11 +13,12 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
 
 use crate::support::app::TestApp;
 use crate::support::bootstrap::{bootstrap, forwarding, http2_cluster};
 use crate::support::circuit::circuit;
-use crate::support::client::{Http1, Http2, empty, full, request};
+use crate::support::client::{Http1, Http2, LARGE_WINDOW, SMALL_WINDOW, empty, full, request};
 use crate::support::origin::Origin;
 use crate::support::{refusing, within};
 
@@ -37,8 +38,10 @@ where
                 async move { Ok::<_, std::convert::Infallible>(answer.await) }
             });
             // Ends with its peer, in whatever way.
-            let server = http2::Builder::new(TokioExecutor::new());
+            let mut server = http2::Builder::new(TokioExecutor::new());
             server
+                .initial_stream_window_size(SMALL_WINDOW)
+                .initial_connection_window_size(LARGE_WINDOW)
                 .serve_connection(TokioIo::new(stream), service)
                 .await
                 .ok();
@@ -49,6 +52,14 @@ where
 
 /// Frames as they come out of a channel; an error resets the stream.
 struct Frames(mpsc::Receiver<std::io::Result<Frame<Bytes>>>);
+
+impl Frames {
+    /// For a client, which takes no errors.
+    fn into_request(self) -> crate::support::client::Body {
+        self.map_err(|e| -> std::convert::Infallible { panic!("{e}") })
+            .boxed()
+    }
+}
 
 impl hyper::body::Body for Frames {
     type Data = Bytes;
@@ -227,9 +238,7 @@ async fn messages_of_a_bidirectional_stream_pass_while_it_is_open() {
     let app = TestApp::serving(&[&circuit]).await;
     let client = Http2::connect(app.wildcard()).await;
     let (say, said) = mpsc::channel(8);
-    let body = Frames(said)
-        .map_err(|e| -> std::convert::Infallible { panic!("{e}") })
-        .boxed();
+    let body = Frames(said).into_request();
     let mut answer = client
         .start(grpc(&circuit.host(), body))
         .await
@@ -244,6 +253,80 @@ async fn messages_of_a_bidirectional_stream_pass_while_it_is_open() {
     drop(say);
     let last = within("trailers", answer.frame()).await.unwrap().unwrap();
     assert_eq!(last.into_trailers().unwrap()["grpc-status"], "0");
+}
+
+/// More than the small window of either peer takes, less than ours.
+const SMALL_MESSAGES: usize = 28_000;
+
+/// The messages, and what ends when all of them are on their way or nobody takes them any more.
+fn say_small_messages() -> (Frames, JoinHandle<()>) {
+    let (say, said) = mpsc::channel(64);
+    let all_said = tokio::spawn(async move {
+        for _ in 0..SMALL_MESSAGES {
+            let message = Frame::data(Bytes::from_static(b"nine byte"));
+            if say.send(Ok(message)).await.is_err() {
+                return;
+            }
+        }
+    });
+    (Frames(said), all_said)
+}
+
+#[tokio::test]
+async fn small_messages_that_wait_for_the_client_end_no_connection() {
+    let (tell, mut told) = mpsc::channel(1);
+    let origin = http2_origin(move |_| {
+        let tell = tell.clone();
+        async move {
+            let (messages, all_said) = say_small_messages();
+            tell.send(all_said).await.unwrap();
+            Response::new(messages)
+        }
+    })
+    .await;
+    let circuit = circuit(1).kernel(origin.address).protocol("grpc");
+    let app = TestApp::serving(&[&circuit]).await;
+    let client = Http2::connect(app.wildcard()).await;
+    let answer = client
+        .start(grpc(&circuit.host(), full("")))
+        .await
+        .expect("a head");
+    told.recv().await.unwrap().await.unwrap();
+    let body = within("the messages", answer.into_body().collect()).await;
+    assert_eq!(
+        body.expect("all of them").to_bytes().len(),
+        SMALL_MESSAGES * 9
+    );
+}
+
+#[tokio::test]
+async fn small_messages_that_wait_for_the_origin_end_no_connection() {
+    let go = Arc::new(Semaphore::new(0));
+    let reading = Arc::clone(&go);
+    let origin = http2_origin(move |request| {
+        let reading = Arc::clone(&reading);
+        async move {
+            reading.acquire().await.unwrap().forget();
+            let body = request.into_body().collect().await;
+            let length = body.expect("all of them").to_bytes().len();
+            let (tell, told) = mpsc::channel(1);
+            let length = Bytes::from(length.to_string());
+            tell.send(Ok(Frame::data(length))).await.unwrap();
+            Response::new(Frames(told))
+        }
+    })
+    .await;
+    let circuit = circuit(1).kernel(origin.address).protocol("grpc");
+    let app = TestApp::serving(&[&circuit]).await;
+    let client = Http2::connect(app.wildcard()).await;
+    let (messages, all_said) = say_small_messages();
+    let reply = client.try_send(grpc(&circuit.host(), messages.into_request()));
+    let (reply, ()) = tokio::join!(reply, async {
+        all_said.await.unwrap();
+        go.add_permits(1);
+    });
+    let reply = reply.expect("a whole answer");
+    assert_eq!(reply.text(), (SMALL_MESSAGES * 9).to_string());
 }
 
 #[tokio::test]

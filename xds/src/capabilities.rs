@@ -290,14 +290,17 @@ mod tests {
         let Fate::Partly(policies) = cluster("lb_policy") else {
             panic!("some policies are not there")
         };
-        assert!(policies.contains(&"RANDOM".to_owned()) && !policies.contains(&"MAGLEV".into()));
-        assert_eq!(cluster("maglev_lb_config"), Fate::Rejected);
+        assert!(
+            policies.contains(&"RANDOM".to_owned())
+                && !policies.contains(&"CLUSTER_PROVIDED".into())
+        );
+        assert_eq!(cluster("original_dst_lb_config"), Fate::Rejected);
         let route = |field| {
             let message = "envoy.config.route.v3.RouteAction";
             fate(ResourceType::RouteConfiguration, message, field)
         };
         assert_eq!(route("prefix_rewrite"), Fate::Supported);
-        assert_eq!(route("hash_policy"), Fate::Rejected);
+        assert_eq!(route("hedge_policy"), Fate::Rejected);
         let listener = |message, field| fate(ResourceType::Listener, message, field);
         let filter = "envoy.config.listener.v3.Filter";
         assert_eq!(listener(filter, "typed_config"), Fate::Supported);

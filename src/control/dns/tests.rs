@@ -160,9 +160,10 @@ fn failures_are_met_with_longer_and_longer_waits() {
 #[test]
 fn what_the_cluster_says_of_an_endpoint_stays() {
     let dns = dns(
-        "type: STRICT_DNS, load_assignment: {cluster_name: c, endpoints: [{priority: 1, \
+        "type: STRICT_DNS, load_assignment: {cluster_name: c, policy: {overprovisioning_factor: \
+         200, weighted_priority_health: true}, endpoints: [{priority: 1, load_balancing_weight: 3, \
          locality: {zone: z}, lb_endpoints: [{load_balancing_weight: 4294967295, \
-         health_status: DRAINING, metadata: {filter_metadata: {causeway: {id: k}}}, endpoint: \
+         health_status: DRAINING, metadata: {filter_metadata: {causeway: {id: k}, envoy.lb: {hash_key: h}}}, endpoint: \
          {address: {socket_address: {address: a, port_value: 1}}}}]}]}",
     );
     let found = ["10.0.0.1:1", "10.0.0.2:1"].map(|a| a.parse().unwrap());
@@ -175,10 +176,13 @@ fn what_the_cluster_says_of_an_endpoint_stays() {
     let Resource::LoadAssignment(read) = decode(&any, &Unchecked).unwrap() else {
         panic!()
     };
+    assert_eq!((read.overprovisioning, read.weighted_health), (200, true));
     let locality = &read.localities[0];
+    assert_eq!(locality.weight, 3);
     assert_eq!((locality.priority, &*locality.locality.zone), (1, "z"));
     let endpoint = &locality.endpoints[1];
     assert_eq!((&*endpoint.hostname, &*endpoint.id), ("a", "k"));
+    assert_eq!(endpoint.hash_key, "h");
     assert_eq!(endpoint.health, EndpointHealth::Draining);
     assert_eq!(endpoint.weight, u32::MAX / 2);
 }

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{Counted, Pending, connection_permit, http_error, spawn_tied, with_pool};
 use crate::net::Io;
+use crate::net::http2::Windows;
 use crate::upstream::body::RequestBody;
 use crate::upstream::connect::{ConnectError, connect};
 use crate::upstream::{Endpoint, Protocol, Transport};
@@ -201,6 +202,10 @@ async fn open(
         driver: RefCell::default(),
         opening: Cell::new(None),
     });
+    let windows = Windows::new(
+        options.initial_stream_window_size,
+        options.initial_connection_window_size,
+    );
     let mut builder = http2::Builder::new(Runs(Rc::clone(&link)));
     if let Some(keepalive) = options.keepalive {
         builder
@@ -211,8 +216,8 @@ async fn open(
     let (sender, driver) = builder
         .timer(TokioTimer::new())
         .initial_max_send_streams(UNKNOWN)
-        .initial_stream_window_size(options.initial_stream_window_size)
-        .initial_connection_window_size(options.initial_connection_window_size)
+        .initial_stream_window_size(windows.stream)
+        .initial_connection_window_size(windows.connection)
         .max_header_list_size(64 * 1024)
         .handshake(TokioIo::new(io))
         .await

@@ -140,6 +140,11 @@ pub struct Http2 {
     sender: http2::SendRequest<Body>,
 }
 
+/// Windows of a peer: what it does not read soon waits in the proxy, and however small the frames
+/// are, the peer itself does not find them too many.
+pub const SMALL_WINDOW: u32 = 65_535;
+pub const LARGE_WINDOW: u32 = 1 << 27;
+
 impl Http2 {
     pub async fn connect(at: SocketAddr) -> Self {
         let stream = TcpStream::connect(at).await.unwrap();
@@ -148,7 +153,10 @@ impl Http2 {
     }
 
     pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(SMALL_WINDOW)
+            .initial_connection_window_size(LARGE_WINDOW)
+            .handshake(TokioIo::new(stream))
             .await
             .unwrap();
         tokio::spawn(connection);

@@ -120,13 +120,21 @@ fn routes() -> Value {
                     },
                     "route": {
                         "cluster": "c",
+                        "hash_policy": [
+                            {"header": {"header_name": "x"}},
+                            {"cookie": {"name": "x", "attributes": [{"name": "x"}]}},
+                            {"connection_properties": {}},
+                            {"query_parameter": {"name": "x"}},
+                        ],
                         "max_stream_duration": {},
                         "request_mirror_policies": [{"cluster": "c", "runtime_fraction": fraction}],
                         "retry_policy": {
                             "retry_back_off": {"base_interval": "1s"},
                             "rate_limited_retry_back_off": {"reset_headers": [{"name": "x"}]},
                         },
-                        "upgrade_configs": [{"upgrade_type": "websocket"}],
+                        "upgrade_configs": [
+                            {"upgrade_type": "connect", "connect_config": {}},
+                        ],
                     },
                     "typed_per_filter_config": {"causeway.error_pages": pages},
                     "request_headers_to_add": [{"header": {"key": "a", "value": "b"}}],

@@ -21,7 +21,7 @@ pub struct Cluster {
     pub discovery: Discovery,
     /// Default 5 s.
     pub connect_timeout: Duration,
-    pub policy: Policy,
+    pub balancing: Balancing,
     pub limits: Limits,
     /// Those of routes with priority HIGH.
     pub high_limits: Limits,
@@ -73,13 +73,67 @@ pub enum DnsFamily {
     All,
 }
 
-/// Load-balancing policies of this release.
+/// How an endpoint is chosen: `lb_policy` or `load_balancing_policy`, and `common_lb_config`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Balancing {
+    pub policy: Policy,
+    /// Localities take traffic by their weight instead of the number of their endpoints.
+    pub by_locality: bool,
+    /// Percent of available endpoints below which health is not looked at any more. Default 50;
+    /// 0 is never (`healthy_panic_threshold`).
+    pub panic_threshold: f64,
+    /// Nothing is chosen then (`fail_traffic_on_panic`).
+    pub fail_on_panic: bool,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     #[default]
     RoundRobin,
-    LeastRequest,
+    LeastRequest {
+        /// How many are drawn and compared (2); all of them with `FULL_SCAN`.
+        choices: Option<u32>,
+    },
     Random,
+    RingHash(RingHash),
+    Maglev(Maglev),
+}
+
+/// Consistent hashing on a ring (`RingHash`, `ring_hash_lb_config`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingHash {
+    /// Points of the ring, together; default 1,024.
+    pub minimum_size: u64,
+    /// Default and bound 8,388,608.
+    pub maximum_size: u64,
+    /// Whether an endpoint stands at the hash of its host name instead of its address.
+    pub use_hostname: bool,
+}
+
+/// Consistent hashing by table (`Maglev`, `maglev_lb_config`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Maglev {
+    /// A prime; default 65,537, at most 5,000,011.
+    pub table_size: u64,
+    pub use_hostname: bool,
+}
+
+impl Default for Balancing {
+    fn default() -> Self {
+        Self {
+            policy: Policy::default(),
+            by_locality: false,
+            panic_threshold: 50.0,
+            fail_on_panic: false,
+        }
+    }
+}
+
+impl Policy {
+    /// Whether it wants a hash of the request.
+    pub fn hashes(&self) -> bool {
+        matches!(self, Self::RingHash(_) | Self::Maglev(_))
+    }
 }
 
 /// Envoy's `circuit_breakers`, of one priority.

@@ -159,6 +159,19 @@ pub(crate) fn number(
     }
 }
 
+/// `envoy.type.v3.Percent`, or nothing if it is not given.
+pub(crate) fn percent(
+    value: Option<proto::envoy::r#type::v3::Percent>,
+    field: &str,
+) -> Result<Option<f64>, Invalid> {
+    match value.map(|p| p.value) {
+        Some(v) if !(0.0..=100.0).contains(&v) => {
+            Err(Invalid::at(field, format!("{v} is not within 0 and 100")))
+        }
+        other => Ok(other),
+    }
+}
+
 /// A duration that is not negative, or nothing if it is not given.
 pub(crate) fn duration(
     value: Option<proto::Duration>,

@@ -133,20 +133,8 @@ pub const IGNORED: &[(&str, &str)] = &[
         "warming is the same for every cluster",
     ),
     (
-        "ClusterLoadAssignment.Policy.overprovisioning_factor",
-        "how priorities take over from each other is fixed",
-    ),
-    (
-        "ClusterLoadAssignment.Policy.weighted_priority_health",
-        "how priorities take over from each other is fixed",
-    ),
-    (
         "CommonLbConfig.ignore_new_hosts_until_first_hc",
         "without active health checks there is no first one",
-    ),
-    (
-        "CommonLbConfig.locality_weighted_lb_config",
-        "localities are not weighted against each other",
     ),
     (
         "CommonLbConfig.update_merge_window",
@@ -154,7 +142,7 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "CommonLbConfig.zone_aware_lb_config",
-        "localities are not weighted against each other",
+        "all but fail_traffic_on_panic: there is no local cluster to compare zones with",
     ),
     (
         "CommonTlsContext.key_log",
@@ -358,16 +346,7 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "LbEndpoint.metadata",
-        "all but causeway's id: metadata has no reader",
-    ),
-    ("LeastRequest.choice_count", "always the better of two"),
-    (
-        "LeastRequest.locality_lb_config",
-        "localities are not weighted against each other",
-    ),
-    (
-        "LeastRequestLbConfig.choice_count",
-        "always the better of two",
+        "all but causeway's id and hash_key of envoy.lb: metadata has no reader",
     ),
     (
         "Listener.access_log",
@@ -455,8 +434,8 @@ pub const IGNORED: &[(&str, &str)] = &[
         "the chain looks at the first bytes when it needs to; inspectors add nothing",
     ),
     (
-        "LocalityLbEndpoints.load_balancing_weight",
-        "localities are not weighted against each other",
+        "LocalityLbConfig.zone_aware_lb_config",
+        "all but fail_traffic_on_panic: there is no local cluster to compare zones with",
     ),
     ("LocalityLbEndpoints.metadata", "metadata has no reader"),
     (
@@ -467,10 +446,6 @@ pub const IGNORED: &[(&str, &str)] = &[
         "PathConfigSource.poll_interval",
         "the file system reports changes",
     ),
-    (
-        "Random.locality_lb_config",
-        "localities are not weighted against each other",
-    ),
     ("RegexMatcher.engine_type", "there is one engine"),
     (
         "RequestIDExtension.typed_config",
@@ -479,10 +454,6 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "RequestMirrorPolicy.trace_sampled",
         "tracing is not offered",
-    ),
-    (
-        "RoundRobin.locality_lb_config",
-        "localities are not weighted against each other",
     ),
     ("Route.decorator", "tracing is not offered"),
     (

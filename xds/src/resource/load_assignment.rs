@@ -13,18 +13,28 @@ use crate::reject::Invalid;
 
 /// Namespace of our own keys in metadata.
 const OUR_METADATA: &str = "causeway";
+/// Envoy's, of endpoints.
+const LB_METADATA: &str = "envoy.lb";
 
 /// `envoy.config.endpoint.v3.ClusterLoadAssignment`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LoadAssignment {
     pub cluster_name: String,
     pub localities: Vec<LocalityEndpoints>,
+    /// Percent: how much more than its share of endpoints a priority takes before the next one is
+    /// used as well. Default 140 (`overprovisioning_factor`).
+    pub overprovisioning: u32,
+    /// Whether the share of available endpoints of a priority is one of weights instead of numbers
+    /// (`weighted_priority_health`).
+    pub weighted_health: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LocalityEndpoints {
     pub locality: Locality,
     pub priority: u32,
+    /// Among the localities of its priority (`load_balancing_weight`); 0 when not given.
+    pub weight: u32,
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -43,6 +53,9 @@ pub struct Endpoint {
     /// What tells this endpoint from an earlier one at the same address
     /// (`causeway` metadata key `id`); may be empty.
     pub id: String,
+    /// What consistent hashing hashes instead of the address (`envoy.lb` metadata key `hash_key`);
+    /// may be empty.
+    pub hash_key: String,
     /// At least 1; default 1.
     pub weight: u32,
     pub health: EndpointHealth,
@@ -63,7 +76,19 @@ pub enum EndpointHealth {
 /// Whether an address may be a name is up to the cluster.
 type DecodeAddress = fn(core::Address) -> Result<Address, Invalid>;
 
+const OVERPROVISIONING: u32 = 140;
+
 impl LoadAssignment {
+    /// Without any endpoint.
+    pub fn empty(cluster_name: &str) -> Self {
+        Self {
+            cluster_name: cluster_name.to_owned(),
+            localities: Vec::new(),
+            overprovisioning: OVERPROVISIONING,
+            weighted_health: false,
+        }
+    }
+
     pub(crate) fn decode(
         message: ClusterLoadAssignment,
         ctx: &Context<'_>,
@@ -91,10 +116,11 @@ impl LoadAssignment {
             policy,
         } = message;
         refuse!(named_endpoints);
-        if let Some(policy) = policy {
-            check_policy(policy, ctx).at("policy")?;
-        }
+        let (overprovisioning, weighted_health) =
+            decode_policy(policy.unwrap_or_default()).at("policy")?;
         Ok(Self {
+            overprovisioning,
+            weighted_health,
             cluster_name: not_empty(cluster_name, "cluster_name")?,
             localities: each("endpoints", endpoints, |l| {
                 LocalityEndpoints::decode(l, address, ctx)
@@ -103,10 +129,10 @@ impl LoadAssignment {
     }
 }
 
-fn check_policy(
+/// The overprovisioning factor, and whether health is weighted.
+fn decode_policy(
     message: endpoint::cluster_load_assignment::Policy,
-    ctx: &Context<'_>,
-) -> Result<(), Invalid> {
+) -> Result<(u32, bool), Invalid> {
     let endpoint::cluster_load_assignment::Policy {
         drop_overloads,
         overprovisioning_factor,
@@ -114,13 +140,9 @@ fn check_policy(
         weighted_priority_health,
     } = message;
     refuse!(drop_overloads, endpoint_stale_after);
-    number(
-        overprovisioning_factor,
-        "overprovisioning_factor",
-        1..=u32::MAX,
-    )?;
-    accept!(ctx, "ClusterLoadAssignment.Policy": overprovisioning_factor, weighted_priority_health);
-    Ok(())
+    let field = "overprovisioning_factor";
+    let factor = number(overprovisioning_factor, field, 1..=u32::MAX)?;
+    Ok((factor.unwrap_or(OVERPROVISIONING), weighted_priority_health))
 }
 
 impl LocalityEndpoints {
@@ -138,8 +160,8 @@ impl LocalityEndpoints {
             proximity,
             lb_config,
         } = message;
-        number(load_balancing_weight, "load_balancing_weight", 1..=u32::MAX)?;
-        accept!(ctx, "LocalityLbEndpoints": metadata, load_balancing_weight, proximity);
+        let weight = number(load_balancing_weight, "load_balancing_weight", 1..=u32::MAX)?;
+        accept!(ctx, "LocalityLbEndpoints": metadata, proximity);
         check_lb_config(lb_config)?;
         const MAX_PRIORITY: u32 = 128;
         if priority > MAX_PRIORITY {
@@ -162,6 +184,7 @@ impl LocalityEndpoints {
         Ok(Self {
             locality: locality.map(Locality::from).unwrap_or_default(),
             priority,
+            weight: weight.unwrap_or_default(),
             endpoints,
         })
     }
@@ -212,10 +235,12 @@ impl Endpoint {
             None => return Err(Invalid::at("endpoint", "must be given")),
         };
         let (address, hostname) = decode_host(endpoint, decode_address, ctx).at("endpoint")?;
+        let (id, hash_key) = decode_metadata(metadata, ctx).at("metadata")?;
         Ok(Self {
             address,
             hostname,
-            id: id_of(metadata, ctx).at("metadata")?,
+            id,
+            hash_key,
             weight: number(load_balancing_weight, "load_balancing_weight", 1..=u32::MAX)?
                 .unwrap_or(1),
             health: EndpointHealth::decode(health_status)?,
@@ -242,16 +267,31 @@ fn decode_host(
     Ok((address, hostname))
 }
 
-/// Other metadata is for policies that do not exist here (subsets, transport socket matches) and
-/// are refused where they are asked for.
-fn id_of(metadata: Option<Metadata>, ctx: &Context<'_>) -> Result<String, Invalid> {
+/// Our id, and the key for consistent hashing. Other metadata is for policies that do not exist here
+/// (subsets, transport socket matches) and are refused where they are asked for.
+fn decode_metadata(
+    metadata: Option<Metadata>,
+    ctx: &Context<'_>,
+) -> Result<(String, String), Invalid> {
     let mut metadata = metadata.unwrap_or_default();
     let ours = metadata.filter_metadata.remove(OUR_METADATA);
+    let balancing = metadata.filter_metadata.get_mut(LB_METADATA);
+    let hash_key = match balancing.and_then(|lb| lb.fields.remove("hash_key")) {
+        Some(value) => match value.kind {
+            Some(Kind::StringValue(key)) => key,
+            // Envoy goes by the address then.
+            _ => String::new(),
+        },
+        None => String::new(),
+    };
+    metadata
+        .filter_metadata
+        .retain(|_, values| !values.fields.is_empty());
     accept!(ctx, "LbEndpoint": metadata);
     let id = ours.and_then(|mut ours| ours.fields.remove("id"));
     match id.map(|value| value.kind) {
-        None => Ok(String::new()),
-        Some(Some(Kind::StringValue(id))) => Ok(id),
+        None => Ok((String::new(), hash_key)),
+        Some(Some(Kind::StringValue(id))) => Ok((id, hash_key)),
         Some(_) => Err(fault("is not a string"))
             .at("id")
             .at_key("filter_metadata", OUR_METADATA),

@@ -4,6 +4,7 @@ mod action;
 mod decode;
 mod destination;
 mod domains;
+mod hash_policy;
 mod mirror;
 mod redirect;
 mod retry;
@@ -19,6 +20,7 @@ use super::matcher::{CookieMatcher, HeaderMatcher, QueryMatcher};
 use crate::extension::TypedExtension;
 
 pub use destination::{ClusterName, Destination, Selection, WeightedCluster, WeightedClusters};
+pub use hash_policy::{HashBy, HashCookie, HashPolicy};
 pub use mirror::Mirror;
 pub use retry::{BackOff, RateLimited, ResetHeader, Retry, RetryOn};
 pub use template::{PathTemplate, RewritePart, TemplateRewrite};
@@ -158,6 +160,8 @@ pub struct Forward {
     pub retry: Option<Arc<Retry>>,
     pub mirrors: Vec<Mirror>,
     pub priority: Priority,
+    /// Only matters where the cluster's policy hashes.
+    pub hash_policy: Vec<HashPolicy>,
 }
 
 /// Which of a cluster's limits count (`RoutingPriority`).

@@ -25,7 +25,7 @@ fn cluster(name: &str, content: &str) -> Any {
 fn bad(name: &str) -> Any {
     pack(&proto::Cluster {
         name: name.into(),
-        lb_policy: 5,
+        lb_policy: 6,
         ..Default::default()
     })
 }
@@ -183,8 +183,8 @@ fn a_refused_version_leaves_the_accepted_one_in_force() {
     assert_eq!(
         refused,
         [
-            "cluster \"x\": lb_policy: MAGLEV is not supported yet",
-            "cluster \"z\": lb_policy: MAGLEV is not supported yet",
+            "cluster \"x\": lb_policy: CLUSTER_PROVIDED is not supported yet",
+            "cluster \"z\": lb_policy: CLUSTER_PROVIDED is not supported yet",
         ]
     );
     let entry = store.entry(ResourceType::Cluster, "x").unwrap();

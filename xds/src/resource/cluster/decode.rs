@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::dns::DnsFields;
-use super::{Cluster, Discovery, Dns, Limits, Policy, RetryBudget, TcpKeepalive, UpstreamHttp};
+use super::{
+    Balancing, Cluster, Discovery, Dns, Limits, RetryBudget, TcpKeepalive, UpstreamHttp, policy,
+};
 use crate::proto;
 use crate::proto::core::{self, RoutingPriority};
 use crate::proto::envoy::config::cluster::v3::cluster::{
@@ -146,9 +148,6 @@ impl Cluster {
             track_cluster_stats,
             preconnect_policy,
         );
-        if let Some(common) = common_lb_config {
-            super::policy::check_common(common, ctx).at("common_lb_config")?;
-        }
 
         let name = not_empty(name, "name")?;
         let timeout = duration(connect_timeout, "connect_timeout")?;
@@ -171,7 +170,15 @@ impl Cluster {
             name,
             alt_stat_name,
             connect_timeout,
-            policy: Policy::decode(lb_policy, lb_config, load_balancing_policy, ctx)?,
+            balancing: Balancing::decode(
+                policy::Fields {
+                    lb_policy,
+                    lb_config,
+                    common_lb_config,
+                    load_balancing_policy,
+                },
+                ctx,
+            )?,
             limits,
             high_limits,
             http: UpstreamHttp::decode(
@@ -221,10 +228,7 @@ impl Discovery {
             DiscoveryType::Static => {
                 let assignment = match load_assignment {
                     Some(message) => LoadAssignment::decode(message, ctx).at("load_assignment")?,
-                    None => LoadAssignment {
-                        cluster_name: cluster.to_owned(),
-                        localities: vec![],
-                    },
+                    None => LoadAssignment::empty(cluster),
                 };
                 Ok(Self::Static(assignment))
             }

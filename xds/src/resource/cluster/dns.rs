@@ -168,10 +168,7 @@ fn names(
     const FIELD: &str = "load_assignment";
     let assignment = match message {
         Some(message) => LoadAssignment::decode_names(message, ctx).at(FIELD)?,
-        None => LoadAssignment {
-            cluster_name: cluster.to_owned(),
-            localities: vec![],
-        },
+        None => LoadAssignment::empty(cluster),
     };
     let endpoints = assignment.localities.iter().map(|l| l.endpoints.len());
     if logical && endpoints.sum::<usize>() != 1 {

@@ -1,72 +1,97 @@
-//! Load-balancing policy: the classic field, and the list of extensions that replaces it.
+//! Load-balancing policy: the classic fields, and the list of extensions that replaces them.
 
-use super::Policy;
+use super::{Balancing, Maglev, Policy, RingHash};
 use crate::proto::Any;
 use crate::proto::core::TypedExtensionConfig;
 use crate::proto::envoy::config::cluster::v3::cluster::{
-    CommonLbConfig, LbConfig, LbPolicy, LeastRequestLbConfig, RoundRobinLbConfig,
+    CommonLbConfig, LbConfig, LbPolicy, LeastRequestLbConfig, MaglevLbConfig, RingHashLbConfig,
+    RoundRobinLbConfig,
     common_lb_config::{
-        LocalityConfigSpecifier as CommonLocality, LocalityWeightedLbConfig, ZoneAwareLbConfig,
+        ConsistentHashingLbConfig as ClassicHashing, LocalityConfigSpecifier as ClassicLocality,
+        LocalityWeightedLbConfig, ZoneAwareLbConfig,
     },
+    ring_hash_lb_config::HashFunction as ClassicFunction,
 };
 use crate::proto::envoy::config::cluster::v3::{LoadBalancingPolicy, load_balancing_policy};
 use crate::proto::envoy::extensions::load_balancing_policies::{
-    least_request::v3::LeastRequest, random::v3::Random, round_robin::v3::RoundRobin,
+    common::v3::{ConsistentHashingLbConfig, LocalityLbConfig, locality_lb_config},
+    least_request::v3::{LeastRequest, least_request::SelectionMethod},
+    maglev::v3 as maglev,
+    random::v3::Random,
+    ring_hash::v3 as ring_hash,
+    round_robin::v3::RoundRobin,
+    wrr_locality::v3::WrrLocality,
 };
+use crate::proto::google::protobuf::UInt64Value;
 use crate::reject::{FieldPath, Invalid};
 use crate::resource::context::{
-    At, Context, accept, enumeration, number, refuse, required, unknown_type, unpack,
+    At, Context, accept, enumeration, fault, flag, number, percent, refuse, required, unknown_type,
+    unpack,
 };
 use crate::type_url::message_name;
 
-impl Policy {
-    pub(super) fn decode(
-        classic: i32,
-        classic_config: Option<LbConfig>,
-        extension: Option<LoadBalancingPolicy>,
-        ctx: &Context<'_>,
-    ) -> Result<Self, Invalid> {
+/// The most points of a ring, and its default bound.
+const MAX_RING: u64 = 8 << 20;
+const DEFAULT_RING: u64 = 1024;
+const DEFAULT_TABLE: u64 = 65_537;
+const MAX_TABLE: u64 = 5_000_011;
+/// How deep policies may be nested in each other.
+const MAX_NESTING: u32 = 4;
+
+/// The fields of a cluster that say how to choose.
+pub(super) struct Fields {
+    pub lb_policy: i32,
+    pub lb_config: Option<LbConfig>,
+    pub common_lb_config: Option<CommonLbConfig>,
+    pub load_balancing_policy: Option<LoadBalancingPolicy>,
+}
+
+impl Balancing {
+    pub(super) fn decode(fields: Fields, ctx: &Context<'_>) -> Result<Self, Invalid> {
+        let mut balancing = Self::default();
+        let mut use_hostname = false;
+        if let Some(common) = fields.common_lb_config {
+            use_hostname = balancing.common(common, ctx).at("common_lb_config")?;
+        }
         // The list wins over the classic fields whenever it is there.
-        if let Some(extension) = extension {
-            return Self::first_supported(extension, ctx).at("load_balancing_policy");
+        if let Some(extension) = fields.load_balancing_policy {
+            balancing
+                .first_supported(extension, 0, ctx)
+                .at("load_balancing_policy")?;
+            return Ok(balancing);
         }
-        if let Some(config) = classic_config {
-            check_classic(config, ctx)?;
-        }
-        match enumeration(classic, "lb_policy")? {
-            LbPolicy::RoundRobin => Ok(Self::RoundRobin),
-            LbPolicy::LeastRequest => Ok(Self::LeastRequest),
-            LbPolicy::Random => Ok(Self::Random),
-            other => Err(Invalid::at(
-                "lb_policy",
-                format!("{} is not supported yet", other.as_str_name()),
-            )),
-        }
+        balancing.policy = classic(fields.lb_policy, fields.lb_config, use_hostname)?;
+        Ok(balancing)
     }
 
     /// Policies are named in order of preference, so that an older proxy finds one it knows.
-    fn first_supported(message: LoadBalancingPolicy, ctx: &Context<'_>) -> Result<Self, Invalid> {
+    fn first_supported(
+        &mut self,
+        message: LoadBalancingPolicy,
+        depth: u32,
+        ctx: &Context<'_>,
+    ) -> Result<(), Invalid> {
         let LoadBalancingPolicy { policies } = message;
         let mut unknown = None;
         for (index, policy) in policies.into_iter().enumerate() {
             let load_balancing_policy::Policy {
                 typed_extension_config,
             } = policy;
-            let one = || -> Result<(Option<Self>, String), Invalid> {
+            let one = || -> Result<(bool, String), Invalid> {
                 let TypedExtensionConfig {
                     name: _,
                     typed_config,
                 } = required(typed_extension_config, "typed_extension_config")?;
                 let any = required(typed_config, "typed_config").at("typed_extension_config")?;
-                let policy = Self::of_extension(&any, ctx);
+                let known = self.extension(&any, depth, ctx);
                 Ok((
-                    policy.at("typed_extension_config.typed_config")?,
+                    known.at("typed_extension_config.typed_config")?,
                     any.type_url,
                 ))
             };
             match one().at_index("policies", index)? {
-                (Some(policy), _) => return Ok(policy),
-                (None, type_url) => unknown = unknown.or(Some(type_url)),
+                (true, _) => return Ok(()),
+                (false, type_url) => unknown = unknown.or(Some(type_url)),
             }
         }
         match unknown {
@@ -75,125 +100,327 @@ impl Policy {
         }
     }
 
-    fn of_extension(any: &Any, ctx: &Context<'_>) -> Result<Option<Self>, Invalid> {
-        Ok(Some(match message_name(&any.type_url) {
+    /// Whether the policy is known; then it is taken.
+    fn extension(&mut self, any: &Any, depth: u32, ctx: &Context<'_>) -> Result<bool, Invalid> {
+        self.policy = match message_name(&any.type_url) {
             "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin" => {
                 let RoundRobin {
                     slow_start_config,
                     locality_lb_config,
                 } = unpack(any)?;
                 refuse!(slow_start_config);
-                accept!(ctx, "RoundRobin": locality_lb_config);
-                Self::RoundRobin
+                self.locality(locality_lb_config, ctx)?;
+                Policy::RoundRobin
             }
             "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest" => {
-                check_least_request(unpack(any)?, ctx)?;
-                Self::LeastRequest
+                self.least_request(unpack(any)?, ctx)?
             }
             "envoy.extensions.load_balancing_policies.random.v3.Random" => {
                 let Random { locality_lb_config } = unpack(any)?;
-                accept!(ctx, "Random": locality_lb_config);
-                Self::Random
+                self.locality(locality_lb_config, ctx)?;
+                Policy::Random
             }
-            _ => return Ok(None),
-        }))
+            "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash" => {
+                self.ring_hash(unpack(any)?)?
+            }
+            "envoy.extensions.load_balancing_policies.maglev.v3.Maglev" => {
+                let maglev::Maglev {
+                    table_size,
+                    consistent_hashing_lb_config,
+                    locality_weighted_lb_config,
+                } = unpack(any)?;
+                self.by_locality |= locality_weighted_lb_config.is_some();
+                Policy::Maglev(Maglev {
+                    table_size: table_of(table_size)?,
+                    use_hostname: hashing(consistent_hashing_lb_config)?,
+                })
+            }
+            "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality" => {
+                let WrrLocality {
+                    endpoint_picking_policy,
+                } = unpack(any)?;
+                if depth >= MAX_NESTING {
+                    return Err(fault("policies are nested too deeply"));
+                }
+                let inner = required(endpoint_picking_policy, "endpoint_picking_policy")?;
+                self.first_supported(inner, depth + 1, ctx)
+                    .at("endpoint_picking_policy")?;
+                self.by_locality = true;
+                self.policy
+            }
+            _ => return Ok(false),
+        };
+        Ok(true)
+    }
+
+    fn least_request(
+        &mut self,
+        message: LeastRequest,
+        ctx: &Context<'_>,
+    ) -> Result<Policy, Invalid> {
+        #[allow(deprecated, reason = "the older form of selection_method")]
+        let LeastRequest {
+            choice_count,
+            active_request_bias,
+            slow_start_config,
+            locality_lb_config,
+            enable_full_scan,
+            selection_method,
+        } = message;
+        refuse!(active_request_bias, slow_start_config);
+        self.locality(locality_lb_config, ctx)?;
+        let choices = choices_of(choice_count)?;
+        let full = match enumeration(selection_method, "selection_method")? {
+            SelectionMethod::NChoices => flag(enable_full_scan, false),
+            SelectionMethod::FullScan => true,
+        };
+        Ok(Policy::LeastRequest {
+            choices: (!full).then_some(choices),
+        })
+    }
+
+    fn ring_hash(&mut self, message: ring_hash::RingHash) -> Result<Policy, Invalid> {
+        use ring_hash::ring_hash::HashFunction;
+        #[allow(deprecated, reason = "still sent; the newer form wins")]
+        let ring_hash::RingHash {
+            hash_function,
+            minimum_ring_size,
+            maximum_ring_size,
+            use_hostname_for_hashing,
+            hash_balance_factor,
+            consistent_hashing_lb_config,
+            locality_weighted_lb_config,
+        } = message;
+        refuse!(hash_balance_factor);
+        if enumeration::<HashFunction>(hash_function, "hash_function")? == HashFunction::MurmurHash2
+        {
+            return Err(murmur());
+        }
+        self.by_locality |= locality_weighted_lb_config.is_some();
+        let use_hostname = match consistent_hashing_lb_config {
+            None => use_hostname_for_hashing,
+            some => hashing(some)?,
+        };
+        RingHash::decode(minimum_ring_size, maximum_ring_size, use_hostname).map(Policy::RingHash)
+    }
+
+    fn locality(
+        &mut self,
+        message: Option<LocalityLbConfig>,
+        ctx: &Context<'_>,
+    ) -> Result<(), Invalid> {
+        use locality_lb_config::LocalityConfigSpecifier;
+        match message.and_then(|m| m.locality_config_specifier) {
+            None => {}
+            Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => self.by_locality = true,
+            Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zones)) => {
+                self.fail_on_panic = zones.fail_traffic_on_panic;
+                // Without a cluster of its own kind a proxy has no zones to compare.
+                let zone_aware_lb_config = true;
+                accept!(ctx, "LocalityLbConfig": zone_aware_lb_config);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is said for every policy. Returns `use_hostname_for_hashing`.
+    fn common(&mut self, message: CommonLbConfig, ctx: &Context<'_>) -> Result<bool, Invalid> {
+        let CommonLbConfig {
+            healthy_panic_threshold,
+            update_merge_window,
+            ignore_new_hosts_until_first_hc,
+            close_connections_on_host_set_change,
+            consistent_hashing_lb_config,
+            override_host_status,
+            locality_config_specifier,
+        } = message;
+        refuse!(close_connections_on_host_set_change, override_host_status);
+        accept!(ctx, "CommonLbConfig": update_merge_window, ignore_new_hosts_until_first_hc);
+        if let Some(threshold) = percent(healthy_panic_threshold, "healthy_panic_threshold")? {
+            // Envoy takes the whole part of it.
+            self.panic_threshold = threshold.trunc();
+        }
+        match locality_config_specifier {
+            None => {}
+            Some(ClassicLocality::ZoneAwareLbConfig(zones)) => {
+                let ZoneAwareLbConfig {
+                    routing_enabled: _,
+                    min_cluster_size: _,
+                    fail_traffic_on_panic,
+                } = zones;
+                self.fail_on_panic = fail_traffic_on_panic;
+                let zone_aware_lb_config = true;
+                accept!(ctx, "CommonLbConfig": zone_aware_lb_config);
+            }
+            Some(ClassicLocality::LocalityWeightedLbConfig(LocalityWeightedLbConfig {})) => {
+                self.by_locality = true;
+            }
+        }
+        let Some(ClassicHashing {
+            use_hostname_for_hashing,
+            hash_balance_factor,
+        }) = consistent_hashing_lb_config
+        else {
+            return Ok(false);
+        };
+        let check = || -> Result<(), Invalid> {
+            refuse!(hash_balance_factor);
+            Ok(())
+        };
+        check().at("consistent_hashing_lb_config")?;
+        Ok(use_hostname_for_hashing)
     }
 }
 
-fn check_least_request(message: LeastRequest, ctx: &Context<'_>) -> Result<(), Invalid> {
-    #[allow(deprecated, reason = "named so that it can be refused")]
-    let LeastRequest {
-        choice_count,
-        active_request_bias,
-        slow_start_config,
-        locality_lb_config,
-        enable_full_scan,
-        selection_method,
-    } = message;
-    refuse!(
-        active_request_bias,
-        slow_start_config,
-        enable_full_scan,
-        selection_method
+fn classic(
+    lb_policy: i32,
+    config: Option<LbConfig>,
+    use_hostname: bool,
+) -> Result<Policy, Invalid> {
+    let policy = enumeration(lb_policy, "lb_policy")?;
+    // A configuration for another policy has no effect, as in Envoy; it has to be right all the same.
+    let (mut ring, mut table, mut choices) = (
+        RingHash::decode(None, None, use_hostname)?,
+        DEFAULT_TABLE,
+        choices_of(None)?,
     );
-    number(choice_count, "choice_count", 2..=u32::MAX)?;
-    accept!(ctx, "LeastRequest": choice_count, locality_lb_config);
-    Ok(())
-}
-
-fn check_classic(config: LbConfig, ctx: &Context<'_>) -> Result<(), Invalid> {
-    // The last three belong to policies that are refused by name.
-    let (field, checked) = match config {
-        LbConfig::RoundRobinLbConfig(config) => ("round_robin_lb_config", round_robin(config)),
-        LbConfig::LeastRequestLbConfig(config) => {
-            ("least_request_lb_config", least_request(config, ctx))
+    match config {
+        None => {}
+        Some(LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config })) => {
+            let check = || -> Result<(), Invalid> {
+                refuse!(slow_start_config);
+                Ok(())
+            };
+            check().at("round_robin_lb_config")?;
         }
-        LbConfig::RingHashLbConfig(_) => ("ring_hash_lb_config", Err(not_yet())),
-        LbConfig::MaglevLbConfig(_) => ("maglev_lb_config", Err(not_yet())),
-        LbConfig::OriginalDstLbConfig(_) => ("original_dst_lb_config", Err(not_yet())),
-    };
-    checked.at(field)
+        Some(LbConfig::LeastRequestLbConfig(config)) => {
+            choices = least_request(config).at("least_request_lb_config")?;
+        }
+        Some(LbConfig::RingHashLbConfig(config)) => {
+            ring = classic_ring(config, use_hostname).at("ring_hash_lb_config")?;
+        }
+        Some(LbConfig::MaglevLbConfig(MaglevLbConfig { table_size })) => {
+            table = table_of(table_size).at("maglev_lb_config")?;
+        }
+        Some(LbConfig::OriginalDstLbConfig(_)) => {
+            return Err(Invalid::unsupported(FieldPath::root())).at("original_dst_lb_config");
+        }
+    }
+    match policy {
+        LbPolicy::RoundRobin => Ok(Policy::RoundRobin),
+        LbPolicy::LeastRequest => Ok(Policy::LeastRequest {
+            choices: Some(choices),
+        }),
+        LbPolicy::Random => Ok(Policy::Random),
+        LbPolicy::RingHash => Ok(Policy::RingHash(ring)),
+        LbPolicy::Maglev => Ok(Policy::Maglev(Maglev {
+            table_size: table,
+            use_hostname,
+        })),
+        other => Err(Invalid::at(
+            "lb_policy",
+            format!("{} is not supported yet", other.as_str_name()),
+        )),
+    }
 }
 
-fn not_yet() -> Invalid {
-    Invalid::unsupported(FieldPath::root())
-}
-
-fn round_robin(message: RoundRobinLbConfig) -> Result<(), Invalid> {
-    let RoundRobinLbConfig { slow_start_config } = message;
-    refuse!(slow_start_config);
-    Ok(())
-}
-
-fn least_request(message: LeastRequestLbConfig, ctx: &Context<'_>) -> Result<(), Invalid> {
+fn least_request(message: LeastRequestLbConfig) -> Result<u32, Invalid> {
     let LeastRequestLbConfig {
         choice_count,
         active_request_bias,
         slow_start_config,
     } = message;
     refuse!(active_request_bias, slow_start_config);
-    number(choice_count, "choice_count", 2..=u32::MAX)?;
-    accept!(ctx, "LeastRequestLbConfig": choice_count);
-    Ok(())
+    choices_of(choice_count)
 }
 
-pub(super) fn check_common(message: CommonLbConfig, ctx: &Context<'_>) -> Result<(), Invalid> {
-    let CommonLbConfig {
-        healthy_panic_threshold,
-        update_merge_window,
-        ignore_new_hosts_until_first_hc,
-        close_connections_on_host_set_change,
-        consistent_hashing_lb_config,
-        override_host_status,
-        locality_config_specifier,
+fn choices_of(given: Option<crate::proto::UInt32Value>) -> Result<u32, Invalid> {
+    Ok(number(given, "choice_count", 2..=u32::MAX)?.unwrap_or(2))
+}
+
+fn classic_ring(message: RingHashLbConfig, use_hostname: bool) -> Result<RingHash, Invalid> {
+    let RingHashLbConfig {
+        minimum_ring_size,
+        hash_function,
+        maximum_ring_size,
     } = message;
-    refuse!(
-        healthy_panic_threshold,
-        close_connections_on_host_set_change,
-        consistent_hashing_lb_config,
-        override_host_status,
-    );
-    accept!(ctx, "CommonLbConfig": update_merge_window, ignore_new_hosts_until_first_hc);
-    match locality_config_specifier {
-        None => {}
-        Some(CommonLocality::ZoneAwareLbConfig(zone_aware_lb_config)) => {
-            let ZoneAwareLbConfig {
-                routing_enabled: _,
-                min_cluster_size: _,
-                fail_traffic_on_panic,
-            } = zone_aware_lb_config;
-            let check = || -> Result<(), Invalid> {
-                refuse!(fail_traffic_on_panic);
-                Ok(())
-            };
-            check().at("zone_aware_lb_config")?;
-            let zone_aware_lb_config = true;
-            accept!(ctx, "CommonLbConfig": zone_aware_lb_config);
-        }
-        Some(CommonLocality::LocalityWeightedLbConfig(LocalityWeightedLbConfig {})) => {
-            let locality_weighted_lb_config = true;
-            accept!(ctx, "CommonLbConfig": locality_weighted_lb_config);
-        }
+    match enumeration(hash_function, "hash_function")? {
+        ClassicFunction::XxHash => {}
+        ClassicFunction::MurmurHash2 => return Err(murmur()),
     }
-    Ok(())
+    RingHash::decode(minimum_ring_size, maximum_ring_size, use_hostname)
+}
+
+fn murmur() -> Invalid {
+    Invalid::at("hash_function", "MURMUR_HASH_2 is not supported yet")
+}
+
+impl RingHash {
+    fn decode(
+        minimum: Option<UInt64Value>,
+        maximum: Option<UInt64Value>,
+        use_hostname: bool,
+    ) -> Result<Self, Invalid> {
+        let size = |given: Option<UInt64Value>, field: &str, default| {
+            let size = given.map_or(default, |v| v.value);
+            if size > MAX_RING {
+                return Err(Invalid::at(field, format!("{size} is above {MAX_RING}")));
+            }
+            Ok(size)
+        };
+        let ring = Self {
+            minimum_size: size(minimum, "minimum_ring_size", DEFAULT_RING)?,
+            maximum_size: size(maximum, "maximum_ring_size", MAX_RING)?,
+            use_hostname,
+        };
+        if ring.minimum_size > ring.maximum_size {
+            return Err(Invalid::at(
+                "minimum_ring_size",
+                "is above maximum_ring_size",
+            ));
+        }
+        if ring.maximum_size == 0 {
+            return Err(Invalid::at("maximum_ring_size", "must not be zero"));
+        }
+        Ok(ring)
+    }
+}
+
+fn table_of(given: Option<UInt64Value>) -> Result<u64, Invalid> {
+    let size = given.map_or(DEFAULT_TABLE, |v| v.value);
+    if size > MAX_TABLE {
+        return Err(Invalid::at(
+            "table_size",
+            format!("{size} is above {MAX_TABLE}"),
+        ));
+    }
+    if !is_prime(size) {
+        return Err(Invalid::at("table_size", "must be a prime"));
+    }
+    Ok(size)
+}
+
+fn is_prime(n: u64) -> bool {
+    n >= 2
+        && (2..)
+            .take_while(|d| d * d <= n)
+            .all(|d| !n.is_multiple_of(d))
+}
+
+/// `use_hostname_for_hashing`.
+fn hashing(message: Option<ConsistentHashingLbConfig>) -> Result<bool, Invalid> {
+    let Some(ConsistentHashingLbConfig {
+        use_hostname_for_hashing,
+        hash_balance_factor,
+        hash_policy,
+    }) = message
+    else {
+        return Ok(false);
+    };
+    let check = || -> Result<(), Invalid> {
+        refuse!(hash_balance_factor, hash_policy);
+        Ok(())
+    };
+    check().at("consistent_hashing_lb_config")?;
+    Ok(use_hostname_for_hashing)
 }

@@ -17,6 +17,7 @@ use crate::resource::{Address, Resource};
 use crate::type_url::{ResourceType, pack};
 
 mod names;
+mod policy;
 
 const HTTP: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
@@ -97,7 +98,7 @@ fn assignment() -> proto::ClusterLoadAssignment {
 fn a_small_cluster_gets_envoys_defaults() {
     let cluster = typed(&cluster());
     assert_eq!(cluster.connect_timeout, Duration::from_secs(5));
-    assert_eq!(cluster.policy, Policy::RoundRobin);
+    assert_eq!(cluster.balancing, Balancing::default());
     assert_eq!(cluster.limits, Limits::default());
     assert_eq!(cluster.http, UpstreamHttp::default());
     let Discovery::Static(assignment) = cluster.discovery else {
@@ -203,19 +204,6 @@ fn the_protocol_is_read_from_either_place() {
 }
 
 #[test]
-fn the_first_supported_policy_of_the_list_is_taken() {
-    let random = "envoy.extensions.load_balancing_policies.random.v3.Random";
-    let round = "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin";
-    let mut message = cluster();
-    message.load_balancing_policy = policies(&["test.Maglev", random, round]);
-    assert_eq!(typed(&message).policy, Policy::Random);
-
-    let mut message = cluster();
-    message.lb_policy = 1;
-    assert_eq!(typed(&message).policy, Policy::LeastRequest);
-}
-
-#[test]
 fn a_cluster_is_refused_by_path() {
     fn least_request(cluster: &mut proto::Cluster, change: fn(&mut LeastRequest)) {
         let mut config = LeastRequest::default();
@@ -275,11 +263,8 @@ fn a_cluster_is_refused_by_path() {
             ("transport_socket_matches: not supported yet", |c| {
                 c.transport_socket_matches = vec![Default::default()];
             }),
-            ("lb_policy: MAGLEV is not supported yet", |c| {
-                c.lb_policy = 5
-            }),
-            ("ring_hash_lb_config: not supported yet", |c| {
-                c.lb_config = Some(LbConfig::RingHashLbConfig(Default::default()));
+            ("lb_policy: CLUSTER_PROVIDED is not supported yet", |c| {
+                c.lb_policy = 6
             }),
             (
                 "round_robin_lb_config.slow_start_config: not supported yet",
@@ -299,8 +284,8 @@ fn a_cluster_is_refused_by_path() {
             }),
             (
                 "load_balancing_policy.policies[0].typed_extension_config.typed_config.\
-             selection_method: not supported yet",
-                |c| least_request(c, |l| l.selection_method = 1),
+             selection_method: 7 is not a known value",
+                |c| least_request(c, |l| l.selection_method = 7),
             ),
             (
                 "load_balancing_policy.policies[0].typed_extension_config.typed_config.\
@@ -308,10 +293,10 @@ fn a_cluster_is_refused_by_path() {
                 |c| least_request(c, |l| l.choice_count = uint(1)),
             ),
             (
-                "common_lb_config.healthy_panic_threshold: not supported yet",
+                "common_lb_config.override_host_status: not supported yet",
                 |c| {
                     c.common_lb_config = Some(inner::CommonLbConfig {
-                        healthy_panic_threshold: Some(Default::default()),
+                        override_host_status: Some(Default::default()),
                         ..Default::default()
                     });
                 },
@@ -447,14 +432,19 @@ fn endpoints_are_read() {
     let endpoint = &mut message.endpoints[0].lb_endpoints[0];
     endpoint.health_status = 3;
     endpoint.load_balancing_weight = uint(7);
-    let id = Value {
-        kind: Some(value::Kind::StringValue("kernel-1".into())),
-    };
-    let ours = Struct {
-        fields: HashMap::from([("id".to_owned(), id)]),
+    let one = |key: &str, text: &str| Struct {
+        fields: HashMap::from([(
+            key.to_owned(),
+            Value {
+                kind: Some(value::Kind::StringValue(text.into())),
+            },
+        )]),
     };
     endpoint.metadata = Some(Metadata {
-        filter_metadata: HashMap::from([("causeway".to_owned(), ours)]),
+        filter_metadata: HashMap::from([
+            ("causeway".to_owned(), one("id", "kernel-1")),
+            ("envoy.lb".to_owned(), one("hash_key", "k")),
+        ]),
         ..Default::default()
     });
     message.endpoints[0]
@@ -475,6 +465,7 @@ fn endpoints_are_read() {
                 address: Address::Socket("10.0.0.1:80".parse().unwrap()),
                 hostname: String::new(),
                 id: "kernel-1".into(),
+                hash_key: "k".into(),
                 weight: 7,
                 health: EndpointHealth::Draining,
             },
@@ -482,6 +473,7 @@ fn endpoints_are_read() {
                 address: Address::Socket("[::1]:81".parse().unwrap()),
                 hostname: String::new(),
                 id: String::new(),
+                hash_key: String::new(),
                 weight: 1,
                 health: EndpointHealth::Unknown,
             },
@@ -595,17 +587,17 @@ fn an_assignment_is_refused_by_path() {
 #[test]
 fn what_nobody_reads_of_endpoints_is_accepted_and_noted() {
     let mut message = assignment();
-    message.endpoints[0].load_balancing_weight = uint(2);
+    message.endpoints[0].metadata = Some(Metadata::default());
+    let version = Struct {
+        fields: HashMap::from([("version".to_owned(), Value::default())]),
+    };
     message.endpoints[0].lb_endpoints[0].metadata = Some(Metadata {
-        filter_metadata: HashMap::from([("envoy.lb".to_owned(), Struct::default())]),
+        filter_metadata: HashMap::from([("envoy.lb".to_owned(), version)]),
         ..Default::default()
     });
     assert_eq!(
         decoded(&message).ignored,
-        [
-            "LbEndpoint.metadata",
-            "LocalityLbEndpoints.load_balancing_weight"
-        ]
+        ["LbEndpoint.metadata", "LocalityLbEndpoints.metadata"]
     );
 }
 

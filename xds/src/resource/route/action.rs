@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Action, Destination, DirectResponse, Forward, GrpcTimeout, HostRewrite, MaxStreamDuration,
-    Mirror, PathMatch, PathRewrite, Priority, Redirect, Retry, TemplateRewrite, Upgrade,
+    Action, Destination, DirectResponse, Forward, GrpcTimeout, HashPolicy, HostRewrite,
+    MaxStreamDuration, Mirror, PathMatch, PathRewrite, Priority, Redirect, Retry, TemplateRewrite,
+    Upgrade,
 };
 use crate::proto::BoolValue;
 use crate::proto::core::RoutingPriority;
@@ -120,7 +121,6 @@ impl Forward {
             path_rewrite,
             retry_policy_typed_config,
             rate_limits,
-            hash_policy,
             cors,
             internal_redirect_policy,
             internal_redirect_action,
@@ -203,6 +203,7 @@ impl Forward {
                 .transpose()
                 .at("retry_policy")?,
             mirrors: Mirror::decode_all(request_mirror_policies, ctx)?,
+            hash_policy: HashPolicy::decode_all(hash_policy, ctx)?,
             priority: match enumeration(priority, "priority")? {
                 RoutingPriority::Default => Priority::Default,
                 RoutingPriority::High => Priority::High,

@@ -117,8 +117,20 @@ fn a_route_action_is_refused_by_path() {
             ("hedge_policy: not supported yet", |a| {
                 a.hedge_policy = Some(Default::default());
             }),
-            ("hash_policy: not supported yet", |a| {
+            ("hash_policy[0].policy_specifier: must be given", |a| {
                 a.hash_policy = vec![Default::default()]
+            }),
+            ("hash_policy[0].cookie.path: contains a semicolon", |a| {
+                a.hash_policy = vec![route_action::HashPolicy {
+                    policy_specifier: Some(route_action::hash_policy::PolicySpecifier::Cookie(
+                        route_action::hash_policy::Cookie {
+                            name: "c".into(),
+                            path: "/; Secure".into(),
+                            ..Default::default()
+                        },
+                    )),
+                    ..Default::default()
+                }];
             }),
             ("timeout: must not be negative", |a| a.timeout = seconds(-1)),
             (
@@ -151,7 +163,7 @@ fn a_route_action_is_refused_by_path() {
                 },
             ),
             (
-                "upgrade_configs[0].connect_config: not supported yet",
+                "upgrade_configs[0].connect_config: is for the upgrade type CONNECT",
                 |a| {
                     a.upgrade_configs = vec![route_action::UpgradeConfig {
                         upgrade_type: "x".into(),

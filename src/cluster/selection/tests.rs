@@ -1,0 +1,210 @@
+use std::collections::BTreeMap;
+
+use causeway_xds::resource::Address;
+use causeway_xds::resource::cluster::{Maglev, RingHash};
+use causeway_xds::resource::load_assignment::{Endpoint as Model, EndpointHealth};
+
+use super::*;
+use crate::cluster::EndpointSet;
+
+const HEALTHY: EndpointHealth = EndpointHealth::Healthy;
+const UNHEALTHY: EndpointHealth = EndpointHealth::Unhealthy;
+
+fn group(priority: u32, weight: u32, ports: &[(u16, EndpointHealth)]) -> LocalityEndpoints {
+    let endpoint = |(port, health): &(u16, EndpointHealth)| Model {
+        address: Address::Socket(([127, 0, 0, 1], *port).into()),
+        hostname: String::new(),
+        id: String::new(),
+        hash_key: String::new(),
+        weight: 1,
+        health: *health,
+    };
+    LocalityEndpoints {
+        locality: Default::default(),
+        priority,
+        weight,
+        endpoints: ports.iter().map(endpoint).collect(),
+    }
+}
+
+fn assignment(localities: Vec<LocalityEndpoints>) -> LoadAssignment {
+    LoadAssignment {
+        localities,
+        ..LoadAssignment::empty("c")
+    }
+}
+
+/// How often each port comes up, and how often in panic.
+fn counts(
+    assignment: &LoadAssignment,
+    balancing: &Balancing,
+    rounds: u32,
+) -> (BTreeMap<u16, u32>, u32) {
+    let set = EndpointSet::build(assignment, balancing, &EndpointSet::default());
+    let selection = Selection::new(set.all(), assignment, balancing);
+    let mut counts = BTreeMap::new();
+    let mut panics = 0;
+    for _ in 0..rounds {
+        let chosen = selection.choose(set.all(), &balancing.policy, None);
+        panics += u32::from(chosen.panic);
+        let Some(place) = chosen.place else { continue };
+        let Address::Socket(address) = &set.all()[place as usize].key.address else {
+            panic!("not a socket")
+        };
+        *counts.entry(address.port()).or_default() += 1;
+    }
+    (counts, panics)
+}
+
+fn policies() -> Vec<Policy> {
+    vec![
+        Policy::RoundRobin,
+        Policy::Random,
+        Policy::LeastRequest { choices: Some(2) },
+        Policy::LeastRequest { choices: None },
+        Policy::RingHash(RingHash {
+            minimum_size: 1024,
+            maximum_size: 1 << 20,
+            use_hostname: false,
+        }),
+        Policy::Maglev(Maglev {
+            table_size: 251,
+            use_hostname: false,
+        }),
+    ]
+}
+
+#[test]
+fn every_policy_leaves_out_who_is_unhealthy() {
+    for policy in policies() {
+        let balancing = Balancing {
+            policy,
+            ..Balancing::default()
+        };
+        let of = assignment(vec![group(
+            0,
+            0,
+            &[(1, HEALTHY), (2, UNHEALTHY), (3, HEALTHY)],
+        )]);
+        let (counts, panics) = counts(&of, &balancing, 400);
+        assert_eq!(
+            counts.keys().copied().collect::<Vec<_>>(),
+            [1, 3],
+            "{policy:?}"
+        );
+        assert!(counts.values().all(|n| *n > 80), "{policy:?}: {counts:?}");
+        assert_eq!(panics, 0);
+    }
+}
+
+#[test]
+fn localities_share_by_weight_and_their_endpoints_evenly() {
+    for policy in policies() {
+        let balancing = Balancing {
+            policy,
+            by_locality: true,
+            ..Balancing::default()
+        };
+        let of = assignment(vec![
+            group(0, 3, &[(1, HEALTHY)]),
+            group(0, 1, &[(2, HEALTHY), (3, HEALTHY)]),
+        ]);
+        let (counts, _) = counts(&of, &balancing, 8_000);
+        let share = |port| f64::from(counts[&port]) / 8_000.0;
+        assert!((share(1) - 0.75).abs() < 0.08, "{policy:?}: {counts:?}");
+        assert!((share(2) - 0.125).abs() < 0.06, "{policy:?}: {counts:?}");
+    }
+}
+
+#[test]
+fn a_locality_that_loses_endpoints_gives_up_traffic_beyond_overprovisioning() {
+    let balancing = Balancing {
+        by_locality: true,
+        panic_threshold: 0.0,
+        ..Balancing::default()
+    };
+    let of = assignment(vec![
+        group(
+            0,
+            1,
+            &[(1, HEALTHY), (2, UNHEALTHY), (3, UNHEALTHY), (4, UNHEALTHY)],
+        ),
+        group(0, 1, &[(5, HEALTHY)]),
+    ]);
+    let (counts, _) = counts(&of, &balancing, 1_350);
+    // 1.4 * 1/4 = 0.35 of its weight.
+    assert_eq!((counts[&1], counts[&5]), (350, 1_000));
+}
+
+#[test]
+fn localities_without_weights_have_no_say() {
+    let balancing = Balancing {
+        by_locality: true,
+        ..Balancing::default()
+    };
+    let of = assignment(vec![
+        group(0, 0, &[(1, HEALTHY)]),
+        group(0, 0, &[(2, HEALTHY), (3, HEALTHY)]),
+    ]);
+    let (counts, _) = counts(&of, &balancing, 300);
+    assert_eq!(counts, BTreeMap::from([(1, 100), (2, 100), (3, 100)]));
+}
+
+#[test]
+fn in_panic_all_take_part_or_nobody() {
+    let of = assignment(vec![group(
+        0,
+        0,
+        &[(1, UNHEALTHY), (2, UNHEALTHY), (3, HEALTHY)],
+    )]);
+    let (all, panics) = counts(&of, &Balancing::default(), 30);
+    assert_eq!(
+        (all, panics),
+        (BTreeMap::from([(1, 10), (2, 10), (3, 10)]), 30)
+    );
+    let fail = Balancing {
+        fail_on_panic: true,
+        ..Balancing::default()
+    };
+    assert_eq!(counts(&of, &fail, 30), (BTreeMap::new(), 30));
+    let never = Balancing {
+        panic_threshold: 0.0,
+        ..Balancing::default()
+    };
+    assert_eq!(counts(&of, &never, 30), (BTreeMap::from([(3, 30)]), 0));
+}
+
+#[test]
+fn the_next_priority_takes_over_by_shares() {
+    let of = assignment(vec![
+        group(1, 0, &[(3, HEALTHY)]),
+        group(0, 0, &[(1, UNHEALTHY), (2, HEALTHY)]),
+    ]);
+    let (counts, _) = counts(&of, &Balancing::default(), 4_000);
+    let share = f64::from(counts[&2]) / 4_000.0;
+    assert_eq!(counts.len(), 2);
+    assert!((share - 0.7).abs() < 0.05, "{counts:?}");
+}
+
+#[test]
+fn a_hash_leads_to_the_same_endpoint_every_time() {
+    for policy in policies().into_iter().filter(Policy::hashes) {
+        let balancing = Balancing {
+            policy,
+            ..Balancing::default()
+        };
+        let of = assignment(vec![
+            group(0, 0, &[(1, HEALTHY), (2, UNHEALTHY), (3, HEALTHY)]),
+            group(1, 0, &[(4, HEALTHY)]),
+        ]);
+        let set = EndpointSet::build(&of, &balancing, &EndpointSet::default());
+        let pick = |hash| {
+            let selection = set.selection();
+            selection.choose(set.all(), &policy, Some(hash)).place
+        };
+        for hash in (0..1_000_u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)) {
+            assert_eq!(pick(hash), pick(hash));
+            assert!(pick(hash).is_some());
+        }
+    }
+}

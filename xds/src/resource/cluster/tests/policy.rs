@@ -1,0 +1,200 @@
+//! How endpoints are chosen.
+
+use super::*;
+use crate::resource::decode;
+use crate::text;
+
+/// A static cluster with these fields.
+fn read(fields: &str) -> Result<Balancing, String> {
+    let text = format!("{{name: c, connect_timeout: 1s, {fields}}}");
+    let message: proto::Cluster = text::parse(
+        &text,
+        ResourceType::Cluster.message_name(),
+        &text::Options::default(),
+    )
+    .map_err(|e| e.to_string())?;
+    match decode(&pack(&message), &crate::extension::Unchecked) {
+        Ok(Resource::Cluster(cluster)) => Ok(cluster.balancing.clone()),
+        Ok(_) => panic!("not a cluster"),
+        Err(rejected) => Err(rejected.to_string()),
+    }
+}
+
+fn policy(fields: &str) -> Policy {
+    read(fields).unwrap().policy
+}
+
+/// As the only entry of the list of policies.
+fn listed(config: &str) -> Result<Balancing, String> {
+    read(&list(&[config]))
+}
+
+fn list(configs: &[&str]) -> String {
+    let entry = |config: &&str| {
+        format!("{{typed_extension_config: {{name: x, typed_config: {{{config}}}}}}}")
+    };
+    let entries: Vec<String> = configs.iter().map(entry).collect();
+    format!(
+        "load_balancing_policy: {{policies: [{}]}}",
+        entries.join(", ")
+    )
+}
+
+fn of_type(name: &str) -> String {
+    format!("'@type': type.googleapis.com/envoy.extensions.load_balancing_policies.{name}")
+}
+
+#[test]
+fn classic_policies_have_their_own_settings() {
+    assert_eq!(policy("lb_policy: ROUND_ROBIN"), Policy::RoundRobin);
+    assert_eq!(policy("lb_policy: RANDOM"), Policy::Random);
+    let two = Policy::LeastRequest { choices: Some(2) };
+    assert_eq!(policy("lb_policy: LEAST_REQUEST"), two);
+    let ten = "lb_policy: LEAST_REQUEST, least_request_lb_config: {choice_count: 10}";
+    assert_eq!(policy(ten), Policy::LeastRequest { choices: Some(10) });
+    let ring = RingHash {
+        minimum_size: 1024,
+        maximum_size: 8 << 20,
+        use_hostname: false,
+    };
+    assert_eq!(policy("lb_policy: RING_HASH"), Policy::RingHash(ring));
+    let sized = "lb_policy: RING_HASH, ring_hash_lb_config: {minimum_ring_size: 10, \
+                 maximum_ring_size: 20}, \
+                 common_lb_config: {consistent_hashing_lb_config: {use_hostname_for_hashing: true}}";
+    let sized_ring = RingHash {
+        minimum_size: 10,
+        maximum_size: 20,
+        use_hostname: true,
+    };
+    assert_eq!(policy(sized), Policy::RingHash(sized_ring));
+    let table = |table_size| {
+        Policy::Maglev(Maglev {
+            table_size,
+            use_hostname: false,
+        })
+    };
+    assert_eq!(policy("lb_policy: MAGLEV"), table(65_537));
+    let small = "lb_policy: MAGLEV, maglev_lb_config: {table_size: 251}";
+    assert_eq!(policy(small), table(251));
+    // Settings of another policy have no effect.
+    let other = "lb_policy: RANDOM, maglev_lb_config: {table_size: 251}";
+    assert_eq!(policy(other), Policy::Random);
+}
+
+#[test]
+fn the_first_known_policy_of_the_list_is_taken_before_the_classic_field() {
+    let unknown = "'@type': type.googleapis.com/google.protobuf.Empty";
+    let (random, round) = (
+        of_type("random.v3.Random"),
+        of_type("round_robin.v3.RoundRobin"),
+    );
+    let listed = list(&[unknown, &random, &round]);
+    assert_eq!(
+        policy(&format!("lb_policy: MAGLEV, {listed}")),
+        Policy::Random
+    );
+}
+
+#[test]
+fn listed_policies_have_their_own_settings() {
+    let least = of_type("least_request.v3.LeastRequest");
+    let full = listed(&format!("{least}, selection_method: FULL_SCAN")).unwrap();
+    assert_eq!(full.policy, Policy::LeastRequest { choices: None });
+    let older = listed(&format!("{least}, enable_full_scan: true")).unwrap();
+    assert_eq!(older, full);
+
+    let ring = of_type("ring_hash.v3.RingHash");
+    let hostname = listed(&format!(
+        "{ring}, consistent_hashing_lb_config: {{use_hostname_for_hashing: true}}, \
+         locality_weighted_lb_config: {{}}, minimum_ring_size: 7"
+    ))
+    .unwrap();
+    let Policy::RingHash(of) = hostname.policy else {
+        panic!("{hostname:?}")
+    };
+    assert!(of.use_hostname && hostname.by_locality && of.minimum_size == 7);
+
+    let maglev = of_type("maglev.v3.Maglev");
+    let maglev = listed(&format!("{maglev}, table_size: 11")).unwrap();
+    assert!(matches!(
+        maglev.policy,
+        Policy::Maglev(Maglev { table_size: 11, .. })
+    ));
+
+    let inner = list(&[&of_type("round_robin.v3.RoundRobin")])
+        .replace("load_balancing_policy", "endpoint_picking_policy");
+    let by_locality = listed(&format!(
+        "{}, {inner}",
+        of_type("wrr_locality.v3.WrrLocality")
+    ));
+    let by_locality = by_locality.unwrap();
+    assert!(by_locality.by_locality && by_locality.policy == Policy::RoundRobin);
+}
+
+#[test]
+fn panic_and_localities_are_common_to_all_policies() {
+    let common = |fields: &str| read(&format!("common_lb_config: {{{fields}}}")).unwrap();
+    assert_eq!(common(""), Balancing::default());
+    let never = common("healthy_panic_threshold: {value: 0}");
+    assert_eq!(never.panic_threshold.to_bits(), 0.0_f64.to_bits());
+    assert!(common("locality_weighted_lb_config: {}").by_locality);
+    assert!(common("zone_aware_lb_config: {fail_traffic_on_panic: true}").fail_on_panic);
+    let round = of_type("round_robin.v3.RoundRobin");
+    let weighted = format!("{round}, locality_lb_config: {{locality_weighted_lb_config: {{}}}}");
+    assert!(listed(&weighted).unwrap().by_locality);
+}
+
+#[test]
+fn what_no_balancer_can_do_is_refused_by_path() {
+    let of = |fields: &str| read(fields).unwrap_err();
+    for (fields, wanted) in [
+        (
+            "lb_policy: MAGLEV, maglev_lb_config: {table_size: 250}",
+            "maglev_lb_config.table_size: must be a prime",
+        ),
+        (
+            "maglev_lb_config: {table_size: 5000012}",
+            "maglev_lb_config.table_size: 5000012 is above 5000011",
+        ),
+        (
+            "ring_hash_lb_config: {minimum_ring_size: 3, maximum_ring_size: 2}",
+            "ring_hash_lb_config.minimum_ring_size: is above maximum_ring_size",
+        ),
+        (
+            "ring_hash_lb_config: {maximum_ring_size: 8388609}",
+            "ring_hash_lb_config.maximum_ring_size: 8388609 is above 8388608",
+        ),
+        (
+            "ring_hash_lb_config: {hash_function: MURMUR_HASH_2}",
+            "ring_hash_lb_config.hash_function: MURMUR_HASH_2 is not supported yet",
+        ),
+        (
+            "common_lb_config: {healthy_panic_threshold: {value: 101}}",
+            "common_lb_config.healthy_panic_threshold: 101 is not within 0 and 100",
+        ),
+        (
+            "common_lb_config: {consistent_hashing_lb_config: {hash_balance_factor: 120}}",
+            "common_lb_config.consistent_hashing_lb_config.hash_balance_factor: not supported yet",
+        ),
+    ] {
+        let refusal = of(fields);
+        assert!(refusal.ends_with(wanted), "{refusal}");
+    }
+}
+
+#[test]
+fn policies_are_not_nested_without_end() {
+    let mut policy = list(&[&of_type("round_robin.v3.RoundRobin")]);
+    for _ in 0..6 {
+        let inner = policy.replace("load_balancing_policy", "endpoint_picking_policy");
+        policy = list(&[&format!(
+            "{}, {inner}",
+            of_type("wrr_locality.v3.WrrLocality")
+        )]);
+    }
+    let refusal = read(&policy).unwrap_err();
+    assert!(
+        refusal.ends_with("policies are nested too deeply"),
+        "{refusal}"
+    );
+}
