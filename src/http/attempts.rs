@@ -101,6 +101,8 @@ struct Attempts<'a> {
     count: u32,
     /// A pooled connection was dead: only a fresh one is worth another try.
     again: bool,
+    /// What was sent may have to be sent again.
+    resend: bool,
     /// Endpoints that did not do.
     tried: Vec<u64>,
     /// Of the attempt before, when no connection came about.
@@ -142,8 +144,9 @@ pub async fn ask(
     } = ask;
     let progress = Rc::clone(&exchange.progress);
     let ended = progress.request_ended.get();
-    let body = match (&retries, &copies) {
-        (None, None) => Sending::Once(Some(RequestBody::streaming(body, Rc::clone(&progress)))),
+    let resend = retries.as_ref().is_some_and(|retries| retries.resend());
+    let body = match (resend, &copies) {
+        (false, None) => Sending::Once(Some(RequestBody::streaming(body, Rc::clone(&progress)))),
         _ if ended => Sending::Once(None),
         _ => Sending::Kept(Kept::new(body, forward.buffer_limit, Rc::clone(&progress))),
     };
@@ -170,6 +173,7 @@ pub async fn ask(
         progress,
         count: 1,
         again: false,
+        resend,
         tried: Vec::new(),
         unreachable: None,
         replay: None,
@@ -200,6 +204,9 @@ impl<'a> Attempts<'a> {
                 (Ok(answer), Verdict::Keep(flag)) => {
                     if let Some(flag) = flag {
                         exchange.flag(flag);
+                    }
+                    if let Sending::Kept(kept) = &self.body {
+                        kept.release();
                     }
                     return (Ok(answer), self.count);
                 }
@@ -342,7 +349,7 @@ impl<'a> Attempts<'a> {
         let once_more = !last
             && head.method.is_idempotent()
             && (self.progress.request_ended.get() && self.progress.received.get() == 0);
-        if self.replay.is_none() && (once_more || self.ask.retries.is_some()) {
+        if self.replay.is_none() && (once_more || self.resend) {
             self.replay = Some(Replay::of(&head));
         }
         let Rest {

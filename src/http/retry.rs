@@ -129,6 +129,13 @@ impl Retries {
         self.policy.as_deref().map_or(0, |p| p.other_hosts)
     }
 
+    /// Whether an attempt may follow one that has sent something. Otherwise neither head nor body
+    /// need to be kept.
+    pub fn resend(&self) -> bool {
+        const UNSENT: RetryOn = RetryOn::CONNECT_FAILURE;
+        self.on != UNSENT
+    }
+
     pub fn after_answer(
         &mut self,
         status: StatusCode,

@@ -143,6 +143,8 @@ struct Shared {
     limit: u64,
     /// Too large: what is there is not the beginning any more.
     given_up: Cell<bool>,
+    /// Nobody will want it again.
+    released: Cell<bool>,
     /// Which reader is the last; those before it must stop.
     readers: Cell<u32>,
     /// Whoever reads, so that it notices that it must stop.
@@ -189,6 +191,7 @@ impl Kept {
             size: Cell::new(0),
             limit,
             given_up: Cell::new(false),
+            released: Cell::new(false),
             readers: Cell::new(0),
             waker: RefCell::new(None),
             whole: RefCell::new(None),
@@ -213,6 +216,11 @@ impl Kept {
             number,
             next: 0,
         }))
+    }
+
+    /// It is not sent again: what comes from now on is not kept, unless all of it is waited for.
+    pub fn release(&self) {
+        self.0.released.set(self.0.whole.borrow().is_none());
     }
 
     /// Whether it is too large to be sent again.
@@ -245,7 +253,11 @@ impl Shared {
         Poll::Ready(frame)
     }
 
+    /// Called by a reader that has read what was kept before.
     fn keep(&self, frame: &Frame<Bytes>) {
+        if self.released.get() {
+            return self.pieces.borrow_mut().clear();
+        }
         let Some(piece) = Piece::of(frame).filter(|_| !self.given_up.get()) else {
             return;
         };
