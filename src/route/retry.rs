@@ -87,7 +87,8 @@ pub fn back_off(limits: BackOff, made: u32, part: f64) -> Duration {
         .checked_shl(made.saturating_sub(1))
         .unwrap_or(u32::MAX);
     let interval = limits.base.saturating_mul(doubled).min(limits.max);
-    interval.mul_f64(part.clamp(0.0, 1.0))
+    // Whole milliseconds, as in Envoy: after an interval of one there is no wait at all.
+    Duration::from_millis(interval.mul_f64(part.clamp(0.0, 1.0)).as_millis() as u64)
 }
 
 #[cfg(test)]
@@ -103,7 +104,7 @@ mod tests {
         };
         let at = |made| back_off(limits, made, 1.0).as_millis();
         assert_eq!([at(1), at(2), at(3), at(100)], [10, 20, 35, 35]);
-        assert_eq!(back_off(limits, 1, 0.5), Duration::from_millis(5));
+        assert_eq!(back_off(limits, 1, 0.59), Duration::from_millis(5));
     }
 
     #[test]

@@ -59,7 +59,8 @@ impl Limits {
             ("rq_open", "remaining_rq", self.requests.state()),
             ("rq_retry_open", "remaining_retries", retries),
         ] {
-            f(open, i64::from(used >= max));
+            // Envoy looks at a limit when something is counted, so one of zero never counts as full.
+            f(open, i64::from(used > 0 && used >= max));
             let left = if track { max.saturating_sub(used) } else { 0 };
             f(remaining, left.into());
         }
