@@ -23,6 +23,7 @@ use crate::control::{BindFailure, Control, ControlHandle, Reconcile, Start};
 use crate::coordinator::{Circuits, Frame, follow_names, shim};
 use crate::filter::{Context, Registry};
 use crate::listener::{Addresses, Listeners, run_worker};
+use crate::runtime::layers::Layers;
 use crate::runtime::threads;
 use crate::snapshot::{Publisher, Retired, Snapshot};
 use crate::telemetry::activity::Activities;
@@ -149,9 +150,12 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
     };
     let servers = xds::ManagementServers::new(xds.clone(), &updates)?;
     let activities = Arc::<Activities>::default();
+    let layers = bootstrap.map(|b| Layers::new(b.runtime.clone()));
+    let layers = Arc::new(layers.unwrap_or_default());
     let (mut control, handle) = Control::new(Start {
         registry: Registry::new(Context {
             activities: Some(Arc::clone(&activities)),
+            layers: Arc::clone(&layers),
             strict: options.strict_xds,
             any_file: false,
             servers: Some(Arc::new(servers.known())),
@@ -210,6 +214,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
         addresses: addresses_of(&addresses),
         log_level: options.log_level.clone(),
         commands: command,
+        layers,
         bootstrap: bootstrap.cloned(),
         concurrency: options.concurrency,
         command_line: options.command_line.clone(),

@@ -25,6 +25,8 @@ pub enum ResponseFlag {
     UpstreamProtocolError,
     /// `UO`
     UpstreamOverflow,
+    /// `URX`
+    UpstreamRetryLimitExceeded,
     /// `UT`
     UpstreamTimeout,
     /// `SI`
@@ -50,6 +52,7 @@ impl ResponseFlag {
             Self::UpstreamRemoteReset => "UR",
             Self::UpstreamProtocolError => "UPE",
             Self::UpstreamOverflow => "UO",
+            Self::UpstreamRetryLimitExceeded => "URX",
             Self::UpstreamTimeout => "UT",
             Self::StreamIdleTimeout => "SI",
             Self::DownstreamTermination => "DC",

@@ -18,9 +18,6 @@ use crate::snapshot::ListenerSpec;
 use crate::upstream::Endpoint;
 use crate::upstream::endpoint::Finding;
 
-/// Envoy's default. Nothing is retried by configuration, so there is no number of our own.
-const MAX_RETRIES: u32 = 3;
-
 type Params = Query<HashMap<String, String>>;
 
 pub async fn clusters(State(state): State<AdminState>, params: Params) -> Response {
@@ -47,11 +44,10 @@ pub async fn clusters(State(state): State<AdminState>, params: Params) -> Respon
     .await
 }
 
-/// Envoy's default for the high priority, which we do not tell apart.
 fn by_priority(cluster: &Cluster) -> [(&'static str, Limits); 2] {
     [
         ("default_priority", cluster.model.limits),
-        ("high_priority", Limits::default()),
+        ("high_priority", cluster.model.high_limits),
     ]
 }
 
@@ -78,7 +74,10 @@ fn cluster_text(cluster: &Cluster, added: bool, out: &mut String) {
             "{priority}::max_requests::{}",
             limits.max_requests
         ));
-        line(format_args!("{priority}::max_retries::{MAX_RETRIES}"));
+        line(format_args!(
+            "{priority}::max_retries::{}",
+            limits.max_retries
+        ));
     }
     line(format_args!("added_via_api::{added}"));
     if let Discovery::Eds { service_name, .. } = &cluster.model.discovery {
@@ -161,7 +160,7 @@ fn cluster_value(cluster: &Cluster, added: bool) -> Value {
             "max_connections": limits.max_connections,
             "max_pending_requests": limits.max_pending_requests,
             "max_requests": limits.max_requests,
-            "max_retries": MAX_RETRIES,
+            "max_retries": limits.max_retries,
         });
         if priority == "high_priority" {
             value["priority"] = json!("HIGH");

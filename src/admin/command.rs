@@ -58,3 +58,18 @@ pub async fn logging(State(state): State<AdminState>, params: Params) -> Respons
         Err(reason) => reply::refused(StatusCode::BAD_REQUEST, format!("{reason}\n")),
     }
 }
+
+/// Sets runtime values, which take effect at once; an empty one removes what was set here before.
+pub async fn runtime_modify(State(state): State<AdminState>, params: Params) -> Response {
+    if params.is_empty() {
+        let usage = "usage: /runtime_modify?key1=value1&key2=value2&keyN=valueN\n\
+                     use an empty value to remove a previously added override";
+        return reply::refused(StatusCode::BAD_REQUEST, usage);
+    }
+    let Query(values) = params;
+    info!(?values, "runtime values changed");
+    match state.layers.modify(values) {
+        Ok(()) => reply::text("OK\n"),
+        Err(reason) => reply::refused(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    }
+}

@@ -39,6 +39,7 @@ use tokio::sync::mpsc;
 
 use crate::config::bootstrap::{BootstrapConfig, Runtime};
 use crate::control::ControlHandle;
+use crate::runtime::layers::Layers;
 use crate::snapshot::Publisher;
 use crate::telemetry::logging::LogLevel;
 use crate::telemetry::stats::Stats;
@@ -66,6 +67,8 @@ pub struct Parts {
     pub commands: mpsc::Sender<AdminCommand>,
     /// `None` in worker mode.
     pub bootstrap: Option<BootstrapConfig>,
+    /// What overrides configuration.
+    pub layers: Arc<Layers>,
     /// Data threads.
     pub concurrency: usize,
     /// Options as given, by name.
@@ -94,8 +97,7 @@ impl AdminState {
     }
 
     fn runtime(&self) -> Runtime {
-        let bootstrap = self.parts.bootstrap.as_ref();
-        bootstrap.map(|b| b.runtime.clone()).unwrap_or_default()
+        self.parts.layers.current()
     }
 }
 
@@ -139,6 +141,10 @@ const HELP: &[(&str, &str)] = &[
     ("/ready", "LIVE once traffic is served"),
     ("/reset_counters (POST)", "set every counter to zero"),
     ("/runtime", "runtime values and their layers"),
+    (
+        "/runtime_modify (POST)",
+        "change runtime values of the admin layer (?key=value)",
+    ),
     ("/server_info", "version, state, uptime"),
     (
         "/stats",
@@ -164,6 +170,7 @@ pub fn router(state: AdminState) -> Router {
         .route("/status", get(health::status))
         .route("/server_info", get(health::server_info))
         .route("/runtime", get(health::runtime))
+        .route("/runtime_modify", post(command::runtime_modify))
         .route("/stats", get(stats::stats))
         .route("/stats/prometheus", get(stats::prometheus))
         .route("/reset_counters", post(stats::reset_counters))

@@ -100,6 +100,7 @@ async fn port() -> Port {
         addresses: Arc::new(|_| None),
         log_level: None,
         commands: send,
+        layers: Arc::new(Layers::new(config.runtime.clone())),
         bootstrap: Some(config),
         concurrency: 1,
         command_line: vec![("--log-level".to_owned(), "info".to_owned())],
@@ -394,5 +395,14 @@ async fn runtime_values_by_layer() {
     assert_eq!(
         runtime["entries"]["my.key"],
         serde_json::json!({"final_value": "0", "layer_values": ["0", ""]})
+    );
+    assert_eq!(
+        port.ask("POST", "/runtime_modify?my.key=7").await.body,
+        "OK\n"
+    );
+    let runtime = port.get("/runtime").await.json();
+    assert_eq!(
+        runtime["entries"]["my.key"],
+        serde_json::json!({"final_value": "7", "layer_values": ["0", "7"]})
     );
 }

@@ -95,7 +95,7 @@ fn of_routes(routes: &RouteConfiguration, see: &mut impl FnMut(&str)) {
 fn of_host(host: &VirtualHost, see: &mut impl FnMut(&str)) {
     for route in &host.routes {
         if let Action::Forward(forward) = &route.action {
-            see(&forward.cluster);
+            forward.destination.names().for_each(&mut *see);
         }
     }
 }

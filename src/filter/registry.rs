@@ -14,6 +14,7 @@ use causeway_xds::resource::api_source::Target;
 use causeway_xds::resource::config_source::Place;
 use causeway_xds::resource::tls::TlsCertificate;
 
+use crate::runtime::layers::Layers;
 use crate::telemetry::activity::Activities;
 use crate::tls::TlsError;
 
@@ -29,6 +30,8 @@ pub type BuildPerRoute = fn(&TypedExtension, &Context) -> Result<RouteConfig, In
 pub struct Context {
     /// `None` where configuration is only checked.
     pub activities: Option<Arc<Activities>>,
+    /// What overrides configuration.
+    pub layers: Arc<Layers>,
     /// Resources that set a field without effect are refused (`--strict-xds`).
     pub strict: bool,
     /// Files that resources name need not be there: where it is only asked what can be configured.

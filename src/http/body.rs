@@ -69,8 +69,10 @@ impl Relay {
         }
     }
 
-    fn failed(&mut self, flag: ResponseFlag) {
-        self.exchange.flag(flag);
+    fn failed(&mut self, flag: Option<ResponseFlag>) {
+        if let Some(flag) = flag {
+            self.exchange.flag(flag);
+        }
         self.exchange
             .connection
             .manager
@@ -99,7 +101,7 @@ impl Relay {
             }
             Poll::Ready(Some(Err(error))) => {
                 tracing::debug!(%error, "upstream body broke off");
-                self.failed(ResponseFlag::UpstreamConnectionTermination);
+                self.failed(Some(ResponseFlag::UpstreamConnectionTermination));
                 Poll::Ready(Some(Err(BodyError::Upstream(error))))
             }
             Poll::Pending => {

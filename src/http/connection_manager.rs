@@ -1,6 +1,6 @@
 //! One downstream connection: its codec, its timers, its requests.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -58,6 +58,8 @@ pub struct Connection {
     /// The client's address and the one it connected to; `None` for a Unix socket.
     pub addresses: Option<(SocketAddr, SocketAddr)>,
     pub server_name: HeaderValue,
+    /// What cookies know its client by, once one is made.
+    pub known_by: OnceCell<u64>,
     pub drain: Drain,
     _guard: Box<dyn std::any::Any>,
     active: Cell<u32>,
@@ -161,6 +163,7 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
         local_port: accepted.local.map(|a| a.port()),
         reader: accepted.reader,
         server_name,
+        known_by: OnceCell::new(),
         drain: accepted.drain,
         _guard: accepted.guard,
         active: Cell::new(0),

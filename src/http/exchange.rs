@@ -17,6 +17,7 @@ use super::watch::{Fired, Watch};
 use crate::error::ResponseFlag;
 use crate::filter::Asked;
 use crate::telemetry::activity::ActivityGuard;
+use crate::telemetry::stats::{ClusterStats, Counter};
 use crate::upstream::body::Progress;
 use crate::upstream::{Endpoint, Permit, Transport};
 use crate::util::time::timestamp;
@@ -142,6 +143,25 @@ impl Exchange {
     /// The upstream did not answer; `status` is what is counted against it.
     pub fn upstream_failed(&self, status: StatusCode) {
         self.release_upstream(Some(status));
+    }
+
+    /// The upstream did not do, and is asked once more. Envoy counts an answer that was not good
+    /// enough apart from those that clients get.
+    pub fn upstream_retried(&self, answer: Option<StatusCode>) {
+        if let Some(upstream) = &*self.upstream.borrow() {
+            upstream.endpoint.stats.rq_error.inc();
+            if let Some(status) = answer {
+                upstream.transport.stats.retry_rq.record(status.as_u16());
+            }
+        }
+        self.release_upstream(None);
+    }
+
+    /// Counts something against the cluster that is asked.
+    pub fn count_upstream(&self, counter: impl FnOnce(&ClusterStats) -> &Counter) {
+        if let Some(upstream) = &*self.upstream.borrow() {
+            counter(&upstream.transport.stats).inc();
+        }
     }
 
     fn release_upstream(&self, failed: Option<StatusCode>) {

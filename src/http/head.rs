@@ -20,14 +20,14 @@ use super::framing::Heads;
 use super::names::{HOP_BY_HOP, Names};
 use super::path::{self, Outcome};
 use crate::error::{Failure, ResponseFlag};
-use crate::route::RequestView;
-use crate::route::matcher::joined;
 
 /// What a request asks its connection to become.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpgradeRequest {
     /// As sent.
     pub protocol: HeaderValue,
+    /// The method CONNECT, and not a field.
+    pub connect: bool,
 }
 
 /// What [`sanitise`] found.
@@ -37,38 +37,6 @@ pub struct Facts {
     /// Send the client to this path and query (307) instead of forwarding.
     pub redirect: Option<String>,
     pub names: Names,
-}
-
-/// A request as the route matchers see it.
-pub struct View<'r>(pub &'r Parts);
-
-impl RequestView for View<'_> {
-    fn path(&self) -> &str {
-        self.0.uri.path()
-    }
-
-    fn query(&self) -> &str {
-        self.0.uri.query().unwrap_or_default()
-    }
-
-    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        let parts = self.0;
-        match name {
-            ":method" => Some(Cow::Borrowed(parts.method.as_str().as_bytes())),
-            ":path" => parts
-                .uri
-                .path_and_query()
-                .map(|p| Cow::Borrowed(p.as_str().as_bytes())),
-            ":authority" | "host" => parts.headers.get(HOST).map(|h| h.as_bytes().into()),
-            _ => joined(
-                parts
-                    .headers
-                    .get_all(name)
-                    .iter()
-                    .map(HeaderValue::as_bytes),
-            ),
-        }
-    }
 }
 
 /// Checks a head and brings it into the one form that the rest of the program handles.
@@ -91,6 +59,16 @@ pub fn sanitise(
     let upgrade = hop_by_hop(parts, names)?;
     if names.cookie && parts.version == Version::HTTP_2 {
         join_cookies(&mut parts.headers);
+    }
+    if parts.method == Method::CONNECT {
+        return Ok(Facts {
+            upgrade: Some(UpgradeRequest {
+                protocol: HeaderValue::from_static("CONNECT"),
+                connect: true,
+            }),
+            redirect: None,
+            names,
+        });
     }
     let redirect = normal_path(parts, manager)?;
     Ok(Facts {
@@ -116,12 +94,7 @@ fn version(parts: &Parts, manager: &HttpManager) -> Result<(), Failure> {
 /// Brings absolute form and the HTTP/2 pseudo headers down to origin form plus `Host`.
 fn target(parts: &mut Parts, manager: &HttpManager) -> Result<(), Failure> {
     if parts.method == Method::CONNECT {
-        return Err(Failure::local(
-            StatusCode::NOT_FOUND,
-            ResponseFlag::NoRoute,
-            "connect_not_configured",
-        )
-        .closing());
+        return connect_target(parts);
     }
     if let Some(authority) = parts.uri.authority() {
         if parts.uri.scheme().is_none() {
@@ -152,6 +125,26 @@ fn target(parts: &mut Parts, manager: &HttpManager) -> Result<(), Failure> {
     {
         parts.headers.insert(HOST, host);
     }
+    Ok(())
+}
+
+/// The target of a CONNECT is its host, and stays as it is (RFC 9112 section 3.2.3).
+fn connect_target(parts: &mut Parts) -> Result<(), Failure> {
+    if parts.version == Version::HTTP_2 {
+        return Err(Failure::local(
+            StatusCode::NOT_FOUND,
+            ResponseFlag::NoRoute,
+            "connect_not_configured",
+        )
+        .closing());
+    }
+    let host = parts
+        .uri
+        .authority()
+        .filter(|a| parts.uri.path_and_query().is_none() && !a.as_str().contains('@'))
+        .and_then(|a| HeaderValue::from_str(a.as_str()).ok())
+        .ok_or_else(|| Failure::bad_request("invalid_authority"))?;
+    parts.headers.insert(HOST, host);
     Ok(())
 }
 
@@ -326,9 +319,10 @@ fn hop_by_hop(parts: &mut Parts, names: Names) -> Result<Option<UpgradeRequest>,
         None
     };
     let asked = wants_upgrade && parts.version == Version::HTTP_11;
-    Ok(protocol
-        .filter(|_| asked)
-        .map(|protocol| UpgradeRequest { protocol }))
+    Ok(protocol.filter(|_| asked).map(|protocol| UpgradeRequest {
+        protocol,
+        connect: false,
+    }))
 }
 
 /// HTTP/2 may split cookies over several fields; HTTP/1.1 may not (RFC 9113 section 8.2.3).

@@ -1,20 +1,28 @@
 //! HTTP: from an accepted connection to a response, steps 5b to 16 of a request's life.
 
+mod attempts;
 pub mod body;
 mod client_cert;
 mod clock;
+mod connect;
 pub mod connection_manager;
 mod exchange;
+mod failures;
 mod forwarded;
 mod framing;
 mod head;
+mod mirror;
 mod names;
 mod path;
 mod replay;
 mod reply;
+mod request;
+mod retry;
 mod router;
 mod serve_request;
+mod timeouts;
 mod upgrade;
+mod view;
 mod watch;
 
 pub use connection_manager::{Accepted, serve};

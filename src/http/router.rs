@@ -1,52 +1,57 @@
-//! Forwarding one request to an endpoint.
+//! Forwarding one request to a cluster, and making a response of whatever comes of it.
 
-use std::pin::{Pin, pin};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 
 use causeway_xds::resource::http_manager::ServerHeader;
-use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, SERVER, UPGRADE, VIA};
+use http::header::{CONNECTION, HeaderName, HeaderValue, SERVER, SET_COOKIE};
 use http::request::Parts;
-use http::uri::PathAndQuery;
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::{Response, StatusCode, Version};
 use hyper::body::Incoming;
 
+use super::attempts::{self, Ask, UNSENT};
 use super::body::Body;
+use super::connect;
 use super::exchange::Exchange;
-use super::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PREFIX};
-use super::head::{UpgradeRequest, strip_response};
-use super::replay::Replay;
+use super::failures::{self, MAX_DURATION};
+use super::head::UpgradeRequest;
+use super::mirror::Copies;
 use super::reply::{self, Manner};
+use super::request::{append_via, edit_request};
+use super::retry::Retries;
+use super::timeouts::Timeouts;
 use super::upgrade;
-use super::watch::Fired;
+use super::view::View;
 use crate::cluster::Cluster;
 use crate::error::{Failure, ResponseFlag};
-use crate::route::Route;
-use crate::route::action::{Forward, HostRewrite};
-use crate::upstream::Via;
-use crate::upstream::body::RequestBody;
-use crate::upstream::pool::{self, Lease, SendError};
+use crate::route::Chosen;
+use crate::route::action::Forward;
+use crate::route::hash::Hashed;
+use crate::upstream::pool::Lease;
 
-/// Why a head is there.
-const UNSENT: &str = "a head is put back for every further attempt";
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
-const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
-const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
-const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// A request on its way to a cluster.
 pub struct Job<'j> {
     /// There until it is sent.
     pub parts: &'j mut Option<Parts>,
     pub body: Incoming,
-    pub route: &'j Route,
+    pub chosen: &'j Chosen,
     pub forward: &'j Forward,
     /// `None`: the snapshot has no such cluster.
     pub cluster: Option<Arc<Cluster>>,
+    /// Where copies go.
+    pub copies: Option<Box<Copies>>,
     pub upgrade: Option<UpgradeRequest>,
     /// Hyper's half of a downstream upgrade, taken before the request was taken apart.
     pub on_upgrade: Option<hyper::upgrade::OnUpgrade>,
+    /// The request has `x-envoy-*` fields.
+    pub asks: bool,
+    /// The address of the client.
+    pub client: IpAddr,
     pub manner: Manner,
 }
 
@@ -55,421 +60,137 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
     let Job {
         parts,
         body,
-        route,
+        chosen,
         forward,
         cluster,
+        copies,
         upgrade,
-        on_upgrade,
+        mut on_upgrade,
+        asks,
+        client,
         manner,
     } = job;
     let connection = Rc::clone(&exchange.connection);
     let manager = &connection.manager;
-    let idle = forward
-        .idle_timeout
-        .unwrap_or(manager.model.timeouts.stream_idle);
-    let request = manager.model.timeouts.request;
-    exchange.watch.limit(request, forward.timeout, idle);
+    let limits = &manager.model.timeouts;
+    let tell = !manager.filters.router.suppress_envoy_headers;
     let head = parts.as_mut().expect(UNSENT);
+    let timeouts = Timeouts::of(
+        forward,
+        limits.max_stream_duration,
+        &mut head.headers,
+        asks,
+        tell,
+    );
+    let idle = forward.idle_timeout.unwrap_or(limits.stream_idle);
+    exchange.watch.limit(limits.request, timeouts.route, idle);
+    exchange.watch.limit_duration(timeouts.duration);
     append_via(&mut head.headers, &manager.model.via);
-    let envoy_headers = !manager.filters.router.suppress_envoy_headers;
-    edit_request(head, forward, route, envoy_headers);
+    edit_request(head, forward, chosen, tell);
 
+    let hashed = match &cluster {
+        Some(cluster) if cluster.model.balancing.policy.hashes() => {
+            let known_by = || *connection.known_by.get_or_init(|| fastrand::u64(..));
+            forward.hashing.of(&View::of(head), client, known_by)
+        }
+        _ => Hashed::default(),
+    };
+    let connect = upgrade.as_ref().is_some_and(|u| u.connect);
+    if connect
+        && forward.upgrades.iter().any(|u| u.terminate)
+        && let Some(cluster) = &cluster
+        && let Some(downstream) = on_upgrade.take()
+    {
+        let mut response =
+            match connect::open(cluster, forward, hashed.hash, &timeouts, &mut exchange).await {
+                Ok(upstream) => {
+                    exchange.watch.upgraded();
+                    upgrade::accept(downstream, upstream, idle, exchange)
+                }
+                Err(failure) => failed(&failure, manner, tell, exchange),
+            };
+        chosen.edits().apply_to_response(response.headers_mut());
+        append_via(response.headers_mut(), &manager.model.via);
+        return response;
+    }
     let ask = Ask {
+        retries: Retries::of(forward, head, asks),
         parts,
         body,
-        route,
+        chosen,
         forward,
+        copies,
         upgrade: upgrade.as_ref(),
+        hash: hashed.hash,
+        timeouts,
+        tell,
     };
-    let answer = match &cluster {
-        Some(cluster) => attempt(ask, cluster, &mut exchange).await,
+    let (answer, attempts) = match &cluster {
+        Some(cluster) => attempts::ask(ask, cluster, &mut exchange).await,
         None => {
             manager.stats.no_cluster.inc();
             let flag = ResponseFlag::NoCluster;
-            Err(Failure::local(
-                forward.cluster_not_found,
-                flag,
-                "cluster_not_found",
-            ))
+            let failure = Failure::local(forward.cluster_not_found, flag, "cluster_not_found");
+            (Err(failure), 1)
         }
     };
     let mut response = match (answer, upgrade, on_upgrade) {
-        (Err(failure), ..) => {
-            // A request whose body was not read to its end leaves the connection in doubt.
-            let close = manner.close || !exchange.progress.request_ended.get();
-            reply::from_failure(&failure, Manner { close, ..manner }, exchange)
-        }
+        (Err(failure), ..) => failed(&failure, manner, tell, exchange),
         (Ok((lease, response)), Some(asked), Some(on_upgrade))
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS =>
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS
+                || (asked.connect && response.status().is_success()) =>
         {
             exchange.watch.upgraded();
             let ends = upgrade::Ends { lease, idle };
             upgrade::switch(response, asked, on_upgrade, ends, exchange)
         }
         (Ok((lease, response)), asked, _) => {
+            exchange.watch.limit_idle(timeouts.per_try_idle);
             let close = manner.close || asked.is_some();
             let manner = Manner {
                 grpc: false,
                 close,
                 ..manner
             };
-            respond(response, lease, manner, exchange)
+            let mut response = respond(response, lease, manner, exchange);
+            for cookie in hashed.cookies {
+                response.headers_mut().append(SET_COOKIE, cookie);
+            }
+            response
         }
     };
-    route.edits.apply_to_response(response.headers_mut());
+    if chosen.route.told.attempts {
+        let headers = response.headers_mut();
+        headers.insert(attempts::COUNT, HeaderValue::from(attempts));
+    }
+    chosen.edits().apply_to_response(response.headers_mut());
     append_via(response.headers_mut(), &manager.model.via);
     response
 }
 
-/// What every attempt sends.
-struct Ask<'a> {
-    parts: &'a mut Option<Parts>,
-    body: Incoming,
-    route: &'a Route,
-    forward: &'a Forward,
-    upgrade: Option<&'a UpgradeRequest>,
+fn failed(
+    failure: &Failure,
+    manner: Manner,
+    tell: bool,
+    exchange: Box<Exchange>,
+) -> Response<Body> {
+    // A request whose body was not read to its end leaves the connection in doubt.
+    let close = manner.close || !exchange.progress.request_ended.get();
+    let manner = Manner { close, ..manner };
+    let mut response = reply::from_failure(failure, manner, exchange);
+    explain(failure, &mut response, manner, tell);
+    response
 }
 
-/// Asks endpoints of the cluster until one answers with a head.
-async fn attempt(
-    ask: Ask<'_>,
-    cluster: &Cluster,
-    exchange: &mut Exchange,
-) -> Result<(Lease, Response<Incoming>), Failure> {
-    let Ask {
-        parts,
-        body,
-        route,
-        forward,
-        upgrade,
-    } = ask;
-    let via = parts.as_ref().and_then(|head| {
-        let addresses = exchange.connection.addresses;
-        Via::of_request(&cluster.transport, &head.headers, addresses)
-    });
-    let progress = Rc::clone(&exchange.progress);
-    let mut body = Some(RequestBody::streaming(body, Rc::clone(&progress)));
-    let bodyless = progress.request_ended.get();
-    // The origin may have acted on a request before it hung up (RFC 9110 section 9.2.2).
-    let idempotent = parts.as_ref().is_some_and(|p| p.method.is_idempotent());
-    let mut attempts = 0;
-    // A pooled connection was dead: only a fresh one is worth another try.
-    let mut again = false;
-    let mut unreachable: Vec<u64> = Vec::new();
-    // Of the endpoint before, in case that there is no other.
-    let mut failed: Option<Failure> = None;
-    loop {
-        attempts += 1;
-        let picked = if forward.retry.other_hosts == 0 {
-            cluster.pick(None)
-        } else {
-            cluster.pick_other(&unreachable, forward.retry.other_hosts, None)
-        };
-        let endpoint = match (picked, failed.take()) {
-            (Ok(endpoint), _) => endpoint,
-            (Err(_), Some(failure)) => return Err(failure),
-            (Err(error), None) => {
-                cluster.transport.stats.upstream_cx_none_healthy.inc();
-                return Err(error.into());
-            }
-        };
-        let Some(permit) = cluster.transport.limits.requests.acquire() else {
-            cluster.transport.stats.upstream_rq_pending_overflow.inc();
-            return Err(overflow(cluster.transport.limits.requests.max()));
-        };
-        exchange.asked(endpoint, &cluster.transport, permit);
-        if !unreachable.is_empty() {
-            cluster.transport.stats.upstream_rq_retry.inc();
-        }
-        let pooled = if again {
-            None
-        } else {
-            pool::ready(endpoint, &cluster.transport, via.as_ref())
-        };
-        let mut lease = match pooled {
-            Some(lease) => lease,
-            None => {
-                let transport = &cluster.transport;
-                let checkout = pool::checkout(endpoint, transport, via.as_ref(), again);
-                let mut checkout = Box::pin(checkout);
-                match watched(checkout.as_mut(), exchange).await? {
-                    Ok(lease) => lease,
-                    Err(error) => {
-                        let retries = unreachable.len() < forward.retry.connect_failures as usize;
-                        let elsewhere = retries && error.is_of_endpoint();
-                        let failure = Failure::from(error);
-                        exchange.upstream_failed(failure.status);
-                        if !elsewhere {
-                            return Err(failure);
-                        }
-                        tracing::debug!(%endpoint, %failure, "trying another endpoint");
-                        unreachable.push(endpoint.uid);
-                        failed = Some(failure);
-                        continue;
-                    }
-                }
-            }
-        };
-        let mut head = parts.take().expect(UNSENT);
-        if route.attempt_count {
-            head.headers
-                .insert(ATTEMPT_COUNT, HeaderValue::from(attempts));
-        }
-        let last = again || !lease.reused;
-        let replay = (!last && bodyless && idempotent).then(|| Replay::of(&head));
-        prepare(&mut head, &lease, forward, upgrade);
-        let streamed = body
-            .take()
-            .unwrap_or_else(|| RequestBody::empty(Rc::clone(&progress)));
-        let sent = pin!(lease.send(Request::from_parts(head, streamed)));
-        match watched(sent, exchange).await?.map_err(SendError::from) {
-            Ok(mut response) => {
-                // What a switched connection says about itself is looked at later.
-                if response.status() != StatusCode::SWITCHING_PROTOCOLS
-                    && let Err(error) = strip_response(response.headers_mut())
-                {
-                    exchange.upstream_failed(StatusCode::BAD_GATEWAY);
-                    return Err(protocol_error().because(error));
-                }
-                if !unreachable.is_empty() {
-                    cluster.transport.stats.upstream_rq_retry_success.inc();
-                }
-                return Ok((lease, response));
-            }
-            Err(SendError {
-                error,
-                unsent: Some(request),
-            }) if !last => {
-                let (head, unsent) = request.into_parts();
-                *parts = Some(head);
-                body = Some(unsent);
-                again = true;
-                tracing::debug!(endpoint = %lease.endpoint(), %error,
-                    "a pooled connection takes no more requests, trying a fresh one");
-            }
-            Err(error) if replay.is_some() && is_stale(&error) => {
-                if let Some(replay) = replay {
-                    *parts = Some(replay.to_parts());
-                }
-                again = true;
-                tracing::debug!(endpoint = %lease.endpoint(), error = %error.error,
-                    "a pooled connection was dead, trying a fresh one");
-            }
-            Err(_) if progress.request_broken.get() => {
-                // Not the upstream's fault: the client's body cannot be parsed, or broke off.
-                return Err(Failure::bad_request("request_body_broken"));
-            }
-            Err(error) => {
-                let failure = send_failure(&error, &lease);
-                exchange.upstream_failed(failure.status);
-                return Err(failure);
-            }
-        }
+/// What an answer of ours says besides its status.
+fn explain(failure: &Failure, response: &mut Response<Body>, manner: Manner, tell: bool) {
+    let headers = response.headers_mut();
+    if tell && failure.flag == Some(ResponseFlag::UpstreamOverflow) {
+        headers.insert(OVERLOADED, HeaderValue::from_static("true"));
     }
-}
-
-/// Waits for `future` as long as no deadline of the stream fires.
-async fn watched<F: Future>(
-    mut future: Pin<&mut F>,
-    exchange: &mut Exchange,
-) -> Result<F::Output, Failure> {
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(output) = future.as_mut().poll(cx) {
-            return Poll::Ready(Ok(output));
-        }
-        exchange.poll_watch(cx).map(|fired| {
-            fired.count(exchange);
-            Err(deadline_failure(fired, exchange))
-        })
-    })
-    .await
-}
-
-fn deadline_failure(fired: Fired, exchange: &Exchange) -> Failure {
-    match fired {
-        Fired::RouteTimeout(_) => {
-            exchange.upstream_failed(StatusCode::GATEWAY_TIMEOUT);
-            Failure::local(
-                StatusCode::GATEWAY_TIMEOUT,
-                ResponseFlag::UpstreamTimeout,
-                "response_timeout",
-            )
-            .saying("upstream request timeout")
-            .because(fired)
-        }
-        Fired::Request(_) => {
-            let timeout = StatusCode::REQUEST_TIMEOUT;
-            Failure::local(
-                timeout,
-                ResponseFlag::DownstreamTermination,
-                "request_overall_timeout",
-            )
-            .saying("request timeout")
-            .because(fired)
-        }
-        Fired::StreamIdle(_) => {
-            // Whoever was waited for is to blame: the client, or the upstream.
-            let timeout = if exchange.progress.request_ended.get() {
-                exchange.upstream_failed(StatusCode::GATEWAY_TIMEOUT);
-                StatusCode::GATEWAY_TIMEOUT
-            } else {
-                StatusCode::REQUEST_TIMEOUT
-            };
-            Failure::local(
-                timeout,
-                ResponseFlag::StreamIdleTimeout,
-                "stream_idle_timeout",
-            )
-            .saying("stream timeout")
-            .because(fired)
-        }
-    }
-}
-
-fn overflow(max: u32) -> Failure {
-    Failure::local(
-        StatusCode::SERVICE_UNAVAILABLE,
-        ResponseFlag::UpstreamOverflow,
-        "upstream_reset_before_response_started{overflow}",
-    )
-    .saying("upstream connect error or disconnect/reset before headers. reset reason: overflow")
-    .because(format!("limit of {max} requests reached"))
-}
-
-/// The peer closed a connection that it had kept open between requests: it has not seen this one.
-fn is_stale(error: &SendError) -> bool {
-    error.error.is_canceled()
-        || error.error.is_closed()
-        || error.error.is_incomplete_message()
-        || std::error::Error::source(&error.error)
-            .and_then(|e| e.downcast_ref::<std::io::Error>())
-            .is_some_and(|e| {
-                matches!(
-                    e.kind(),
-                    std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe
-                )
-            })
-}
-
-fn protocol_error() -> Failure {
-    Failure::local(
-        StatusCode::BAD_GATEWAY,
-        ResponseFlag::UpstreamProtocolError,
-        "upstream_reset_before_response_started{protocol_error}",
-    )
-    .saying(
-        "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
-    )
-}
-
-fn send_failure(error: &SendError, lease: &Lease) -> Failure {
-    let cause = format!(
-        "{}: waiting for response head: {:?}",
-        lease.endpoint(),
-        error.error
-    );
-    if error.error.is_parse() || error.error.is_parse_too_large() {
-        return protocol_error().because(cause);
-    }
-    let (flag, reason) = if lease.is_http2() {
-        (ResponseFlag::UpstreamRemoteReset, "remote reset")
-    } else {
-        (
-            ResponseFlag::UpstreamConnectionTermination,
-            "connection termination",
-        )
-    };
-    Failure::local(
-        StatusCode::SERVICE_UNAVAILABLE,
-        flag,
-        "upstream_reset_before_response_started{connection_termination}",
-    )
-    .saying(format!(
-        "upstream connect error or disconnect/reset before headers. reset reason: {reason}"
-    ))
-    .because(cause)
-}
-
-/// Adds our name to the list of those that a message went through (RFC 9110 section 7.6.3).
-fn append_via(headers: &mut http::HeaderMap, via: &str) {
-    if via.is_empty() {
-        return;
-    }
-    let mut all: Vec<u8> = Vec::new();
-    for value in headers.get_all(VIA) {
-        all.extend_from_slice(value.as_bytes());
-        all.extend_from_slice(b", ");
-    }
-    all.extend_from_slice(via.as_bytes());
-    if let Ok(value) = HeaderValue::from_bytes(&all) {
-        headers.insert(VIA, value);
-    }
-}
-
-/// Edits that are the same for every attempt.
-fn edit_request(parts: &mut Parts, forward: &Forward, route: &Route, envoy_headers: bool) {
-    if envoy_headers && let Some(timeout) = &forward.timeout_header {
-        parts.headers.insert(EXPECTED_TIMEOUT, timeout.clone());
-    }
-    if let Some(prefix) = forward.path_rewrite.told_prefix(parts.uri.path())
-        && let Ok(prefix) = HeaderValue::from_str(prefix)
-    {
-        parts.headers.insert(X_FORWARDED_PREFIX, prefix);
-    }
-    if let Some(target) = forward
-        .path_rewrite
-        .apply(parts.uri.path(), parts.uri.query())
-        && let Ok(rewritten) = target.parse::<PathAndQuery>()
-    {
-        if envoy_headers
-            && let Some(original) = parts.uri.path_and_query()
-            && let Ok(original) = HeaderValue::from_str(original.as_str())
-        {
-            parts.headers.insert(ORIGINAL_PATH, original);
-        }
-        parts.uri = Uri::from(rewritten);
-    }
-    let rewritten = match &forward.host_rewrite {
-        HostRewrite::Literal(host) => Some(host.clone()),
-        HostRewrite::None | HostRewrite::Auto => None,
-    };
-    if let Some(host) = rewritten {
-        if forward.append_x_forwarded_host
-            && let Some(original) = parts.headers.get(HOST).cloned()
-        {
-            parts.headers.append(X_FORWARDED_HOST, original);
-        }
-        parts.headers.insert(HOST, host);
-    }
-    route.edits.apply_to_request(&mut parts.headers);
-}
-
-/// Puts a head into the form that the endpoint's protocol wants.
-fn prepare(head: &mut Parts, lease: &Lease, forward: &Forward, upgrade: Option<&UpgradeRequest>) {
-    head.extensions.clear();
-    let hostname = &lease.endpoint().attributes.hostname;
-    if matches!(forward.host_rewrite, HostRewrite::Auto)
-        && !hostname.is_empty()
-        && let Ok(host) = HeaderValue::from_str(hostname)
-    {
-        head.headers.insert(HOST, host);
-    }
-    if lease.is_http2() {
-        head.version = Version::HTTP_2;
-        let mut uri = std::mem::take(&mut head.uri).into_parts();
-        uri.scheme = Some(http::uri::Scheme::HTTP);
-        // Not there when the request comes back from a connection that did not send it.
-        if let Some(host) = head.headers.remove(HOST) {
-            uri.authority = host.to_str().ok().and_then(|h| h.parse().ok());
-        }
-        head.uri = Uri::from_parts(uri).unwrap_or_default();
-    } else {
-        head.version = Version::HTTP_11;
-    }
-    if let Some(upgrade) = upgrade {
-        head.headers
-            .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        head.headers.insert(UPGRADE, upgrade.protocol.clone());
+    if manner.grpc && failure.details == MAX_DURATION {
+        // DEADLINE_EXCEEDED; the status alone would say something else.
+        headers.insert(GRPC_STATUS, HeaderValue::from_static("4"));
     }
 }
 
@@ -491,7 +212,7 @@ fn respond(
     let status = response.status();
     if status.is_informational() {
         // 101 that nobody asked for: what follows is not HTTP.
-        let failure = protocol_error().because("a 101 that was not asked for");
+        let failure = failures::protocol_error().because("a 101 that was not asked for");
         exchange.upstream_failed(failure.status);
         return reply::from_failure(&failure, manner, exchange);
     }

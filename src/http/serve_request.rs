@@ -1,6 +1,7 @@
 //! One request: from its head to the action of its route.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -17,24 +18,30 @@ use super::client_cert;
 use super::connection_manager::Connection;
 use super::exchange::Exchange;
 use super::forwarded::{self, X_FORWARDED_PROTO, X_REQUEST_ID};
-use super::head::{self, UpgradeRequest, View};
+use super::head::{self, UpgradeRequest};
+use super::mirror::Copies;
 use super::reply::{self, Manner};
 use super::router::{self, Job};
+use super::view::View;
 use crate::cluster::Cluster;
 use crate::error::{Failure, ResponseFlag};
 use crate::filter::{Flow, LocalReply, Stream};
-use crate::route::action::Redirect;
-use crate::route::{Action, Route, RouteTable, host_key};
-use crate::snapshot::RouteRef;
+use crate::route::redirect::Redirect;
+use crate::route::{Action, Chosen, RouteTable, host_key};
+use crate::snapshot::{RouteRef, Snapshot};
 
 /// What the route table says about a request.
-enum Chosen {
-    Route {
-        route: Arc<Route>,
-        cluster: Option<Arc<Cluster>>,
-    },
+enum Found {
+    Route(Chosen, Where),
     ToHttps,
     Nothing,
+}
+
+/// Where a request goes.
+#[derive(Default)]
+struct Where {
+    cluster: Option<Arc<Cluster>>,
+    copies: Option<Box<Copies>>,
 }
 
 /// Serves one request of `connection`.
@@ -55,7 +62,9 @@ pub async fn handle(
     let manner = Manner {
         grpc: parts.version == Version::HTTP_2 && reply::is_grpc(&parts.headers),
         // An answer that does not wait for the body leaves the connection in doubt.
-        close: !body.is_end_stream() || connection.drain.has_begun(),
+        close: !body.is_end_stream()
+            || parts.method == Method::CONNECT
+            || connection.drain.has_begun(),
         http2: parts.version == Version::HTTP_2,
     };
     let decided = decide(&connection, parts, &mut exchange);
@@ -68,32 +77,37 @@ pub async fn handle(
     };
     let mut response = match decided {
         Ok(Decided::Forward {
-            route,
-            cluster,
+            chosen,
+            to: Where { cluster, copies },
             upgrade,
+            asks,
+            client,
         }) => {
-            let Action::Forward(forward) = &route.action else {
+            let Action::Forward(forward) = &chosen.route.action else {
                 unreachable!("decided by the action")
             };
             let close = connection.drain.has_begun();
             let manner = Manner { close, ..manner };
             let filters = &connection.manager.filters;
-            let target = filters.target(parts, &route.filters);
+            let target = filters.target(parts, chosen.filters());
             let job = Job {
                 parts: &mut head,
                 body,
-                route: &route,
+                chosen: &chosen,
                 forward,
                 cluster,
+                copies,
                 upgrade,
                 on_upgrade,
+                asks,
+                client,
                 manner,
             };
             // The chain has run on the way up; it runs in reverse on the way down.
             let mut response = router::forward(job, exchange).await;
             let status = response.status();
             let headers = response.headers_mut();
-            filters.response(status, headers, &route.filters, target.as_deref());
+            filters.response(status, headers, chosen.filters(), target.as_deref());
             response
         }
         other => {
@@ -121,9 +135,12 @@ pub async fn handle(
 
 enum Decided {
     Forward {
-        route: Arc<Route>,
-        cluster: Option<Arc<Cluster>>,
+        chosen: Chosen,
+        to: Where,
         upgrade: Option<UpgradeRequest>,
+        /// It has `x-envoy-*` fields.
+        asks: bool,
+        client: IpAddr,
     },
     Reply {
         status: StatusCode,
@@ -166,10 +183,10 @@ fn decide(
     forwarded::request_id(&mut parts.headers, names, &manager.model);
     exchange.request_id(&parts.headers);
 
-    let (route, cluster) = match choose(connection, parts) {
-        Chosen::Route { route, cluster } => (route, cluster),
-        Chosen::ToHttps => return Ok(redirected(&Redirect::to_https(), parts)),
-        Chosen::Nothing => {
+    let (chosen, to) = match choose(connection, parts) {
+        Found::Route(chosen, to) => (chosen, to),
+        Found::ToHttps => return Ok(redirected(&Redirect::to_https(), parts)),
+        Found::Nothing => {
             manager.stats.no_route.inc();
             return Err(Failure::local(
                 StatusCode::NOT_FOUND,
@@ -184,7 +201,7 @@ fn decide(
         // it asks for is always allowed (RFC 9110 section 7.8).
         .filter(|_| parts.method != Method::OPTIONS)
         .filter(|u| !u.protocol.as_bytes().eq_ignore_ascii_case(b"h2c"));
-    if let (Some(asked), Action::Forward(forward)) = (&upgrade, &route.action)
+    if let (Some(asked), Action::Forward(forward)) = (&upgrade, &chosen.route.action)
         && !upgrade_allowed(asked, &forward.upgrades, &manager.model.upgrades)
     {
         manager.stats.downstream_rq_ws_on_non_ws_route.inc();
@@ -198,7 +215,7 @@ fn decide(
     let local_port = connection.local_port.unwrap_or(0);
     let tls = connection.peer.tls;
     let stream = Stream::new(parts, client, local_port, tls, &mut exchange.usage);
-    match manager.filters.request(stream, &route.filters) {
+    match manager.filters.request(stream, chosen.filters()) {
         Flow::Continue => {}
         Flow::Fail(failure) => return Err(*failure),
         Flow::Reply(reply) => {
@@ -215,11 +232,13 @@ fn decide(
             });
         }
     }
-    match &route.action {
+    match &chosen.route.action {
         Action::Forward(_) => Ok(Decided::Forward {
-            route,
-            cluster,
+            chosen,
+            to,
             upgrade,
+            asks: names.internal,
+            client,
         }),
         Action::Direct { status, body } => {
             manager.stats.rq_direct_response.inc();
@@ -230,7 +249,7 @@ fn decide(
                     http::HeaderValue::from_static("text/plain"),
                 );
             }
-            route.edits.apply_to_response(&mut headers);
+            chosen.edits().apply_to_response(&mut headers);
             Ok(Decided::Reply {
                 status: *status,
                 body: body.clone(),
@@ -245,7 +264,7 @@ fn decide(
 }
 
 /// The one look at the snapshot: afterwards the request holds only what it needs of it.
-fn choose(connection: &Connection, parts: &Parts) -> Chosen {
+fn choose(connection: &Connection, parts: &Parts) -> Found {
     let mut reader = connection.reader.borrow_mut();
     let snapshot = reader.load();
     let table: Option<&RouteTable> = match &connection.manager.routes {
@@ -259,10 +278,10 @@ fn choose(connection: &Connection, parts: &Parts) -> Chosen {
         .and_then(|h| h.to_str().ok())
         .unwrap_or("");
     let Some(virtual_host) = table
-        .filter(|_| path.starts_with('/'))
+        .filter(|_| path.starts_with('/') || parts.method == Method::CONNECT)
         .and_then(|table| table.virtual_host(host_key(table, host, path)))
     else {
-        return Chosen::Nothing;
+        return Found::Nothing;
     };
     if virtual_host.require_tls != RequireTls::None
         && parts
@@ -270,19 +289,48 @@ fn choose(connection: &Connection, parts: &Parts) -> Chosen {
             .get(&X_FORWARDED_PROTO)
             .is_none_or(|p| p != "https")
     {
-        return Chosen::ToHttps;
+        return Found::ToHttps;
     }
-    let Some(route) = virtual_host.find(&View(parts)) else {
-        return Chosen::Nothing;
+    let view = View::of(parts);
+    let Some(route) = virtual_host.find(&view) else {
+        return Found::Nothing;
     };
-    let cluster = match &route.action {
-        Action::Forward(forward) => snapshot.clusters.get(&forward.cluster).cloned(),
-        _ => None,
-    };
-    Chosen::Route {
+    let mut chosen = Chosen {
         route: Arc::clone(route),
-        cluster,
+        weighted: None,
+    };
+    let mut to = Where::default();
+    if let Action::Forward(forward) = &route.action {
+        let (name, weighted) = forward.destination.choose(&view);
+        chosen.weighted = weighted;
+        to.cluster = snapshot.clusters.get(&*name).cloned();
+        if !forward.mirrors.is_empty() {
+            to.copies = copies(&chosen, &view, snapshot);
+        }
     }
+    Found::Route(chosen, to)
+}
+
+/// Where copies of a request go, if any are made.
+fn copies(chosen: &Chosen, view: &View<'_>, snapshot: &Snapshot) -> Option<Box<Copies>> {
+    let Action::Forward(forward) = &chosen.route.action else {
+        return None;
+    };
+    let mirrors = forward.mirrors.iter().enumerate();
+    let clusters: Vec<_> = mirrors
+        // Each share for itself.
+        .filter(|(_, m)| m.share.as_ref().is_none_or(|s| s.takes(fastrand::u64(..))))
+        .filter_map(|(position, mirror)| {
+            let cluster = snapshot.clusters.get(&*mirror.cluster.of(view))?;
+            Some((Arc::clone(cluster), position))
+        })
+        .collect();
+    (!clusters.is_empty()).then(|| {
+        Box::new(Copies {
+            route: Arc::clone(&chosen.route),
+            clusters,
+        })
+    })
 }
 
 fn redirected(redirect: &Redirect, parts: &Parts) -> Decided {
@@ -306,10 +354,10 @@ fn redirected(redirect: &Redirect, parts: &Parts) -> Decided {
 
 /// The route's word counts before the connection manager's.
 fn upgrade_allowed(asked: &UpgradeRequest, route: &[Upgrade], manager: &[Upgrade]) -> bool {
-    let asked = asked.protocol.as_bytes();
+    let (any, asked) = (!asked.connect, asked.protocol.as_bytes());
     let says = |list: &[Upgrade]| {
         list.iter()
-            .find(|u| u.kind == "*" || u.kind.as_bytes().eq_ignore_ascii_case(asked))
+            .find(|u| (any && u.kind == "*") || u.kind.as_bytes().eq_ignore_ascii_case(asked))
             .map(|u| u.enabled)
     };
     says(route).or_else(|| says(manager)).unwrap_or(false)

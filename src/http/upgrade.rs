@@ -1,7 +1,9 @@
-//! After a 101: opaque bytes both ways.
+//! After a 101, or a CONNECT that was accepted: opaque bytes both ways.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
@@ -9,19 +11,43 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 
 use super::body::Body;
-use super::clock::Counted;
+use super::clock;
 use super::exchange::Exchange;
 use super::head::{UpgradeRequest, strip_response};
 use super::router::server_header;
 use crate::error::ResponseFlag;
 use crate::net::Io;
 use crate::net::copy::{self, Ended, Side};
-use crate::upstream::pool::{self, Lease};
+use crate::upstream::Endpoint;
+use crate::upstream::pool::{self, Counted, Lease, RawConnection};
 
 /// The upstream end of a tunnel, and how long it may be silent (zero: for ever).
 pub struct Ends {
     pub lease: Lease,
     pub idle: Duration,
+}
+
+/// What the far end of a tunnel is.
+enum Far {
+    /// A connection that has to switch first.
+    Switched(OnUpgrade, Lease),
+    Raw(Io, Counted),
+}
+
+/// Answers a CONNECT whose upstream is a connection without HTTP.
+pub fn accept(
+    downstream: OnUpgrade,
+    (endpoint, upstream): (Arc<Endpoint>, RawConnection),
+    idle: Duration,
+    exchange: Box<Exchange>,
+) -> Response<Body> {
+    exchange.answered(StatusCode::OK);
+    let mut response = Response::new(Body::Empty);
+    server_header(response.headers_mut(), &exchange.connection);
+    let (io, counted) = upstream.into_parts();
+    let far = Far::Raw(io, counted);
+    pool::spawn_tied(&endpoint, tunnel(downstream, far, idle, exchange));
+    response
 }
 
 /// Relays the upstream's 101 as it is, and joins the two connections once both have switched.
@@ -34,23 +60,38 @@ pub fn switch(
 ) -> Response<Body> {
     let upstream = hyper::upgrade::on(&mut response);
     let (mut head, _) = response.into_parts();
+    let status = head.status;
     let protocol = head.headers.get(UPGRADE).cloned().unwrap_or(asked.protocol);
     head.extensions.clear();
     // A 101 has no body, so that no framing can be in doubt.
     strip_response(&mut head.headers).ok();
-    head.headers.insert(UPGRADE, protocol);
-    head.headers
-        .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    exchange.upstream_answered(StatusCode::SWITCHING_PROTOCOLS);
-    exchange.answered(StatusCode::SWITCHING_PROTOCOLS);
+    if !asked.connect {
+        head.headers.insert(UPGRADE, protocol);
+        head.headers
+            .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    }
+    exchange.upstream_answered(status);
+    exchange.answered(status);
     server_header(&mut head.headers, &exchange.connection);
-    let endpoint = std::sync::Arc::clone(ends.lease.endpoint());
-    pool::spawn_tied(&endpoint, tunnel(downstream, upstream, ends, exchange));
+    let endpoint = Arc::clone(ends.lease.endpoint());
+    let far = Far::Switched(upstream, ends.lease);
+    pool::spawn_tied(&endpoint, tunnel(downstream, far, ends.idle, exchange));
     Response::from_parts(head, Body::Empty)
 }
 
-async fn tunnel(downstream: OnUpgrade, upstream: OnUpgrade, ends: Ends, exchange: Box<Exchange>) {
-    let (downstream, upstream) = match tokio::try_join!(downstream, upstream) {
+async fn tunnel(downstream: OnUpgrade, far: Far, idle: Duration, exchange: Box<Exchange>) {
+    let both = match far {
+        Far::Switched(upstream, lease) => {
+            let both = tokio::try_join!(downstream, upstream);
+            both.map(|(down, up)| (down, upstream_side(up), (Some(lease), None)))
+        }
+        Far::Raw(io, counted) => downstream.await.map(|down| {
+            let up = Side::new(io, Bytes::new());
+            (down, Some(up), (None, Some(counted)))
+        }),
+    };
+    // What is held counts the connection for as long as it lasts.
+    let (downstream, upstream, _held) = match both {
         Ok(both) => both,
         Err(error) => return tracing::debug!(%error, "upgrade was not completed"),
     };
@@ -59,9 +100,9 @@ async fn tunnel(downstream: OnUpgrade, upstream: OnUpgrade, ends: Ends, exchange
     stats.downstream_cx_upgrades_active.inc();
     let ended = {
         let _active = Active(&exchange);
-        match (downstream_side(downstream), upstream_side(upstream)) {
+        match (downstream_side(downstream), upstream) {
             (Some(down), Some(up)) => {
-                copy::both(down, up, ends.idle, |down, up| {
+                copy::both(down, up, idle, |down, up| {
                     exchange
                         .progress
                         .sent
@@ -107,7 +148,7 @@ impl Drop for Active<'_> {
 }
 
 fn downstream_side(upgraded: Upgraded) -> Option<Side> {
-    let parts = upgraded.downcast::<TokioIo<Counted>>().ok()?;
+    let parts = upgraded.downcast::<TokioIo<clock::Counted>>().ok()?;
     Some(Side::new(
         parts.io.into_inner().into_inner(),
         parts.read_buf,

@@ -20,21 +20,26 @@ pub enum Fired {
     Request(Duration),
     /// `stream_idle_timeout` or the route's `idle_timeout`: no byte either way.
     StreamIdle(Duration),
+    /// `max_stream_duration`: from the head of the request to the end of the response.
+    Duration(Duration),
 }
 
 impl Fired {
-    pub fn flag(self) -> ResponseFlag {
+    /// Envoy has none for the duration of a stream.
+    pub fn flag(self) -> Option<ResponseFlag> {
         match self {
-            Self::RouteTimeout(_) => ResponseFlag::UpstreamTimeout,
-            Self::Request(_) => ResponseFlag::DownstreamTermination,
-            Self::StreamIdle(_) => ResponseFlag::StreamIdleTimeout,
+            Self::RouteTimeout(_) => Some(ResponseFlag::UpstreamTimeout),
+            Self::Request(_) => Some(ResponseFlag::DownstreamTermination),
+            Self::StreamIdle(_) => Some(ResponseFlag::StreamIdleTimeout),
+            Self::Duration(_) => None,
         }
     }
 
     pub fn count(self, exchange: &Exchange) {
         let stats = &exchange.connection.manager.stats;
         match self {
-            Self::RouteTimeout(_) => {}
+            Self::RouteTimeout(_) => exchange.count_upstream(|stats| &stats.upstream_rq_timeout),
+            Self::Duration(_) => stats.downstream_rq_max_duration_reached.inc(),
             Self::Request(_) => stats.downstream_rq_timeout.inc(),
             Self::StreamIdle(_) => stats.downstream_rq_idle_timeout.inc(),
         }
@@ -47,6 +52,7 @@ impl fmt::Display for Fired {
             Self::RouteTimeout(limit) => write!(f, "route timeout ({limit:?})"),
             Self::Request(limit) => write!(f, "request timeout ({limit:?})"),
             Self::StreamIdle(limit) => write!(f, "stream idle timeout ({limit:?})"),
+            Self::Duration(limit) => write!(f, "duration of the stream ({limit:?})"),
         }
     }
 }
@@ -56,10 +62,14 @@ pub struct Watch {
     request: Duration,
     route: Duration,
     idle: Duration,
+    /// From `began`.
+    duration: Duration,
+    began: Instant,
     request_due: Due,
     /// Starts when the request has ended.
     route_due: Due,
     idle_due: Due,
+    duration_due: Due,
     seen: u32,
     /// When `seen` was seen to change.
     last: Instant,
@@ -126,9 +136,12 @@ impl Watch {
             request: Duration::ZERO,
             route: Duration::ZERO,
             idle: Duration::ZERO,
+            duration: Duration::ZERO,
+            began: now,
             request_due: Due::Unset,
             route_due: Due::Unset,
             idle_due: Due::Unset,
+            duration_due: Due::Unset,
             seen: 0,
             last: now,
             alone: false,
@@ -138,6 +151,19 @@ impl Watch {
     /// Zero means none.
     pub fn limit(&mut self, request: Duration, route: Duration, idle: Duration) {
         (self.request, self.route, self.idle) = (request, route, idle);
+    }
+
+    /// Of the whole stream; zero means none.
+    pub fn limit_duration(&mut self, duration: Duration) {
+        self.duration = duration;
+    }
+
+    /// No byte may be longer in coming than this either.
+    pub fn limit_idle(&mut self, idle: Duration) {
+        if !idle.is_zero() && (self.idle.is_zero() || idle < self.idle) {
+            self.idle = idle;
+            self.idle_due = Due::Unset;
+        }
     }
 
     /// The stream becomes a tunnel, which has a task of its own. Envoy does not apply the route's
@@ -159,6 +185,13 @@ impl Watch {
         let connection = connection.filter(|_| !self.alone);
         if let Poll::Ready(fired) = self.poll_request(cx, progress, connection) {
             return Poll::Ready(fired);
+        }
+        if !self.duration.is_zero() {
+            let now = Instant::now();
+            let left = self.duration.saturating_sub(now.duration_since(self.began));
+            if left.is_zero() || self.duration_due.poll(cx, now, left, connection).is_ready() {
+                return Poll::Ready(Fired::Duration(self.duration));
+            }
         }
         if self.idle.is_zero() {
             return Poll::Pending;

@@ -19,7 +19,7 @@ struct List {
 impl HeaderEdits {
     /// `levels` from the most specific (route) to the least. Envoy evaluates them in that order,
     /// so the least specific overwrites, unless `most_specific_wins`.
-    pub fn compile(levels: [&Model; 3], most_specific_wins: bool) -> Self {
+    pub fn compile<const N: usize>(levels: [&Model; N], most_specific_wins: bool) -> Self {
         let mut edits = Self::default();
         let mut ordered = levels;
         if most_specific_wins {

@@ -1,21 +1,30 @@
 //! Matching one request against one route.
 
-use std::borrow::Cow;
-
 use causeway_xds::resource::matcher::{
-    HeaderMatch, HeaderMatcher, QueryMatch, QueryMatcher, StringMatcher, StringPattern,
+    CookieMatcher, HeaderMatch, HeaderMatcher, QueryMatch, QueryMatcher,
 };
 use causeway_xds::resource::route::{PathMatch, RouteMatch};
+use http::header::{HeaderMap, HeaderValue, ValueIter};
 use regex::Regex;
-use regex::bytes::Regex as BytesRegex;
 
 use super::RequestView;
+use super::fraction::Share;
+use super::text::{Test, same, starts};
+use crate::runtime::layers::Layers;
 
 #[derive(Debug)]
 pub struct RouteMatcher {
     path: PathMatcher,
     headers: Vec<CompiledHeader>,
     query: Vec<CompiledQuery>,
+    /// What few routes ask for.
+    rare: Option<Box<Rare>>,
+}
+
+#[derive(Debug)]
+struct Rare {
+    cookies: Vec<CompiledCookie>,
+    share: Option<Share>,
     grpc: bool,
 }
 
@@ -23,7 +32,14 @@ pub struct RouteMatcher {
 #[derive(Debug)]
 struct CompiledQuery {
     name: String,
-    test: HeaderTest,
+    test: Test,
+}
+
+#[derive(Debug)]
+struct CompiledCookie {
+    name: String,
+    test: Test,
+    invert: bool,
 }
 
 #[derive(Debug)]
@@ -43,26 +59,48 @@ enum PathMatcher {
         ignore_case: bool,
     },
     Regex(Regex),
+    Connect,
 }
 
 #[derive(Debug)]
 struct CompiledHeader {
     name: String,
-    test: HeaderTest,
+    test: Test,
     invert: bool,
     missing_is_empty: bool,
 }
 
-#[derive(Debug)]
-enum HeaderTest {
-    Present,
-    Absent,
-    Range { start: i64, end: i64 },
-    Exact { text: Vec<u8>, ignore_case: bool },
-    Prefix { text: Vec<u8>, ignore_case: bool },
-    Suffix { text: Vec<u8>, ignore_case: bool },
-    Contains { text: Vec<u8>, ignore_case: bool },
-    Regex(BytesRegex),
+/// The fields of a message.
+pub trait Headers {
+    fn values<'h>(&'h self, name: &str) -> Values<'h>;
+
+    /// The first value.
+    fn header(&self, name: &str) -> Option<&[u8]> {
+        self.values(name).next()
+    }
+}
+
+/// The values of one field, which may be a pseudo header.
+pub enum Values<'h> {
+    One(Option<&'h [u8]>),
+    All(ValueIter<'h, HeaderValue>),
+}
+
+impl<'h> Values<'h> {
+    pub fn of(headers: &'h HeaderMap, name: &str) -> Self {
+        Self::All(headers.get_all(name).into_iter())
+    }
+}
+
+impl<'h> Iterator for Values<'h> {
+    type Item = &'h [u8];
+
+    fn next(&mut self) -> Option<&'h [u8]> {
+        match self {
+            Self::One(value) => value.take(),
+            Self::All(values) => values.next().map(HeaderValue::as_bytes),
+        }
+    }
 }
 
 /// Matches the whole text, as RE2's full match does. The pattern was checked to compile when the
@@ -72,26 +110,8 @@ pub fn whole(pattern: &str) -> Regex {
         .unwrap_or_else(|_| Regex::new("[^\\s\\S]").expect("a class that is empty"))
 }
 
-fn whole_bytes(pattern: &str) -> BytesRegex {
-    BytesRegex::new(&format!("^(?:{pattern})$"))
-        .unwrap_or_else(|_| BytesRegex::new("[^\\s\\S]").expect("a class that is empty"))
-}
-
-fn starts(text: &[u8], prefix: &[u8], ignore_case: bool) -> bool {
-    text.get(..prefix.len())
-        .is_some_and(|head| same(head, prefix, ignore_case))
-}
-
-fn same(a: &[u8], b: &[u8], ignore_case: bool) -> bool {
-    if ignore_case {
-        a.eq_ignore_ascii_case(b)
-    } else {
-        a == b
-    }
-}
-
 impl RouteMatcher {
-    pub fn compile(model: &RouteMatch) -> Self {
+    pub fn compile(model: &RouteMatch, layers: &Layers) -> Self {
         let ignore_case = !model.case_sensitive;
         let path = match &model.path {
             PathMatch::Prefix(text) if text == "/" => PathMatcher::Root,
@@ -108,20 +128,49 @@ impl RouteMatcher {
                 ignore_case,
             },
             PathMatch::Regex(pattern) => PathMatcher::Regex(whole(pattern)),
+            PathMatch::Template(template) => PathMatcher::Regex(whole(&template.pattern)),
+            PathMatch::Connect => PathMatcher::Connect,
         };
+        let share = model.fraction.as_ref().map(|f| Share::compile(f, layers));
+        let rare = share.is_some() || model.grpc || !model.cookies.is_empty();
         Self {
             path,
             headers: model.headers.iter().map(CompiledHeader::compile).collect(),
             query: model.query.iter().map(CompiledQuery::compile).collect(),
-            grpc: model.grpc,
+            rare: rare.then(|| {
+                Box::new(Rare {
+                    cookies: model.cookies.iter().map(CompiledCookie::compile).collect(),
+                    share,
+                    grpc: model.grpc,
+                })
+            }),
         }
     }
 
     pub fn matches(&self, request: &impl RequestView) -> bool {
-        self.path.matches(request.path())
-            && self.headers.iter().all(|h| h.matches(request))
+        self.path.matches(request.path()) && self.matches_rest(request)
+    }
+
+    /// As [`RouteMatcher::matches`], for a request without a path.
+    pub fn matches_connect(&self, request: &impl RequestView) -> bool {
+        matches!(self.path, PathMatcher::Connect) && self.matches_rest(request)
+    }
+
+    fn matches_rest(&self, request: &impl RequestView) -> bool {
+        self.headers.iter().all(|h| h.matches(request))
             && self.query.iter().all(|q| q.matches(request.query()))
-            && (!self.grpc || is_grpc(request))
+            && self.rare.as_ref().is_none_or(|rare| rare.matches(request))
+    }
+}
+
+impl Rare {
+    fn matches(&self, request: &impl RequestView) -> bool {
+        (!self.grpc || is_grpc(request))
+            && self.cookies.iter().all(|cookie| cookie.matches(request))
+            && self
+                .share
+                .as_ref()
+                .is_none_or(|share| share.takes(request.random()))
     }
 }
 
@@ -140,6 +189,7 @@ impl PathMatcher {
                     && matches!(path.as_bytes().get(text.len()), None | Some(b'/'))
             }
             Self::Regex(regex) => regex.is_match(path),
+            Self::Connect => false,
         }
     }
 }
@@ -147,17 +197,27 @@ impl PathMatcher {
 /// As Envoy tells: `application/grpc`, alone or with the name of a coding behind a plus sign.
 fn is_grpc(request: &impl RequestView) -> bool {
     let kind = request.header("content-type");
-    let rest = kind
-        .as_deref()
-        .and_then(|k| k.strip_prefix(b"application/grpc"));
+    let rest = kind.and_then(|k| k.strip_prefix(b"application/grpc"));
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+"))
 }
 
 /// The first value of a parameter, as it is written: Envoy decodes neither names nor values here.
-fn first_value<'q>(query: &'q str, name: &str) -> Option<&'q [u8]> {
+pub fn query_value<'q>(query: &'q str, name: &str) -> Option<&'q [u8]> {
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (key == name).then_some(value.as_bytes())
+    })
+}
+
+/// The first value of a cookie in one `Cookie` header, without the quotes around it.
+pub fn cookie_value<'c>(cookies: &'c [u8], name: &str) -> Option<&'c [u8]> {
+    cookies.split(|b| *b == b';').find_map(|pair| {
+        let equals = pair.iter().position(|b| *b == b'=')?;
+        let (key, value) = (pair[..equals].trim_ascii(), pair[equals + 1..].trim_ascii());
+        let inner = value
+            .strip_prefix(b"\"")
+            .and_then(|v| v.strip_suffix(b"\""));
+        (key == name.as_bytes()).then(|| inner.unwrap_or(value))
     })
 }
 
@@ -166,32 +226,49 @@ impl CompiledQuery {
         Self {
             name: model.name.clone(),
             test: match &model.value {
-                QueryMatch::Present => HeaderTest::Present,
-                QueryMatch::Absent => HeaderTest::Absent,
-                QueryMatch::String(matcher) => HeaderTest::string(matcher),
+                QueryMatch::Present => Test::Present,
+                QueryMatch::Absent => Test::Absent,
+                QueryMatch::String(matcher) => Test::string(matcher),
             },
         }
     }
 
     fn matches(&self, query: &str) -> bool {
-        match (&self.test, first_value(query, &self.name)) {
-            (HeaderTest::Absent, value) => value.is_none(),
+        match (&self.test, query_value(query, &self.name)) {
+            (Test::Absent, value) => value.is_none(),
             (test, Some(value)) => test.matches(value),
             (_, None) => false,
         }
     }
 }
 
+impl CompiledCookie {
+    fn compile(model: &CookieMatcher) -> Self {
+        Self {
+            name: model.name.clone(),
+            test: Test::string(&model.value),
+            invert: model.invert,
+        }
+    }
+
+    /// A cookie that is not there matches an inverted test only.
+    fn matches(&self, request: &impl RequestView) -> bool {
+        let mut cookies = request.values("cookie");
+        let value = cookies.find_map(|c| cookie_value(c, &self.name));
+        value.is_some_and(|value| self.test.matches(value)) != self.invert
+    }
+}
+
 impl CompiledHeader {
     fn compile(model: &HeaderMatcher) -> Self {
         let test = match &model.value {
-            HeaderMatch::Present => HeaderTest::Present,
-            HeaderMatch::Absent => HeaderTest::Absent,
-            HeaderMatch::Range { start, end } => HeaderTest::Range {
+            HeaderMatch::Present => Test::Present,
+            HeaderMatch::Absent => Test::Absent,
+            HeaderMatch::Range { start, end } => Test::Range {
                 start: *start,
                 end: *end,
             },
-            HeaderMatch::String(matcher) => HeaderTest::string(matcher),
+            HeaderMatch::String(matcher) => Test::string(matcher),
         };
         Self {
             name: model.name.clone(),
@@ -201,230 +278,39 @@ impl CompiledHeader {
         }
     }
 
-    fn matches(&self, request: &impl RequestView) -> bool {
-        let value = request.header(&self.name);
-        match (&self.test, value) {
-            (HeaderTest::Present, value) => value.is_some() != self.invert,
-            (HeaderTest::Absent, value) => value.is_none() != self.invert,
-            (test, Some(value)) => test.matches(&value) != self.invert,
-            (test, None) if self.missing_is_empty => test.matches(b"") != self.invert,
+    /// Each value counts by itself, and one that passes is enough.
+    fn matches(&self, headers: &impl Headers) -> bool {
+        let mut values = headers.values(&self.name);
+        let first = values.next();
+        let hit = match (&self.test, first) {
+            (Test::Present, value) => value.is_some(),
+            (Test::Absent, value) => value.is_none(),
+            (test, Some(first)) => test.matches(first) || values.any(|value| test.matches(value)),
+            (test, None) if self.missing_is_empty => test.matches(b""),
             // A missing header never matches a value test, inverted or not (Envoy 1.40).
-            (_, None) => false,
-        }
+            (_, None) => return false,
+        };
+        hit != self.invert
     }
 }
 
-impl HeaderTest {
-    fn string(matcher: &StringMatcher) -> Self {
-        let ignore_case = matcher.ignore_case;
-        match &matcher.pattern {
-            StringPattern::Exact(t) => Self::Exact {
-                text: t.clone().into_bytes(),
-                ignore_case,
-            },
-            StringPattern::Prefix(t) => Self::Prefix {
-                text: t.clone().into_bytes(),
-                ignore_case,
-            },
-            StringPattern::Suffix(t) => Self::Suffix {
-                text: t.clone().into_bytes(),
-                ignore_case,
-            },
-            StringPattern::Contains(t) => Self::Contains {
-                text: t.clone().into_bytes(),
-                ignore_case,
-            },
-            StringPattern::Regex(pattern) => Self::Regex(whole_bytes(pattern)),
-        }
+/// Header matchers of which one is enough.
+#[derive(Debug, Default)]
+pub struct AnyHeader(Vec<CompiledHeader>);
+
+impl AnyHeader {
+    pub fn compile(models: &[HeaderMatcher]) -> Self {
+        Self(models.iter().map(CompiledHeader::compile).collect())
     }
 
-    fn matches(&self, value: &[u8]) -> bool {
-        match self {
-            Self::Present => true,
-            Self::Absent => false,
-            Self::Range { start, end } => std::str::from_utf8(value)
-                .ok()
-                .and_then(|text| text.strip_prefix('+').unwrap_or(text).parse::<i64>().ok())
-                .is_some_and(|n| (*start..*end).contains(&n)),
-            Self::Exact { text, ignore_case } => same(value, text, *ignore_case),
-            Self::Prefix { text, ignore_case } => starts(value, text, *ignore_case),
-            Self::Suffix { text, ignore_case } => value
-                .len()
-                .checked_sub(text.len())
-                .is_some_and(|from| same(&value[from..], text, *ignore_case)),
-            Self::Contains { text, ignore_case } => {
-                text.is_empty()
-                    || value
-                        .windows(text.len())
-                        .any(|part| same(part, text, *ignore_case))
-            }
-            Self::Regex(regex) => regex.is_match(value),
-        }
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
-}
 
-/// Joins the values of a repeated header with a comma, without copying a single one.
-pub fn joined<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Option<Cow<'a, [u8]>> {
-    let first = values.next()?;
-    let Some(second) = values.next() else {
-        return Some(Cow::Borrowed(first));
-    };
-    let mut all = first.to_vec();
-    for value in std::iter::once(second).chain(values) {
-        all.push(b',');
-        all.extend_from_slice(value);
+    pub fn matches(&self, headers: &impl Headers) -> bool {
+        self.0.iter().any(|matcher| matcher.matches(headers))
     }
-    Some(Cow::Owned(all))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Request(&'static str, Vec<(&'static str, &'static str)>);
-    impl RequestView for Request {
-        fn path(&self) -> &str {
-            self.0.split('?').next().unwrap_or_default()
-        }
-        fn query(&self) -> &str {
-            self.0.split_once('?').map_or("", |(_, query)| query)
-        }
-        fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-            joined(
-                self.1
-                    .iter()
-                    .filter(|(n, _)| *n == name)
-                    .map(|(_, v)| v.as_bytes()),
-            )
-        }
-    }
-
-    fn path(path: PathMatch, case_sensitive: bool) -> RouteMatcher {
-        RouteMatcher::compile(&RouteMatch {
-            path,
-            case_sensitive,
-            headers: vec![],
-            query: vec![],
-            grpc: false,
-        })
-    }
-
-    fn header(value: HeaderMatch, invert: bool, missing: bool) -> RouteMatcher {
-        RouteMatcher::compile(&RouteMatch {
-            path: PathMatch::Prefix(String::new()),
-            case_sensitive: true,
-            headers: vec![HeaderMatcher {
-                name: "x".into(),
-                value,
-                invert,
-                treat_missing_as_empty: missing,
-            }],
-            query: vec![],
-            grpc: false,
-        })
-    }
-
-    #[test]
-    fn paths_match_as_text() {
-        let hit = |m: &RouteMatcher, p: &'static str| m.matches(&Request(p, vec![]));
-        let prefix = path(PathMatch::Prefix("/api".into()), true);
-        assert!(hit(&prefix, "/api") && hit(&prefix, "/apix") && !hit(&prefix, "/API"));
-        let exact = path(PathMatch::Exact("/Mixed".into()), false);
-        assert!(hit(&exact, "/mIXED") && !hit(&exact, "/mixed/"));
-        let separated = path(PathMatch::SeparatedPrefix("/a/b".into()), true);
-        assert!(hit(&separated, "/a/b") && hit(&separated, "/a/b/c") && !hit(&separated, "/a/bc"));
-        let regex = path(PathMatch::Regex("/[0-9]+".into()), true);
-        assert!(hit(&regex, "/12") && !hit(&regex, "/12/") && !hit(&regex, "x/12"));
-    }
-
-    #[test]
-    fn a_missing_header_never_matches_a_value_unless_it_counts_as_empty() {
-        let value = || {
-            HeaderMatch::String(StringMatcher {
-                pattern: StringPattern::Exact("v".into()),
-                ignore_case: false,
-            })
-        };
-        let without = Request("/", vec![]);
-        assert!(!header(value(), true, false).matches(&without));
-        assert!(header(value(), true, true).matches(&without));
-        assert!(!header(HeaderMatch::Present, false, false).matches(&without));
-        assert!(header(HeaderMatch::Absent, false, false).matches(&without));
-    }
-
-    #[test]
-    fn ranges_take_a_plus_sign_and_exclude_the_end() {
-        let range = header(HeaderMatch::Range { start: 10, end: 20 }, false, false);
-        for (value, hit) in [("+15", true), ("10", true), ("20", false), ("x", false)] {
-            assert_eq!(
-                range.matches(&Request("/", vec![("x", value)])),
-                hit,
-                "{value}"
-            );
-        }
-    }
-
-    fn query(value: QueryMatch) -> RouteMatcher {
-        RouteMatcher::compile(&RouteMatch {
-            path: PathMatch::Prefix("/".into()),
-            case_sensitive: true,
-            headers: vec![],
-            query: vec![QueryMatcher {
-                name: "a".into(),
-                value,
-            }],
-            grpc: false,
-        })
-    }
-
-    #[test]
-    fn the_first_value_of_a_parameter_counts_as_it_is_written() {
-        let hit = |m: &RouteMatcher, p: &'static str| m.matches(&Request(p, vec![]));
-        let exact = query(QueryMatch::String(StringMatcher {
-            pattern: StringPattern::Exact("1".into()),
-            ignore_case: false,
-        }));
-        assert!(hit(&exact, "/?a=1") && hit(&exact, "/x?b&a=1&a=2"));
-        for path in ["/", "/?a", "/?a=2&a=1", "/?a=%31", "/?A=1", "/?aa=1"] {
-            assert!(!hit(&exact, path), "{path}");
-        }
-        let present = query(QueryMatch::Present);
-        assert!(hit(&present, "/?a") && hit(&present, "/?b=1&a=") && !hit(&present, "/?b=a"));
-        let absent = query(QueryMatch::Absent);
-        assert!(hit(&absent, "/") && hit(&absent, "/?b") && !hit(&absent, "/?a=0"));
-    }
-
-    #[test]
-    fn grpc_is_told_by_its_content_type() {
-        let only = RouteMatcher::compile(&RouteMatch {
-            path: PathMatch::Prefix("/".into()),
-            case_sensitive: true,
-            headers: vec![],
-            query: vec![],
-            grpc: true,
-        });
-        for (kind, hit) in [
-            ("application/grpc", true),
-            ("application/grpc+proto", true),
-            ("application/grpc-web", false),
-            ("application/json", false),
-        ] {
-            let request = Request("/", vec![("content-type", kind)]);
-            assert_eq!(only.matches(&request), hit, "{kind}");
-        }
-        assert!(!only.matches(&Request("/", vec![])));
-    }
-
-    #[test]
-    fn repeated_headers_are_joined() {
-        let exact = header(
-            HeaderMatch::String(StringMatcher {
-                pattern: StringPattern::Exact("a,b".into()),
-                ignore_case: false,
-            }),
-            false,
-            false,
-        );
-        assert!(exact.matches(&Request("/", vec![("x", "a"), ("x", "b")])));
-    }
-}
+mod tests;

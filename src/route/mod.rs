@@ -1,35 +1,92 @@
 //! Route tables: compiled, immutable, no I/O.
 //!
 //! A request finds its virtual host by one hash lookup (then the wildcard lengths, longest first),
-//! and in it the first route that matches. Tables are persistent maps: changing one virtual host
+//! and in it the first route that matches; where there are many routes, by an index. Tables are persistent maps: changing one virtual host
 //! of many thousands shares everything else with the table before it.
 
 pub mod action;
+pub mod destination;
 pub mod edits;
+mod fraction;
+pub mod hash;
+mod index;
 pub mod matcher;
+pub mod redirect;
+pub mod retry;
+pub mod rewrite;
 mod table;
+mod text;
 
 use std::sync::Arc;
 
 use causeway_xds::resource::route as model;
 
 use crate::filter::{PerRoute, Registry};
+use action::{Around, Forward};
+use destination::{ClusterName, Destination, Weighted, WeightedCluster};
+use index::Index;
+use matcher::{Headers, RouteMatcher, Values};
+use redirect::Redirect;
+use retry::Retry;
 
 pub use action::Action;
 pub use edits::HeaderEdits;
 pub use table::{RouteTable, host_key};
 
+/// Bytes of a request's body that are kept for a retry or a mirror, when no route says
+/// (Envoy takes the default of `per_connection_buffer_limit_bytes` then).
+const BUFFER_LIMIT: u64 = 1 << 20;
+
 /// A route and what it does.
 #[derive(Debug)]
 pub struct Route {
-    pub matcher: matcher::RouteMatcher,
+    pub matcher: RouteMatcher,
     pub action: Action,
     /// Of all levels, in the order in which they apply.
-    pub edits: HeaderEdits,
-    /// The upstream is told which attempt it sees (`include_request_attempt_count`).
-    pub attempt_count: bool,
+    edits: HeaderEdits,
     /// What the route says to filters.
-    pub filters: PerRoute,
+    filters: PerRoute,
+    pub told: Told,
+}
+
+/// What is told about attempts (fields of the virtual host).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Told {
+    /// The upstream, which attempt it sees (`include_request_attempt_count`).
+    pub attempt: bool,
+    /// The client, how many there were (`include_attempt_count_in_response`).
+    pub attempts: bool,
+    /// The upstream, whether a retry follows a timeout (`include_is_timeout_retry_header`).
+    pub timeout_retry: bool,
+}
+
+/// The route of one request, and which of its weighted clusters was chosen.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    pub route: Arc<Route>,
+    pub weighted: Option<usize>,
+}
+
+impl Chosen {
+    fn cluster(&self) -> Option<&WeightedCluster> {
+        match &self.route.action {
+            Action::Forward(forward) => forward.destination.weighted(self.weighted?),
+            _ => None,
+        }
+    }
+
+    pub fn edits(&self) -> &HeaderEdits {
+        self.cluster().map_or(&self.route.edits, |c| &c.edits)
+    }
+
+    pub fn filters(&self) -> &PerRoute {
+        self.cluster().map_or(&self.route.filters, |c| &c.filters)
+    }
+
+    /// The host that the weighted cluster is asked for.
+    pub fn host(&self) -> Option<&http::HeaderValue> {
+        self.cluster()?.host.as_ref()
+    }
 }
 
 /// A virtual host with its routes in order of evaluation.
@@ -37,26 +94,68 @@ pub struct Route {
 pub struct VirtualHost {
     pub name: String,
     pub domains: Vec<String>,
-    pub routes: Vec<Arc<Route>>,
+    routes: Vec<Arc<Route>>,
+    index: Option<Index>,
+    /// What follows a `;` in a path is not looked at.
+    ignore_path_parameters: bool,
     pub require_tls: model::RequireTls,
 }
 
 /// What a request looks like to the matchers.
-pub trait RequestView {
+pub trait RequestView: Headers {
     /// Path without the query.
     fn path(&self) -> &str;
     /// What follows the first `?`; empty when nothing does.
     fn query(&self) -> &str;
-    /// All values of a header, or of a pseudo header, joined as HTTP joins them.
-    fn header(&self, name: &str) -> Option<std::borrow::Cow<'_, [u8]>>;
+    /// Whether it asks for a tunnel, and so has no path.
+    fn is_connect(&self) -> bool {
+        false
+    }
+    /// A number that is the same whenever this request is looked at.
+    fn random(&self) -> u64;
+}
+
+/// A request whose path ends before its parameters.
+struct WithoutParameters<'r, R>(&'r R);
+
+impl<R: RequestView> Headers for WithoutParameters<'_, R> {
+    fn values<'h>(&'h self, name: &str) -> Values<'h> {
+        self.0.values(name)
+    }
+}
+
+impl<R: RequestView> RequestView for WithoutParameters<'_, R> {
+    fn path(&self) -> &str {
+        self.0.path().split(';').next().unwrap_or_default()
+    }
+    fn query(&self) -> &str {
+        self.0.query()
+    }
+    fn random(&self) -> u64 {
+        self.0.random()
+    }
 }
 
 impl VirtualHost {
     /// The first route that matches.
     pub fn find(&self, request: &impl RequestView) -> Option<&Arc<Route>> {
-        self.routes
-            .iter()
-            .find(|route| route.matcher.matches(request))
+        if request.is_connect() {
+            let mut routes = self.routes.iter();
+            return routes.find(|route| route.matcher.matches_connect(request));
+        }
+        if self.ignore_path_parameters {
+            return self.first(&WithoutParameters(request));
+        }
+        self.first(request)
+    }
+
+    fn first(&self, request: &impl RequestView) -> Option<&Arc<Route>> {
+        match &self.index {
+            None => self.routes.iter().find(|r| r.matcher.matches(request)),
+            Some(index) => index
+                .find(request, |position| &self.routes[position].matcher)
+                .map(|position| &self.routes[position]),
+        }
     }
 
     /// Compiles a virtual host of a route configuration.
@@ -65,28 +164,105 @@ impl VirtualHost {
         config: &model::RouteConfiguration,
         registry: &Registry,
     ) -> Arc<Self> {
-        let routes = host
-            .routes
-            .iter()
-            .map(|route| {
-                Arc::new(Route {
-                    matcher: matcher::RouteMatcher::compile(&route.matcher),
-                    attempt_count: host.include_request_attempt_count,
-                    action: Action::compile(&route.action, &route.matcher),
-                    edits: HeaderEdits::compile(
-                        [&route.edits, &host.edits, &config.edits],
-                        config.most_specific_edits_win,
-                    ),
-                    filters: registry
-                        .per_route(host.filter_config.iter().chain(&route.filter_config)),
-                })
-            })
-            .collect();
+        let retry = host.retry.as_deref().map(Retry::compile).map(Arc::new);
+        let level = Level {
+            host,
+            config,
+            registry,
+            retry,
+        };
+        let routes = host.routes.iter().map(|route| Arc::new(level.route(route)));
         Arc::new(Self {
             name: host.name.clone(),
             domains: host.domains.clone(),
-            routes,
+            routes: routes.collect(),
+            index: Index::of(host.routes.iter().map(|route| &route.matcher)),
+            ignore_path_parameters: config.ignore_path_parameters,
             require_tls: host.require_tls,
         })
     }
 }
+
+/// What the routes of a virtual host share while they are compiled.
+struct Level<'a> {
+    host: &'a model::VirtualHost,
+    config: &'a model::RouteConfiguration,
+    registry: &'a Registry,
+    retry: Option<Arc<Retry>>,
+}
+
+impl Level<'_> {
+    fn route(&self, route: &model::Route) -> Route {
+        let Self { host, config, .. } = *self;
+        Route {
+            matcher: RouteMatcher::compile(&route.matcher, self.layers()),
+            action: self.action(route),
+            edits: HeaderEdits::compile(
+                [&route.edits, &host.edits, &config.edits],
+                config.most_specific_edits_win,
+            ),
+            filters: self
+                .registry
+                .per_route(host.filter_config.iter().chain(&route.filter_config)),
+            told: Told {
+                attempt: host.include_request_attempt_count,
+                attempts: host.include_attempt_count_in_response,
+                timeout_retry: host.include_is_timeout_retry_header,
+            },
+        }
+    }
+
+    fn layers(&self) -> &crate::runtime::layers::Layers {
+        &self.registry.context().layers
+    }
+
+    fn action(&self, route: &model::Route) -> Action {
+        match &route.action {
+            model::Action::Forward(forward) => {
+                let destination = self.destination(route, &forward.destination);
+                let limit = route.buffer_limit.or(self.host.buffer_limit);
+                let around = Around {
+                    retry: self.retry.as_ref(),
+                    mirrors: match self.host.mirrors.is_empty() {
+                        true => &self.config.mirrors,
+                        false => &self.host.mirrors,
+                    },
+                    buffer_limit: limit.unwrap_or(BUFFER_LIMIT),
+                    layers: self.layers(),
+                };
+                let forward = Forward::compile(forward, &route.matcher, destination, &around);
+                Action::Forward(Box::new(forward))
+            }
+            model::Action::Redirect(redirect) => {
+                Action::Redirect(Redirect::compile(redirect, &route.matcher))
+            }
+            model::Action::Direct(direct) => Action::Direct {
+                status: action::status(direct.status),
+                body: direct.body.clone(),
+            },
+        }
+    }
+
+    fn destination(&self, route: &model::Route, model: &model::Destination) -> Destination {
+        let Self { host, config, .. } = *self;
+        match model {
+            model::Destination::Cluster(name) => Destination::Cluster(ClusterName::compile(name)),
+            model::Destination::Weighted(weighted) => {
+                Destination::Weighted(Weighted::compile(weighted, self.layers(), |cluster| {
+                    let edits = HeaderEdits::compile(
+                        [&cluster.edits, &route.edits, &host.edits, &config.edits],
+                        config.most_specific_edits_win,
+                    );
+                    let configs = host.filter_config.iter().chain(&route.filter_config);
+                    let filters = self
+                        .registry
+                        .per_route(configs.chain(&cluster.filter_config));
+                    (edits, filters)
+                }))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -198,6 +198,8 @@ mod tests {
             name: name.into(),
             domains: domains.iter().map(|d| (*d).to_owned()).collect(),
             routes: vec![],
+            index: None,
+            ignore_path_parameters: false,
             require_tls: model::RequireTls::None,
         })
     }
@@ -211,6 +213,8 @@ mod tests {
             ignore_port_in_host_matching: false,
             edits: Default::default(),
             most_specific_edits_win: false,
+            ignore_path_parameters: false,
+            mirrors: vec![],
         };
         let mut table = RouteTable::compile(&config, &Registry::default());
         hosts

@@ -1,5 +1,6 @@
 //! Threads and time.
 
 pub mod drain;
+pub mod layers;
 pub mod threads;
 pub mod timer;

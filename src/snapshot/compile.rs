@@ -185,10 +185,15 @@ impl Compiler {
         let transport = match &before {
             Some(before) if !rebuild && same_transport(&before.model, model) => {
                 before.transport.limits.set(&model.limits);
+                before.transport.high_limits.set(&model.high_limits);
                 Arc::clone(&before.transport)
             }
             _ => match self.transport(store, model) {
-                Ok(transport) => Arc::new(transport),
+                Ok(transport) => {
+                    let transport = Arc::new(transport);
+                    transport.stats.circuit_breakers.ask(&transport);
+                    transport
+                }
                 Err(invalid) => {
                     return out
                         .rejected
@@ -314,6 +319,8 @@ impl Compiler {
         };
         let limits = Arc::new(Limits::default());
         limits.set(&model.limits);
+        let high_limits = Arc::new(Limits::default());
+        high_limits.set(&model.high_limits);
         Ok(Transport {
             cluster: Arc::from(model.name.as_str()),
             protocol,
@@ -330,6 +337,7 @@ impl Compiler {
             max_requests: model.http.max_requests_per_connection,
             stats: self.stats.cluster(model.stat_name()),
             limits,
+            high_limits,
         })
     }
 

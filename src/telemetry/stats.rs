@@ -10,7 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use causeway_xds::client;
 
+mod circuit_breakers;
 mod management;
+
+pub use circuit_breakers::{CircuitBreakers, Room};
 
 /// Only ever grows (until an operator resets it).
 #[derive(Debug, Default)]
@@ -155,12 +158,14 @@ macro_rules! group {
     ($(#[$doc:meta])* $name:ident {
         counters: [$($counter:ident),* $(,)?], gauges: [$($gauge:ident),* $(,)?],
         histograms: [$($histogram:ident),* $(,)?], codes: [$($codes:ident = $prefix:literal $exact:literal),* $(,)?]
+        $(, more: [$($more:ident: $type:ty),*])?
     }) => {
         $(#[$doc])*
         #[derive(Debug, Default)]
         pub struct $name {
             $(pub $counter: Counter,)* $(pub $gauge: Gauge,)*
             $(pub $histogram: Histogram,)* $(pub $codes: Codes,)*
+            $($(pub $more: $type,)*)?
         }
         impl $name {
             pub fn visit(&self, f: &mut Visitor<'_>) {
@@ -168,6 +173,7 @@ macro_rules! group {
                 $(f(stringify!($gauge), Value::Gauge(&self.$gauge));)*
                 $(f(stringify!($histogram), Value::Histogram(&self.$histogram));)*
                 $(self.$codes.visit($prefix, $exact, f);)*
+                $($(self.$more.visit(f);)*)?
             }
         }
     };
@@ -183,7 +189,7 @@ group! {
             downstream_cx_rx_bytes_total, downstream_cx_tx_bytes_total,
             downstream_rq_total, downstream_rq_completed, downstream_rq_http1_total,
             downstream_rq_http2_total, downstream_rq_idle_timeout, downstream_rq_timeout,
-            downstream_rq_header_timeout, downstream_rq_rx_reset, downstream_rq_tx_reset,
+            downstream_rq_header_timeout, downstream_rq_max_duration_reached, downstream_rq_rx_reset, downstream_rq_tx_reset,
             downstream_rq_non_relative_path, downstream_rq_too_large, downstream_rq_ws_on_non_ws_route,
             downstream_rq_rejected_via_ip_detection, no_route, no_cluster, rq_direct_response,
             rq_redirect, rq_total, panics,
@@ -207,13 +213,17 @@ group! {
             upstream_cx_rx_bytes_total, upstream_cx_tx_bytes_total,
             upstream_rq_total, upstream_rq_completed, upstream_rq_timeout, upstream_rq_rx_reset,
             upstream_rq_tx_reset, upstream_rq_pending_total, upstream_rq_pending_overflow,
-            upstream_rq_retry, upstream_rq_retry_success, upstream_rq_cancelled,
+            upstream_rq_retry, upstream_rq_retry_success, upstream_rq_retry_limit_exceeded,
+            upstream_rq_retry_overflow, upstream_rq_retry_backoff_exponential,
+            upstream_rq_retry_backoff_ratelimited, retry_or_shadow_abandoned,
+            upstream_rq_per_try_timeout, upstream_rq_per_try_idle_timeout, upstream_rq_cancelled,
             lb_healthy_panic, membership_change, update_attempt, update_success, update_rejected,
         ],
         gauges: [upstream_cx_active, upstream_rq_active, upstream_rq_pending_active,
             membership_total, membership_healthy, membership_degraded, membership_excluded],
         histograms: [upstream_rq_time, upstream_cx_connect_ms],
-        codes: [upstream_rq = "upstream_rq_" true]
+        codes: [upstream_rq = "upstream_rq_" true, retry_rq = "retry.upstream_rq_" true],
+        more: [circuit_breakers: CircuitBreakers]
     }
 }
 

@@ -3,9 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -44,72 +45,306 @@ impl Progress {
     pub fn tick(&self) {
         self.ticks.set(self.ticks.get().wrapping_add(1));
     }
+
+    /// Takes a frame of the client's body to account; `ended` if it is the last.
+    fn note(&self, frame: Option<&Result<Frame<Bytes>, hyper::Error>>, ended: bool) {
+        self.tick();
+        match frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.received.set(self.received.get() + data.len() as u64);
+                }
+                if ended {
+                    self.end_request();
+                }
+            }
+            Some(Err(_)) => self.request_broken.set(true),
+            None => self.end_request(),
+        }
+    }
 }
 
-/// Streams the client's body, counting. Empty when there is none, or on a second attempt.
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum Lost {
+    #[error("client: {0}")]
+    Client(#[from] hyper::Error),
+    /// Another attempt sends it now.
+    #[error("the request is sent again elsewhere")]
+    Superseded,
+}
+
+/// Streams the client's body, counting.
 #[derive(Debug)]
-pub struct RequestBody {
-    inner: Option<Incoming>,
-    progress: Rc<Progress>,
+pub struct RequestBody(Source);
+
+#[derive(Debug)]
+enum Source {
+    Empty,
+    Stream(Incoming, Rc<Progress>),
+    Kept(Reader),
 }
 
 impl RequestBody {
     pub fn streaming(inner: Incoming, progress: Rc<Progress>) -> Self {
         let ended = inner.is_end_stream();
         progress.request_ended.set(ended);
-        Self {
-            inner: (!ended).then_some(inner),
-            progress,
+        match ended {
+            true => Self::empty(),
+            false => Self(Source::Stream(inner, progress)),
         }
     }
 
-    pub fn empty(progress: Rc<Progress>) -> Self {
-        Self {
-            inner: None,
-            progress,
+    pub fn empty() -> Self {
+        Self(Source::Empty)
+    }
+}
+
+/// A part of a body that is kept.
+#[derive(Clone, Debug)]
+pub enum Piece {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+impl Piece {
+    fn of(frame: &Frame<Bytes>) -> Option<Self> {
+        let data = frame.data_ref().cloned().map(Self::Data);
+        data.or_else(|| frame.trailers_ref().cloned().map(Self::Trailers))
+    }
+
+    fn frame(&self) -> Frame<Bytes> {
+        match self {
+            Self::Data(data) => Frame::data(data.clone()),
+            Self::Trailers(trailers) => Frame::trailers(trailers.clone()),
         }
+    }
+
+    fn len(&self) -> u64 {
+        match self {
+            Self::Data(data) => data.len() as u64,
+            Self::Trailers(_) => 0,
+        }
+    }
+}
+
+/// What is done with a body once all of it is there.
+type Whole = Box<dyn FnOnce(Vec<Piece>)>;
+
+/// A body that can be sent more than once, as long as it does not get too large.
+#[derive(Clone, Debug)]
+pub struct Kept(Rc<Shared>);
+
+struct Shared {
+    /// `None` once it has ended.
+    incoming: RefCell<Option<Incoming>>,
+    pieces: RefCell<Vec<Piece>>,
+    size: Cell<u64>,
+    limit: u64,
+    /// Too large: what is there is not the beginning any more.
+    given_up: Cell<bool>,
+    /// Nobody will want it again.
+    released: Cell<bool>,
+    /// Which reader is the last; those before it must stop.
+    readers: Cell<u32>,
+    /// Whoever reads, so that it notices that it must stop.
+    waker: RefCell<Option<Waker>>,
+    whole: RefCell<Option<Whole>>,
+    progress: Rc<Progress>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept")
+            .field("size", &self.size)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Reader {
+    shared: Rc<Shared>,
+    number: u32,
+    next: usize,
+}
+
+impl Kept {
+    /// Keeps up to `limit` bytes of a body that has not ended.
+    pub fn new(incoming: Incoming, limit: u64, progress: Rc<Progress>) -> Self {
+        Self::build(Some(incoming), Vec::new(), limit, progress)
+    }
+
+    /// A body that is there already.
+    pub fn whole(pieces: Vec<Piece>) -> Self {
+        Self::build(None, pieces, u64::MAX, Rc::default())
+    }
+
+    fn build(
+        incoming: Option<Incoming>,
+        pieces: Vec<Piece>,
+        limit: u64,
+        progress: Rc<Progress>,
+    ) -> Self {
+        Self(Rc::new(Shared {
+            incoming: RefCell::new(incoming),
+            pieces: RefCell::new(pieces),
+            size: Cell::new(0),
+            limit,
+            given_up: Cell::new(false),
+            released: Cell::new(false),
+            readers: Cell::new(0),
+            waker: RefCell::new(None),
+            whole: RefCell::new(None),
+            progress,
+        }))
+    }
+
+    /// Calls `then` when the body has ended, unless it was too large.
+    pub fn when_whole(&self, then: impl FnOnce(Vec<Piece>) + 'static) {
+        *self.0.whole.borrow_mut() = Some(Box::new(then));
+    }
+
+    /// The body from its beginning. Whoever had it before gets an error.
+    pub fn read(&self) -> RequestBody {
+        let number = self.0.readers.get() + 1;
+        self.0.readers.set(number);
+        if let Some(waker) = self.0.waker.take() {
+            waker.wake();
+        }
+        RequestBody(Source::Kept(Reader {
+            shared: Rc::clone(&self.0),
+            number,
+            next: 0,
+        }))
+    }
+
+    /// It is not sent again: what comes from now on is not kept, unless all of it is waited for.
+    pub fn release(&self) {
+        self.0.released.set(self.0.whole.borrow().is_none());
+    }
+
+    /// Whether it is too large to be sent again.
+    pub fn is_given_up(&self) -> bool {
+        self.0.given_up.get()
+    }
+}
+
+impl Shared {
+    /// The next frame of the client, which is kept.
+    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut incoming = self.incoming.borrow_mut();
+        let Some(inner) = incoming.as_mut() else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
+        let ended = frame.is_none() || inner.is_end_stream();
+        self.progress.note(frame.as_ref(), ended);
+        if let Some(Ok(frame)) = &frame {
+            self.keep(frame);
+        }
+        if ended {
+            *incoming = None;
+            drop(incoming);
+            let then = self.whole.borrow_mut().take();
+            if let Some(then) = then.filter(|_| !self.given_up.get()) {
+                then(self.pieces.borrow().clone());
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    /// Called by a reader that has read what was kept before.
+    fn keep(&self, frame: &Frame<Bytes>) {
+        if self.released.get() {
+            return self.pieces.borrow_mut().clear();
+        }
+        let Some(piece) = Piece::of(frame).filter(|_| !self.given_up.get()) else {
+            return;
+        };
+        let size = self.size.get() + piece.len();
+        self.size.set(size);
+        if size > self.limit {
+            self.given_up.set(true);
+            self.pieces.borrow_mut().clear();
+            *self.whole.borrow_mut() = None;
+        } else {
+            self.pieces.borrow_mut().push(piece);
+        }
+    }
+}
+
+impl Reader {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Lost>>> {
+        let shared = &self.shared;
+        if shared.readers.get() != self.number {
+            return Poll::Ready(Some(Err(Lost::Superseded)));
+        }
+        *shared.waker.borrow_mut() = Some(cx.waker().clone());
+        let kept = shared.pieces.borrow().get(self.next).map(Piece::frame);
+        if let Some(frame) = kept {
+            self.next += 1;
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        let frame = ready!(shared.poll_next(cx));
+        // What has just come was put behind what was there.
+        self.next = shared.pieces.borrow().len();
+        Poll::Ready(frame.map(|frame| frame.map_err(Lost::Client)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let incoming = self.shared.incoming.borrow();
+        self.next >= self.shared.pieces.borrow().len()
+            && incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let pieces = self.shared.pieces.borrow();
+        let left: u64 = pieces.iter().skip(self.next).map(Piece::len).sum();
+        let incoming = self.shared.incoming.borrow();
+        let rest = incoming
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let mut hint = SizeHint::new();
+        hint.set_lower(left + rest.lower());
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(left + upper);
+        }
+        hint
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Lost;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(inner) = &mut self.inner else {
-            return Poll::Ready(None);
-        };
-        let frame = std::task::ready!(Pin::new(&mut *inner).poll_frame(cx));
-        let ended = inner.is_end_stream();
-        let progress = &self.progress;
-        progress.tick();
-        match &frame {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    progress
-                        .received
-                        .set(progress.received.get() + data.len() as u64);
-                }
-                if ended {
-                    progress.end_request();
-                }
+    ) -> Poll<Option<Result<Frame<Bytes>, Lost>>> {
+        match &mut self.0 {
+            Source::Empty => Poll::Ready(None),
+            Source::Stream(inner, progress) => {
+                let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
+                progress.note(frame.as_ref(), inner.is_end_stream());
+                Poll::Ready(frame.map(|frame| frame.map_err(Lost::Client)))
             }
-            Some(Err(_)) => progress.request_broken.set(true),
-            None => progress.end_request(),
+            Source::Kept(reader) => reader.poll(cx),
         }
-        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        match &self.0 {
+            Source::Empty => true,
+            Source::Stream(inner, _) => inner.is_end_stream(),
+            Source::Kept(reader) => reader.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        match &self.0 {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Stream(inner, _) => inner.size_hint(),
+            Source::Kept(reader) => reader.size_hint(),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! How much one cluster may be asked for at once (Envoy calls these circuit breakers).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use causeway_xds::resource::cluster as model;
 
@@ -12,6 +12,12 @@ pub struct Limits {
     pub connections: Limit,
     pub pending: Limit,
     pub requests: Limit,
+    retries: Limit,
+    /// Retries for each million requests, instead of the bound of `retries`; 0 is no budget.
+    budget: AtomicU32,
+    /// Retries that a budget leaves in any case.
+    budget_min: AtomicU32,
+    track_remaining: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +41,50 @@ impl Limits {
         self.connections.max.store(model.max_connections, Relaxed);
         self.pending.max.store(model.max_pending_requests, Relaxed);
         self.requests.max.store(model.max_requests, Relaxed);
+        self.retries.max.store(model.max_retries, Relaxed);
+        let (budget, min) = model.retry_budget.map_or((0, 0), |b| (b.millionths, b.min));
+        self.budget.store(budget, Relaxed);
+        self.budget_min.store(min, Relaxed);
+        self.track_remaining.store(model.track_remaining, Relaxed);
+    }
+
+    /// Every gauge of Envoy's `circuit_breakers`: what is used up, and what is left where that is
+    /// asked for (`track_remaining`).
+    pub fn gauges(&self, f: &mut dyn FnMut(&str, i64)) {
+        let track = self.track_remaining.load(Relaxed);
+        let retries = (self.retries(), self.max_retries());
+        for (open, remaining, (used, max)) in [
+            ("cx_open", "remaining_cx", self.connections.state()),
+            ("rq_pending_open", "remaining_pending", self.pending.state()),
+            ("rq_open", "remaining_rq", self.requests.state()),
+            ("rq_retry_open", "remaining_retries", retries),
+        ] {
+            // Envoy looks at a limit when something is counted, so one of zero never counts as full.
+            f(open, i64::from(used > 0 && used >= max));
+            let left = if track { max.saturating_sub(used) } else { 0 };
+            f(remaining, left.into());
+        }
+    }
+
+    /// One retry more, if there may be one.
+    pub fn retry(&self) -> Option<Permit> {
+        self.retries.acquire_of(self.max_retries())
+    }
+
+    pub fn max_retries(&self) -> u32 {
+        let budget = self.budget.load(Relaxed);
+        if budget == 0 && self.budget_min.load(Relaxed) == 0 {
+            return self.retries.max();
+        }
+        let requests = u64::from(self.requests.used()) + u64::from(self.pending.used());
+        let share = requests * u64::from(budget) / 1_000_000;
+        let share = u32::try_from(share).unwrap_or(u32::MAX);
+        share.max(self.budget_min.load(Relaxed))
+    }
+
+    /// Retries that wait or run.
+    pub fn retries(&self) -> u32 {
+        self.retries.used()
     }
 }
 
@@ -42,15 +92,23 @@ impl Limit {
     /// `None` when the bound is reached. Counts before it looks, so that two threads can never
     /// both take the last unit.
     pub fn acquire(&self) -> Option<Permit> {
+        self.acquire_of(self.max())
+    }
+
+    fn acquire_of(&self, max: u32) -> Option<Permit> {
         let before = self.used.fetch_add(1, Relaxed);
         let permit = Permit(Arc::clone(&self.used));
-        (before < self.max.load(Relaxed)).then_some(permit)
+        (before < max).then_some(permit)
     }
 
     /// One unit whatever the bound says.
     pub fn exceed(&self) -> Permit {
         self.used.fetch_add(1, Relaxed);
         Permit(Arc::clone(&self.used))
+    }
+
+    fn state(&self) -> (u32, u32) {
+        (self.used(), self.max())
     }
 
     pub fn used(&self) -> u32 {
@@ -79,5 +137,26 @@ mod tests {
         assert_eq!(limits.requests.used(), 2);
         drop(first);
         assert!(limits.requests.acquire().is_some());
+    }
+
+    #[test]
+    fn retries_have_a_bound_or_a_budget() {
+        let limits = Limits::default();
+        limits.set(&model::Limits::default());
+        assert_eq!(limits.max_retries(), 3);
+        limits.set(&model::Limits {
+            retry_budget: Some(model::RetryBudget {
+                millionths: 200_000,
+                min: 1,
+            }),
+            ..model::Limits::default()
+        });
+        let only = limits.retry().unwrap();
+        assert!(limits.retry().is_none());
+        let requests: Vec<_> = (0..20).map(|_| limits.requests.acquire()).collect();
+        assert_eq!(limits.max_retries(), 4, "a fifth of the requests");
+        assert!(limits.retry().is_some());
+        drop((only, requests));
+        assert_eq!((limits.retries(), limits.max_retries()), (0, 1));
     }
 }

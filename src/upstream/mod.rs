@@ -14,13 +14,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_xds::resource::cluster::{AutoSni, Http2Options, ProxyProtocolVersion, TcpKeepalive};
+use causeway_xds::resource::route::Priority;
 
 pub use connect::{ConnectError, ConnectErrorKind, keep_alive};
 pub use endpoint::{Endpoint, EndpointKey};
 pub use limits::{Limits, Permit};
 pub use via::Via;
 
-use crate::telemetry::stats::ClusterStats;
+use crate::telemetry::stats::{ClusterStats, Room};
 use crate::tls::ClientTls;
 
 /// How the endpoints of one cluster are connected to. Kept from snapshot to snapshot while none of
@@ -41,6 +42,17 @@ pub struct Transport {
     pub max_requests: u32,
     pub stats: Arc<ClusterStats>,
     pub limits: Arc<Limits>,
+    /// Of routes with priority HIGH, for requests and retries.
+    pub high_limits: Arc<Limits>,
+}
+
+impl Transport {
+    pub fn limits_of(&self, priority: Priority) -> &Limits {
+        match priority {
+            Priority::Default => &self.limits,
+            Priority::High => &self.high_limits,
+        }
+    }
 }
 
 impl Transport {
@@ -57,4 +69,12 @@ pub enum Protocol {
     Http2(Http2Options),
     /// What the endpoint chooses by ALPN.
     Auto(Http2Options),
+}
+
+impl Room for Transport {
+    fn gauges(&self, f: &mut dyn FnMut(&str, i64)) {
+        for (priority, limits) in [("default", &self.limits), ("high", &self.high_limits)] {
+            limits.gauges(&mut |name, value| f(&format!("{priority}.{name}"), value));
+        }
+    }
 }

@@ -388,11 +388,44 @@ async fn checkout_http1(
     if !fresh && let Some(connection) = idle_http1(endpoint, via).await {
         return Ok((connection, true));
     }
+    let _pending = Pending::begin(endpoint, transport)?;
     match connection_permit(endpoint, transport) {
         Ok((permit, _connecting)) => {
             Ok((open_http1(endpoint, transport, via, permit).await?, false))
         }
         Err(overflow) => wait_for_http1(endpoint, transport, via, overflow).await,
+    }
+}
+
+/// A request without a connection, until it has one. Envoy counts those for which a connection is
+/// being opened among them.
+struct Pending<'t> {
+    transport: &'t Transport,
+    _permit: Permit,
+}
+
+impl<'t> Pending<'t> {
+    fn begin(endpoint: &Endpoint, transport: &'t Transport) -> Result<Self, ConnectError> {
+        let limit = &transport.limits.pending;
+        let Some(permit) = limit.acquire() else {
+            transport.stats.upstream_rq_pending_overflow.inc();
+            return Err(ConnectError {
+                address: endpoint.to_string(),
+                kind: ConnectErrorKind::Overflow(limit.max(), "pending requests"),
+            });
+        };
+        transport.stats.upstream_rq_pending_total.inc();
+        transport.stats.upstream_rq_pending_active.inc();
+        Ok(Self {
+            transport,
+            _permit: permit,
+        })
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.transport.stats.upstream_rq_pending_active.dec();
     }
 }
 
@@ -473,11 +506,6 @@ async fn wait_for_http1(
     via: Option<&Rc<Via>>,
     overflow: ConnectError,
 ) -> Result<(Http1, bool), ConnectError> {
-    let Some(_pending) = transport.limits.pending.acquire() else {
-        transport.stats.upstream_rq_pending_overflow.inc();
-        return Err(overflow);
-    };
-    transport.stats.upstream_rq_pending_total.inc();
     let deadline = tokio::time::Instant::now() + transport.connect_timeout;
     loop {
         let (free, freed) = oneshot::channel();

@@ -32,6 +32,7 @@ mod redis_bus;
 mod redis_inference;
 mod redis_marks;
 mod routes;
+mod routing;
 mod shim;
 mod survival;
 mod tcp;

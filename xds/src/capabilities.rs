@@ -300,7 +300,7 @@ mod tests {
             fate(ResourceType::RouteConfiguration, message, field)
         };
         assert_eq!(route("prefix_rewrite"), Fate::Supported);
-        assert_eq!(route("hash_policy"), Fate::Rejected);
+        assert_eq!(route("hedge_policy"), Fate::Rejected);
         let listener = |message, field| fate(ResourceType::Listener, message, field);
         let filter = "envoy.config.listener.v3.Filter";
         assert_eq!(listener(filter, "typed_config"), Fate::Supported);

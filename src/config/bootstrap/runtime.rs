@@ -17,8 +17,10 @@ pub struct Runtime {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuntimeLayer {
     pub name: String,
-    /// By dotted key. An `admin_layer` has none: values are not changed at run time.
+    /// By dotted key. An `admin_layer` has none from the start.
     pub values: BTreeMap<String, String>,
+    /// Whether it is the one that the management port writes to.
+    pub admin: bool,
 }
 
 impl Runtime {
@@ -59,6 +61,7 @@ impl RuntimeLayer {
             return Err(Invalid::at("name", "must not be empty"));
         }
         let mut values = BTreeMap::new();
+        let admin = matches!(layer_specifier, Some(LayerSpecifier::AdminLayer(_)));
         match layer_specifier {
             Some(LayerSpecifier::StaticLayer(layer)) => flatten("", layer, &mut values),
             Some(LayerSpecifier::AdminLayer(proto::runtime_layer::AdminLayer {})) => {}
@@ -66,7 +69,11 @@ impl RuntimeLayer {
             Some(LayerSpecifier::RtdsLayer(_)) => return Err(unsupported("rtds_layer")),
             None => return Err(Invalid::at("layer_specifier", "must be given")),
         }
-        Ok(Self { name, values })
+        Ok(Self {
+            name,
+            values,
+            admin,
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 
 use super::{
-    Counted, Http1, Kind, connection_permit, http_error, http1_over, spawn_tied, with_pool,
+    Counted, Http1, Kind, Pending, connection_permit, http_error, http1_over, spawn_tied, with_pool,
 };
 use crate::net::Io;
 use crate::net::http2::Windows;
@@ -133,6 +133,7 @@ pub(super) async fn checkout(
     fresh: bool,
 ) -> Result<(Kind, bool), ConnectError> {
     let mut fresh = fresh;
+    let mut pending = None;
     loop {
         let turn = with_pool(endpoint.uid, |pool| {
             if std::mem::take(&mut fresh) {
@@ -164,6 +165,9 @@ pub(super) async fn checkout(
                 }
             }
         });
+        if pending.is_none() && !matches!(turn, Turn::Use(_)) {
+            pending = Some(Pending::begin(endpoint, transport)?);
+        }
         match turn {
             Turn::Use(place) => return Ok((Kind::Http2(place), true)),
             Turn::Wait(opened) => {

@@ -97,7 +97,17 @@ fn tcp_listener() -> Value {
 }
 
 fn routes() -> Value {
+    const PATH: &str = "envoy.extensions.path";
     let exact = json!({"exact": "x"});
+    let fraction = json!({"default_value": {"numerator": 1}});
+    let template = any(
+        &format!("{PATH}.match.uri_template.v3.UriTemplateMatchConfig"),
+        json!({"path_template": "/{a}"}),
+    );
+    let rewrite = any(
+        &format!("{PATH}.rewrite.uri_template.v3.UriTemplateRewriteConfig"),
+        json!({"path_template_rewrite": "/{a}"}),
+    );
     let pages = any(
         "causeway.v1.ErrorPagesPerRoute",
         json!({"failure": "no_app"}),
@@ -114,16 +124,38 @@ fn routes() -> Value {
                         "prefix": "/",
                         "headers": [{"name": "x", "string_match": exact}],
                         "query_parameters": [{"name": "x", "string_match": exact}],
+                        "cookies": [{"name": "x", "string_match": exact}],
+                        "runtime_fraction": fraction,
                     },
                     "route": {
                         "cluster": "c",
-                        "retry_policy": {},
-                        "upgrade_configs": [{"upgrade_type": "websocket"}],
+                        "hash_policy": [
+                            {"header": {"header_name": "x"}},
+                            {"cookie": {"name": "x", "attributes": [{"name": "x"}]}},
+                            {"connection_properties": {}},
+                            {"query_parameter": {"name": "x"}},
+                        ],
+                        "max_stream_duration": {},
+                        "request_mirror_policies": [{"cluster": "c", "runtime_fraction": fraction}],
+                        "retry_policy": {
+                            "retry_back_off": {"base_interval": "1s"},
+                            "rate_limited_retry_back_off": {"reset_headers": [{"name": "x"}]},
+                        },
+                        "upgrade_configs": [
+                            {"upgrade_type": "connect", "connect_config": {}},
+                        ],
                     },
                     "typed_per_filter_config": {"causeway.error_pages": pages},
                     "request_headers_to_add": [{"header": {"key": "a", "value": "b"}}],
                 },
                 {"match": {"safe_regex": {"regex": "/.*"}}, "redirect": {}},
+                {
+                    "match": {"path_match_policy": {"name": "m", "typed_config": template}},
+                    "route": {
+                        "weighted_clusters": {"clusters": [{"name": "c", "weight": 1}]},
+                        "path_rewrite_policy": {"name": "r", "typed_config": rewrite},
+                    },
+                },
                 {
                     "match": {"path": "/"},
                     "direct_response": {"status": 200, "body": {"inline_string": "x"}},
@@ -156,7 +188,7 @@ fn cluster_by_discovery() -> Value {
         "type": "EDS",
         "connect_timeout": "1s",
         "eds_cluster_config": {"eds_config": {"ads": {}}, "service_name": "s"},
-        "circuit_breakers": {"thresholds": [{}]},
+        "circuit_breakers": {"thresholds": [{"retry_budget": {}}]},
         "common_lb_config": {},
         "upstream_connection_options": {"tcp_keepalive": {}},
         "typed_extension_protocol_options": {OPTIONS: any(OPTIONS, options)},

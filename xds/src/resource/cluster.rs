@@ -32,6 +32,8 @@ pub struct Cluster {
     /// Default 1 s; zero is not at all (`update_merge_window`).
     pub merge_window: Duration,
     pub limits: Limits,
+    /// Those of routes with priority HIGH.
+    pub high_limits: Limits,
     pub http: UpstreamHttp,
     pub tls: Option<UpstreamTls>,
     /// Say to the endpoint whose connection it is, before anything else
@@ -156,12 +158,26 @@ impl Policy {
     }
 }
 
-/// Envoy's `circuit_breakers`, default priority.
+/// Envoy's `circuit_breakers`, of one priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub max_connections: u32,
     pub max_pending_requests: u32,
     pub max_requests: u32,
+    /// Retries at one time; without effect where there is a budget.
+    pub max_retries: u32,
+    pub retry_budget: Option<RetryBudget>,
+    /// Statistics tell what is left.
+    pub track_remaining: bool,
+}
+
+/// `CircuitBreakers.Thresholds.RetryBudget`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// Retries for each million requests that run or wait (`budget_percent`, 20 by default).
+    pub millionths: u32,
+    /// Retries that are allowed in any case (`min_retry_concurrency`, 3 by default).
+    pub min: u32,
 }
 
 impl Default for Limits {
@@ -171,6 +187,9 @@ impl Default for Limits {
             max_connections: 1024,
             max_pending_requests: 1024,
             max_requests: 1024,
+            max_retries: 3,
+            retry_budget: None,
+            track_remaining: false,
         }
     }
 }

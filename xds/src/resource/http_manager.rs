@@ -174,6 +174,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// Stream without a byte either way. Default 5 min.
     pub stream_idle: Duration,
+    /// From the head of a request to the end of its response. Default none.
+    pub max_stream_duration: Duration,
     /// From the first byte of a request to its last. Default none.
     pub request: Duration,
     /// From the first byte of a request to the end of its head. Default none.
@@ -187,6 +189,7 @@ impl Default for Timeouts {
         Self {
             idle: Duration::from_secs(3600),
             stream_idle: Duration::from_secs(300),
+            max_stream_duration: Duration::ZERO,
             request: Duration::ZERO,
             request_headers: Duration::ZERO,
             delayed_close: Duration::from_secs(1),

@@ -15,18 +15,6 @@ pub const IGNORED: &[(&str, &str)] = &[
         "the number of pools follows from the number of threads",
     ),
     (
-        "CircuitBreakers.Thresholds.max_retries",
-        "a request is taken elsewhere only when nothing of it was sent, as often as its route says",
-    ),
-    (
-        "CircuitBreakers.Thresholds.priority",
-        "the limits of priority HIGH; no route can ask for it",
-    ),
-    (
-        "CircuitBreakers.Thresholds.track_remaining",
-        "statistics have their own fixed set",
-    ),
-    (
         "Cluster.Http1ProtocolOptions.accept_http_10",
         "about requests that arrive, not requests that are sent",
     ),
@@ -435,20 +423,16 @@ pub const IGNORED: &[(&str, &str)] = &[
         "RequestIDExtension.typed_config",
         "settings of the UUID extension are about tracing",
     ),
+    (
+        "RequestMirrorPolicy.trace_sampled",
+        "tracing is not offered",
+    ),
     ("Route.decorator", "tracing is not offered"),
     (
         "Route.metadata",
         "all but causeway's strip_prefix: metadata has no reader",
     ),
     ("Route.name", "only a label"),
-    (
-        "Route.per_request_buffer_limit_bytes",
-        "bodies are kept for retries and mirrors only, which are refused",
-    ),
-    (
-        "Route.request_body_buffer_limit",
-        "bodies are kept for retries and mirrors only, which are refused",
-    ),
     ("Route.stat_prefix", "statistics have their own fixed set"),
     ("Route.tracing", "tracing is not offered"),
     (
@@ -515,20 +499,16 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     ("VirtualHost.metadata", "metadata has no reader"),
     (
-        "VirtualHost.per_request_buffer_limit_bytes",
-        "bodies are kept for retries and mirrors only, which are refused",
-    ),
-    (
-        "VirtualHost.request_body_buffer_limit",
-        "bodies are kept for retries and mirrors only, which are refused",
-    ),
-    (
         "VirtualHost.virtual_clusters",
         "statistics have their own fixed set",
     ),
     (
         "WatchedDirectory.watch_modify",
         "changes inside a watched directory are always seen",
+    ),
+    (
+        "WeightedCluster.total_weight",
+        "the sum of the weights counts, as in Envoy",
     ),
 ];
 

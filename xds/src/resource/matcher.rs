@@ -67,6 +67,33 @@ pub enum QueryMatch {
     String(StringMatcher),
 }
 
+/// `envoy.config.route.v3.CookieMatcher`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CookieMatcher {
+    pub name: String,
+    pub value: StringMatcher,
+    pub invert: bool,
+}
+
+impl CookieMatcher {
+    pub(crate) fn decode(
+        message: route::CookieMatcher,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
+        let route::CookieMatcher {
+            name,
+            string_match,
+            invert_match,
+        } = message;
+        let matcher = required(string_match, "string_match")?;
+        Ok(Self {
+            name: not_empty(name, "name")?,
+            value: StringMatcher::decode(matcher, ctx).at("string_match")?,
+            invert: invert_match,
+        })
+    }
+}
+
 impl QueryMatcher {
     pub(crate) fn decode(
         message: route::QueryParameterMatcher,

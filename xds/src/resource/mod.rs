@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod config_source;
 mod context;
 mod decode;
+pub mod fraction;
 pub mod headers;
 pub mod http_manager;
 mod ignored;

@@ -2,17 +2,28 @@
 
 mod action;
 mod decode;
+mod destination;
 mod domains;
+mod hash_policy;
+mod mirror;
 mod redirect;
 mod retry;
+mod template;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::config_source::ConfigSource;
+use super::fraction::RuntimeFraction;
 use super::headers::HeaderEdits;
-use super::matcher::{HeaderMatcher, QueryMatcher};
+use super::matcher::{CookieMatcher, HeaderMatcher, QueryMatcher};
 use crate::extension::TypedExtension;
+
+pub use destination::{ClusterName, Destination, Selection, WeightedCluster, WeightedClusters};
+pub use hash_policy::{HashBy, HashCookie, HashPolicy};
+pub use mirror::Mirror;
+pub use retry::{BackOff, RateLimited, ResetHeader, Retry, RetryOn};
+pub use template::{PathTemplate, RewritePart, TemplateRewrite};
 
 /// `envoy.config.route.v3.RouteConfiguration`.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +38,11 @@ pub struct RouteConfiguration {
     pub edits: HeaderEdits,
     /// Whether the edits of the most specific level win (`most_specific_header_mutations_wins`).
     pub most_specific_edits_win: bool,
+    /// What follows a `;` in a path is not looked at by matchers
+    /// (`ignore_path_parameters_in_path_matching`).
+    pub ignore_path_parameters: bool,
+    /// Of routes that have none of their own, neither their virtual hosts.
+    pub mirrors: Vec<Mirror>,
 }
 
 /// How a request chooses its virtual host.
@@ -51,6 +67,16 @@ pub struct VirtualHost {
     pub edits: HeaderEdits,
     /// `include_request_attempt_count`.
     pub include_request_attempt_count: bool,
+    /// `include_attempt_count_in_response`.
+    pub include_attempt_count_in_response: bool,
+    /// The upstream is told whether a retry follows a timeout (`include_is_timeout_retry_header`).
+    pub include_is_timeout_retry_header: bool,
+    /// Of routes that have none of their own.
+    pub retry: Option<Arc<Retry>>,
+    /// Of routes that have none of their own.
+    pub mirrors: Vec<Mirror>,
+    /// Of routes that have none of their own.
+    pub buffer_limit: Option<u64>,
     /// By filter name, sorted.
     pub filter_config: Vec<(String, TypedExtension)>,
 }
@@ -71,6 +97,9 @@ pub struct Route {
     pub edits: HeaderEdits,
     /// By filter name, sorted.
     pub filter_config: Vec<(String, TypedExtension)>,
+    /// Bytes of a request's body that are kept for a retry or a mirror
+    /// (`request_body_buffer_limit`, or `per_request_buffer_limit_bytes`). Default 1 MiB.
+    pub buffer_limit: Option<u64>,
 }
 
 /// `envoy.config.route.v3.RouteMatch`.
@@ -82,6 +111,9 @@ pub struct RouteMatch {
     pub headers: Vec<HeaderMatcher>,
     /// All of them must match.
     pub query: Vec<QueryMatcher>,
+    pub cookies: Vec<CookieMatcher>,
+    /// Only this share of the requests (`runtime_fraction`).
+    pub fraction: Option<RuntimeFraction>,
     /// Only requests of gRPC, by their `content-type`.
     pub grpc: bool,
 }
@@ -94,6 +126,10 @@ pub enum PathMatch {
     SeparatedPrefix(String),
     /// Whole path without the query; checked to compile.
     Regex(String),
+    /// `path_match_policy` with the URI template extension.
+    Template(PathTemplate),
+    /// Requests with the method CONNECT, which have no path (`connect_matcher`).
+    Connect,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -106,7 +142,7 @@ pub enum Action {
 /// `envoy.config.route.v3.RouteAction`: to a cluster.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Forward {
-    pub cluster: String,
+    pub destination: Destination,
     /// Status when the cluster does not exist; default 503.
     pub cluster_not_found: u16,
     pub path_rewrite: PathRewrite,
@@ -115,20 +151,44 @@ pub struct Forward {
     pub timeout: Duration,
     /// Overrides the connection manager's stream idle timeout; zero is none.
     pub idle_timeout: Option<Duration>,
+    pub max_stream_duration: Option<MaxStreamDuration>,
+    /// The older form of the same; not followed when `max_stream_duration` is given.
+    pub grpc_timeout: Option<GrpcTimeout>,
     pub upgrades: Vec<Upgrade>,
     /// `append_x_forwarded_host`.
     pub append_x_forwarded_host: bool,
-    pub retry: Retry,
+    pub retry: Option<Arc<Retry>>,
+    pub mirrors: Vec<Mirror>,
+    pub priority: Priority,
+    /// Only matters where the cluster's policy hashes.
+    pub hash_policy: Vec<HashPolicy>,
 }
 
-/// `envoy.config.route.v3.RetryPolicy`, as far as there is one.
+/// Which of a cluster's limits count (`RoutingPriority`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Retry {
-    /// How often a request is taken elsewhere when no connection came about (`connect-failure`).
-    /// Nothing of it was sent then, so this is safe for every request.
-    pub connect_failures: u32,
-    /// How often another endpoint is looked for than those that were tried.
-    pub other_hosts: u32,
+pub enum Priority {
+    #[default]
+    Default,
+    High,
+}
+
+/// `envoy.config.route.v3.RouteAction.MaxStreamDuration`. Zero is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MaxStreamDuration {
+    /// Overrides the connection manager's.
+    pub limit: Option<Duration>,
+    /// `grpc-timeout` of a request counts, up to this (`grpc_timeout_header_max`).
+    pub grpc_max: Option<Duration>,
+    /// Taken off of `grpc-timeout` (`grpc_timeout_header_offset`).
+    pub grpc_offset: Option<Duration>,
+}
+
+/// `max_grpc_timeout` and `grpc_timeout_offset`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrpcTimeout {
+    /// `grpc-timeout` of a request is its route timeout, up to this. Zero is no limit.
+    pub max: Duration,
+    pub offset: Option<Duration>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -145,6 +205,8 @@ pub enum PathRewrite {
         pattern: String,
         substitution: String,
     },
+    /// `path_rewrite_policy` with the URI template extension.
+    Template(TemplateRewrite),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -152,6 +214,13 @@ pub enum HostRewrite {
     #[default]
     None,
     Literal(String),
+    /// The value of this header, if the request has it; lower case.
+    Header(String),
+    /// What becomes of the path, without the query; as [`PathRewrite::Regex`].
+    PathRegex {
+        pattern: String,
+        substitution: String,
+    },
     /// The chosen endpoint's host name (`auto_host_rewrite`).
     Auto,
 }
@@ -159,9 +228,11 @@ pub enum HostRewrite {
 /// One entry of `upgrade_configs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upgrade {
-    /// Lower case; `*` stands for any (an addition of ours, used by circuits).
+    /// Lower case; `*` stands for any but CONNECT (an addition of ours, used by circuits).
     pub kind: String,
     pub enabled: bool,
+    /// The tunnel of a CONNECT ends here, and its bytes go to the endpoint (`connect_config`).
+    pub terminate: bool,
 }
 
 /// `envoy.config.route.v3.RedirectAction`.

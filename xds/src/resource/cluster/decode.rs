@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::dns::DnsFields;
 use super::{
-    Balancing, Cluster, Discovery, Dns, HealthCheck, Limits, TcpKeepalive, UpstreamHttp,
-    UpstreamProtocol, policy,
+    Balancing, Cluster, Discovery, Dns, HealthCheck, Limits, RetryBudget, TcpKeepalive,
+    UpstreamHttp, UpstreamProtocol, policy,
 };
 use crate::proto;
 use crate::proto::core::{self, RoutingPriority};
@@ -13,7 +13,8 @@ use crate::proto::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig,
 };
 use crate::proto::envoy::config::cluster::v3::{
-    CircuitBreakers, UpstreamConnectionOptions, circuit_breakers::Thresholds,
+    CircuitBreakers, UpstreamConnectionOptions,
+    circuit_breakers::{Thresholds, thresholds},
 };
 use crate::reject::Invalid;
 use crate::resource::config_source::ConfigSource;
@@ -175,6 +176,9 @@ impl Cluster {
                 "must be TLS with auto_config",
             ));
         }
+        let (limits, high_limits) = circuit_breakers
+            .map_or(Ok(Default::default()), |c| Limits::decode(c, ctx))
+            .at("circuit_breakers")?;
         Ok(Self {
             discovery: Discovery::decode(
                 &name,
@@ -198,9 +202,8 @@ impl Cluster {
                 },
                 ctx,
             )?,
-            limits: circuit_breakers
-                .map_or(Ok(Limits::default()), |c| Limits::decode(c, ctx))
-                .at("circuit_breakers")?,
+            limits,
+            high_limits,
             http,
             tls,
             proxy_protocol,
@@ -276,23 +279,30 @@ impl Discovery {
 }
 
 impl Limits {
-    fn decode(message: CircuitBreakers, ctx: &Context<'_>) -> Result<Self, Invalid> {
+    /// Those of the default priority, and those of the high one.
+    fn decode(message: CircuitBreakers, ctx: &Context<'_>) -> Result<(Self, Self), Invalid> {
         let CircuitBreakers {
             thresholds,
             per_host_thresholds,
         } = message;
         refuse!(per_host_thresholds);
-        let mut limits = None;
+        let (mut default, mut high) = (None, None);
         for (index, one) in thresholds.into_iter().enumerate() {
-            let one = Self::threshold(one, ctx).at_index("thresholds", index)?;
+            let (priority, one) = Self::threshold(one, ctx).at_index("thresholds", index)?;
+            let limits = match priority {
+                RoutingPriority::Default => &mut default,
+                RoutingPriority::High => &mut high,
+            };
             // The first of a priority counts, as in Envoy.
-            limits = limits.or(one);
+            limits.get_or_insert(one);
         }
-        Ok(limits.unwrap_or_default())
+        Ok((default.unwrap_or_default(), high.unwrap_or_default()))
     }
 
-    /// The limits of the default priority; nothing for the other one, which no route can ask for.
-    fn threshold(message: Thresholds, ctx: &Context<'_>) -> Result<Option<Self>, Invalid> {
+    fn threshold(
+        message: Thresholds,
+        ctx: &Context<'_>,
+    ) -> Result<(RoutingPriority, Self), Invalid> {
         let Thresholds {
             priority,
             max_connections,
@@ -303,26 +313,43 @@ impl Limits {
             track_remaining,
             max_connection_pools,
         } = message;
-        accept!(ctx, "CircuitBreakers.Thresholds":
-            max_retries,
-            track_remaining,
-            max_connection_pools,
-        );
-        match enumeration(priority, "priority")? {
-            RoutingPriority::High => {
-                accept!(ctx, "CircuitBreakers.Thresholds": priority);
-                return Ok(None);
-            }
-            RoutingPriority::Default => {}
-        }
-        refuse!(retry_budget);
+        accept!(ctx, "CircuitBreakers.Thresholds": max_connection_pools);
         let default = Self::default();
         let or = |given: Option<proto::UInt32Value>, default| given.map_or(default, |v| v.value);
-        Ok(Some(Self {
+        let limits = Self {
             max_connections: or(max_connections, default.max_connections),
             max_pending_requests: or(max_pending_requests, default.max_pending_requests),
             max_requests: or(max_requests, default.max_requests),
-        }))
+            max_retries: or(max_retries, default.max_retries),
+            retry_budget: retry_budget
+                .map(RetryBudget::decode)
+                .transpose()
+                .at("retry_budget")?,
+            track_remaining,
+        };
+        Ok((enumeration(priority, "priority")?, limits))
+    }
+}
+
+impl RetryBudget {
+    fn decode(message: thresholds::RetryBudget) -> Result<Self, Invalid> {
+        const DEFAULT_PERCENT: f64 = 20.0;
+        const DEFAULT_MIN: u32 = 3;
+        let thresholds::RetryBudget {
+            budget_percent,
+            min_retry_concurrency,
+            budget_interval,
+        } = message;
+        refuse!(budget_interval);
+        let percent = budget_percent.map_or(DEFAULT_PERCENT, |p| p.value);
+        if !(0.0..=100.0).contains(&percent) {
+            let reason = format!("{percent} is not within 0 and 100");
+            return Err(Invalid::at("budget_percent", reason));
+        }
+        Ok(Self {
+            millionths: (percent * 10_000.0).round() as u32,
+            min: min_retry_concurrency.map_or(DEFAULT_MIN, |n| n.value),
+        })
     }
 }
 

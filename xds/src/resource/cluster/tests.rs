@@ -8,6 +8,7 @@ use crate::proto::envoy::config::cluster::v3::cluster::{
     self as inner, ClusterDiscoveryType, EdsClusterConfig, LbConfig,
 };
 use crate::proto::envoy::extensions::load_balancing_policies::least_request::v3::LeastRequest;
+use crate::proto::envoy::r#type::v3::Percent;
 use crate::proto::google::protobuf::{Struct, Value, value};
 use crate::proto::upstream_http::http_protocol_options as upstream;
 use crate::proto::{self, HttpProtocolOptions};
@@ -155,21 +156,17 @@ fn limits_and_keepalive_are_read() {
         }),
         ..Default::default()
     });
-    assert_eq!(
-        decoded(&message).ignored,
-        [
-            "CircuitBreakers.Thresholds.max_retries",
-            "CircuitBreakers.Thresholds.priority"
-        ]
-    );
+    assert!(decoded(&message).ignored.is_empty());
     let cluster = typed(&message);
     assert_eq!(
         cluster.limits,
         Limits {
             max_requests: 2,
+            max_retries: 0,
             ..Limits::default()
         }
     );
+    assert_eq!(cluster.high_limits.max_requests, 1);
     let keepalive = cluster.tcp_keepalive.unwrap();
     assert_eq!(
         (keepalive.time, keepalive.probes),
@@ -309,11 +306,17 @@ fn a_cluster_is_refused_by_path() {
                 },
             ),
             (
-                "circuit_breakers.thresholds[0].retry_budget: not supported yet",
+                "circuit_breakers.thresholds[0].retry_budget.budget_percent: \
+                 101 is not within 0 and 100",
                 |c| {
                     c.circuit_breakers = Some(cluster_proto::CircuitBreakers {
                         thresholds: vec![cluster_proto::circuit_breakers::Thresholds {
-                            retry_budget: Some(Default::default()),
+                            retry_budget: Some(
+                                cluster_proto::circuit_breakers::thresholds::RetryBudget {
+                                    budget_percent: Some(Percent { value: 101.0 }),
+                                    ..Default::default()
+                                },
+                            ),
                             ..Default::default()
                         }],
                         ..Default::default()

@@ -140,6 +140,7 @@ impl HttpManager {
         let common = common_http_protocol_options.unwrap_or_default();
         let Common {
             idle,
+            max_stream,
             max_headers_count,
             underscores,
         } = Common::decode(common, ctx).at("common_http_protocol_options")?;
@@ -148,6 +149,7 @@ impl HttpManager {
             idle: idle.unwrap_or(default.idle),
             stream_idle: duration(stream_idle_timeout, "stream_idle_timeout")?
                 .unwrap_or(default.stream_idle),
+            max_stream_duration: max_stream.unwrap_or(default.max_stream_duration),
             request: duration(request_timeout, "request_timeout")?.unwrap_or(default.request),
             request_headers: duration(request_headers_timeout, "request_headers_timeout")?
                 .unwrap_or(default.request_headers),

@@ -12,6 +12,7 @@ use crate::resource::headers::header_value;
 /// What a connection manager reads from `common_http_protocol_options`.
 pub(super) struct Common {
     pub idle: Option<Duration>,
+    pub max_stream: Option<Duration>,
     pub max_headers_count: u32,
     pub underscores: Underscores,
 }
@@ -31,7 +32,6 @@ impl Common {
         refuse!(
             max_connection_duration,
             max_connection_duration_jitter,
-            max_stream_duration,
             max_requests_per_connection,
         );
         // A limit for what an upstream sends; Envoy reads it in the cluster only.
@@ -39,6 +39,7 @@ impl Common {
         const UNDERSCORES: &str = "headers_with_underscores_action";
         Ok(Self {
             idle: duration(idle_timeout, "idle_timeout")?,
+            max_stream: duration(max_stream_duration, "max_stream_duration")?,
             max_headers_count: number(max_headers_count, "max_headers_count", 1..=u32::MAX)?
                 .unwrap_or(HttpManager::DEFAULT_MAX_HEADERS_COUNT),
             underscores: match enumeration(headers_with_underscores_action, UNDERSCORES)? {

@@ -364,9 +364,9 @@ fn a_manager_is_refused_by_path() {
                 },
             ),
             (
-                "upgrade_configs[0].upgrade_type: \"connect\" is not supported yet",
+                "upgrade_configs[0].upgrade_type: \"connect-udp\" is not supported yet",
                 |m| {
-                    m.upgrade_configs = vec![upgrade("CONNECT")];
+                    m.upgrade_configs = vec![upgrade("CONNECT-UDP")];
                 },
             ),
             (

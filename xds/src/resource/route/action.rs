@@ -1,21 +1,26 @@
 //! What a route does with a request: message to typed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Action, DirectResponse, Forward, HostRewrite, PathMatch, PathRewrite, Redirect, Retry, Upgrade,
+    Action, Destination, DirectResponse, Forward, GrpcTimeout, HashPolicy, HostRewrite,
+    MaxStreamDuration, Mirror, PathMatch, PathRewrite, Priority, Redirect, Retry, TemplateRewrite,
+    Upgrade,
 };
 use crate::proto::BoolValue;
+use crate::proto::core::RoutingPriority;
 use crate::proto::route::route::Action as Kind;
 use crate::proto::route::route_action::{
-    ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, UpgradeConfig,
+    self, ClusterNotFoundResponseCode, HostRewriteSpecifier, UpgradeConfig,
+    upgrade_config::ConnectConfig,
 };
 use crate::proto::route::{DirectResponseAction, RouteAction};
 use crate::reject::Invalid;
 use crate::resource::context::{
-    At, Context, accept, duration, each, enumeration, fault, flag, not_empty, refuse, required,
+    At, Context, accept, duration, each, enumeration, fault, flag, not_empty, refuse,
 };
-use crate::resource::headers::header_value;
+use crate::resource::headers::{header_name, header_value};
 use crate::resource::matcher::substitution;
 use crate::resource::tls::DataSource;
 
@@ -31,9 +36,14 @@ fn unsupported<T>(field: &str) -> Result<T, Invalid> {
 }
 
 impl Action {
-    pub(super) fn decode(message: Kind, ctx: &Context<'_>) -> Result<Self, Invalid> {
+    /// `path` is what the route matches by: some rewrites depend on it.
+    pub(super) fn decode(
+        message: Kind,
+        path: &PathMatch,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
         match message {
-            Kind::Route(action) => Forward::decode(action, ctx)
+            Kind::Route(action) => Forward::decode(action, path, ctx)
                 .at("route")
                 .map(|f| Self::Forward(Box::new(f))),
             Kind::Redirect(action) => Redirect::decode(action, ctx)
@@ -73,7 +83,7 @@ impl Action {
 }
 
 impl Forward {
-    fn decode(message: RouteAction, ctx: &Context<'_>) -> Result<Self, Invalid> {
+    fn decode(message: RouteAction, path: &PathMatch, ctx: &Context<'_>) -> Result<Self, Invalid> {
         #[allow(deprecated, reason = "named so that nothing is skipped")]
         let RouteAction {
             cluster_not_found_response_code,
@@ -108,20 +118,13 @@ impl Forward {
         } = message;
         refuse!(
             metadata_match,
-            path_rewrite_policy,
             path_rewrite,
             retry_policy_typed_config,
-            request_mirror_policies,
-            priority,
             rate_limits,
-            hash_policy,
             cors,
-            max_grpc_timeout,
-            grpc_timeout_offset,
             internal_redirect_policy,
             internal_redirect_action,
             hedge_policy,
-            max_stream_duration,
         );
         accept!(ctx, "RouteAction":
             flush_timeout,
@@ -131,57 +134,108 @@ impl Forward {
         );
 
         header_value(&prefix_rewrite).at("prefix_rewrite")?;
-        let path_rewrite = match (prefix_rewrite.is_empty(), regex_rewrite) {
-            (true, None) => PathRewrite::None,
-            (false, None) => PathRewrite::Prefix(prefix_rewrite),
-            (true, Some(regex)) => {
+        let template = match path {
+            PathMatch::Template(template) => Some(template),
+            _ => None,
+        };
+        let rewrites = [
+            Some(prefix_rewrite)
+                .filter(|prefix| !prefix.is_empty())
+                .map(|prefix| Ok(PathRewrite::Prefix(prefix))),
+            regex_rewrite.map(|regex| {
                 let (pattern, substitution) = substitution(regex, ctx).at("regex_rewrite")?;
-                PathRewrite::Regex {
+                Ok(PathRewrite::Regex {
                     pattern,
                     substitution,
-                }
-            }
-            (false, Some(_)) => {
-                return Err(Invalid::at(
-                    "regex_rewrite",
-                    "is given together with prefix_rewrite",
-                ));
-            }
-        };
+                })
+            }),
+            path_rewrite_policy.map(|policy| {
+                TemplateRewrite::decode(policy, template)
+                    .at("path_rewrite_policy")
+                    .map(PathRewrite::Template)
+            }),
+        ];
+        let mut rewrites = rewrites.into_iter().flatten();
+        let path_rewrite = rewrites.next().unwrap_or(Ok(PathRewrite::None))?;
+        if rewrites.next().is_some() {
+            return Err(Invalid::at(
+                "prefix_rewrite",
+                "only one of it, regex_rewrite and path_rewrite_policy may be given",
+            ));
+        }
+        let grpc_offset = duration(grpc_timeout_offset, "grpc_timeout_offset")?;
         Ok(Self {
-            cluster: cluster_name(cluster_specifier)?,
+            destination: Destination::decode(cluster_specifier, ctx)?,
             cluster_not_found: not_found_status(cluster_not_found_response_code)?,
             path_rewrite,
-            host_rewrite: HostRewrite::decode(host_rewrite_specifier)?,
+            host_rewrite: HostRewrite::decode(host_rewrite_specifier, ctx)?,
             timeout: duration(timeout, "timeout")?.unwrap_or(DEFAULT_TIMEOUT),
             idle_timeout: duration(idle_timeout, "idle_timeout")?,
+            max_stream_duration: max_stream_duration
+                .map(MaxStreamDuration::decode)
+                .transpose()
+                .at("max_stream_duration")?,
+            grpc_timeout: duration(max_grpc_timeout, "max_grpc_timeout")?.map(|max| GrpcTimeout {
+                max,
+                offset: grpc_offset,
+            }),
             upgrades: Upgrade::decode_all(upgrade_configs, |config| {
                 let UpgradeConfig {
                     upgrade_type,
                     enabled,
                     connect_config,
                 } = config;
-                refuse!(connect_config);
-                Upgrade::decode(upgrade_type, enabled)
+                let upgrade = Upgrade::decode(upgrade_type, enabled)?;
+                let terminate = connect_config.map(check_connect).transpose();
+                let terminate = terminate.at("connect_config")?.is_some();
+                if terminate && upgrade.kind != CONNECT {
+                    let reason = "is for the upgrade type CONNECT";
+                    return Err(Invalid::at("connect_config", reason));
+                }
+                Ok(Upgrade {
+                    terminate,
+                    ..upgrade
+                })
             })?,
             append_x_forwarded_host,
-            retry: match retry_policy {
-                None => Retry::default(),
-                Some(policy) => Retry::decode(policy).at("retry_policy")?,
+            retry: retry_policy
+                .map(|policy| Retry::decode(policy, ctx).map(Arc::new))
+                .transpose()
+                .at("retry_policy")?,
+            mirrors: Mirror::decode_all(request_mirror_policies, ctx)?,
+            hash_policy: HashPolicy::decode_all(hash_policy, ctx)?,
+            priority: match enumeration(priority, "priority")? {
+                RoutingPriority::Default => Priority::Default,
+                RoutingPriority::High => Priority::High,
             },
         })
     }
 }
 
-fn cluster_name(message: Option<ClusterSpecifier>) -> Result<String, Invalid> {
-    match required(message, "cluster_specifier")? {
-        ClusterSpecifier::Cluster(name) => not_empty(name, "cluster"),
-        ClusterSpecifier::ClusterHeader(_) => unsupported("cluster_header"),
-        ClusterSpecifier::WeightedClusters(_) => unsupported("weighted_clusters"),
-        ClusterSpecifier::ClusterSpecifierPlugin(_) => unsupported("cluster_specifier_plugin"),
-        ClusterSpecifier::InlineClusterSpecifierPlugin(_) => {
-            unsupported("inline_cluster_specifier_plugin")
-        }
+/// The upgrade type that is a method and not a value of the `Upgrade` header.
+const CONNECT: &str = "connect";
+
+fn check_connect(message: ConnectConfig) -> Result<(), Invalid> {
+    let ConnectConfig {
+        proxy_protocol_config,
+        allow_post,
+    } = message;
+    refuse!(proxy_protocol_config, allow_post);
+    Ok(())
+}
+
+impl MaxStreamDuration {
+    fn decode(message: route_action::MaxStreamDuration) -> Result<Self, Invalid> {
+        let route_action::MaxStreamDuration {
+            max_stream_duration,
+            grpc_timeout_header_max,
+            grpc_timeout_header_offset,
+        } = message;
+        Ok(Self {
+            limit: duration(max_stream_duration, "max_stream_duration")?,
+            grpc_max: duration(grpc_timeout_header_max, "grpc_timeout_header_max")?,
+            grpc_offset: duration(grpc_timeout_header_offset, "grpc_timeout_header_offset")?,
+        })
     }
 }
 
@@ -196,7 +250,7 @@ fn not_found_status(code: i32) -> Result<u16, Invalid> {
 }
 
 impl HostRewrite {
-    fn decode(message: Option<HostRewriteSpecifier>) -> Result<Self, Invalid> {
+    fn decode(message: Option<HostRewriteSpecifier>, ctx: &Context<'_>) -> Result<Self, Invalid> {
         let Some(message) = message else {
             return Ok(Self::None);
         };
@@ -212,8 +266,18 @@ impl HostRewrite {
                     Self::Literal(host)
                 })
             }
-            HostRewriteSpecifier::HostRewriteHeader(_) => unsupported("host_rewrite_header"),
-            HostRewriteSpecifier::HostRewritePathRegex(_) => unsupported("host_rewrite_path_regex"),
+            HostRewriteSpecifier::HostRewriteHeader(name) if name.is_empty() => Ok(Self::None),
+            HostRewriteSpecifier::HostRewriteHeader(name) => header_name(&name)
+                .at("host_rewrite_header")
+                .map(Self::Header),
+            HostRewriteSpecifier::HostRewritePathRegex(regex) => {
+                let regex = substitution(regex, ctx).at("host_rewrite_path_regex")?;
+                let (pattern, substitution) = regex;
+                Ok(Self::PathRegex {
+                    pattern,
+                    substitution,
+                })
+            }
             HostRewriteSpecifier::HostRewrite(_) => unsupported("host_rewrite"),
         }
     }
@@ -246,13 +310,11 @@ impl Upgrade {
         header_value(&kind).at(FIELD)?;
         let kind = not_empty(kind, FIELD)?.to_ascii_lowercase();
         match kind.as_str() {
-            // Not values of the Upgrade header but methods, which make the proxy an open tunnel.
-            "connect" | "connect-udp" => {
-                Err(fault(format!("{kind:?} is not supported yet"))).at(FIELD)
-            }
+            "connect-udp" => Err(fault(format!("{kind:?} is not supported yet"))).at(FIELD),
             _ => Ok(Self {
                 kind,
                 enabled: flag(enabled, true),
+                terminate: false,
             }),
         }
     }

@@ -3,22 +3,23 @@
 use std::sync::Arc;
 
 use super::{
-    Action, PathMatch, RequireTls, Route, RouteConfiguration, RouteMatch, VirtualHost,
-    VirtualHostKey, domains,
+    Action, Mirror, PathMatch, PathTemplate, RequireTls, Retry, Route, RouteConfiguration,
+    RouteMatch, VirtualHost, VirtualHostKey, domains,
 };
-use crate::proto;
 use crate::proto::core::Metadata;
 use crate::proto::google::protobuf::value;
-use crate::proto::route::route_match::{GrpcRouteMatchOptions, PathSpecifier};
+use crate::proto::route::route_match::{ConnectMatcher, GrpcRouteMatchOptions, PathSpecifier};
 use crate::proto::route::virtual_host::TlsRequirementType;
 use crate::proto::route::{self, Vhds};
+use crate::proto::{self, UInt32Value, UInt64Value};
 use crate::reject::Invalid;
 use crate::resource::config_source::{ConfigSource, Place};
 use crate::resource::context::{
     At, Context, accept, each, enumeration, fault, filter_config, flag, not_empty, refuse, required,
 };
+use crate::resource::fraction::RuntimeFraction;
 use crate::resource::headers::{EditFields, HeaderEdits};
-use crate::resource::matcher::{HeaderMatcher, QueryMatcher, whole_regex};
+use crate::resource::matcher::{CookieMatcher, HeaderMatcher, QueryMatcher, whole_regex};
 
 /// `max_direct_response_body_size_bytes` when it is not given.
 const DEFAULT_MAX_DIRECT_BODY: u32 = 4096;
@@ -57,8 +58,6 @@ impl RouteConfiguration {
         refuse!(
             internal_only_headers,
             cluster_specifier_plugins,
-            request_mirror_policies,
-            ignore_path_parameters_in_path_matching,
             typed_per_filter_config,
             route_specifiers,
         );
@@ -108,6 +107,8 @@ impl RouteConfiguration {
                 response_headers_to_remove,
             })?,
             most_specific_edits_win: most_specific_header_mutations_wins,
+            ignore_path_parameters: ignore_path_parameters_in_path_matching,
+            mirrors: Mirror::decode_all(request_mirror_policies, ctx)?,
         })
     }
 }
@@ -167,20 +168,11 @@ impl VirtualHost {
             matcher,
             rate_limits,
             cors,
-            include_attempt_count_in_response,
-            retry_policy,
             retry_policy_typed_config,
             hedge_policy,
-            include_is_timeout_retry_header,
-            request_mirror_policies,
             route_specifiers,
         );
-        accept!(ctx, "VirtualHost":
-            virtual_clusters,
-            per_request_buffer_limit_bytes,
-            request_body_buffer_limit,
-            metadata,
-        );
+        accept!(ctx, "VirtualHost": virtual_clusters, metadata);
         if domains.is_empty() {
             return Err(Invalid::at("domains", "must not be empty"));
         }
@@ -200,6 +192,14 @@ impl VirtualHost {
                 response_headers_to_remove,
             })?,
             include_request_attempt_count,
+            include_attempt_count_in_response,
+            include_is_timeout_retry_header,
+            retry: retry_policy
+                .map(|policy| Retry::decode(policy, ctx).map(Arc::new))
+                .transpose()
+                .at("retry_policy")?,
+            mirrors: Mirror::decode_all(request_mirror_policies, ctx)?,
+            buffer_limit: buffer_limit(per_request_buffer_limit_bytes, request_body_buffer_limit)?,
             filter_config: filter_config(typed_per_filter_config, ctx)?,
         })
     }
@@ -245,12 +245,10 @@ impl Route {
             name,
             decorator,
             tracing,
-            per_request_buffer_limit_bytes,
             stat_prefix,
-            request_body_buffer_limit,
         );
         let matcher = RouteMatch::decode(required(r#match, "match")?, ctx).at("match")?;
-        let mut action = Action::decode(required(action, "action")?, ctx)?;
+        let mut action = Action::decode(required(action, "action")?, &matcher.path, ctx)?;
         if asks_to_strip_prefix(metadata, ctx)? {
             action.strip_prefix(&matcher.path)?;
         }
@@ -264,7 +262,22 @@ impl Route {
                 response_headers_to_remove,
             })?,
             filter_config: filter_config(typed_per_filter_config, ctx)?,
+            buffer_limit: buffer_limit(per_request_buffer_limit_bytes, request_body_buffer_limit)?,
         })
+    }
+}
+
+/// The older and the newer field for the same.
+fn buffer_limit(
+    older: Option<UInt32Value>,
+    newer: Option<UInt64Value>,
+) -> Result<Option<u64>, Invalid> {
+    match (older, newer) {
+        (Some(_), Some(_)) => Err(Invalid::at(
+            "request_body_buffer_limit",
+            "is given together with per_request_buffer_limit_bytes",
+        )),
+        (older, newer) => Ok(newer.map(|v| v.value).or(older.map(|v| v.value.into()))),
     }
 }
 
@@ -297,13 +310,7 @@ impl RouteMatch {
             filter_state,
             path_specifier,
         } = message;
-        refuse!(
-            runtime_fraction,
-            cookies,
-            tls_context,
-            dynamic_metadata,
-            filter_state,
-        );
+        refuse!(tls_context, dynamic_metadata, filter_state);
         let grpc = grpc.map(|GrpcRouteMatchOptions {}| ()).is_some();
         Ok(Self {
             path: PathMatch::decode(required(path_specifier, "path_specifier")?, ctx)?,
@@ -314,6 +321,13 @@ impl RouteMatch {
             query: each("query_parameters", query_parameters, |parameter| {
                 QueryMatcher::decode(parameter, ctx)
             })?,
+            cookies: each("cookies", cookies, |cookie| {
+                CookieMatcher::decode(cookie, ctx)
+            })?,
+            fraction: runtime_fraction
+                .map(RuntimeFraction::decode)
+                .transpose()
+                .at("runtime_fraction")?,
             grpc,
         })
     }
@@ -330,12 +344,10 @@ impl PathMatch {
             PathSpecifier::PathSeparatedPrefix(prefix) => separated_prefix(prefix)
                 .at("path_separated_prefix")
                 .map(Self::SeparatedPrefix),
-            PathSpecifier::ConnectMatcher(_) => {
-                Err(Invalid::at("connect_matcher", "not supported yet"))
-            }
-            PathSpecifier::PathMatchPolicy(_) => {
-                Err(Invalid::at("path_match_policy", "not supported yet"))
-            }
+            PathSpecifier::ConnectMatcher(ConnectMatcher {}) => Ok(Self::Connect),
+            PathSpecifier::PathMatchPolicy(policy) => PathTemplate::decode(policy)
+                .at("path_match_policy")
+                .map(Self::Template),
         }
     }
 }

@@ -11,6 +11,8 @@ use crate::resource::testing::*;
 use crate::resource::{Resource, decode, decode_named};
 use crate::type_url::{ResourceType, pack};
 
+mod actions;
+
 const ROUTE: &str = "virtual_hosts[0].routes[0]";
 
 fn table() -> proto::RouteConfiguration {
@@ -330,9 +332,10 @@ fn a_table_is_refused_by_path() {
             ("internal_only_headers: not supported yet", |t| {
                 t.internal_only_headers = vec!["x".into()];
             }),
-            ("request_mirror_policies: not supported yet", |t| {
-                t.request_mirror_policies = vec![Default::default()];
-            }),
+            (
+                "request_mirror_policies[0].cluster: or cluster_header must be given",
+                |t| t.request_mirror_policies = vec![Default::default()],
+            ),
             ("typed_per_filter_config: not supported yet", |t| {
                 t.typed_per_filter_config
                     .insert("x".into(), any("test.Filter", b""));
@@ -361,8 +364,8 @@ fn a_table_is_refused_by_path() {
                 "virtual_hosts[0].domains[0]: \"a.*.c\" has a wildcard that is not at its start or end",
                 |t| t.virtual_hosts[0].domains[0] = "a.*.c".into(),
             ),
-            ("virtual_hosts[0].retry_policy: not supported yet", |t| {
-                t.virtual_hosts[0].retry_policy = Some(Default::default());
+            ("virtual_hosts[0].hedge_policy: not supported yet", |t| {
+                t.virtual_hosts[0].hedge_policy = Some(Default::default());
             }),
             (
                 "virtual_hosts[0].require_tls: 7 is not a known value",
@@ -436,17 +439,27 @@ fn a_match_is_refused_by_path() {
             ("match.path_specifier: must be given", |r| {
                 inner(r).path_specifier = None
             }),
-            ("match.runtime_fraction: not supported yet", |r| {
+            ("match.runtime_fraction.default_value: must be given", |r| {
                 inner(r).runtime_fraction = Some(Default::default());
             }),
+            ("match.cookies[0].string_match: must be given", |r| {
+                inner(r).cookies = vec![Default::default()];
+            }),
+            (
+                "match.path_match_policy.typed_config: extension type \
+                 \"type.googleapis.com/test.Match\" is not supported",
+                |r| {
+                    r.r#match = path(Path::PathMatchPolicy(core::TypedExtensionConfig {
+                        name: "m".into(),
+                        typed_config: Some(any("test.Match", b"")),
+                    }));
+                },
+            ),
             ("match.query_parameters[0].name: must not be empty", |r| {
                 inner(r).query_parameters = vec![Default::default()];
             }),
             ("match.tls_context: not supported yet", |r| {
                 inner(r).tls_context = Some(Default::default())
-            }),
-            ("match.connect_matcher: not supported yet", |r| {
-                r.r#match = path(Path::ConnectMatcher(Default::default()));
             }),
             (
                 "match.path_separated_prefix: must not end with a slash",
@@ -484,93 +497,6 @@ fn a_match_is_refused_by_path() {
                     inner(r).headers = vec![route::HeaderMatcher {
                         name: "x".into(),
                         header_match_specifier: Some(Specifier::StringMatch(Default::default())),
-                        ..Default::default()
-                    }];
-                },
-            ),
-        ],
-    );
-}
-
-#[test]
-fn a_route_action_is_refused_by_path() {
-    use route_action::ClusterSpecifier as Cluster;
-    fn in_route(action: route::RouteAction) -> proto::RouteConfiguration {
-        in_table(to(action))
-    }
-    assert_refused(
-        forward,
-        in_route,
-        &format!("{ROUTE}.route"),
-        &[
-            ("cluster_specifier: must be given", |a| {
-                a.cluster_specifier = None
-            }),
-            ("cluster: must not be empty", |a| {
-                a.cluster_specifier = Some(Cluster::Cluster(String::new()));
-            }),
-            ("cluster_header: not supported yet", |a| {
-                a.cluster_specifier = Some(Cluster::ClusterHeader("x".into()));
-            }),
-            ("weighted_clusters: not supported yet", |a| {
-                a.cluster_specifier = Some(Cluster::WeightedClusters(Default::default()));
-            }),
-            ("retry_policy.retry_on: \"5xx\" is not supported yet", |a| {
-                a.retry_policy = Some(route::RetryPolicy {
-                    retry_on: "connect-failure,5xx".into(),
-                    ..Default::default()
-                })
-            }),
-            ("hash_policy: not supported yet", |a| {
-                a.hash_policy = vec![Default::default()]
-            }),
-            ("request_mirror_policies: not supported yet", |a| {
-                a.request_mirror_policies = vec![Default::default()];
-            }),
-            ("max_stream_duration: not supported yet", |a| {
-                a.max_stream_duration = Some(Default::default());
-            }),
-            ("timeout: must not be negative", |a| a.timeout = seconds(-1)),
-            (
-                "regex_rewrite: is given together with prefix_rewrite",
-                |a| {
-                    a.prefix_rewrite = "/".into();
-                    a.regex_rewrite = Some(substitute("a", "b"));
-                },
-            ),
-            (
-                "regex_rewrite.pattern.regex: does not compile: unclosed group",
-                |a| {
-                    a.regex_rewrite = Some(substitute("(", "b"));
-                },
-            ),
-            (
-                "regex_rewrite.substitution: group 2 is not in the pattern",
-                |a| {
-                    a.regex_rewrite = Some(substitute("(a)", r"\2"));
-                },
-            ),
-            (
-                "regex_rewrite.substitution: a backslash stands before a digit or a backslash only",
-                |a| a.regex_rewrite = Some(substitute("(a)", r"\")),
-            ),
-            ("host_rewrite_header: not supported yet", |a| {
-                a.host_rewrite_specifier = Some(
-                    route_action::HostRewriteSpecifier::HostRewriteHeader("x".into()),
-                );
-            }),
-            (
-                "cluster_not_found_response_code: 9 is not a known value",
-                |a| {
-                    a.cluster_not_found_response_code = 9;
-                },
-            ),
-            (
-                "upgrade_configs[0].connect_config: not supported yet",
-                |a| {
-                    a.upgrade_configs = vec![route_action::UpgradeConfig {
-                        upgrade_type: "x".into(),
-                        connect_config: Some(Default::default()),
                         ..Default::default()
                     }];
                 },
@@ -721,39 +647,4 @@ fn a_virtual_host_of_its_own_is_named_after_its_table() {
         rejected.to_string(),
         "route \"other\": was delivered under the name \"other\" but is named \"routes\""
     );
-}
-
-#[test]
-fn a_retry_policy_takes_requests_elsewhere() {
-    use crate::proto::UInt32Value;
-    use crate::proto::route::retry_policy::{RetryHostPredicate, retry_host_predicate};
-    let policy = |retry_on: &str, retries: Option<u32>, predicate: bool| {
-        let any = crate::proto::Any {
-            type_url: "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.\
-                       PreviousHostsPredicate"
-                .into(),
-            value: vec![],
-        };
-        let predicate = predicate.then(|| RetryHostPredicate {
-            name: "envoy.retry_host_predicates.previous_hosts".into(),
-            config_type: Some(retry_host_predicate::ConfigType::TypedConfig(any)),
-        });
-        let policy = route::RetryPolicy {
-            retry_on: retry_on.into(),
-            num_retries: retries.map(|value| UInt32Value { value }),
-            retry_host_predicate: predicate.into_iter().collect(),
-            host_selection_retry_max_attempts: 3,
-            ..Default::default()
-        };
-        let retry = forwarded(route::RouteAction {
-            retry_policy: Some(policy),
-            cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster("c".into())),
-            ..Default::default()
-        })
-        .retry;
-        (retry.connect_failures, retry.other_hosts)
-    };
-    assert_eq!(policy("", Some(5), false), (0, 0));
-    assert_eq!(policy("connect-failure", None, false), (1, 0));
-    assert_eq!(policy(" connect-failure ,", Some(2), true), (2, 3));
 }

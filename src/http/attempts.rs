@@ -1,0 +1,544 @@
+//! Asking endpoints of a cluster until one answers well enough.
+
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http::header::{HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use super::exchange::Exchange;
+use super::failures;
+use super::head::{UpgradeRequest, strip_response};
+use super::mirror::Copies;
+use super::replay::Replay;
+use super::request::prepare;
+use super::retry::{Reset, Retries, Verdict};
+use super::timeouts::{EXPECTED_TIMEOUT, Timeouts};
+use crate::cluster::{Cluster, PickError};
+use crate::error::Failure;
+use crate::route::Chosen;
+use crate::route::action::{Forward, milliseconds};
+use crate::runtime::timer::Deadline;
+use crate::upstream::body::{Kept, Progress, RequestBody};
+use crate::upstream::pool::{self, Lease, SendError};
+use crate::upstream::{Endpoint, Via};
+
+/// Why a head is there.
+pub const UNSENT: &str = "a head is put back for every further attempt";
+pub const COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+const TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
+
+/// What every attempt sends.
+pub struct Ask<'a> {
+    pub parts: &'a mut Option<Parts>,
+    pub body: Incoming,
+    pub chosen: &'a Chosen,
+    pub forward: &'a Forward,
+    pub retries: Option<Box<Retries>>,
+    pub copies: Option<Box<Copies>>,
+    pub upgrade: Option<&'a UpgradeRequest>,
+    /// Of the request, where the cluster's policy hashes.
+    pub hash: Option<u64>,
+    pub timeouts: Timeouts,
+    /// Whether the upstream is told `x-envoy-*`.
+    pub tell: bool,
+}
+
+type Answer = (Lease, Response<Incoming>);
+
+/// An attempt that got no answer.
+struct Lost {
+    failure: Failure,
+    reset: Reset,
+    timed_out: bool,
+}
+
+impl Lost {
+    fn of(failure: Failure, reset: Reset) -> Self {
+        Self {
+            failure,
+            reset,
+            timed_out: false,
+        }
+    }
+
+    /// Nothing that another attempt could mend.
+    fn finally(failure: Failure) -> Self {
+        Self::of(failure, Reset::Final)
+    }
+}
+
+/// The body that attempts send.
+enum Sending {
+    Once(Option<RequestBody>),
+    Kept(Kept),
+}
+
+impl Sending {
+    fn next(&mut self) -> RequestBody {
+        match self {
+            Self::Once(body) => body.take().unwrap_or_else(RequestBody::empty),
+            Self::Kept(kept) => kept.read(),
+        }
+    }
+
+    fn is_given_up(&self) -> bool {
+        matches!(self, Self::Kept(kept) if kept.is_given_up())
+    }
+}
+
+struct Attempts<'a> {
+    ask: Rest<'a>,
+    cluster: &'a Cluster,
+    body: Sending,
+    progress: Rc<Progress>,
+    /// How often it was sent by the policy of the route, the first time included.
+    count: u32,
+    /// A pooled connection was dead: only a fresh one is worth another try.
+    again: bool,
+    /// What was sent may have to be sent again.
+    resend: bool,
+    /// Endpoints that did not do.
+    tried: Vec<u64>,
+    /// Of the attempt before, when no connection came about.
+    unreachable: Option<Failure>,
+    /// The head as it was before an endpoint was chosen; only where there may be a retry.
+    replay: Option<Replay>,
+    /// What a connection has to be for.
+    via: Option<Rc<Via>>,
+}
+
+/// [`Ask`] without its body.
+struct Rest<'a> {
+    parts: &'a mut Option<Parts>,
+    chosen: &'a Chosen,
+    forward: &'a Forward,
+    upgrade: Option<&'a UpgradeRequest>,
+    hash: Option<u64>,
+    retries: Option<Box<Retries>>,
+    timeouts: Timeouts,
+    tell: bool,
+}
+
+/// Asks until there is an answer that is good enough, or nothing more to hope for. Also tells how
+/// many attempts there were.
+pub async fn ask(
+    ask: Ask<'_>,
+    cluster: &Cluster,
+    exchange: &mut Exchange,
+) -> (Result<Answer, Failure>, u32) {
+    let Ask {
+        parts,
+        body,
+        chosen,
+        forward,
+        retries,
+        copies,
+        upgrade,
+        hash,
+        timeouts,
+        tell,
+    } = ask;
+    let via = parts.as_ref().and_then(|head| {
+        let addresses = exchange.connection.addresses;
+        Via::of_request(&cluster.transport, &head.headers, addresses)
+    });
+    let progress = Rc::clone(&exchange.progress);
+    let ended = progress.request_ended.get();
+    let resend = retries.as_ref().is_some_and(|retries| retries.resend());
+    let body = match (resend, &copies) {
+        (false, None) => Sending::Once(Some(RequestBody::streaming(body, Rc::clone(&progress)))),
+        _ if ended => Sending::Once(None),
+        _ => Sending::Kept(Kept::new(body, forward.buffer_limit, Rc::clone(&progress))),
+    };
+    if let Some(copies) = copies {
+        let head = Replay::of(parts.as_ref().expect(UNSENT));
+        match &body {
+            Sending::Once(_) => copies.send(&head, &[]),
+            Sending::Kept(kept) => kept.when_whole(move |pieces| copies.send(&head, &pieces)),
+        }
+    }
+    let attempts = Attempts {
+        ask: Rest {
+            parts,
+            chosen,
+            forward,
+            upgrade,
+            hash,
+            retries,
+            timeouts,
+            tell,
+        },
+        cluster,
+        body,
+        progress,
+        count: 1,
+        again: false,
+        resend,
+        tried: Vec::new(),
+        unreachable: None,
+        replay: None,
+        via,
+    };
+    attempts.run(exchange).await
+}
+
+impl<'a> Attempts<'a> {
+    async fn run(mut self, exchange: &mut Exchange) -> (Result<Answer, Failure>, u32) {
+        loop {
+            let attempt = self.attempt(exchange).await;
+            let stats = &self.cluster.transport.stats;
+            let retries = match self.body.is_given_up() {
+                false => self.ask.retries.as_mut(),
+                true => {
+                    stats.retry_or_shadow_abandoned.inc();
+                    None
+                }
+            };
+            let verdict = match (&attempt, retries) {
+                (_, None) => Verdict::Keep(None),
+                (Ok((_, answer)), Some(retries)) => {
+                    retries.after_answer(answer.status(), answer.headers(), self.cluster)
+                }
+                (Err(lost), Some(retries)) => retries.after_reset(lost.reset, self.cluster),
+            };
+            let (wait, timed_out) = match (attempt, verdict) {
+                (Ok(answer), Verdict::Keep(flag)) => {
+                    if let Some(flag) = flag {
+                        exchange.flag(flag);
+                    }
+                    if let Sending::Kept(kept) = &self.body {
+                        kept.release();
+                    }
+                    return (Ok(answer), self.count);
+                }
+                (Err(lost), Verdict::Keep(flag)) => {
+                    let Lost {
+                        mut failure, reset, ..
+                    } = lost;
+                    if reset != Reset::Final {
+                        exchange.upstream_failed(failure.status);
+                    }
+                    failure.flag = flag.or(failure.flag);
+                    return (Err(failure), self.count);
+                }
+                (Ok((lease, answer)), Verdict::Again(wait)) => {
+                    tracing::debug!(endpoint = %lease.endpoint(), status = %answer.status(),
+                        "asking once more");
+                    exchange.upstream_retried(Some(answer.status()));
+                    self.tried.push(lease.endpoint().uid);
+                    self.unreachable = None;
+                    if http_body::Body::is_end_stream(answer.body())
+                        && self.progress.request_ended.get()
+                    {
+                        lease.give_back();
+                    }
+                    (wait, false)
+                }
+                (Err(lost), Verdict::Again(wait)) => {
+                    tracing::debug!(failure = %lost.failure, "asking once more");
+                    exchange.upstream_retried(None);
+                    self.unreachable = (lost.reset == Reset::Connect).then_some(lost.failure);
+                    (wait, lost.timed_out)
+                }
+            };
+            self.count += 1;
+            self.again = false;
+            if !wait.is_zero() {
+                let sleep = pin!(tokio::time::sleep(wait));
+                if let Err(failure) = watched(sleep, exchange, &self.ask.timeouts).await {
+                    return (Err(failure), self.count);
+                }
+            }
+            self.put_back(exchange, timed_out);
+        }
+    }
+
+    /// The head for one more attempt.
+    fn put_back(&mut self, exchange: &Exchange, timed_out: bool) {
+        if let Some(replay) = self.replay.take() {
+            *self.ask.parts = Some(replay.to_parts());
+        }
+        let headers = &mut self.ask.parts.as_mut().expect(UNSENT).headers;
+        if self.ask.tell {
+            let elapsed = match self.progress.request_ended.get() {
+                true => exchange.start.elapsed(),
+                false => Duration::ZERO,
+            };
+            if let Some(left) = self.ask.timeouts.expected(elapsed) {
+                headers.insert(EXPECTED_TIMEOUT, milliseconds(left));
+            }
+        }
+        if self.ask.chosen.route.told.timeout_retry {
+            let told = if timed_out { "true" } else { "false" };
+            headers.insert(TIMEOUT_RETRY, HeaderValue::from_static(told));
+        }
+    }
+
+    fn pick(&mut self) -> Result<&'a Arc<Endpoint>, Lost> {
+        let cluster = self.cluster;
+        let hash = self.ask.hash;
+        let others = self.ask.retries.as_ref().map_or(0, |r| r.other_hosts());
+        let picked = match others {
+            0 => cluster.pick(hash),
+            draws => cluster.pick_other(&self.tried, draws, hash),
+        };
+        let picked = match (picked, self.unreachable.take()) {
+            // One that cannot be reached is not tried again at once.
+            (Err(_), Some(failure)) => return Err(Lost::finally(failure)),
+            (Err(PickError::AllTried(_)), None) => cluster.pick(hash),
+            (picked, _) => picked,
+        };
+        picked.map_err(|error| {
+            cluster.transport.stats.upstream_cx_none_healthy.inc();
+            Lost::finally(error.into())
+        })
+    }
+
+    /// Asks one endpoint; another one when it turns out that a pooled connection was dead.
+    async fn attempt(&mut self, exchange: &mut Exchange) -> Result<Answer, Lost> {
+        let transport = &self.cluster.transport;
+        loop {
+            let endpoint = self.pick()?;
+            let limit = &transport.limits_of(self.ask.forward.priority).requests;
+            let Some(permit) = limit.acquire() else {
+                return Err(Lost::of(failures::overflow(limit.max()), Reset::Overflow));
+            };
+            exchange.asked(endpoint, transport, permit);
+            let pooled = if self.again {
+                None
+            } else {
+                pool::ready(endpoint, transport, self.via.as_ref())
+            };
+            let mut lease = match pooled {
+                Some(lease) => lease,
+                None => {
+                    let via = self.via.as_ref();
+                    let checkout = pool::checkout(endpoint, transport, via, self.again);
+                    let mut checkout = Box::pin(checkout);
+                    let lease = watched(checkout.as_mut(), exchange, &self.ask.timeouts).await;
+                    match lease.map_err(Lost::finally)? {
+                        Ok(lease) => lease,
+                        Err(error) => {
+                            let reset = match error.is_of_endpoint() {
+                                true => Reset::Connect,
+                                false => Reset::Overflow,
+                            };
+                            self.tried.push(endpoint.uid);
+                            return Err(Lost::of(error.into(), reset));
+                        }
+                    }
+                }
+            };
+            match self.send(&mut lease, exchange).await? {
+                Some(response) => return Ok((lease, response)),
+                None => self.again = true,
+            }
+        }
+    }
+
+    /// `None`: the connection was dead, and everything is as before.
+    async fn send(
+        &mut self,
+        lease: &mut Lease,
+        exchange: &mut Exchange,
+    ) -> Result<Option<Response<Incoming>>, Lost> {
+        let parts = &mut *self.ask.parts;
+        let mut head = parts.take().expect(UNSENT);
+        if self.ask.chosen.route.told.attempt {
+            head.headers.insert(COUNT, HeaderValue::from(self.count));
+        }
+        let last = self.again || !lease.reused;
+        // The origin may have acted on a request before it hung up (RFC 9110 section 9.2.2).
+        let once_more = !last
+            && head.method.is_idempotent()
+            && (self.progress.request_ended.get() && self.progress.received.get() == 0);
+        if self.replay.is_none() && (once_more || self.resend) {
+            self.replay = Some(Replay::of(&head));
+        }
+        let Rest {
+            forward,
+            upgrade,
+            tell,
+            ..
+        } = self.ask;
+        prepare(&mut head, lease, forward, upgrade, tell);
+        let request = Request::from_parts(head, self.body.next());
+        let sent = pin!(lease.send(request));
+        let answered = match self.ask.timeouts {
+            Timeouts {
+                per_try: Duration::ZERO,
+                per_try_idle: Duration::ZERO,
+                ..
+            } => watched(sent, exchange, &self.ask.timeouts)
+                .await
+                .map_err(Lost::finally)?,
+            _ => self.timed(sent, exchange).await?,
+        };
+        match answered.map_err(SendError::from) {
+            Ok(mut response) => {
+                // What a switched connection says about itself is looked at later.
+                if response.status() != StatusCode::SWITCHING_PROTOCOLS
+                    && let Err(error) = strip_response(response.headers_mut())
+                {
+                    let failure = failures::protocol_error().because(error);
+                    return Err(Lost::of(failure, Reset::Broken));
+                }
+                Ok(Some(response))
+            }
+            Err(SendError {
+                error,
+                unsent: Some(request),
+            }) if !last => {
+                let (head, unsent) = request.into_parts();
+                *self.ask.parts = Some(head);
+                if let Sending::Once(body) = &mut self.body {
+                    *body = Some(unsent);
+                }
+                tracing::debug!(endpoint = %lease.endpoint(), %error,
+                    "a pooled connection takes no more requests, trying a fresh one");
+                Ok(None)
+            }
+            Err(error) if once_more && failures::is_stale(&error) => {
+                if let Some(replay) = &self.replay {
+                    *self.ask.parts = Some(replay.to_parts());
+                }
+                tracing::debug!(endpoint = %lease.endpoint(), error = %error.error,
+                    "a pooled connection was dead, trying a fresh one");
+                Ok(None)
+            }
+            // Not the upstream's fault: the client's body cannot be parsed, or broke off.
+            Err(_) if self.progress.request_broken.get() => {
+                Err(Lost::finally(Failure::bad_request("request_body_broken")))
+            }
+            Err(error) => {
+                self.tried.push(lease.endpoint().uid);
+                let reset = match failures::is_refused(&error) {
+                    true => Reset::Refused,
+                    false => Reset::Broken,
+                };
+                Err(Lost::of(failures::unanswered(&error, lease), reset))
+            }
+        }
+    }
+
+    /// As [`watched`], within the limits of an attempt.
+    async fn timed<F: Future>(
+        &mut self,
+        mut future: Pin<&mut F>,
+        exchange: &mut Exchange,
+    ) -> Result<F::Output, Lost> {
+        let timeouts = self.ask.timeouts;
+        let mut clock = TryClock::new(&timeouts);
+        let late = |details, exchange: &Exchange| {
+            let counted = details == PER_TRY_IDLE;
+            exchange.count_upstream(|stats| match counted {
+                true => &stats.upstream_rq_per_try_idle_timeout,
+                false => &stats.upstream_rq_per_try_timeout,
+            });
+            Lost {
+                failure: failures::timeout(details, &timeouts),
+                reset: Reset::Broken,
+                timed_out: true,
+            }
+        };
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(output) = poll_watched(cx, future.as_mut(), exchange, &timeouts) {
+                return Poll::Ready(output.map_err(Lost::finally));
+            }
+            clock
+                .poll(cx, &exchange.progress)
+                .map(|details| Err(late(details, exchange)))
+        })
+        .await
+    }
+}
+
+const PER_TRY: &str = "upstream_per_try_timeout";
+const PER_TRY_IDLE: &str = "upstream_per_try_idle_timeout";
+
+/// The limits of one attempt until it is answered.
+struct TryClock {
+    per_try: Duration,
+    idle: Duration,
+    /// Starts when the request has ended.
+    due: Option<Deadline>,
+    idle_due: Option<Deadline>,
+    seen: u32,
+    last: Instant,
+}
+
+impl TryClock {
+    fn new(timeouts: &Timeouts) -> Self {
+        Self {
+            per_try: timeouts.per_try,
+            idle: timeouts.per_try_idle,
+            due: None,
+            idle_due: None,
+            seen: 0,
+            last: Instant::now(),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, progress: &Progress) -> Poll<&'static str> {
+        if !self.per_try.is_zero() {
+            if progress.request_ended.get() {
+                let per_try = self.per_try;
+                let due = self.due.get_or_insert_with(|| Deadline::after(per_try));
+                if Pin::new(due).poll(cx).is_ready() {
+                    return Poll::Ready(PER_TRY);
+                }
+            } else {
+                progress.wake_at_end(cx.waker());
+            }
+        }
+        if self.idle.is_zero() {
+            return Poll::Pending;
+        }
+        let ticks = progress.ticks.get();
+        if ticks != self.seen {
+            (self.seen, self.last) = (ticks, Instant::now());
+        }
+        loop {
+            let idle = self.idle;
+            let due = self.idle_due.get_or_insert_with(|| Deadline::after(idle));
+            std::task::ready!(Pin::new(&mut *due).poll(cx));
+            match idle
+                .checked_sub(self.last.elapsed())
+                .filter(|l| !l.is_zero())
+            {
+                Some(left) => due.reset(left),
+                None => return Poll::Ready(PER_TRY_IDLE),
+            }
+        }
+    }
+}
+
+/// Waits for `future` as long as no deadline of the stream fires.
+async fn watched<F: Future>(
+    mut future: Pin<&mut F>,
+    exchange: &mut Exchange,
+    timeouts: &Timeouts,
+) -> Result<F::Output, Failure> {
+    std::future::poll_fn(|cx| poll_watched(cx, future.as_mut(), exchange, timeouts)).await
+}
+
+fn poll_watched<F: Future>(
+    cx: &mut Context<'_>,
+    future: Pin<&mut F>,
+    exchange: &mut Exchange,
+    timeouts: &Timeouts,
+) -> Poll<Result<F::Output, Failure>> {
+    if let Poll::Ready(output) = future.poll(cx) {
+        return Poll::Ready(Ok(output));
+    }
+    exchange.poll_watch(cx).map(|fired| {
+        fired.count(exchange);
+        Err(failures::deadline(fired, exchange, timeouts))
+    })
+}

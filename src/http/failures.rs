@@ -1,0 +1,146 @@
+//! What goes wrong on the way to an endpoint, as the client is told.
+
+use http::StatusCode;
+
+use super::exchange::Exchange;
+use super::timeouts::Timeouts;
+use super::watch::Fired;
+use crate::error::{Failure, ResponseFlag};
+use crate::upstream::pool::{Lease, SendError};
+
+/// `max_stream_duration` is over.
+pub const MAX_DURATION: &str = "max_duration_timeout";
+
+/// The route's timeout, or that of an attempt.
+pub fn timeout(details: &'static str, timeouts: &Timeouts) -> Failure {
+    let flag = ResponseFlag::UpstreamTimeout;
+    if timeouts.alternative {
+        return Failure::local(StatusCode::NO_CONTENT, flag, details);
+    }
+    Failure::local(StatusCode::GATEWAY_TIMEOUT, flag, details).saying("upstream request timeout")
+}
+
+/// A deadline of the stream has fired.
+pub fn deadline(fired: Fired, exchange: &Exchange, timeouts: &Timeouts) -> Failure {
+    match fired {
+        Fired::RouteTimeout(_) => {
+            let failure = timeout("response_timeout", timeouts).because(fired);
+            exchange.upstream_failed(failure.status);
+            failure
+        }
+        Fired::Duration(_) => {
+            exchange.upstream_failed(StatusCode::GATEWAY_TIMEOUT);
+            let status = match exchange.progress.request_ended.get() {
+                true => StatusCode::GATEWAY_TIMEOUT,
+                false => StatusCode::REQUEST_TIMEOUT,
+            };
+            let flag = ResponseFlag::DurationTimeout;
+            let failure = Failure::local(status, flag, MAX_DURATION);
+            Failure {
+                // Envoy sets none.
+                flag: None,
+                ..failure.saying("downstream duration timeout").because(fired)
+            }
+        }
+        Fired::Request(_) => {
+            let timeout = StatusCode::REQUEST_TIMEOUT;
+            Failure::local(
+                timeout,
+                ResponseFlag::DownstreamTermination,
+                "request_overall_timeout",
+            )
+            .saying("request timeout")
+            .because(fired)
+        }
+        Fired::StreamIdle(_) => {
+            // Whoever was waited for is to blame: the client, or the upstream.
+            let timeout = if exchange.progress.request_ended.get() {
+                exchange.upstream_failed(StatusCode::GATEWAY_TIMEOUT);
+                StatusCode::GATEWAY_TIMEOUT
+            } else {
+                StatusCode::REQUEST_TIMEOUT
+            };
+            Failure::local(
+                timeout,
+                ResponseFlag::StreamIdleTimeout,
+                "stream_idle_timeout",
+            )
+            .saying("stream timeout")
+            .because(fired)
+        }
+    }
+}
+
+/// The cluster has as many requests as it may have.
+pub fn overflow(max: u32) -> Failure {
+    Failure::local(
+        StatusCode::SERVICE_UNAVAILABLE,
+        ResponseFlag::UpstreamOverflow,
+        "upstream_reset_before_response_started{overflow}",
+    )
+    .saying("upstream connect error or disconnect/reset before headers. reset reason: overflow")
+    .because(format!("limit of {max} requests reached"))
+}
+
+/// The peer closed a connection that it had kept open between requests: it has not seen this one.
+pub fn is_stale(error: &SendError) -> bool {
+    error.error.is_canceled()
+        || error.error.is_closed()
+        || error.error.is_incomplete_message()
+        || std::error::Error::source(&error.error)
+            .and_then(|e| e.downcast_ref::<std::io::Error>())
+            .is_some_and(|e| {
+                matches!(
+                    e.kind(),
+                    std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe
+                )
+            })
+}
+
+/// What the upstream sent is not HTTP.
+pub fn protocol_error() -> Failure {
+    Failure::local(
+        StatusCode::BAD_GATEWAY,
+        ResponseFlag::UpstreamProtocolError,
+        "upstream_reset_before_response_started{protocol_error}",
+    )
+    .saying(
+        "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
+    )
+}
+
+/// The upstream took a request and did not answer.
+pub fn unanswered(error: &SendError, lease: &Lease) -> Failure {
+    let cause = format!(
+        "{}: waiting for response head: {:?}",
+        lease.endpoint(),
+        error.error
+    );
+    if error.error.is_parse() || error.error.is_parse_too_large() {
+        return protocol_error().because(cause);
+    }
+    let (flag, reason) = if lease.is_http2() {
+        (ResponseFlag::UpstreamRemoteReset, "remote reset")
+    } else {
+        (
+            ResponseFlag::UpstreamConnectionTermination,
+            "connection termination",
+        )
+    };
+    Failure::local(
+        StatusCode::SERVICE_UNAVAILABLE,
+        flag,
+        "upstream_reset_before_response_started{connection_termination}",
+    )
+    .saying(format!(
+        "upstream connect error or disconnect/reset before headers. reset reason: {reason}"
+    ))
+    .because(cause)
+}
+
+/// Whether the peer refused the stream before it looked at the request (RFC 9113 section 8.7).
+pub fn is_refused(error: &SendError) -> bool {
+    std::error::Error::source(&error.error)
+        .and_then(|e| e.downcast_ref::<h2::Error>())
+        .is_some_and(|e| e.reason() == Some(h2::Reason::REFUSED_STREAM))
+}

@@ -1,0 +1,126 @@
+//! The head of a request on its way up.
+
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE, VIA};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Method, Uri, Version};
+
+use super::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PREFIX};
+use super::head::UpgradeRequest;
+use crate::route::Chosen;
+use crate::route::action::Forward;
+use crate::route::rewrite::HostRewrite;
+use crate::upstream::pool::Lease;
+
+const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
+const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+
+/// Adds our name to the list of those that a message went through (RFC 9110 section 7.6.3).
+pub fn append_via(headers: &mut http::HeaderMap, via: &str) {
+    if via.is_empty() {
+        return;
+    }
+    let mut all: Vec<u8> = Vec::new();
+    for value in headers.get_all(VIA) {
+        all.extend_from_slice(value.as_bytes());
+        all.extend_from_slice(b", ");
+    }
+    all.extend_from_slice(via.as_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&all) {
+        headers.insert(VIA, value);
+    }
+}
+
+/// Edits that are the same for every attempt.
+pub fn edit_request(parts: &mut Parts, forward: &Forward, chosen: &Chosen, envoy_headers: bool) {
+    // First, because what follows may depend on headers that are added here.
+    chosen.edits().apply_to_request(&mut parts.headers);
+    let host = match chosen.host() {
+        Some(host) => Some(host.clone()),
+        None => forward.host_rewrite.apply(&parts.headers, parts.uri.path()),
+    };
+    if let Some(host) = host {
+        replace_host(parts, host, forward, envoy_headers);
+    }
+    if parts.method == Method::CONNECT {
+        // It has no path.
+        return;
+    }
+    if let Some(prefix) = forward.path_rewrite.told_prefix(parts.uri.path())
+        && let Ok(prefix) = HeaderValue::from_str(prefix)
+    {
+        parts.headers.insert(X_FORWARDED_PREFIX, prefix);
+    }
+    if let Some(target) = forward
+        .path_rewrite
+        .apply(parts.uri.path(), parts.uri.query())
+        && let Ok(rewritten) = target.parse::<PathAndQuery>()
+    {
+        if envoy_headers
+            && let Some(original) = parts.uri.path_and_query()
+            && let Ok(original) = HeaderValue::from_str(original.as_str())
+        {
+            parts.headers.insert(ORIGINAL_PATH, original);
+        }
+        parts.uri = Uri::from(rewritten);
+    }
+}
+
+fn replace_host(parts: &mut Parts, host: HeaderValue, forward: &Forward, envoy_headers: bool) {
+    if let Some(original) = parts.headers.insert(HOST, host) {
+        if forward.append_x_forwarded_host {
+            append_host(&mut parts.headers, &original);
+        }
+        if envoy_headers {
+            parts.headers.insert(ORIGINAL_HOST, original);
+        }
+    }
+}
+
+/// One more host that the request was for, behind those before it.
+fn append_host(headers: &mut HeaderMap, host: &HeaderValue) {
+    let mut all: Vec<u8> = Vec::new();
+    for value in headers.get_all(X_FORWARDED_HOST) {
+        all.extend_from_slice(value.as_bytes());
+        all.push(b',');
+    }
+    all.extend_from_slice(host.as_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&all) {
+        headers.insert(X_FORWARDED_HOST, value);
+    }
+}
+
+/// Puts a head into the form that the endpoint's protocol wants.
+pub fn prepare(
+    head: &mut Parts,
+    lease: &Lease,
+    forward: &Forward,
+    upgrade: Option<&UpgradeRequest>,
+    envoy_headers: bool,
+) {
+    head.extensions.clear();
+    let hostname = &lease.endpoint().attributes.hostname;
+    if matches!(forward.host_rewrite, HostRewrite::Auto)
+        && !hostname.is_empty()
+        && let Ok(host) = HeaderValue::from_str(hostname)
+    {
+        replace_host(head, host, forward, envoy_headers);
+    }
+    if lease.is_http2() {
+        head.version = Version::HTTP_2;
+        let mut uri = std::mem::take(&mut head.uri).into_parts();
+        uri.scheme = Some(http::uri::Scheme::HTTP);
+        // Not there when the request comes back from a connection that did not send it.
+        if let Some(host) = head.headers.remove(HOST) {
+            uri.authority = host.to_str().ok().and_then(|h| h.parse().ok());
+        }
+        head.uri = Uri::from_parts(uri).unwrap_or_default();
+    } else {
+        head.version = Version::HTTP_11;
+    }
+    if let Some(upgrade) = upgrade.filter(|upgrade| !upgrade.connect) {
+        head.headers
+            .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        head.headers.insert(UPGRADE, upgrade.protocol.clone());
+    }
+}

@@ -1,0 +1,86 @@
+//! Tests of one text: a header, a query parameter, a cookie.
+
+use causeway_xds::resource::matcher::{StringMatcher, StringPattern};
+use regex::bytes::Regex;
+
+/// What a value must be.
+#[derive(Debug)]
+pub enum Test {
+    Present,
+    Absent,
+    Range { start: i64, end: i64 },
+    Exact { text: Vec<u8>, ignore_case: bool },
+    Prefix { text: Vec<u8>, ignore_case: bool },
+    Suffix { text: Vec<u8>, ignore_case: bool },
+    Contains { text: Vec<u8>, ignore_case: bool },
+    Regex(Regex),
+}
+
+/// Matches the whole text, as RE2's full match does. The pattern was checked to compile when the
+/// resource was decoded, so the fallback (which matches nothing) is never reached.
+fn whole(pattern: &str) -> Regex {
+    Regex::new(&format!("^(?:{pattern})$"))
+        .unwrap_or_else(|_| Regex::new("[^\\s\\S]").expect("a class that is empty"))
+}
+
+pub fn starts(text: &[u8], prefix: &[u8], ignore_case: bool) -> bool {
+    text.get(..prefix.len())
+        .is_some_and(|head| same(head, prefix, ignore_case))
+}
+
+pub fn same(a: &[u8], b: &[u8], ignore_case: bool) -> bool {
+    if ignore_case {
+        a.eq_ignore_ascii_case(b)
+    } else {
+        a == b
+    }
+}
+
+impl Test {
+    pub fn string(matcher: &StringMatcher) -> Self {
+        let ignore_case = matcher.ignore_case;
+        match &matcher.pattern {
+            StringPattern::Exact(t) => Self::Exact {
+                text: t.clone().into_bytes(),
+                ignore_case,
+            },
+            StringPattern::Prefix(t) => Self::Prefix {
+                text: t.clone().into_bytes(),
+                ignore_case,
+            },
+            StringPattern::Suffix(t) => Self::Suffix {
+                text: t.clone().into_bytes(),
+                ignore_case,
+            },
+            StringPattern::Contains(t) => Self::Contains {
+                text: t.clone().into_bytes(),
+                ignore_case,
+            },
+            StringPattern::Regex(pattern) => Self::Regex(whole(pattern)),
+        }
+    }
+
+    pub fn matches(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Present => true,
+            Self::Absent => false,
+            Self::Range { start, end } => std::str::from_utf8(value)
+                .ok()
+                .and_then(|text| text.strip_prefix('+').unwrap_or(text).parse::<i64>().ok())
+                .is_some_and(|n| (*start..*end).contains(&n)),
+            Self::Exact { text, ignore_case } => same(value, text, *ignore_case),
+            Self::Prefix { text, ignore_case } => starts(value, text, *ignore_case),
+            Self::Suffix { text, ignore_case } => value
+                .len()
+                .checked_sub(text.len())
+                .is_some_and(|from| same(&value[from..], text, *ignore_case)),
+            Self::Contains { text, ignore_case } => {
+                text.is_empty()
+                    || value
+                        .windows(text.len())
+                        .any(|part| same(part, text, *ignore_case))
+            }
+            Self::Regex(regex) => regex.is_match(value),
+        }
+    }
+}

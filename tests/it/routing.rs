@@ -1,0 +1,225 @@
+//! What routes do beyond forwarding: asking again, copying, tunnelling, choosing by weight.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use serde_json::{Value, json};
+
+use crate::support::app::TestApp;
+use crate::support::bootstrap::{bootstrap, cluster, http, listener, routes};
+use crate::support::client::{Http1, full, get, request};
+use crate::support::origin::{Content, Origin};
+use crate::support::raw::Raw;
+use crate::support::{eventually, refusing, tcp_echo};
+
+/// Answers the first `bad` requests with 503 and the others with their own body.
+async fn failing_first(bad: usize) -> Origin {
+    let asked = Arc::new(AtomicUsize::new(0));
+    Origin::http(move |mut conn| {
+        let asked = Arc::clone(&asked);
+        async move {
+            while let Some(head) = conn.request().await {
+                let Some(Content { data, .. }) = conn.content(&head).await else {
+                    return;
+                };
+                let body = String::from_utf8(data).unwrap();
+                match asked.fetch_add(1, SeqCst) < bad {
+                    true => conn.reply(503, &[], "not yet").await,
+                    false => conn.reply(200, &[], &body).await,
+                }
+            }
+        }
+    })
+    .await
+}
+
+async fn app(all: &Value, clusters: &[Value]) -> TestApp {
+    let manager = http(&json!({
+        "route_config": routes(all),
+        "upgrade_configs": [{"upgrade_type": "CONNECT"}],
+    }));
+    TestApp::bootstrap(&bootstrap(&[listener("web", &manager)], clusters).to_string()).await
+}
+
+fn count(app: &TestApp, cluster: &str, stat: &str) -> u64 {
+    use causeway::telemetry::stats::Value;
+    let mut found = 0;
+    app.running.stats.visit(&mut |name, value| {
+        if let (true, Value::Counter(counter)) =
+            (name == format!("cluster.{cluster}.{stat}"), value)
+        {
+            found = counter.value();
+        }
+    });
+    found
+}
+
+#[tokio::test]
+async fn a_body_is_sent_again_with_each_attempt() {
+    let origin = failing_first(2).await;
+    let retry = json!({"retry_on": "5xx", "num_retries": 2});
+    let all = json!([{"match": {"prefix": "/"}, "route": {"cluster": "a", "retry_policy": retry}}]);
+    let app = app(&all, &[cluster("a", origin.address)]).await;
+    let mut client = Http1::connect(app.listener("web")).await;
+    let post = request("POST", "h", "/order")
+        .body(full("one body"))
+        .unwrap();
+    let reply = client.send_body(post).await;
+    assert_eq!(
+        (reply.status.as_u16(), reply.text().as_str()),
+        (200, "one body")
+    );
+    assert_eq!(origin.requests().len(), 3);
+    assert_eq!(count(&app, "a", "upstream_rq_retry"), 2);
+    assert_eq!(count(&app, "a", "upstream_rq_retry_success"), 1);
+    assert_eq!(count(&app, "a", "retry.upstream_rq_503"), 2);
+    assert_eq!(count(&app, "a", "upstream_rq_503"), 0);
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_to_be_kept_is_sent_once() {
+    let origin = failing_first(1).await;
+    let retry = json!({"retry_on": "5xx"});
+    let all = json!([{
+        "match": {"prefix": "/"},
+        "route": {"cluster": "a", "retry_policy": retry},
+        "request_body_buffer_limit": 4,
+    }]);
+    let app = app(&all, &[cluster("a", origin.address)]).await;
+    let mut client = Http1::connect(app.listener("web")).await;
+    let post = request("POST", "h", "/").body(full("five.")).unwrap();
+    assert_eq!(client.send_body(post).await.status, 503);
+    assert_eq!(origin.requests().len(), 1);
+    assert_eq!(count(&app, "a", "retry_or_shadow_abandoned"), 1);
+    let post = request("POST", "h", "/").body(full("four")).unwrap();
+    assert_eq!(client.send_body(post).await.text(), "four");
+}
+
+#[tokio::test]
+async fn an_attempt_that_takes_too_long_is_followed_by_another() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let origin = Origin::http(move |mut conn| {
+        let first = asked.fetch_add(1, SeqCst) == 0;
+        async move {
+            while conn.request().await.is_some() {
+                if first {
+                    return conn.left().await;
+                }
+                conn.reply(200, &[], "at last").await;
+            }
+        }
+    })
+    .await;
+    let retry = json!({"retry_on": "gateway-error", "per_try_timeout": "0.05s"});
+    let all = json!([{
+        "match": {"prefix": "/"},
+        "route": {"cluster": "a", "timeout": "60s", "retry_policy": retry},
+    }]);
+    let app = app(&all, &[cluster("a", origin.address)]).await;
+    let reply = get(app.listener("web"), "h", "/").await;
+    assert_eq!(reply.text(), "at last");
+    assert_eq!(count(&app, "a", "upstream_rq_per_try_timeout"), 1);
+    let told: Vec<String> = origin
+        .requests()
+        .iter()
+        .map(|head| head.header("x-envoy-expected-rq-timeout-ms").to_owned())
+        .collect();
+    assert_eq!(told, ["50", "50"]);
+}
+
+#[tokio::test]
+async fn a_copy_has_the_body_and_cannot_fail_the_request() {
+    let (origin, shadow) = (Origin::echo().await, failing_first(usize::MAX).await);
+    let (_socket, nobody) = refusing();
+    let copies = json!([{"cluster": "shadow"}, {"cluster": "nobody"}, {"cluster": "unknown"}]);
+    let all = json!([{
+        "match": {"prefix": "/"},
+        "route": {"cluster": "a", "request_mirror_policies": copies},
+    }]);
+    let clusters = [
+        cluster("a", origin.address),
+        cluster("shadow", shadow.address),
+        cluster("nobody", nobody),
+    ];
+    let app = app(&all, &clusters).await;
+    let mut client = Http1::connect(app.listener("web")).await;
+    for n in 1..4 {
+        let post = request("POST", "h:80", "/x").body(full("copied")).unwrap();
+        assert_eq!(client.send_body(post).await.status, 200);
+        shadow.has_requests(n).await;
+    }
+    let seen = shadow.requests();
+    assert_eq!(seen[0].header("host"), "h-shadow:80");
+    assert_eq!(seen[0].header("content-length"), "6");
+    eventually("the copies have ended", || {
+        count(&app, "shadow", "upstream_rq_503") == 3
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn connect_ends_in_a_connection_or_is_refused() {
+    let echo = tcp_echo().await;
+    let all = json!([
+        {
+            "match": {"connect_matcher": {}, "headers": [{"name": "x-end", "present_match": true}]},
+            "route": {
+                "cluster": "echo",
+                "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}],
+            },
+        },
+        {"match": {"prefix": ""}, "direct_response": {"status": 200}},
+    ]);
+    let app = app(&all, &[cluster("echo", echo.address)]).await;
+    let mut tunnel = Raw::connect(app.listener("web")).await;
+    tunnel
+        .send("CONNECT any.test:443 HTTP/1.1\r\nHost: any.test:443\r\nx-end: 1\r\n\r\n")
+        .await;
+    assert_eq!(tunnel.head().await.unwrap().status, 200);
+    tunnel.send("ping").await;
+    assert_eq!(tunnel.bytes(4).await, b"ping");
+    // Only a route for it takes a CONNECT: it has no path that a prefix could match.
+    let mut other = Raw::connect(app.listener("web")).await;
+    other
+        .send("CONNECT any.test:443 HTTP/1.1\r\nHost: any.test:443\r\n\r\n")
+        .await;
+    assert_eq!(other.answer().await.status, 404);
+}
+
+#[tokio::test]
+async fn a_weighted_cluster_has_edits_and_a_host_of_its_own() {
+    let (one, other) = (Origin::fixed("one").await, Origin::fixed("other").await);
+    let edit = |value: &str| json!([{"header": {"key": "x-of", "value": value}}]);
+    let weighted = json!({
+        "header_name": "x-pick",
+        "clusters": [
+            {"name": "one", "weight": 1, "request_headers_to_add": edit("one")},
+            {
+                "name": "other",
+                "weight": 3,
+                "host_rewrite_literal": "other.test",
+                "response_headers_to_add": edit("other"),
+            },
+        ],
+    });
+    let all = json!([{"match": {"prefix": "/"}, "route": {"weighted_clusters": weighted}}]);
+    let clusters = [cluster("one", one.address), cluster("other", other.address)];
+    let app = app(&all, &clusters).await;
+    let mut client = Http1::connect(app.listener("web")).await;
+    for (pick, text, told) in [("0", "one", ""), ("1", "other", "other"), ("4", "one", "")] {
+        let asked = request("GET", "h", "/").header("x-pick", pick);
+        let reply = client.send_body(asked.body(full("")).unwrap()).await;
+        assert_eq!(
+            (reply.text().as_str(), reply.header("x-of")),
+            (text, told),
+            "{pick}"
+        );
+    }
+    let (one, other) = (one.requests(), other.requests());
+    assert_eq!((one[0].header("host"), one[0].header("x-of")), ("h", "one"));
+    assert_eq!(
+        (other[0].header("host"), other[0].header("x-of")),
+        ("other.test", "")
+    );
+    assert_eq!(other[0].header("x-envoy-original-host"), "h");
+}
