@@ -122,7 +122,7 @@ async fn look_for_http(io: &Io) -> io::Result<Option<&'static str>> {
     let mut bytes = Vec::new();
     loop {
         let seen = bytes.len();
-        bytes.resize((seen * 2).max(1024).min(MAX_REQUEST_LINE), 0);
+        bytes.resize((seen * 2).clamp(1024, MAX_REQUEST_LINE), 0);
         if bytes.len() <= seen {
             return Err(io::Error::other("a request line is too long"));
         }

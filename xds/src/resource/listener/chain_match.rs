@@ -176,7 +176,8 @@ fn build(order: &[Criterion], chains: Vec<(usize, &ChainMatch)>) -> Result<Node,
         false => Some(build(rest, any)?),
     };
     if groups.is_empty() {
-        return any.map_or(Err((0, 0)), Ok);
+        // There are chains, and all of them are here.
+        return any.ok_or((0, 0));
     }
     let mut nodes = Vec::with_capacity(groups.len());
     for (value, group) in groups {
