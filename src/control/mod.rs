@@ -7,6 +7,7 @@
 //! | [`cache`] | the last good configuration, on disk |
 //! | `guard` | how much a management server may take away at once |
 //! | `keeper` | when the cache is read and written |
+//! | `load` | reports of load to management servers |
 //! | `linger` | clusters that stay until no route leads to them |
 //! | `pipeline` | the steps of one change, without I/O of its own |
 //! | `view` | the store as the compiler is to see it: what waits shows its earlier version |
@@ -22,6 +23,7 @@ pub mod dns;
 mod guard;
 mod keeper;
 mod linger;
+mod load;
 mod pipeline;
 pub mod sources;
 pub mod status;
@@ -34,6 +36,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_xds::ResourceType;
+use causeway_xds::resource::api_source::ApiSource;
 use causeway_xds::source::{Batch, Batches, OnRejection, Origin, Outcome, Source, Update};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
@@ -85,6 +88,8 @@ pub struct Start {
     /// Where clusters and listeners come from, at most one root for each of the two.
     pub roots: Vec<Root>,
     pub servers: Box<dyn Servers>,
+    /// The management servers that are told of the load of all clusters.
+    pub load_reports: Option<ApiSource>,
     /// Whether listeners stay closed until the clusters of the roots are there. A process whose
     /// listeners come from elsewhere as well does not hold those up.
     pub gated: bool,
@@ -122,6 +127,7 @@ type Query = Box<dyn FnOnce(&Pipeline) + Send>;
 pub struct Control {
     pipeline: Pipeline,
     sources: Sources,
+    load_reports: Option<ApiSource>,
     /// Not asked yet.
     roots: Vec<Root>,
     awaited: Vec<Awaited>,
@@ -156,6 +162,7 @@ impl Control {
             registry,
             roots,
             servers,
+            load_reports,
             gated,
             deletions,
             cache,
@@ -170,7 +177,13 @@ impl Control {
             deadline: None,
         });
         let control = Self {
-            sources: Sources::new(servers, Arc::clone(&stats), sender.clone()),
+            sources: Sources::new(
+                servers,
+                Arc::clone(&stats),
+                sender.clone(),
+                publisher.clone(),
+            ),
+            load_reports,
             awaited: awaited.collect(),
             pipeline: Pipeline::new(Parts {
                 stats,
@@ -209,6 +222,9 @@ impl Control {
         let mut shutdown = std::pin::pin!(shutdown);
         if let Some(keeper) = &mut self.keeper {
             keeper.start(Instant::now());
+        }
+        if let Some(servers) = self.load_reports.take() {
+            self.sources.report_all(&servers);
         }
         loop {
             self.ask_roots();

@@ -169,7 +169,7 @@ async fn attempt(
             }
         };
         let Some(permit) = cluster.transport.limits.requests.acquire() else {
-            cluster.transport.stats.upstream_rq_pending_overflow.inc();
+            cluster.transport.overflowed();
             return Err(overflow(cluster.transport.limits.requests.max()));
         };
         exchange.asked(endpoint, &cluster.transport, permit);

@@ -17,7 +17,7 @@ use crate::cluster::{Cluster, EndpointSet, Former};
 use crate::filter::Registry;
 use crate::route::{RouteTable, VirtualHost};
 use crate::telemetry::access_log::LogFiles;
-use crate::telemetry::stats::Stats;
+use crate::telemetry::stats::{Counter, Stats};
 use crate::tls::ClientTls;
 use crate::upstream::{Endpoint, Limits, Protocol, Transport};
 
@@ -303,6 +303,7 @@ impl Compiler {
             max_requests: model.http.max_requests_per_connection,
             stats: self.stats.cluster(stat_name(model)),
             limits,
+            dropped: Counter::default(),
         })
     }
 

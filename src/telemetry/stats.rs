@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use causeway_xds::client;
+use causeway_xds::client::load_report::LoadStatus;
 
 mod management;
 
@@ -300,6 +301,8 @@ pub struct Stats {
     tcp: Scopes<TcpStats>,
     /// Clients of management servers, by origin.
     management: Scopes<client::Status>,
+    /// Of all reporters of load together; Envoy has one. Shown once there is one.
+    load_reporter: OnceLock<Arc<LoadStatus>>,
     pub listener_manager: ListenerManagerStats,
     pub cluster_manager: ClusterManagerStats,
     pub pipeline: PipelineStats,
@@ -368,6 +371,11 @@ impl Stats {
         copy(&self.management)
     }
 
+    /// `load_reporter.`
+    pub fn load_reporter(&self) -> Arc<LoadStatus> {
+        Arc::clone(self.load_reporter.get_or_init(Arc::default))
+    }
+
     /// Copies of the handles of all clusters, for outputs that label by name.
     pub fn clusters(&self) -> Vec<(String, Arc<ClusterStats>)> {
         copy(&self.clusters)
@@ -416,6 +424,9 @@ impl Stats {
         self.pipeline
             .visit(&mut |n, v| f(&format!("causeway.{n}"), v));
         management::visit(&self.management(), f);
+        if let Some(status) = self.load_reporter.get() {
+            management::visit_load_reporter(status, f);
+        }
     }
 }
 

@@ -18,7 +18,7 @@ pub use connect::{ConnectError, ConnectErrorKind, keep_alive};
 pub use endpoint::{Endpoint, EndpointKey};
 pub use limits::{Limits, Permit};
 
-use crate::telemetry::stats::ClusterStats;
+use crate::telemetry::stats::{ClusterStats, Counter};
 use crate::tls::ClientTls;
 
 /// How the endpoints of one cluster are connected to. Kept from snapshot to snapshot while none of
@@ -36,6 +36,17 @@ pub struct Transport {
     pub max_requests: u32,
     pub stats: Arc<ClusterStats>,
     pub limits: Arc<Limits>,
+    /// Requests that no endpoint got because of a limit, for reports of load. Statistics do not do
+    /// for that: clusters can share them.
+    pub dropped: Counter,
+}
+
+impl Transport {
+    /// Counts a request for which a limit left no room.
+    pub fn overflowed(&self) {
+        self.stats.upstream_rq_pending_overflow.inc();
+        self.dropped.inc();
+    }
 }
 
 /// What is spoken to the endpoints.

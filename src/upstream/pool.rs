@@ -227,15 +227,32 @@ impl Drop for Counted {
     }
 }
 
-/// A raw connection, for TCP proxying, counted like any other.
+/// A raw connection, for TCP proxying, counted like any other, and as one request.
 pub struct RawConnection {
     io: Io,
-    counted: Counted,
+    counted: CountedRaw,
+}
+
+/// Counts a raw connection as long as it lives.
+pub struct CountedRaw(Counted);
+
+impl CountedRaw {
+    fn new(counted: Counted) -> Self {
+        counted.endpoint.stats.rq_total.inc();
+        counted.endpoint.stats.rq_active.inc();
+        Self(counted)
+    }
+}
+
+impl Drop for CountedRaw {
+    fn drop(&mut self) {
+        self.0.endpoint.stats.rq_active.dec();
+    }
 }
 
 impl RawConnection {
     /// The stream, and what must live as long as it does.
-    pub fn into_parts(self) -> (Io, Counted) {
+    pub fn into_parts(self) -> (Io, CountedRaw) {
         (self.io, self.counted)
     }
 }
@@ -250,7 +267,7 @@ pub async fn open_raw(
 ) -> Result<RawConnection, ConnectError> {
     let (permit, _connecting) = connection_permit(endpoint, transport)?;
     let io = connect(endpoint, transport).await?;
-    let counted = Counted::new(endpoint, transport, permit);
+    let counted = CountedRaw::new(Counted::new(endpoint, transport, permit));
     Ok(RawConnection { io, counted })
 }
 
@@ -406,7 +423,7 @@ async fn wait_for_http1(
     overflow: ConnectError,
 ) -> Result<(Http1, bool), ConnectError> {
     let Some(_pending) = transport.limits.pending.acquire() else {
-        transport.stats.upstream_rq_pending_overflow.inc();
+        transport.overflowed();
         return Err(overflow);
     };
     transport.stats.upstream_rq_pending_total.inc();
@@ -423,7 +440,7 @@ async fn wait_for_http1(
             // A connection has ended, or was not opened.
             Ok(Err(_)) => {}
             Err(_) => {
-                transport.stats.upstream_rq_pending_overflow.inc();
+                transport.overflowed();
                 return Err(overflow);
             }
         }

@@ -25,6 +25,7 @@ mod files;
 mod filters;
 mod http1;
 mod http2;
+mod load_report;
 mod pool;
 mod redis_bus;
 mod redis_inference;

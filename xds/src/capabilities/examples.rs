@@ -144,6 +144,7 @@ fn cluster_by_discovery() -> Value {
         "connect_timeout": "1s",
         "eds_cluster_config": {"eds_config": {"ads": {}}, "service_name": "s"},
         "circuit_breakers": {"thresholds": [{}]},
+        "lrs_server": {"self": {}},
         "common_lb_config": {},
         "upstream_connection_options": {"tcp_keepalive": {}},
         "typed_extension_protocol_options": {OPTIONS: any(OPTIONS, options)},

@@ -8,7 +8,7 @@ mod protocol;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config_source::ConfigSource;
+use super::config_source::{ConfigSource, Place};
 use super::load_assignment::LoadAssignment;
 use super::tls::UpstreamTls;
 
@@ -27,6 +27,8 @@ pub struct Cluster {
     pub tls: Option<UpstreamTls>,
     /// TCP keep-alive on upstream sockets.
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// The management server that is told what its endpoints have to do (`lrs_server`).
+    pub load_reports: Option<Place>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,9 +13,10 @@ use crate::proto::envoy::config::cluster::v3::{
     CircuitBreakers, UpstreamConnectionOptions, circuit_breakers::Thresholds,
 };
 use crate::reject::Invalid;
-use crate::resource::config_source::ConfigSource;
+use crate::resource::config_source::{ConfigSource, Place};
 use crate::resource::context::{
-    At, Context, accept, duration, enumeration, is_default, not_empty, number, refuse, required,
+    At, Context, accept, duration, enumeration, fault, is_default, not_empty, number, refuse,
+    required,
 };
 use crate::resource::load_assignment::LoadAssignment;
 use crate::resource::tls::UpstreamTls;
@@ -139,7 +140,6 @@ impl Cluster {
             cleanup_interval,
             metadata,
             ignore_health_on_host_removal,
-            lrs_server,
             lrs_report_endpoint_metrics,
             track_timeout_budgets,
             track_cluster_stats,
@@ -191,7 +191,25 @@ impl Cluster {
             tcp_keepalive: upstream_connection_options
                 .map_or(Ok(None), |options| decode_connection(options, ctx))
                 .at("upstream_connection_options")?,
+            load_reports: lrs_server
+                .map(|source| decode_load_reports(source, ctx))
+                .transpose()
+                .at("lrs_server")?,
         })
+    }
+}
+
+/// Where the reports go: to a server, as its service takes them.
+fn decode_load_reports(message: core::ConfigSource, ctx: &Context<'_>) -> Result<Place, Invalid> {
+    match ConfigSource::decode(message, ctx)?.place {
+        Place::Api(source) => source
+            .check_streams()
+            .map(|()| Place::Api(source))
+            .at("api_config_source"),
+        place @ (Place::SameOrigin | Place::Ads) => Ok(place),
+        _ => Err(fault(
+            "a file takes no reports; must be a management server",
+        )),
     }
 }
 

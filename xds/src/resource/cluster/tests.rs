@@ -15,6 +15,7 @@ use crate::resource::testing::*;
 use crate::resource::{Address, Resource};
 use crate::type_url::{ResourceType, pack};
 
+mod load_reports;
 mod names;
 mod policy;
 
