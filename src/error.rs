@@ -37,6 +37,8 @@ pub enum ResponseFlag {
     DurationTimeout,
     /// `UAEX`
     Unauthorized,
+    /// `NFCF`
+    NoFilterConfigFound,
 }
 
 impl ResponseFlag {
@@ -56,6 +58,7 @@ impl ResponseFlag {
             Self::DownstreamProtocolError => "DPE",
             Self::DurationTimeout => "DT",
             Self::Unauthorized => "UAEX",
+            Self::NoFilterConfigFound => "NFCF",
         }
     }
 }

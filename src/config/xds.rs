@@ -71,13 +71,13 @@ impl Default for XdsConfig {
 }
 
 impl XdsConfig {
-    /// Whether any of it comes from a management server.
+    /// Whether any configuration comes from a management server.
     pub fn has_server(&self) -> bool {
         let remote = |source: &Option<ConfigSource>| {
             let place = source.as_ref().map(|source| &source.place);
             matches!(place, Some(Place::Ads | Place::Api(_)))
         };
-        self.ads.is_some() || remote(&self.cds) || remote(&self.lds) || self.load_reports.is_some()
+        self.ads.is_some() || remote(&self.cds) || remote(&self.lds)
     }
 
     /// The aggregated stream, the streams of single types, and that of load reports.

@@ -170,7 +170,9 @@ fn drop_one<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
 /// What `resource`, delivered by `origin`, refers to elsewhere.
 pub fn wanted_by(resource: &Resource, origin: &Origin) -> HashSet<Wanted> {
     let from = |reference: Reference| {
-        let Reference { kind, name, source } = reference;
+        let Reference {
+            kind, name, source, ..
+        } = reference;
         let server = match source.place {
             Place::File {
                 path,

@@ -263,6 +263,16 @@ group! {
 }
 
 group! {
+    /// `extension_config_discovery.http_filter.<name>.`
+    FilterConfigStats {
+        counters: [config_reload, config_fail, config_conflict],
+        gauges: [],
+        histograms: [],
+        codes: []
+    }
+}
+
+group! {
     /// `causeway.`: what Envoy has no name for.
     PipelineStats {
         counters: [generations, equal_updates, resources_rejected, deadlines_fired],
@@ -299,6 +309,7 @@ pub struct Stats {
     listeners: Scopes<ListenerStats>,
     listener_http: Scopes<ListenerHttpStats>,
     tcp: Scopes<TcpStats>,
+    filter_configs: Scopes<FilterConfigStats>,
     /// Clients of management servers, by origin.
     management: Scopes<client::Status>,
     /// Of all reporters of load together; Envoy has one. Shown once there is one.
@@ -351,6 +362,20 @@ impl Stats {
     }
     pub fn tcp(&self, stat_prefix: &str) -> Arc<TcpStats> {
         handle(&self.tcp, stat_prefix)
+    }
+    pub fn filter_config(&self, name: &str) -> Arc<FilterConfigStats> {
+        handle(&self.filter_configs, name)
+    }
+    /// Counts only for what a filter uses.
+    pub fn filter_config_refused(&self, name: &str) {
+        let scopes = self.filter_configs.lock();
+        let scopes = scopes.unwrap_or_else(PoisonError::into_inner);
+        if let Some(stats) = scopes.get(name) {
+            stats.config_fail.inc();
+        }
+    }
+    pub fn forget_filter_config(&self, name: &str) {
+        forget(&self.filter_configs, name);
     }
     pub fn forget_cluster(&self, name: &str) {
         forget(&self.clusters, name);
@@ -415,6 +440,12 @@ impl Stats {
             "listener",
             self.listener_http_managers(),
             ListenerHttpStats::visit,
+            f,
+        );
+        scoped(
+            "extension_config_discovery.http_filter",
+            copy(&self.filter_configs),
+            FilterConfigStats::visit,
             f,
         );
         self.listener_manager

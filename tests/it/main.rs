@@ -22,6 +22,7 @@ mod drain;
 mod example;
 mod example_xds;
 mod files;
+mod filter_discovery;
 mod filters;
 mod http1;
 mod http2;

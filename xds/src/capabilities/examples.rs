@@ -26,6 +26,7 @@ pub(super) fn all() -> Vec<(Value, Option<&'static str>)> {
         of(ResourceType::Cluster, cluster_in_place()),
         of(ResourceType::LoadAssignment, endpoints()),
         of(ResourceType::Secret, secret()),
+        of(ResourceType::FilterConfig, filter_config()),
         (balanced, Some("load_balancing_policy")),
     ]
 }
@@ -52,6 +53,11 @@ fn http_listener() -> Value {
         "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
         json!({}),
     );
+    let discovered = json!({"name": "d", "config_discovery": {
+        "config_source": {"ads": {}},
+        "type_urls": ["type.googleapis.com/causeway.v1.Forwarded"],
+        "default_config": any("causeway.v1.Forwarded", json!({})),
+    }});
     let manager = json!({
         "stat_prefix": "s",
         "access_log": [{"name": "a", "typed_config": log}],
@@ -60,7 +66,7 @@ fn http_listener() -> Value {
         "http2_protocol_options": {},
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "rds": {"route_config_name": "r", "config_source": {"ads": {}}},
-        "http_filters": [{"name": "r", "typed_config": router}],
+        "http_filters": [discovered, {"name": "r", "typed_config": router}],
     });
     let manager = any(&format!("{NETWORK}.HttpConnectionManager"), manager);
     json!({
@@ -180,6 +186,10 @@ fn endpoints() -> Value {
         "policy": {},
         "endpoints": [{"locality": {}, "lb_endpoints": [{"endpoint": {"address": address()}}]}],
     })
+}
+
+fn filter_config() -> Value {
+    json!({"name": "f", "typed_config": any("causeway.v1.Forwarded", json!({}))})
 }
 
 fn secret() -> Value {
