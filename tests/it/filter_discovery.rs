@@ -1,12 +1,26 @@
 //! Filters whose configuration comes from a management server, while their listener serves.
 
+use std::future::ready;
 use std::net::SocketAddr;
+use std::pin::Pin;
 
 use causeway::demo::xds::server::{ManagementServer, Said};
 use causeway::demo::xds::subscription::Versioned;
 use causeway_xds::ResourceType;
+use causeway_xds::proto::Any;
+use causeway_xds::proto::discovery::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+use causeway_xds::proto::envoy::service::extension::v3::extension_config_discovery_service_server::{
+    ExtensionConfigDiscoveryService, ExtensionConfigDiscoveryServiceServer,
+};
+use futures_util::{Stream, StreamExt as _};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::support::app::TestApp;
 use crate::support::bootstrap::{cluster, http, http2_cluster, listener, to};
@@ -20,11 +34,17 @@ fn forwarded(proto: &str) -> Value {
     json!({"@type": FORWARDED, "proto": proto})
 }
 
+/// The filter `far`.
+fn resource(config: &Value) -> Any {
+    let kind = ResourceType::FilterConfig.type_url();
+    let message = json!({"@type": kind, "name": "far", "typed_config": config});
+    causeway_xds::text::any_from_value(&message).unwrap()
+}
+
 /// Says what the filter `far` is from now on.
 fn tell(server: &ManagementServer, config: &Value) {
     let kind = ResourceType::FilterConfig;
-    let message = json!({"@type": kind.type_url(), "name": "far", "typed_config": config});
-    let any = causeway_xds::text::any_from_value(&message).unwrap();
+    let any = resource(config);
     server.tell(|world| {
         world.version += 1;
         let version = world.version;
@@ -207,4 +227,78 @@ async fn a_filter_is_followed_in_a_file() {
     write("http");
     until(&mut client, "the change", |reply| proto(reply) == "http").await;
     app.shutdown().await;
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// A server of the one type, that has one resource for whoever asks.
+struct Alone(Any);
+
+#[tonic::async_trait]
+impl ExtensionConfigDiscoveryService for Alone {
+    type StreamExtensionConfigsStream = Answers<DiscoveryResponse>;
+    type DeltaExtensionConfigsStream = Answers<DeltaDiscoveryResponse>;
+
+    async fn stream_extension_configs(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamExtensionConfigsStream>, Status> {
+        let resource = self.0.clone();
+        let answers = request.into_inner().filter_map(move |request| {
+            let first = request.is_ok_and(|r| {
+                assert_eq!(r.resource_names, ["far"]);
+                r.response_nonce.is_empty()
+            });
+            let answer = first.then(|| DiscoveryResponse {
+                version_info: "1".into(),
+                nonce: "1".into(),
+                type_url: ResourceType::FilterConfig.type_url(),
+                resources: vec![resource.clone()],
+                ..DiscoveryResponse::default()
+            });
+            ready(answer.map(Ok))
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn delta_extension_configs(
+        &self,
+        _: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaExtensionConfigsStream>, Status> {
+        Err(Status::unimplemented("not in this form"))
+    }
+
+    async fn fetch_extension_configs(
+        &self,
+        _: Request<DiscoveryRequest>,
+    ) -> Result<Response<DiscoveryResponse>, Status> {
+        Err(Status::unimplemented("not in this form"))
+    }
+}
+
+#[tokio::test]
+async fn a_filter_comes_over_a_stream_of_its_own() {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let serving = Server::builder()
+        .add_service(ExtensionConfigDiscoveryServiceServer::new(Alone(resource(
+            &forwarded("https"),
+        ))))
+        .serve_with_incoming(TcpIncoming::from(socket));
+    let serving = tokio::spawn(serving);
+    let origin = Origin::echo().await;
+    let api = json!({
+        "api_type": "GRPC",
+        "transport_api_version": "V3",
+        "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}],
+    });
+    let more = json!({"config_source": {"api_config_source": api}});
+    let text = bootstrap(address, false, &origin, &more);
+    let app = TestApp::bootstrap(&text).await;
+    let open = || app.running.addresses.of("web").is_some();
+    eventually("the filter is there, and the listener open", open).await;
+    let mut client = Http1::connect(app.listener("web")).await;
+    assert_eq!(proto(&client.get("x", "/").await), "https");
+    app.shutdown().await;
+    serving.abort();
 }
