@@ -162,7 +162,7 @@ fn load(cluster: &Cluster) -> ClusterLoad {
         let stats = &endpoint.stats;
         // In this order, so that no request is seen finished before it is seen issued.
         let (succeeded, failed) = (stats.rq_success.value(), stats.rq_error.value());
-        let place = (endpoint.priority, &endpoint.locality);
+        let place = (endpoint.attributes.priority, &endpoint.attributes.locality);
         groups.entry(place).or_default().push(EndpointLoad {
             id: endpoint.uid,
             address: endpoint.key.address.clone(),
