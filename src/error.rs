@@ -39,6 +39,8 @@ pub enum ResponseFlag {
     DurationTimeout,
     /// `UAEX`
     Unauthorized,
+    /// `NFCF`
+    NoFilterConfigFound,
 }
 
 impl ResponseFlag {
@@ -59,6 +61,7 @@ impl ResponseFlag {
             Self::DownstreamProtocolError => "DPE",
             Self::DurationTimeout => "DT",
             Self::Unauthorized => "UAEX",
+            Self::NoFilterConfigFound => "NFCF",
         }
     }
 }

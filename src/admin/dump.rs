@@ -81,7 +81,7 @@ fn answer(state: &AdminState, dump: &Dump, params: &HashMap<String, String>) -> 
 }
 
 /// The lists of all sections, with the message name of their elements.
-const LISTS: [(&str, &str); 12] = [
+const LISTS: [(&str, &str); 13] = [
     ("static_clusters", "StaticCluster"),
     ("dynamic_active_clusters", "DynamicCluster"),
     ("dynamic_warming_clusters", "DynamicCluster"),
@@ -94,6 +94,7 @@ const LISTS: [(&str, &str); 12] = [
     ("static_secrets", "StaticSecret"),
     ("dynamic_active_secrets", "DynamicSecret"),
     ("dynamic_virtual_hosts", "DynamicVirtualHost"),
+    ("ecds_filters", "EcdsFilterConfig"),
 ];
 
 fn element_type(list: &str) -> &'static str {
@@ -145,6 +146,15 @@ impl Dump {
                 ["static_endpoint_configs", "dynamic_endpoint_configs"],
                 "endpoint_config",
             ));
+        }
+        let filters = self.flat(
+            "EcdsConfigDump",
+            ResourceType::FilterConfig,
+            ["ecds_filters", "ecds_filters"],
+            "ecds_filter",
+        );
+        if filters.as_object().is_some_and(|o| o.len() > 1) {
+            sections.push(filters);
         }
         sections.push(self.listeners());
         sections.push(json!({"@type": format!("{PREFIX}ScopedRoutesConfigDump")}));

@@ -85,6 +85,7 @@ async fn port() -> Port {
         reconcile: Box::new(NoSockets),
         roots: vec![],
         servers: Box::new(NoServers),
+        load_reports: None,
         gated: true,
         deletions: Default::default(),
         cache: None,

@@ -79,7 +79,7 @@ impl ManagementServers {
     pub fn new(xds: XdsConfig, updates: &[Update]) -> Result<Self> {
         let statics = match Statics::read(updates) {
             // What is wrong with them is said, with its place, where they are brought into use.
-            Err(_) if !xds.has_server() => Statics::default(),
+            Err(_) if xds.api_sources().next().is_none() => Statics::default(),
             read => read?,
         };
         for source in xds.api_sources() {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use causeway_xds::proto::core::grpc_service::TargetSpecifier;
 use causeway_xds::proto::core::grpc_service::google_grpc::call_credentials::CredentialSpecifier;
+use causeway_xds::proto::envoy::config::bootstrap::v3::bootstrap::DynamicResources;
 use causeway_xds::proto::{self, Any, Bootstrap, Message as _};
 use causeway_xds::reject::{Invalid, before};
 use causeway_xds::source::{Extent, Origin, Update};
@@ -199,9 +200,10 @@ impl Overrides {
 /// Takes out what opens a management server to whoever reads it.
 fn redact(message: &mut Bootstrap) {
     const INSTEAD: &str = "[redacted]";
-    let Some(dynamic) = &mut message.dynamic_resources else {
-        return;
-    };
+    let manager = message.cluster_manager.as_mut();
+    let reports = manager.and_then(|manager| manager.load_stats_config.as_mut());
+    let mut none = DynamicResources::default();
+    let dynamic = message.dynamic_resources.as_mut().unwrap_or(&mut none);
     use proto::core::config_source::ConfigSourceSpecifier::ApiConfigSource;
     let single = [&mut dynamic.lds_config, &mut dynamic.cds_config];
     let single = single.into_iter().filter_map(|source| {
@@ -210,7 +212,7 @@ fn redact(message: &mut Bootstrap) {
             _ => None,
         }
     });
-    let sources = dynamic.ads_config.iter_mut().chain(single);
+    let sources = dynamic.ads_config.iter_mut().chain(single).chain(reports);
     for service in sources.flat_map(|source| &mut source.grpc_services) {
         for header in &mut service.initial_metadata {
             INSTEAD.clone_into(&mut header.value);

@@ -34,6 +34,9 @@ pub struct XdsConfig {
     pub cds: Option<ConfigSource>,
     /// `None`: no listeners but those of other sources.
     pub lds: Option<ConfigSource>,
+    /// Who is told of the load of all clusters, static ones included. `None`: nobody, but for
+    /// clusters that name somebody themselves.
+    pub load_reports: Option<ApiSource>,
     /// The listeners to ask for by name; empty asks for all there are.
     pub listener_names: Vec<String>,
     /// Whether listeners and clusters that a server stops naming stay in force (gRFC A53).
@@ -56,6 +59,7 @@ impl Default for XdsConfig {
             ads: None,
             cds: None,
             lds: None,
+            load_reports: None,
             listener_names: Vec::new(),
             ignore_resource_deletion: false,
             max_deletion_percent: None,
@@ -67,7 +71,7 @@ impl Default for XdsConfig {
 }
 
 impl XdsConfig {
-    /// Whether any of it comes from a management server.
+    /// Whether any configuration comes from a management server.
     pub fn has_server(&self) -> bool {
         let remote = |source: &Option<ConfigSource>| {
             let place = source.as_ref().map(|source| &source.place);
@@ -76,10 +80,10 @@ impl XdsConfig {
         self.ads.is_some() || remote(&self.cds) || remote(&self.lds)
     }
 
-    /// The aggregated stream and the streams of single types.
+    /// The aggregated stream, the streams of single types, and that of load reports.
     pub fn api_sources(&self) -> impl Iterator<Item = &ApiSource> {
         let single = [&self.cds, &self.lds].into_iter().filter_map(api_of);
-        self.ads.iter().chain(single)
+        self.ads.iter().chain(single).chain(&self.load_reports)
     }
 }
 

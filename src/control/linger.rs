@@ -80,7 +80,10 @@ pub fn referred<'n, 'r>(
                     }
                 }
             }
-            Resource::Cluster(_) | Resource::LoadAssignment(_) | Resource::Secret(_) => {}
+            Resource::Cluster(_)
+            | Resource::LoadAssignment(_)
+            | Resource::Secret(_)
+            | Resource::FilterConfig(_) => {}
         }
     }
     found

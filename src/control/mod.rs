@@ -8,6 +8,7 @@
 //! | `guard` | how much a management server may take away at once |
 //! | `health` | health checks of the endpoints in use |
 //! | `keeper` | when the cache is read and written |
+//! | `load` | reports of load to management servers |
 //! | `linger` | clusters that stay until no route leads to them |
 //! | `pipeline` | the steps of one change, without I/O of its own |
 //! | `view` | the store as the compiler is to see it: what waits shows its earlier version |
@@ -24,6 +25,7 @@ mod guard;
 mod health;
 mod keeper;
 mod linger;
+mod load;
 mod pipeline;
 pub mod sources;
 pub mod status;
@@ -37,6 +39,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_xds::ResourceType;
+use causeway_xds::resource::api_source::ApiSource;
 use causeway_xds::source::{Batch, Batches, OnRejection, Origin, Outcome, Source, Update};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
@@ -90,6 +93,8 @@ pub struct Start {
     /// Where clusters and listeners come from, at most one root for each of the two.
     pub roots: Vec<Root>,
     pub servers: Box<dyn Servers>,
+    /// The management servers that are told of the load of all clusters.
+    pub load_reports: Option<ApiSource>,
     /// Whether listeners stay closed until the clusters of the roots are there. A process whose
     /// listeners come from elsewhere as well does not hold those up.
     pub gated: bool,
@@ -127,6 +132,7 @@ type Query = Box<dyn FnOnce(&Pipeline) + Send>;
 pub struct Control {
     pipeline: Pipeline,
     sources: Sources,
+    load_reports: Option<ApiSource>,
     /// Not asked yet.
     roots: Vec<Root>,
     awaited: Vec<Awaited>,
@@ -163,6 +169,7 @@ impl Control {
             registry,
             roots,
             servers,
+            load_reports,
             gated,
             deletions,
             cache,
@@ -177,7 +184,13 @@ impl Control {
             deadline: None,
         });
         let control = Self {
-            sources: Sources::new(servers, Arc::clone(&stats), sender.clone()),
+            sources: Sources::new(
+                servers,
+                Arc::clone(&stats),
+                sender.clone(),
+                publisher.clone(),
+            ),
+            load_reports,
             awaited: awaited.collect(),
             stats: Arc::clone(&stats),
             health: Health::default(),
@@ -220,6 +233,9 @@ impl Control {
             keeper.start(Instant::now());
         }
         let changes = self.health.changes();
+        if let Some(servers) = self.load_reports.take() {
+            self.sources.report_all(&servers);
+        }
         loop {
             self.ask_roots();
             self.follow_sources();

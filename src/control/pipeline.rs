@@ -127,11 +127,20 @@ impl Pipeline {
         applied.rejected.splice(0..0, refused);
         for rejected in &applied.rejected {
             self.stats.pipeline.resources_rejected.inc();
+            if rejected.kind == ResourceType::FilterConfig {
+                self.stats.filter_config_refused(&rejected.name);
+            }
             warn!(error = %rejected, "resource rejected");
         }
         let mut changes = applied.changes;
         // Sent again after it could not be used: perhaps what was in its way is gone.
-        let again = before.keys().filter(|key| self.failed.contains(*key));
+        let refused = |key: &Key| {
+            let mut all = applied.rejected.iter();
+            all.any(|rejected| rejected.kind == key.0 && rejected.name == key.1)
+        };
+        let again = before
+            .keys()
+            .filter(|key| self.failed.contains(*key) && !refused(key));
         let again: Vec<Key> = again.cloned().collect();
         for key in again {
             let listed = [&changes.added, &changes.changed, &changes.removed];

@@ -15,7 +15,9 @@ use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
 use super::dns::DnsSource;
+use super::load::{Recipient, Reporters};
 use super::subscriptions::{ADS, Change, Local, Named, ServerKey, Wanted};
+use crate::snapshot::Publisher;
 use crate::telemetry::stats::Stats;
 
 /// Makes clients of management servers from what resources say of them.
@@ -60,6 +62,7 @@ pub struct Sources {
     batches: Batches,
     local: HashMap<Local, AbortHandle>,
     clients: HashMap<ServerKey, Client>,
+    reporters: Reporters,
 }
 
 impl fmt::Debug for Sources {
@@ -80,8 +83,14 @@ struct Client {
 }
 
 impl Sources {
-    pub fn new(servers: Box<dyn Servers>, stats: Arc<Stats>, batches: Batches) -> Self {
+    pub fn new(
+        servers: Box<dyn Servers>,
+        stats: Arc<Stats>,
+        batches: Batches,
+        publisher: Publisher,
+    ) -> Self {
         Self {
+            reporters: Reporters::new(publisher, Arc::clone(&stats)),
             servers,
             stats,
             batches,
@@ -124,6 +133,12 @@ impl Sources {
                 Change::Stop(Wanted::Local(key)) => updates.extend(self.stop_local(&key)),
                 Change::Start(Wanted::Named(named)) => add(named, true),
                 Change::Stop(Wanted::Named(named)) => add(named, false),
+                Change::Start(Wanted::Report(report)) => {
+                    let (servers, clients) = (&*self.servers, &self.clients);
+                    let config = |to: &_| recipient(servers, clients, to);
+                    self.reporters.start(report, config);
+                }
+                Change::Stop(Wanted::Report(report)) => self.reporters.stop(&report),
                 Change::Refresh(named) => refresh.push(named),
             }
         }
@@ -142,6 +157,14 @@ impl Sources {
         updates
     }
 
+    /// Reports the load of all clusters to these servers.
+    pub fn report_all(&mut self, to: &ApiSource) {
+        match load_config(&*self.servers, to) {
+            Ok(config) => self.reporters.start_all(config),
+            Err(reason) => warn!(reason, "load is not reported"),
+        }
+    }
+
     /// Counts that a type did not come in time.
     pub fn note_timeout(&self, origin: &Origin, kind: ResourceType) {
         let name = origin.to_string();
@@ -156,6 +179,7 @@ impl Sources {
         self.clients.values().for_each(|c| c.task.abort());
         self.local.clear();
         self.clients.clear();
+        self.reporters.stop_everything();
     }
 
     fn start_local(&mut self, key: Local) {
@@ -211,11 +235,7 @@ impl Sources {
 
     fn start_client(&self, key: &ServerKey) -> Option<Client> {
         let origin = key.origin();
-        let config = match key {
-            ServerKey::Ads => self.servers.ads(origin.clone()),
-            ServerKey::Api(kind, source) => self.servers.api(source, *kind, origin.clone()),
-        };
-        let config = match config {
+        let config = match config(&*self.servers, key) {
             Ok(config) => config,
             Err(reason) => {
                 warn!(%origin, reason, "management server cannot be asked");
@@ -233,6 +253,38 @@ impl Sources {
             uses: 0,
         })
     }
+}
+
+fn config(servers: &dyn Servers, key: &ServerKey) -> Result<client::Config, String> {
+    match key {
+        ServerKey::Ads => servers.ads(key.origin()),
+        ServerKey::Api(kind, source) => servers.api(source, *kind, key.origin()),
+    }
+}
+
+/// How a server is reached that is to be told of load.
+fn recipient(
+    servers: &dyn Servers,
+    clients: &HashMap<ServerKey, Client>,
+    to: &Recipient,
+) -> Result<client::Config, String> {
+    match to {
+        Recipient::Api(source) => load_config(servers, source),
+        Recipient::Giver(origin) if *origin == ServerKey::Ads.origin() => {
+            config(servers, &ServerKey::Ads)
+        }
+        Recipient::Giver(origin) => {
+            let giver = clients.iter().find(|(_, client)| client.origin == *origin);
+            let none = || format!("{origin}, where it comes from, is no management server");
+            config(servers, giver.ok_or_else(none)?.0)
+        }
+    }
+}
+
+/// Of what is asked of a server only how it is reached counts.
+fn load_config(servers: &dyn Servers, source: &ApiSource) -> Result<client::Config, String> {
+    let origin = Origin::Xds("load reports".into());
+    servers.api(source, ResourceType::Cluster, origin)
 }
 
 impl Local {

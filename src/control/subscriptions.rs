@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use causeway_xds::ResourceType;
 use causeway_xds::resource::api_source::ApiSource;
-use causeway_xds::resource::cluster::Dns;
+use causeway_xds::resource::cluster::{Cluster, Dns};
 use causeway_xds::resource::config_source::Place;
 use causeway_xds::resource::{Reference, Resource};
 use causeway_xds::source::Origin;
 
+use super::load::{Recipient, Report};
 use super::warming::Key;
 
 /// The name of the aggregated stream's origin.
@@ -51,6 +52,8 @@ pub struct Named {
 pub enum Wanted {
     Local(Local),
     Named(Named),
+    /// Not fetched, but sent.
+    Report(Report),
 }
 
 /// What is to be done.
@@ -167,7 +170,9 @@ fn drop_one<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
 /// What `resource`, delivered by `origin`, refers to elsewhere.
 pub fn wanted_by(resource: &Resource, origin: &Origin) -> HashSet<Wanted> {
     let from = |reference: Reference| {
-        let Reference { kind, name, source } = reference;
+        let Reference {
+            kind, name, source, ..
+        } = reference;
         let server = match source.place {
             Place::File {
                 path,
@@ -187,7 +192,27 @@ pub fn wanted_by(resource: &Resource, origin: &Origin) -> HashSet<Wanted> {
         };
         Some(Wanted::Named(Named { server, kind, name }))
     };
-    resource.references().into_iter().filter_map(from).collect()
+    let reports = match resource {
+        Resource::Cluster(cluster) => report(cluster, origin),
+        _ => None,
+    };
+    let fetched = resource.references().into_iter().filter_map(from);
+    fetched.chain(reports.map(Wanted::Report)).collect()
+}
+
+/// Whom a cluster wants to be reported to.
+fn report(cluster: &Cluster, origin: &Origin) -> Option<Report> {
+    let to = match cluster.load_reports.as_ref()? {
+        Place::SameOrigin => Recipient::Giver(origin.clone()),
+        Place::Ads => Recipient::Giver(Origin::Xds(ADS.into())),
+        Place::Api(source) => Recipient::Api(source.clone()),
+        // Refused where the cluster is read.
+        Place::File { .. } | Place::Dns(_) | Place::Static => return None,
+    };
+    Some(Report {
+        to,
+        cluster: cluster.name.clone(),
+    })
 }
 
 fn is_ads(origin: &Origin) -> bool {

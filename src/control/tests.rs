@@ -61,6 +61,7 @@ fn rig_with(roots: Vec<Root>, deletions: Deletions) -> Rig {
         reconcile: Box::new(sockets.clone()),
         roots,
         servers: Box::new(sources::NoServers),
+        load_reports: None,
         gated: true,
         deletions,
         cache: None,

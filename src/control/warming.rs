@@ -209,7 +209,9 @@ impl Warming {
 /// Virtual hosts come one by one and are answered by 404 until then.
 fn is_waited_for(reference: &Reference) -> bool {
     match reference.kind {
-        ResourceType::LoadAssignment | ResourceType::RouteConfiguration => true,
+        ResourceType::LoadAssignment
+        | ResourceType::RouteConfiguration
+        | ResourceType::FilterConfig => !reference.optional,
         ResourceType::Secret => reference.source.place != Place::Static,
         ResourceType::VirtualHost | ResourceType::Cluster | ResourceType::Listener => false,
     }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use ::http::header::{HOST, HeaderMap, HeaderValue};
 use ::http::request::Parts;
 use ::http::{StatusCode, Uri};
+use arc_swap::ArcSwapOption;
 
 pub use local_reply::{Asked, LocalReply};
 pub use registry::{Context, Factory, Registry};
@@ -172,20 +173,55 @@ impl fmt::Debug for PerRoute {
 /// told.
 #[derive(Debug, Default)]
 pub struct Chain {
-    filters: Vec<(usize, Arc<dyn HttpFilter>)>,
+    filters: Vec<Entry>,
     renders: bool,
     /// The factories of those that look at [`Answer::target`].
     want_target: Vec<usize>,
     pub router: RouterConfig,
 }
 
+#[derive(Debug)]
+enum Entry {
+    Fixed(Built),
+    Changing(Arc<Slot>),
+}
+
+/// A filter, and the place of its factory in the registry.
+#[derive(Clone, Debug)]
+pub struct Built {
+    factory: usize,
+    filter: Arc<dyn HttpFilter>,
+}
+
+/// A filter whose configuration comes and changes while its chain is in use, connections included;
+/// nothing as long as there is none.
+#[derive(Debug)]
+pub struct Slot {
+    now: ArcSwapOption<Built>,
+    /// The factories of what it may become.
+    factories: Vec<usize>,
+}
+
+impl Slot {
+    pub fn set(&self, filter: Option<Built>) {
+        self.now.store(filter.map(Arc::new));
+    }
+}
+
 impl Chain {
-    fn push(&mut self, factory: usize, filter: Arc<dyn HttpFilter>) {
-        self.renders |= filter.renders();
-        if filter.wants_target() {
-            self.want_target.push(factory);
+    fn push(&mut self, filter: Built) {
+        self.renders |= filter.filter.renders();
+        if filter.filter.wants_target() {
+            self.want_target.push(filter.factory);
         }
-        self.filters.push((factory, filter));
+        self.filters.push(Entry::Fixed(filter));
+    }
+
+    /// What is kept of a request is what any of the configurations that may come could need.
+    fn push_changing(&mut self, slot: Arc<Slot>) {
+        self.renders = true;
+        self.want_target.extend(&slot.factories);
+        self.filters.push(Entry::Changing(slot));
     }
 
     /// In order, until one does not continue.
@@ -199,9 +235,15 @@ impl Chain {
                 "route_misconfigured",
             )));
         }
-        for (factory, filter) in &self.filters {
-            stream.own = route.of(*factory);
-            match filter.request(&mut stream) {
+        for entry in &self.filters {
+            let flow = match entry {
+                Entry::Fixed(filter) => filter.request(&mut stream, route),
+                Entry::Changing(slot) => match &*slot.now.load() {
+                    Some(filter) => filter.request(&mut stream, route),
+                    None => not_configured(),
+                },
+            };
+            match flow {
                 Flow::Continue => {}
                 other => return other,
             }
@@ -231,13 +273,21 @@ impl Chain {
         route: &PerRoute,
         target: Option<&Target>,
     ) {
-        for (factory, filter) in self.filters.iter().rev() {
-            filter.response(&mut Answer {
-                status,
-                headers,
-                target,
-                own: route.of(*factory),
-            });
+        let mut answer = Answer {
+            status,
+            headers,
+            target,
+            own: None,
+        };
+        for entry in self.filters.iter().rev() {
+            match entry {
+                Entry::Fixed(filter) => filter.response(&mut answer, route),
+                Entry::Changing(slot) => {
+                    if let Some(filter) = &*slot.now.load() {
+                        filter.response(&mut answer, route);
+                    }
+                }
+            }
         }
     }
 
@@ -248,10 +298,33 @@ impl Chain {
 
     pub fn render(&self, failure: &Failure, asked: Option<&Asked>) -> Option<LocalReply> {
         let asked = asked?;
-        self.filters
-            .iter()
-            .find_map(|(_, filter)| filter.render(failure, asked))
+        self.filters.iter().find_map(|entry| match entry {
+            Entry::Fixed(filter) => filter.filter.render(failure, asked),
+            Entry::Changing(slot) => {
+                let now = slot.now.load();
+                now.as_ref()?.filter.render(failure, asked)
+            }
+        })
     }
+}
+
+impl Built {
+    fn request<'s>(&self, stream: &mut Stream<'s>, route: &'s PerRoute) -> Flow {
+        stream.own = route.of(self.factory);
+        self.filter.request(stream)
+    }
+
+    fn response<'a>(&self, answer: &mut Answer<'a>, route: &'a PerRoute) {
+        answer.own = route.of(self.factory);
+        self.filter.response(answer);
+    }
+}
+
+/// As with Envoy, which has no word for the details either.
+fn not_configured() -> Flow {
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    let flag = ResponseFlag::NoFilterConfigFound;
+    Flow::Fail(Box::new(Failure::local(status, flag, "")))
 }
 
 /// `envoy.extensions.filters.http.router.v3.Router`.

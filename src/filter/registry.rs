@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use causeway_xds::extension::{Extensions, TypedExtension};
 use causeway_xds::proto::Message;
 use causeway_xds::proto::envoy::extensions::access_loggers::file::v3::FileAccessLog;
@@ -18,7 +19,7 @@ use crate::runtime::layers::Layers;
 use crate::telemetry::activity::Activities;
 use crate::tls::TlsError;
 
-use super::{Chain, HttpFilter, PerRoute, RouteConfig, RouterConfig, http};
+use super::{Built, Chain, HttpFilter, PerRoute, RouteConfig, RouterConfig, Slot, http};
 
 /// Makes a filter from its configuration.
 pub type Build = fn(&TypedExtension, &Context) -> Result<Arc<dyn HttpFilter>, Invalid>;
@@ -58,6 +59,13 @@ pub struct Factory {
     pub build: Build,
     /// `None` when the filter takes no per-route configuration.
     pub per_route: Option<BuildPerRoute>,
+}
+
+/// A filter on its way into a chain.
+#[derive(Debug)]
+pub enum Link<'c> {
+    Configured(&'c TypedExtension),
+    Changing(Arc<Slot>),
 }
 
 /// Every HTTP filter except the router, which ends each chain.
@@ -102,21 +110,39 @@ impl Registry {
     /// # Errors
     /// A filter refuses its configuration. Decoding has checked it before, so this is only seen
     /// when something outside (a file) has changed since.
-    pub fn chain<'f>(
-        &self,
-        filters: impl Iterator<Item = &'f TypedExtension>,
-    ) -> Result<Chain, Invalid> {
+    pub fn chain<'f>(&self, filters: impl Iterator<Item = Link<'f>>) -> Result<Chain, Invalid> {
         let mut chain = Chain::default();
         for filter in filters {
-            if filter.message_name() == ROUTER {
-                chain.router = router(filter)?;
-            } else {
-                let place = factory(filter)?;
-                let built = (FACTORIES[place].build)(filter, &self.context)?;
-                chain.push(place, built);
+            match filter {
+                Link::Configured(filter) if filter.message_name() == ROUTER => {
+                    chain.router = router(filter)?;
+                }
+                Link::Configured(filter) => chain.push(self.filter(filter)?),
+                Link::Changing(slot) => chain.push_changing(slot),
             }
         }
         Ok(chain)
+    }
+
+    /// Builds one filter, which is not the router.
+    ///
+    /// # Errors
+    /// As [`Self::chain`].
+    pub fn filter(&self, filter: &TypedExtension) -> Result<Built, Invalid> {
+        let place = factory(filter)?;
+        Ok(Built {
+            factory: place,
+            filter: (FACTORIES[place].build)(filter, &self.context)?,
+        })
+    }
+
+    /// A place in a chain for a filter that is configured by one of these messages.
+    pub fn slot(types: &[String]) -> Arc<Slot> {
+        let place = |name: &String| FACTORIES.iter().position(|f| f.message == *name);
+        Arc::new(Slot {
+            now: ArcSwapOption::empty(),
+            factories: types.iter().filter_map(place).collect(),
+        })
     }
 
     /// What a route says to filters. `levels` from the most general one, which the later replace.

@@ -6,6 +6,7 @@ use causeway_xds::reject::Invalid;
 use http::Request;
 use http::request::Parts;
 
+use super::registry::Link;
 use super::{Chain, Flow, PerRoute, Registry, Stream};
 use crate::error::Failure;
 
@@ -18,7 +19,8 @@ pub fn extension(message: &str, config: &impl Message) -> TypedExtension {
 }
 
 pub fn chain(message: &str, config: &impl Message) -> Result<Chain, Invalid> {
-    Registry::default().chain([extension(message, config)].iter())
+    let filter = extension(message, config);
+    Registry::default().chain([Link::Configured(&filter)].into_iter())
 }
 
 /// What a route says to the filter of this name; checked, as it is when it is decoded.

@@ -307,6 +307,7 @@ impl<'a> Attempts<'a> {
             let endpoint = self.pick()?;
             let limit = &transport.limits_of(self.ask.forward.priority).requests;
             let Some(permit) = limit.acquire() else {
+                transport.dropped.inc();
                 return Err(Lost::of(failures::overflow(limit.max()), Reset::Overflow));
             };
             exchange.asked(endpoint, transport, permit);

@@ -30,7 +30,8 @@ pub async fn open(
     let limit = &transport.limits_of(forward.priority).requests;
     let permit = limit
         .acquire()
-        .ok_or_else(|| failures::overflow(limit.max()))?;
+        .ok_or_else(|| failures::overflow(limit.max()))
+        .inspect_err(|_| transport.dropped.inc())?;
     exchange.asked(&endpoint, transport, permit);
     let via = Via::of_connection(transport, exchange.connection.addresses);
     let mut opening = pin!(pool::open_raw(&endpoint, transport, via.as_deref()));

@@ -1,5 +1,6 @@
 //! Store -> snapshot, with work in proportion to the change.
 
+mod filters;
 mod listener;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -12,12 +13,13 @@ use causeway_xds::resource::tls::{CertificateRef, SecretValue};
 use causeway_xds::resource::{self as model, Resource};
 use causeway_xds::store::{Changes, ResourceStore, is_reserved};
 
+use self::filters::{FilterUsers, With};
 use super::Snapshot;
 use crate::cluster::{Cluster, EndpointSet, Former};
 use crate::filter::Registry;
 use crate::route::{RouteTable, VirtualHost};
 use crate::telemetry::access_log::LogFiles;
-use crate::telemetry::stats::Stats;
+use crate::telemetry::stats::{Counter, Stats};
 use crate::tls::{ClientTls, PerRequest};
 use crate::upstream::{Endpoint, Limits, Protocol, Transport, via};
 
@@ -32,6 +34,7 @@ pub struct Compiler {
     secret_users: HashMap<String, BTreeSet<(ResourceType, String)>>,
     /// Virtual hosts that are resources of their own, by route configuration.
     virtual_hosts: HashMap<String, BTreeSet<String>>,
+    filter_users: FilterUsers,
 }
 
 /// What a compilation led to.
@@ -76,6 +79,7 @@ impl Compiler {
             eds_users: HashMap::new(),
             secret_users: HashMap::new(),
             virtual_hosts: HashMap::new(),
+            filter_users: FilterUsers::default(),
         }
     }
 
@@ -149,6 +153,15 @@ impl Compiler {
             &hosts,
             &mut out,
         );
+
+        let with = With {
+            store,
+            registry: &self.registry,
+            stats: &self.stats,
+        };
+        for name in take(ResourceType::FilterConfig, &mut todo) {
+            self.filter_users.changed(name, &with, &mut out);
+        }
 
         let mut listeners: BTreeSet<String> = named(ResourceType::Listener).collect();
         listeners.extend(
@@ -338,6 +351,7 @@ impl Compiler {
             stats: self.stats.cluster(model.stat_name()),
             limits,
             high_limits,
+            dropped: Counter::default(),
         })
     }
 

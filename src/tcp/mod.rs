@@ -66,7 +66,7 @@ pub async fn proxy(
     let tied = Arc::clone(&endpoint);
     let usage = spec.usage.as_ref().map(Activity::begin);
     let task = async move {
-        let (upstream, _counted) = upstream.into_parts();
+        let (upstream, _counted) = upstream.into_counted_parts();
         let (down, up) = (
             Side::new(io, Bytes::new()),
             Side::new(upstream, Bytes::new()),

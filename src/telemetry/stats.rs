@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use causeway_xds::client;
+use causeway_xds::client::load_report::LoadStatus;
 
 mod circuit_breakers;
 mod management;
@@ -284,6 +285,16 @@ group! {
 }
 
 group! {
+    /// `extension_config_discovery.http_filter.<name>.`
+    FilterConfigStats {
+        counters: [config_reload, config_fail, config_conflict],
+        gauges: [],
+        histograms: [],
+        codes: []
+    }
+}
+
+group! {
     /// `causeway.`: what Envoy has no name for.
     PipelineStats {
         counters: [generations, equal_updates, resources_rejected, deadlines_fired],
@@ -321,8 +332,11 @@ pub struct Stats {
     listeners: Scopes<ListenerStats>,
     listener_http: Scopes<ListenerHttpStats>,
     tcp: Scopes<TcpStats>,
+    filter_configs: Scopes<FilterConfigStats>,
     /// Clients of management servers, by origin.
     management: Scopes<client::Status>,
+    /// Of all reporters of load together; Envoy has one. Shown once there is one.
+    load_reporter: OnceLock<Arc<LoadStatus>>,
     pub listener_manager: ListenerManagerStats,
     pub cluster_manager: ClusterManagerStats,
     pub pipeline: PipelineStats,
@@ -378,6 +392,20 @@ impl Stats {
     pub fn tcp(&self, stat_prefix: &str) -> Arc<TcpStats> {
         handle(&self.tcp, stat_prefix)
     }
+    pub fn filter_config(&self, name: &str) -> Arc<FilterConfigStats> {
+        handle(&self.filter_configs, name)
+    }
+    /// Counts only for what a filter uses.
+    pub fn filter_config_refused(&self, name: &str) {
+        let scopes = self.filter_configs.lock();
+        let scopes = scopes.unwrap_or_else(PoisonError::into_inner);
+        if let Some(stats) = scopes.get(name) {
+            stats.config_fail.inc();
+        }
+    }
+    pub fn forget_filter_config(&self, name: &str) {
+        forget(&self.filter_configs, name);
+    }
     pub fn forget_cluster(&self, name: &str) {
         forget(&self.clusters, name);
     }
@@ -395,6 +423,11 @@ impl Stats {
     }
     pub fn management(&self) -> Vec<(String, Arc<client::Status>)> {
         copy(&self.management)
+    }
+
+    /// `load_reporter.`
+    pub fn load_reporter(&self) -> Arc<LoadStatus> {
+        Arc::clone(self.load_reporter.get_or_init(Arc::default))
     }
 
     /// Copies of the handles of all clusters, for outputs that label by name.
@@ -444,6 +477,12 @@ impl Stats {
             ListenerHttpStats::visit,
             f,
         );
+        scoped(
+            "extension_config_discovery.http_filter",
+            copy(&self.filter_configs),
+            FilterConfigStats::visit,
+            f,
+        );
         self.listener_manager
             .visit(&mut |n, v| f(&format!("listener_manager.{n}"), v));
         self.cluster_manager
@@ -451,6 +490,9 @@ impl Stats {
         self.pipeline
             .visit(&mut |n, v| f(&format!("causeway.{n}"), v));
         management::visit(&self.management(), f);
+        if let Some(status) = self.load_reporter.get() {
+            management::visit_load_reporter(status, f);
+        }
     }
 }
 

@@ -21,7 +21,7 @@ pub use endpoint::{Endpoint, EndpointKey};
 pub use limits::{Limits, Permit};
 pub use via::Via;
 
-use crate::telemetry::stats::{ClusterStats, Room};
+use crate::telemetry::stats::{ClusterStats, Counter, Room};
 use crate::tls::ClientTls;
 
 /// How the endpoints of one cluster are connected to. Kept from snapshot to snapshot while none of
@@ -44,6 +44,9 @@ pub struct Transport {
     pub limits: Arc<Limits>,
     /// Of routes with priority HIGH, for requests and retries.
     pub high_limits: Arc<Limits>,
+    /// Requests that no endpoint got because of a limit, for reports of load. Statistics do not do
+    /// for that: clusters can share them.
+    pub dropped: Counter,
 }
 
 impl Transport {
@@ -59,6 +62,12 @@ impl Transport {
     /// Whether connections to one endpoint may differ in what they are for.
     pub fn varies(&self) -> bool {
         self.auto_sni.is_some() || self.proxy_protocol.is_some()
+    }
+
+    /// Counts a request for which a limit left no room.
+    pub fn overflowed(&self) {
+        self.stats.upstream_rq_pending_overflow.inc();
+        self.dropped.inc();
     }
 }
 

@@ -254,16 +254,38 @@ impl Drop for Counted {
     }
 }
 
-/// A raw connection, for TCP proxying, counted like any other.
+/// A raw connection, for TCP proxying, counted like any other, and as one request.
 pub struct RawConnection {
     io: Io,
     counted: Counted,
+}
+
+/// Counts a raw connection as a request to its endpoint as long as it lives.
+pub struct CountedRaw(Counted);
+
+impl CountedRaw {
+    fn new(counted: Counted) -> Self {
+        counted.endpoint.stats.rq_total.inc();
+        counted.endpoint.stats.rq_active.inc();
+        Self(counted)
+    }
+}
+
+impl Drop for CountedRaw {
+    fn drop(&mut self) {
+        self.0.endpoint.stats.rq_active.dec();
+    }
 }
 
 impl RawConnection {
     /// The stream, and what must live as long as it does.
     pub fn into_parts(self) -> (Io, Counted) {
         (self.io, self.counted)
+    }
+
+    /// The same where no request was counted for it.
+    pub fn into_counted_parts(self) -> (Io, CountedRaw) {
+        (self.io, CountedRaw::new(self.counted))
     }
 }
 
@@ -408,7 +430,7 @@ impl<'t> Pending<'t> {
     fn begin(endpoint: &Endpoint, transport: &'t Transport) -> Result<Self, ConnectError> {
         let limit = &transport.limits.pending;
         let Some(permit) = limit.acquire() else {
-            transport.stats.upstream_rq_pending_overflow.inc();
+            transport.overflowed();
             return Err(ConnectError {
                 address: endpoint.to_string(),
                 kind: ConnectErrorKind::Overflow(limit.max(), "pending requests"),
@@ -521,7 +543,7 @@ async fn wait_for_http1(
             // A connection has ended, or was not opened.
             Ok(Err(_)) => {}
             Err(_) => {
-                transport.stats.upstream_rq_pending_overflow.inc();
+                transport.overflowed();
                 return Err(overflow);
             }
         }

@@ -17,16 +17,19 @@ pub enum ResourceType {
     Secret,
     Cluster,
     LoadAssignment,
+    /// Configuration of an HTTP filter, by name.
+    FilterConfig,
     Listener,
     RouteConfiguration,
     VirtualHost,
 }
 
 impl ResourceType {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Secret,
         Self::Cluster,
         Self::LoadAssignment,
+        Self::FilterConfig,
         Self::Listener,
         Self::RouteConfiguration,
         Self::VirtualHost,
@@ -38,6 +41,7 @@ impl ResourceType {
             Self::Secret => "envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Cluster => "envoy.config.cluster.v3.Cluster",
             Self::LoadAssignment => "envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::FilterConfig => "envoy.config.core.v3.TypedExtensionConfig",
             Self::Listener => "envoy.config.listener.v3.Listener",
             Self::RouteConfiguration => "envoy.config.route.v3.RouteConfiguration",
             Self::VirtualHost => "envoy.config.route.v3.VirtualHost",
@@ -60,6 +64,7 @@ impl ResourceType {
             Self::Secret => "secret",
             Self::Cluster => "cluster",
             Self::LoadAssignment => "endpoints",
+            Self::FilterConfig => "filter_config",
             Self::Listener => "listener",
             Self::RouteConfiguration => "route",
             Self::VirtualHost => "virtual_host",

@@ -36,13 +36,7 @@ pub(super) fn read(
             return Err(Invalid::unsupported(root.field(field)));
         }
     }
-    let eds_of = |name: &str| {
-        let found = clusters.iter().find(|cluster| cluster.name == name);
-        found.map(|cluster| {
-            let eds = DiscoveryType::Eds as i32;
-            cluster.cluster_discovery_type == Some(ClusterDiscoveryType::Type(eds))
-        })
-    };
+    let eds_of = |name: &str| eds_of(clusters, name);
     let at = root.field("ads_config");
     xds.ads = ads_config
         .map(|message| {
@@ -76,6 +70,25 @@ pub(super) fn read(
     xds.cds = one(cds_config, "cds_config")?;
     xds.lds = one(lds_config, "lds_config")?;
     Ok(())
+}
+
+/// `cluster_manager.load_stats_config`
+pub(super) fn load_reports(
+    message: core::ApiConfigSource,
+    clusters: &[Cluster],
+    ignored: &mut Vec<&'static str>,
+) -> Result<ApiSource, Invalid> {
+    let source = ApiSource::read(message, ignored)?;
+    source.check_streams()?;
+    check_targets(&source, &|name| eds_of(clusters, name))?;
+    Ok(source)
+}
+
+/// Whether the endpoints of a cluster come from a management server; `None` without such a cluster.
+fn eds_of(clusters: &[Cluster], name: &str) -> Option<bool> {
+    let eds = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32));
+    let found = clusters.iter().find(|cluster| cluster.name == name);
+    found.map(|cluster| cluster.cluster_discovery_type == eds)
 }
 
 /// What a management server needs to know of who asks, as Envoy demands it.

@@ -98,7 +98,7 @@ pub(super) fn read(message: proto::Bootstrap) -> Result<BootstrapConfig, Invalid
         bootstrap_extensions, fatal_actions, inline_headers, perf_tracing_file_path,
         default_regex_engine, application_log_config, grpc_async_client_manager_config,
         memory_allocator_manager, enable_worker_cpu_affinity);
-    self::cluster_manager(cluster_manager.unwrap_or_default(), &mut ignored)
+    let load_stats = self::cluster_manager(cluster_manager.unwrap_or_default(), &mut ignored)
         .map_err(|e| e.within(&root.field("cluster_manager")))?;
 
     let admin = admin.map(|a| self::admin(a, &mut ignored)).transpose();
@@ -115,6 +115,10 @@ pub(super) fn read(message: proto::Bootstrap) -> Result<BootstrapConfig, Invalid
     let sources = dynamic_resources.unwrap_or_default();
     dynamic::read(sources, &clusters, &mut xds, &mut ignored)
         .map_err(|e| e.within(&root.field("dynamic_resources")))?;
+    xds.load_reports = load_stats
+        .map(|message| dynamic::load_reports(message, &clusters, &mut ignored))
+        .transpose()
+        .map_err(|e| e.within(&root.field("cluster_manager.load_stats_config")))?;
     dynamic::check_node(&xds)?;
     ignored.sort_unstable();
     ignored.dedup();
@@ -141,7 +145,7 @@ pub(super) fn read(message: proto::Bootstrap) -> Result<BootstrapConfig, Invalid
 fn cluster_manager(
     message: proto::ClusterManager,
     ignored: &mut Vec<&'static str>,
-) -> Result<(), Invalid> {
+) -> Result<Option<core::ApiConfigSource>, Invalid> {
     let proto::ClusterManager {
         local_cluster_name,
         outlier_detection,
@@ -149,10 +153,10 @@ fn cluster_manager(
         load_stats_config,
         enable_deferred_cluster_creation,
     } = message;
-    refuse!(FieldPath::root(); upstream_bind_config, load_stats_config);
+    refuse!(FieldPath::root(); upstream_bind_config);
     ignore!(ignored, "cluster_manager."; local_cluster_name, outlier_detection,
         enable_deferred_cluster_creation);
-    Ok(())
+    Ok(load_stats_config)
 }
 
 fn admin(

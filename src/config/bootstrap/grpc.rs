@@ -95,6 +95,7 @@ impl BootstrapConfig {
         let mut xds = read(text, &overrides.grpc_listeners, &mut config.ignored).map_err(failed)?;
         overrides.xds.apply(&mut xds);
         introduce(&mut xds.node);
+        xds.load_reports = config.xds.load_reports.take();
         config.message.node = Some(xds.node.clone());
         config.xds = xds;
         config.ignored.sort_unstable();

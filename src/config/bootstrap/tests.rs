@@ -294,6 +294,54 @@ fn management_servers_are_refused_by_path() {
 }
 
 #[test]
+fn load_reports_have_a_server_of_their_own() {
+    // Who reports need not say so: Envoy does not ask for it either.
+    const TEXT: &str = "
+static_resources: {clusters: [{name: lrs}]}
+cluster_manager:
+  load_stats_config:
+    api_type: GRPC
+    grpc_services:
+    - envoy_grpc: {cluster_name: lrs}
+      initial_metadata: [{key: authorization, value: Bearer hush}]
+";
+    let config = parse(TEXT).unwrap();
+    let target = &config.xds.load_reports.as_ref().unwrap().servers[0].target;
+    assert!(matches!(target, Target::Cluster { name, .. } if name == "lrs"));
+    assert!(!config.xds.has_server());
+    assert!(!format!("{config:?}").contains("hush"));
+    let at = "cluster_manager.load_stats_config";
+    for (from, to, want) in [
+        (
+            "cluster_name: lrs",
+            "cluster_name: other",
+            "grpc_services[0].envoy_grpc.cluster_name: \"other\" is not among \
+             static_resources.clusters",
+        ),
+        (
+            "api_type: GRPC",
+            "api_type: AGGREGATED_GRPC",
+            "api_type: not supported yet",
+        ),
+    ] {
+        let error = refused(&TEXT.replacen(from, to, 1));
+        assert!(error.ends_with(&format!("{at}.{want}")), "{error}");
+    }
+    let polled = TEXT
+        .split("    grpc_services")
+        .next()
+        .unwrap()
+        .replacen("GRPC", "REST", 1);
+    let error = refused(&format!(
+        "{polled}    cluster_names: [lrs]\n    refresh_delay: 1s\n"
+    ));
+    assert!(
+        error.ends_with(&format!("{at}.api_type: must be GRPC or DELTA_GRPC")),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_suffix_tells_the_binary_form() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("b.pb");

@@ -48,7 +48,10 @@ impl Pipeline {
             }
             let kind = update.kind;
             update.removals.retain(|name| {
-                let wanted = self.subscriptions.wants(kind, name);
+                // A filter whose configuration is taken away goes back to its default.
+                let given =
+                    kind == ResourceType::FilterConfig && self.store.get(kind, name).is_some();
+                let wanted = !given && self.subscriptions.wants(kind, name);
                 if wanted {
                     self.absent.insert((kind, name.clone()));
                 }

@@ -304,3 +304,66 @@ fn shown(rig: &Rig) -> (Vec<String>, Vec<String>, Vec<String>) {
     routes.sort();
     (clusters, listeners, routes)
 }
+
+/// With one filter that is configured elsewhere, under the listener's own name.
+fn filtered(name: &str, more: &str) -> Update {
+    let text = format!(
+        "name: {name}, address: {{socket_address: {{address: 127.0.0.1, port_value: 1}}}}, \
+         filter_chains: [{{filters: [{{name: h, typed_config: {{\"@type\": \
+         type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, \
+         stat_prefix: h, route_config: {{name: r}}, http_filters: [{{name: {name}, config_discovery: \
+         {{config_source: {{ads: {{}}}}, type_urls: [x/causeway.v1.Forwarded] {more}}}}}, \
+         {{name: r, typed_config: {{\"@type\": \
+         type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]}}}}]}}]"
+    );
+    from_ads(update(ResourceType::Listener, &[&text]))
+}
+
+fn filter_config(name: &str, message: &str) -> Update {
+    let config = format!("{{\"@type\": type.googleapis.com/causeway.v1.{message}}}");
+    let text = format!("name: {name}, typed_config: {config}");
+    from_ads(update(ResourceType::FilterConfig, &[&text]))
+}
+
+#[test]
+fn a_listener_waits_for_the_configuration_of_its_filters() {
+    let mut rig = live();
+    let waiting = |rig: &Rig| rig.waiting(ResourceType::Listener);
+    rig.apply(vec![filtered("a", "")]);
+    let wanted = Wanted::Named(named(ResourceType::FilterConfig, "a"));
+    assert_eq!(rig.changes(), [Change::Start(wanted.clone())]);
+    assert_eq!(waiting(&rig), 1);
+    assert!(
+        push(&mut rig, filter_config("a", "Forwarded"))
+            .rejected
+            .is_empty()
+    );
+    assert_eq!(waiting(&rig), 0);
+
+    // The server has none, or none of the right type: there is nothing to wait for.
+    rig.apply(vec![filtered("b", "")]);
+    push(&mut rig, gone(ResourceType::FilterConfig, "b"));
+    assert_eq!(waiting(&rig), 0);
+    rig.apply(vec![filtered("c", "")]);
+    let refused = push(&mut rig, filter_config("c", "PathPrefix")).rejected;
+    assert_eq!(
+        refused[0].to_string(),
+        "filter_config \"c\": typed_config: is a causeway.v1.PathPrefix, expected causeway.v1.Forwarded"
+    );
+    assert_eq!(waiting(&rig), 0);
+
+    // Or it says nothing.
+    rig.apply(vec![filtered("d", "")]);
+    assert_eq!(waiting(&rig), 1);
+    let late = Instant::now() + Duration::from_secs(16);
+    rig.control.pipeline.expire(late);
+    assert_eq!(waiting(&rig), 0);
+    let more = ", apply_default_config_without_warming: true, default_config: \
+        {\"@type\": type.googleapis.com/causeway.v1.Forwarded}";
+    rig.apply(vec![filtered("e", more)]);
+    assert_eq!(waiting(&rig), 0);
+
+    rig.changes();
+    rig.apply(vec![gone(ResourceType::Listener, "a")]);
+    assert_eq!(rig.changes(), [Change::Stop(wanted)]);
+}

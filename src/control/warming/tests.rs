@@ -15,6 +15,7 @@ fn reference(kind: ResourceType, name: &str, timeout: Duration) -> Reference {
             },
             initial_fetch_timeout: timeout,
         },
+        optional: false,
     }
 }
 

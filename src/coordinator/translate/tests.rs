@@ -50,7 +50,9 @@ fn decode(updates: &[Update]) -> Decoded {
                     out.routes.push(Message::decode(bytes).unwrap());
                 }
                 ResourceType::VirtualHost => out.hosts.push(Message::decode(bytes).unwrap()),
-                ResourceType::Secret => panic!("there are no secrets here"),
+                ResourceType::Secret | ResourceType::FilterConfig => {
+                    panic!("there is none of these here")
+                }
             }
         }
         let removed = update

@@ -59,9 +59,10 @@ impl fmt::Display for Said {
 
 /// Clusters before endpoints, listeners before routes: who is sent parents first asks for their
 /// children, and nothing is named before it is there.
-const ORDER: [ResourceType; 4] = [
+const ORDER: [ResourceType; 5] = [
     ResourceType::Cluster,
     ResourceType::LoadAssignment,
+    ResourceType::FilterConfig,
     ResourceType::Listener,
     ResourceType::RouteConfiguration,
 ];

@@ -6,12 +6,17 @@ use std::sync::Arc;
 use causeway_xds::ResourceType;
 use causeway_xds::extension::TypedExtension;
 use causeway_xds::reject::{FieldPath, Invalid, Rejected};
-use causeway_xds::resource::http_manager::{HttpManager, RouteSource};
+use causeway_xds::resource::http_manager::{
+    HttpFilter, HttpFilterConfig, HttpManager, RouteSource,
+};
 use causeway_xds::resource::listener::{ConnectionPolicy, FilterChain, NetworkFilter, TcpCluster};
 use causeway_xds::resource::{self as model, Address, Resource};
 
+use super::filters::With;
 use super::{Compiled, Compiler, Failed, Resources, resource, secrets};
+use crate::filter::Chain;
 use crate::filter::http::usage;
+use crate::filter::registry::Link;
 use crate::route::RouteTable;
 use crate::snapshot::{
     BindAddress, ChainKind, ChainSpec, HttpManagerSpec, ListenerSpec, RouteRef, TcpProxySpec,
@@ -25,13 +30,15 @@ impl Compiler {
     pub(super) fn listener(&mut self, store: &dyn Resources, name: &str, out: &mut Compiled) {
         let Some(Resource::Listener(model)) = resource(store, ResourceType::Listener, name) else {
             self.forget_secret_user(ResourceType::Listener, name);
+            self.filter_users.release(name);
             if let Some(gone) = out.snapshot.listeners.remove(name) {
                 self.stats.listener_manager.listener_removed.inc();
                 self.stats.forget_listener(&listener_stat_name(&gone.model));
             }
             return;
         };
-        match self.listener_spec(store, model) {
+        let users = self.filter_users.release(name);
+        match self.listener_spec(store, model, out) {
             Ok(spec) => {
                 let before = out
                     .snapshot
@@ -44,6 +51,8 @@ impl Compiler {
                 counted.inc();
             }
             Err(invalid) => {
+                self.filter_users.release(name);
+                self.filter_users.restore(users);
                 out.rejected
                     .push(Rejected::new(ResourceType::Listener, name, invalid));
             }
@@ -54,6 +63,7 @@ impl Compiler {
         &mut self,
         store: &dyn Resources,
         model: &Arc<model::Listener>,
+        out: &mut Compiled,
     ) -> Result<ListenerSpec, Failed> {
         let bind = match &model.address {
             Address::Socket(address) => BindAddress::Socket(*address),
@@ -64,14 +74,14 @@ impl Compiler {
         let mut chains = Vec::with_capacity(model.filter_chains.len());
         for (i, chain) in model.filter_chains.iter().enumerate() {
             let at = FieldPath::root().field("filter_chains").index(i);
-            let spec = self.chain(store, model, chain, &stat_name);
+            let spec = self.chain(store, model, chain, &stat_name, out);
             chains.push(Arc::new(spec.map_err(|e| e.within(&at))?));
         }
         let default_chain = match &model.default_filter_chain {
             None => None,
             Some(chain) => {
                 let at = FieldPath::root().field("default_filter_chain");
-                let spec = self.chain(store, model, chain, &stat_name);
+                let spec = self.chain(store, model, chain, &stat_name, out);
                 Some(Arc::new(spec.map_err(|e| e.within(&at))?))
             }
         };
@@ -91,6 +101,7 @@ impl Compiler {
         listener: &model::Listener,
         chain: &FilterChain,
         stat_name: &str,
+        out: &mut Compiled,
     ) -> Result<ChainSpec, Failed> {
         let tls = match &chain.tls {
             None => None,
@@ -122,14 +133,9 @@ impl Compiler {
                     }
                     RouteSource::Rds { name, .. } => RouteRef::Named(Arc::from(name.as_str())),
                 };
-                let filters = http
-                    .filters
-                    .iter()
-                    .filter(|f| !f.disabled)
-                    .map(|f| &f.config);
                 ChainKind::Http(Arc::new(HttpManagerSpec {
                     routes,
-                    filters: self.registry.chain(filters)?,
+                    filters: self.filters(store, &listener.name, &http.filters, out)?,
                     access_logs: self.access_logs(&http.access_logs)?,
                     stats: self.stats.http(&http.stat_prefix),
                     listener_stats: self.stats.listener_http(stat_name, &http.stat_prefix),
@@ -138,6 +144,31 @@ impl Compiler {
             }
         };
         Ok(ChainSpec { tls, kind })
+    }
+
+    fn filters(
+        &mut self,
+        store: &dyn Resources,
+        listener: &str,
+        filters: &[HttpFilter],
+        out: &mut Compiled,
+    ) -> Result<Chain, Failed> {
+        let with = With {
+            store,
+            registry: &self.registry,
+            stats: &self.stats,
+        };
+        let mut links = Vec::with_capacity(filters.len());
+        for filter in filters.iter().filter(|f| !f.disabled) {
+            links.push(match &filter.config {
+                HttpFilterConfig::Inline(config) => Link::Configured(config),
+                HttpFilterConfig::Discovered(discovery) => {
+                    let slot = self.filter_users.add(listener, discovery, &with, out)?;
+                    Link::Changing(slot)
+                }
+            });
+        }
+        self.registry.chain(links.into_iter())
     }
 
     fn usage(&self, policy: &ConnectionPolicy) -> Result<Option<Arc<Activity>>, Failed> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use causeway_xds::ResourceType;
+use causeway_xds::client::load_report::LoadStatus;
 use causeway_xds::client::{Status, TypeStatus};
 
 use super::{Counter, Gauge, Value, Visitor};
@@ -32,6 +33,21 @@ pub fn visit(clients: &[(String, Arc<Status>)], f: &mut Visitor<'_>) {
                 _ => {}
             }
         }
+    }
+}
+
+/// `load_reporter.`
+pub fn visit_load_reporter(status: &LoadStatus, f: &mut Visitor<'_>) {
+    let counters = [
+        ("requests", &status.requests),
+        ("responses", &status.responses),
+        ("errors", &status.errors),
+        ("retries", &status.retries),
+    ];
+    for (name, count) in counters {
+        let counter = Counter::default();
+        counter.add(count.load(Relaxed));
+        f(&format!("load_reporter.{name}"), Value::Counter(&counter));
     }
 }
 

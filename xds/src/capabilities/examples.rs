@@ -26,6 +26,7 @@ pub(super) fn all() -> Vec<(Value, Option<&'static str>)> {
         of(ResourceType::Cluster, cluster_in_place()),
         of(ResourceType::LoadAssignment, endpoints()),
         of(ResourceType::Secret, secret()),
+        of(ResourceType::FilterConfig, filter_config()),
         (balanced, Some("load_balancing_policy")),
     ]
 }
@@ -57,6 +58,11 @@ fn http_listener() -> Value {
         "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
         json!({}),
     );
+    let discovered = json!({"name": "d", "config_discovery": {
+        "config_source": {"ads": {}},
+        "type_urls": ["type.googleapis.com/causeway.v1.Forwarded"],
+        "default_config": any("causeway.v1.Forwarded", json!({})),
+    }});
     let manager = json!({
         "stat_prefix": "s",
         "access_log": [{"name": "a", "typed_config": log}],
@@ -66,7 +72,7 @@ fn http_listener() -> Value {
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "set_current_client_cert_details": {},
         "rds": {"route_config_name": "r", "config_source": {"ads": {}}},
-        "http_filters": [{"name": "r", "typed_config": router}],
+        "http_filters": [discovered, {"name": "r", "typed_config": router}],
     });
     let manager = any(&format!("{NETWORK}.HttpConnectionManager"), manager);
     json!({
@@ -189,6 +195,7 @@ fn cluster_by_discovery() -> Value {
         "connect_timeout": "1s",
         "eds_cluster_config": {"eds_config": {"ads": {}}, "service_name": "s"},
         "circuit_breakers": {"thresholds": [{"retry_budget": {}}]},
+        "lrs_server": {"self": {}},
         "common_lb_config": {},
         "upstream_connection_options": {"tcp_keepalive": {}},
         "typed_extension_protocol_options": {OPTIONS: any(OPTIONS, options)},
@@ -224,6 +231,10 @@ fn endpoints() -> Value {
         "policy": {},
         "endpoints": [{"locality": {}, "lb_endpoints": [{"endpoint": {"address": address()}}]}],
     })
+}
+
+fn filter_config() -> Value {
+    json!({"name": "f", "typed_config": any("causeway.v1.Forwarded", json!({}))})
 }
 
 fn secret() -> Value {

@@ -12,10 +12,12 @@
 //! | `stream` | the gRPC side |
 //! | `rest` | the REST side, which polls with the state-of-the-world machine |
 //! | `run`, `session` | join them with control |
+//! | [`load_report`] | what goes the other way: how much the endpoints have to do |
 
 mod backoff;
 mod choice;
 mod delta;
+pub mod load_report;
 mod machine;
 mod nack;
 mod rest;

@@ -76,6 +76,7 @@ const fn plural(kind: ResourceType) -> &'static str {
         ResourceType::Secret => "secrets",
         ResourceType::Cluster => "clusters",
         ResourceType::LoadAssignment => "endpoints",
+        ResourceType::FilterConfig => "filter configurations",
         ResourceType::Listener => "listeners",
         ResourceType::RouteConfiguration => "routes",
         ResourceType::VirtualHost => "virtual hosts",

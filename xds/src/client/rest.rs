@@ -308,6 +308,7 @@ const fn path(kind: ResourceType) -> Option<&'static str> {
         ResourceType::Secret => Some("/v3/discovery:secrets"),
         ResourceType::Cluster => Some("/v3/discovery:clusters"),
         ResourceType::LoadAssignment => Some("/v3/discovery:endpoints"),
+        ResourceType::FilterConfig => Some("/v3/discovery:extension_configs"),
         ResourceType::Listener => Some("/v3/discovery:listeners"),
         ResourceType::RouteConfiguration => Some("/v3/discovery:routes"),
         ResourceType::VirtualHost => None,

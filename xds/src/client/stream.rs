@@ -114,6 +114,9 @@ pub(super) fn path(scope: Scope, incremental: bool) -> Option<PathAndQuery> {
             ResourceType::LoadAssignment => {
                 "/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints"
             }
+            ResourceType::FilterConfig => {
+                "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/StreamExtensionConfigs"
+            }
             ResourceType::Listener => {
                 "/envoy.service.listener.v3.ListenerDiscoveryService/StreamListeners"
             }
@@ -129,6 +132,9 @@ pub(super) fn path(scope: Scope, incremental: bool) -> Option<PathAndQuery> {
             }
             ResourceType::LoadAssignment => {
                 "/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints"
+            }
+            ResourceType::FilterConfig => {
+                "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/DeltaExtensionConfigs"
             }
             ResourceType::Listener => {
                 "/envoy.service.listener.v3.ListenerDiscoveryService/DeltaListeners"

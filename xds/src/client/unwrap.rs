@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use prost::DecodeError;
 
+use crate::proto::core::TypedExtensionConfig;
 use crate::proto::envoy::service::discovery::v3::Resource;
 use crate::proto::{
     Any, Cluster, ClusterLoadAssignment, Listener, Message, RouteConfiguration, Secret, VirtualHost,
@@ -126,6 +127,9 @@ fn own_name(kind: ResourceType, any: &Any) -> Result<String, String> {
         ResourceType::Cluster => Cluster::decode(bytes).map(|message| message.name),
         ResourceType::LoadAssignment => {
             ClusterLoadAssignment::decode(bytes).map(|message| message.cluster_name)
+        }
+        ResourceType::FilterConfig => {
+            TypedExtensionConfig::decode(bytes).map(|message| message.name)
         }
         ResourceType::Listener => Listener::decode(bytes).map(|message| message.name),
         ResourceType::RouteConfiguration => {

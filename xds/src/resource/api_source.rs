@@ -123,6 +123,15 @@ impl ApiSource {
         Ok(source)
     }
 
+    /// # Errors
+    /// It is polled, and what it is wanted for takes streams.
+    pub fn check_streams(&self) -> Result<(), Invalid> {
+        match self.protocol {
+            ApiProtocol::Rest { .. } => Err(Invalid::at("api_type", "must be GRPC or DELTA_GRPC")),
+            ApiProtocol::StateOfTheWorld | ApiProtocol::Incremental => Ok(()),
+        }
+    }
+
     pub(crate) fn decode(
         message: core::ApiConfigSource,
         ctx: &Context<'_>,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 pub use health_check::{HealthCheck, HttpProbe, Intervals, Probe, TcpProbe};
 
-use super::config_source::ConfigSource;
+use super::config_source::{ConfigSource, Place};
 use super::load_assignment::LoadAssignment;
 use super::tls::UpstreamTls;
 
@@ -41,6 +41,8 @@ pub struct Cluster {
     pub proxy_protocol: Option<ProxyProtocolVersion>,
     /// TCP keep-alive on upstream sockets.
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// The management server that is told what its endpoints have to do (`lrs_server`).
+    pub load_reports: Option<Place>,
 }
 
 impl Cluster {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::address::Address;
 use super::context::{Context, fault, unpack};
-use super::{Cluster, Listener, LoadAssignment, Resource, RouteConfiguration, Secret, VirtualHost};
+use super::{Cluster, FilterConfig, Listener, LoadAssignment, Resource};
+use super::{RouteConfiguration, Secret, VirtualHost};
 use crate::extension::Extensions;
 use crate::proto::{self, Any, Message};
 use crate::reject::{Invalid, Rejected};
@@ -117,6 +118,10 @@ fn decode_as(
             let message: proto::ClusterLoadAssignment = unpack(any)?;
             Resource::LoadAssignment(Arc::new(LoadAssignment::decode(message, ctx)?))
         }
+        ResourceType::FilterConfig => Resource::FilterConfig(Arc::new(FilterConfig::decode(
+            unpack::<proto::core::TypedExtensionConfig>(any)?,
+            ctx,
+        )?)),
         ResourceType::Secret => Resource::Secret(Arc::new(Secret::decode(
             unpack::<proto::Secret>(any)?,
             ctx,

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use super::cluster::Http2Options;
 use super::config_source::ConfigSource;
+use super::filter_config::FilterDiscovery;
 use super::route::{RouteConfiguration, Upgrade};
 use crate::extension::TypedExtension;
 
@@ -64,9 +65,16 @@ pub enum RouteSource {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpFilter {
-    pub config: TypedExtension,
+    pub config: HttpFilterConfig,
     /// Off unless a route switches it on.
     pub disabled: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum HttpFilterConfig {
+    Inline(TypedExtension),
+    /// A resource of its own (`config_discovery`).
+    Discovered(FilterDiscovery),
 }
 
 /// How the client's address is worked out and passed on.

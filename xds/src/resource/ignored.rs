@@ -88,9 +88,8 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "Cluster.lrs_report_endpoint_metrics",
-        "load reporting is not offered",
+        "reports of load have no metrics of the endpoints' own",
     ),
-    ("Cluster.lrs_server", "load reporting is not offered"),
     ("Cluster.metadata", "metadata has no reader"),
     (
         "Cluster.per_connection_buffer_limit_bytes",

@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod config_source;
 mod context;
 mod decode;
+pub mod filter_config;
 pub mod fraction;
 pub mod headers;
 pub mod http_manager;
@@ -34,6 +35,7 @@ use crate::type_url::ResourceType;
 pub use address::Address;
 pub use cluster::Cluster;
 pub use decode::{Decoded, decode, decode_named, decode_noting, effective_name, resource_name};
+pub use filter_config::FilterConfig;
 pub use ignored::IGNORED;
 pub use listener::Listener;
 pub use load_assignment::LoadAssignment;
@@ -55,6 +57,7 @@ pub enum Resource {
     Cluster(Arc<Cluster>),
     LoadAssignment(Arc<LoadAssignment>),
     Secret(Arc<Secret>),
+    FilterConfig(Arc<FilterConfig>),
 }
 
 impl Resource {
@@ -66,6 +69,7 @@ impl Resource {
             Self::Cluster(_) => ResourceType::Cluster,
             Self::LoadAssignment(_) => ResourceType::LoadAssignment,
             Self::Secret(_) => ResourceType::Secret,
+            Self::FilterConfig(_) => ResourceType::FilterConfig,
         }
     }
 
@@ -77,6 +81,7 @@ impl Resource {
             Self::Cluster(c) => &c.name,
             Self::LoadAssignment(a) => &a.cluster_name,
             Self::Secret(s) => &s.name,
+            Self::FilterConfig(f) => &f.name,
         }
     }
 
@@ -91,6 +96,7 @@ impl Resource {
             (Self::Cluster(a), Self::Cluster(b)) => Arc::ptr_eq(a, b),
             (Self::LoadAssignment(a), Self::LoadAssignment(b)) => Arc::ptr_eq(a, b),
             (Self::Secret(a), Self::Secret(b)) => Arc::ptr_eq(a, b),
+            (Self::FilterConfig(a), Self::FilterConfig(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::cluster::{Cluster, Discovery};
 use super::config_source::{ConfigSource, DEFAULT_FETCH_TIMEOUT, Place};
-use super::http_manager::{HttpManager, RouteSource};
+use super::http_manager::{HttpFilterConfig, HttpManager, RouteSource};
 use super::listener::{FilterChain, Listener, NetworkFilter};
 use super::route::RouteConfiguration;
 use super::tls::{CertificateRef, DownstreamTls, SecretRef};
@@ -20,11 +20,13 @@ pub struct Reference {
     pub name: String,
     /// [`Place::Static`] for a secret without a source: it is among the static ones.
     pub source: ConfigSource,
+    /// Whether there is something to go on with as long as it is not there.
+    pub optional: bool,
 }
 
 impl Resource {
     /// The named resources this one cannot do its work without: load assignments, route
-    /// configurations, secrets, virtual hosts. Clusters that routes name are not among them: a
+    /// configurations, secrets, virtual hosts, configurations of filters. Clusters that routes name are not among them: a
     /// missing one is answered when a request asks for it.
     pub fn references(&self) -> Vec<Reference> {
         let mut found = Vec::new();
@@ -32,7 +34,10 @@ impl Resource {
             Self::Listener(listener) => of_listener(listener, &mut found),
             Self::RouteConfiguration(routes) => of_routes(routes, &mut found),
             Self::Cluster(cluster) => of_cluster(cluster, &mut found),
-            Self::VirtualHost { .. } | Self::LoadAssignment(_) | Self::Secret(_) => {}
+            Self::VirtualHost { .. }
+            | Self::LoadAssignment(_)
+            | Self::Secret(_)
+            | Self::FilterConfig(_) => {}
         }
         found
     }
@@ -79,7 +84,19 @@ fn of_manager(manager: &HttpManager, found: &mut Vec<Reference>) {
             kind: ResourceType::RouteConfiguration,
             name: name.clone(),
             source: source.clone(),
+            optional: false,
         }),
+    }
+    let enabled = manager.filters.iter().filter(|filter| !filter.disabled);
+    for filter in enabled {
+        if let HttpFilterConfig::Discovered(discovery) = &filter.config {
+            found.push(Reference {
+                kind: ResourceType::FilterConfig,
+                name: discovery.name.clone(),
+                source: discovery.source.clone(),
+                optional: discovery.without_warming,
+            });
+        }
     }
 }
 
@@ -89,6 +106,7 @@ fn of_routes(routes: &RouteConfiguration, found: &mut Vec<Reference>) {
             kind: ResourceType::VirtualHost,
             name: format!("{}/", routes.name),
             source: source.clone(),
+            optional: true,
         });
     }
 }
@@ -103,6 +121,7 @@ fn of_cluster(cluster: &Cluster, found: &mut Vec<Reference>) {
             kind: ResourceType::LoadAssignment,
             name: service_name.clone(),
             source: source.clone(),
+            optional: false,
         }),
         Discovery::Dns(dns) => found.push(Reference {
             kind: ResourceType::LoadAssignment,
@@ -111,6 +130,7 @@ fn of_cluster(cluster: &Cluster, found: &mut Vec<Reference>) {
                 place: Place::Dns(Arc::clone(dns)),
                 initial_fetch_timeout: DEFAULT_FETCH_TIMEOUT,
             },
+            optional: false,
         }),
     }
     if let Some(certificate) = cluster
@@ -143,5 +163,6 @@ fn of_secret(name: &str, source: Option<&ConfigSource>, found: &mut Vec<Referenc
             place: Place::Static,
             initial_fetch_timeout: DEFAULT_FETCH_TIMEOUT,
         }),
+        optional: false,
     });
 }

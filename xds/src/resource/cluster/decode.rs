@@ -17,9 +17,10 @@ use crate::proto::envoy::config::cluster::v3::{
     circuit_breakers::{Thresholds, thresholds},
 };
 use crate::reject::Invalid;
-use crate::resource::config_source::ConfigSource;
+use crate::resource::config_source::{ConfigSource, Place};
 use crate::resource::context::{
-    At, Context, accept, duration, enumeration, is_default, not_empty, number, refuse, required,
+    At, Context, accept, duration, enumeration, fault, is_default, not_empty, number, refuse,
+    required,
 };
 use crate::resource::load_assignment::LoadAssignment;
 use crate::resource::tls::UpstreamTls;
@@ -143,7 +144,6 @@ impl Cluster {
             cleanup_interval,
             metadata,
             ignore_health_on_host_removal,
-            lrs_server,
             lrs_report_endpoint_metrics,
             track_timeout_budgets,
             track_cluster_stats,
@@ -210,6 +210,10 @@ impl Cluster {
             tcp_keepalive: upstream_connection_options
                 .map_or(Ok(None), |options| decode_connection(options, ctx))
                 .at("upstream_connection_options")?,
+            load_reports: lrs_server
+                .map(|source| decode_load_reports(source, ctx))
+                .transpose()
+                .at("lrs_server")?,
         })
     }
 }
@@ -217,6 +221,20 @@ impl Cluster {
 fn merge_window(common: Option<&CommonLbConfig>) -> Result<Duration, Invalid> {
     let window = common.and_then(|common| common.update_merge_window);
     Ok(duration(window, "update_merge_window")?.unwrap_or(DEFAULT_MERGE_WINDOW))
+}
+
+/// Where the reports go: to a server, as its service takes them.
+fn decode_load_reports(message: core::ConfigSource, ctx: &Context<'_>) -> Result<Place, Invalid> {
+    match ConfigSource::decode(message, ctx)?.place {
+        Place::Api(source) => source
+            .check_streams()
+            .map(|()| Place::Api(source))
+            .at("api_config_source"),
+        place @ (Place::SameOrigin | Place::Ads) => Ok(place),
+        _ => Err(fault(
+            "a file takes no reports; must be a management server",
+        )),
+    }
 }
 
 impl Discovery {

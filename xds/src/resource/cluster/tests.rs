@@ -17,6 +17,7 @@ use crate::resource::{Address, Resource};
 use crate::type_url::{ResourceType, pack};
 
 mod health_check;
+mod load_reports;
 mod names;
 mod policy;
 

@@ -1,14 +1,14 @@
 //! The chain of HTTP filters, and the upgrades that pass it.
 
-use super::HttpFilter;
+use super::{HttpFilter, HttpFilterConfig};
 use crate::extension::TypedExtension;
 use crate::proto::hcm::{self, http_filter};
 use crate::reject::Invalid;
 use crate::resource::context::{At, Context, accept, not_empty, refuse, required};
+use crate::resource::filter_config::{FilterDiscovery, ROUTER};
 use crate::resource::route::Upgrade;
 
 const FIELD: &str = "http_filters";
-const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
 /// The filters in order. The router answers the request, so it is last and nowhere else.
 pub(super) fn decode(
@@ -56,8 +56,12 @@ impl HttpFilter {
         let name = not_empty(name, "name")?;
         let any = match required(config_type, "typed_config")? {
             http_filter::ConfigType::TypedConfig(any) => any,
-            http_filter::ConfigType::ConfigDiscovery(_) => {
-                return Err(Invalid::at("config_discovery", "not supported yet"));
+            http_filter::ConfigType::ConfigDiscovery(discovery) => {
+                let discovery = FilterDiscovery::decode(name, discovery, ctx);
+                return Ok(Some(Self {
+                    config: HttpFilterConfig::Discovered(discovery.at("config_discovery")?),
+                    disabled,
+                }));
             }
         };
         let config = TypedExtension::from_any(name, any);
@@ -69,11 +73,12 @@ impl HttpFilter {
         ctx.extensions
             .check_http_filter(&config)
             .at("typed_config")?;
+        let config = HttpFilterConfig::Inline(config);
         Ok(Some(Self { config, disabled }))
     }
 
     fn is_router(&self) -> bool {
-        self.config.message_name() == ROUTER
+        matches!(&self.config, HttpFilterConfig::Inline(c) if c.message_name() == ROUTER)
     }
 }
 

@@ -89,7 +89,10 @@ fn what_is_set_is_read() {
     let filters: Vec<_> = manager
         .filters
         .iter()
-        .map(|f| f.config.message_name())
+        .map(|f| match &f.config {
+            HttpFilterConfig::Inline(config) => config.message_name(),
+            HttpFilterConfig::Discovered(_) => panic!("in place"),
+        })
         .collect();
     assert_eq!(filters, ["test.Filter", ROUTER]);
 }
@@ -182,6 +185,7 @@ fn rds_and_inline_vhds_are_references() {
             kind: ResourceType::RouteConfiguration,
             name,
             source,
+            optional: false,
         },
     ] = &rds[..]
     else {
@@ -256,11 +260,6 @@ fn a_manager_is_refused_by_path() {
             ("http_filters[0].typed_config.inner: is bad", |m| {
                 m.http_filters[0].config_type = Some(
                     proto::hcm::http_filter::ConfigType::TypedConfig(any(ROUTER, b"bad")),
-                );
-            }),
-            ("http_filters[0].config_discovery: not supported yet", |m| {
-                m.http_filters[0].config_type = Some(
-                    proto::hcm::http_filter::ConfigType::ConfigDiscovery(Default::default()),
                 );
             }),
             ("add_user_agent: not supported yet", |m| {
@@ -488,5 +487,82 @@ fn protocol_options_are_refused_by_path() {
                 |m| http2(m).max_concurrent_streams = uint(0),
             ),
         ],
+    );
+}
+
+fn discovered(change: fn(&mut proto::core::ExtensionConfigSource)) -> proto::HttpConnectionManager {
+    let mut source = proto::core::ExtensionConfigSource {
+        config_source: same_origin(),
+        type_urls: vec!["type.googleapis.com/test.Filter".into()],
+        ..Default::default()
+    };
+    change(&mut source);
+    let mut filter = http_filter("far");
+    filter.config_type = Some(proto::hcm::http_filter::ConfigType::ConfigDiscovery(source));
+    let mut manager = manager();
+    manager.http_filters.insert(0, filter);
+    manager
+}
+
+#[test]
+fn a_filter_may_have_its_configuration_elsewhere() {
+    let message = with_manager(discovered(|source| {
+        source.default_config = Some(any("test.Filter", b"x"));
+        source.apply_default_config_without_warming = true;
+    }));
+    let listener = resource(&message);
+    let all = listener.references();
+    let reference = all
+        .iter()
+        .find(|r| r.kind == ResourceType::FilterConfig)
+        .unwrap();
+    assert_eq!((&*reference.name, reference.optional), ("far", true));
+
+    const AT: &str = "filter_chains[0].filters[0].typed_config.http_filters[0].config_discovery";
+    let cases: [Case<proto::core::ExtensionConfigSource>; 7] = [
+        ("config_source: must be given", |s| s.config_source = None),
+        ("type_urls: must have at least one", |s| s.type_urls.clear()),
+        (
+            "type_urls[1]: extension type \"x/test.Unknown\" is not supported",
+            |s| s.type_urls.push("x/test.Unknown".into()),
+        ),
+        ("type_urls[0]: the router cannot be discovered", |s| {
+            s.type_urls[0] = ROUTER.into();
+        }),
+        (
+            "default_config: is a envoy.extensions.filters.http.router.v3.Router, expected test.Filter",
+            |s| s.default_config = Some(any(ROUTER, b"")),
+        ),
+        ("default_config.inner: is bad", |s| {
+            s.default_config = Some(any("test.Filter", b"bad"));
+        }),
+        (
+            "apply_default_config_without_warming: there is no `default_config` to apply",
+            |s| s.apply_default_config_without_warming = true,
+        ),
+    ];
+    for (expected, change) in cases {
+        let refused = refusal(&with_manager(discovered(change)));
+        assert_eq!(refused, format!("{AT}.{expected}"));
+    }
+}
+
+#[test]
+fn the_configuration_of_a_filter_is_a_resource() {
+    let message = |config| proto::core::TypedExtensionConfig {
+        name: "far".into(),
+        typed_config: Some(config),
+    };
+    let Resource::FilterConfig(config) = resource(&message(any("test.Filter", b"x"))) else {
+        panic!("a configuration")
+    };
+    assert_eq!(config.config.message_name(), "test.Filter");
+    assert_eq!(
+        refusal(&message(any("test.Filter", b"bad"))),
+        "typed_config.inner: is bad"
+    );
+    assert_eq!(
+        refusal(&proto::core::TypedExtensionConfig::default()),
+        "name: must not be empty"
     );
 }

@@ -1,0 +1,108 @@
+//! Configuration of an HTTP filter that is a resource of its own, and where it is named.
+
+use super::config_source::ConfigSource;
+use super::context::{At, Context, fault, not_empty, required, unknown_type};
+use crate::extension::TypedExtension;
+use crate::proto::core::{self, ExtensionConfigSource};
+use crate::reject::Invalid;
+use crate::type_url::message_name;
+
+/// `envoy.config.core.v3.TypedExtensionConfig`, as an Extension Config Discovery Service sends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterConfig {
+    pub name: String,
+    pub config: TypedExtension,
+}
+
+/// `envoy.config.core.v3.ExtensionConfigSource`: a filter whose configuration is elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterDiscovery {
+    /// Of the filter, and of the resource.
+    pub name: String,
+    pub source: ConfigSource,
+    /// In force until there is a configuration (`default_config`).
+    pub default: Option<TypedExtension>,
+    /// Whether the listener goes into use before there is one
+    /// (`apply_default_config_without_warming`).
+    pub without_warming: bool,
+    /// Message names of what the configuration may be (`type_urls`); at least one.
+    pub types: Vec<String>,
+}
+
+impl FilterConfig {
+    pub(crate) fn decode(
+        message: core::TypedExtensionConfig,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
+        let core::TypedExtensionConfig { name, typed_config } = message;
+        let name = not_empty(name, "name")?;
+        let any = required(typed_config, "typed_config")?;
+        let config = TypedExtension::from_any(&*name, any);
+        ctx.extensions
+            .check_http_filter(&config)
+            .at("typed_config")?;
+        Ok(Self { name, config })
+    }
+}
+
+impl FilterDiscovery {
+    pub(super) fn decode(
+        name: String,
+        message: ExtensionConfigSource,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
+        let ExtensionConfigSource {
+            config_source,
+            default_config,
+            apply_default_config_without_warming,
+            type_urls,
+        } = message;
+        if type_urls.is_empty() {
+            return Err(Invalid::at("type_urls", "must have at least one"));
+        }
+        let types = type_urls.iter().enumerate().map(|(i, url)| {
+            let name = message_name(url);
+            let known = ctx.extensions.knows_http_filter(name);
+            let fault = match known {
+                true if name == ROUTER => Err(fault("the router cannot be discovered")),
+                true => Ok(name.to_owned()),
+                false => Err(unknown_type(url)),
+            };
+            fault.at_index("type_urls", i)
+        });
+        let mut discovery = Self {
+            source: ConfigSource::decode_field(config_source, "config_source", ctx)?,
+            default: None,
+            without_warming: apply_default_config_without_warming,
+            types: types.collect::<Result<_, _>>()?,
+            name,
+        };
+        if let Some(any) = default_config {
+            let config = TypedExtension::from_any(&*discovery.name, any);
+            discovery.check_type(&config).at("default_config")?;
+            ctx.extensions
+                .check_http_filter(&config)
+                .at("default_config")?;
+            discovery.default = Some(config);
+        }
+        if discovery.without_warming && discovery.default.is_none() {
+            let reason = "there is no `default_config` to apply";
+            return Err(Invalid::at("apply_default_config_without_warming", reason));
+        }
+        Ok(discovery)
+    }
+
+    /// # Errors
+    /// The configuration is not of a type that this filter may have.
+    pub fn check_type(&self, config: &TypedExtension) -> Result<(), Invalid> {
+        let found = config.message_name();
+        if self.types.iter().any(|name| name == found) {
+            return Ok(());
+        }
+        let expected = self.types.join(", ");
+        Err(fault(format!("is a {found}, expected {expected}")))
+    }
+}
+
+/// It ends each chain, and is not configured from elsewhere.
+pub(super) const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
