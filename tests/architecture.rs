@@ -18,8 +18,15 @@ use source::{Source, blank, inline_modules, name_at, sources, words};
 /// names to its left. Keep it equal to the table in docs/ARCHITECTURE.md.
 const ROWS: &[&[&str]] = &[
     &["util"],
-    &["config", "error", "telemetry", "runtime", "net"],
-    &["tls", "filter", "route"],
+    &[
+        "config",
+        "error",
+        "formatter",
+        "telemetry",
+        "runtime",
+        "net",
+    ],
+    &["tls", "filter", "route", "access_log", "local_reply"],
     &["upstream", "cluster", "management_server"],
     &["snapshot"],
     &["http", "tcp"],

@@ -20,6 +20,8 @@ use crate::runtime::timer::Deadline;
 pub struct Activity {
     /// Bytes of a request have come and its head is not complete. HTTP/1 only.
     pub reading: AtomicBool,
+    /// A request is being answered.
+    pub answering: AtomicBool,
     /// The client takes nothing more at the moment.
     pub blocked: AtomicBool,
     /// Counts what it took.
@@ -32,6 +34,8 @@ pub struct Activity {
 pub struct Counted {
     io: Io,
     activity: Arc<Activity>,
+    /// What the parser answered by itself, which is not sent: see [`Counted::withhold`].
+    held: Vec<u8>,
 }
 
 impl Activity {
@@ -63,11 +67,40 @@ impl Activity {
 
 impl Counted {
     pub fn new(io: Io, activity: Arc<Activity>) -> Self {
-        Self { io, activity }
+        Self {
+            io,
+            activity,
+            held: Vec::new(),
+        }
     }
 
     pub fn into_inner(self) -> Io {
         self.io
+    }
+
+    /// The socket, and what was held back.
+    pub fn into_parts(self) -> (Io, Vec<u8>) {
+        (self.io, self.held)
+    }
+
+    /// hyper answers what it cannot parse by itself, without a body, a log or a count. Such an
+    /// answer is kept for whoever serves the connection, who knows a better one. It is told by what
+    /// it looks like: nothing is being answered, and the connection ends with it. Should it be the
+    /// end of an answer after all, it is sent when the connection ends.
+    fn withhold(&mut self, bytes: &[u8]) -> bool {
+        const LONGEST: usize = 160;
+        if bytes.len() > LONGEST
+            || !bytes.starts_with(b"HTTP/1.1 4")
+            || self.activity.heads.is_none()
+            || self.activity.answering.load(Relaxed)
+        {
+            return false;
+        }
+        let closes = bytes.windows(17).any(|part| part == b"connection: close");
+        if closes && bytes.ends_with(b"\r\n\r\n") {
+            self.held = bytes.to_vec();
+        }
+        !self.held.is_empty()
     }
 }
 
@@ -92,6 +125,9 @@ impl AsyncWrite for Counted {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.withhold(buf) {
+            return Poll::Ready(Ok(buf.len()));
+        }
         let result = Pin::new(&mut self.io).poll_write(cx, buf);
         self.activity.note_write(result.is_pending());
         result
@@ -101,6 +137,11 @@ impl AsyncWrite for Counted {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let [one] = bufs
+            && self.withhold(one)
+        {
+            return Poll::Ready(Ok(one.len()));
+        }
         let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.activity.note_write(result.is_pending());
         result
@@ -112,6 +153,9 @@ impl AsyncWrite for Counted {
         Pin::new(&mut self.io).poll_flush(cx)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.held.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::clock::{Activity, Clock, Counted, Tick};
 use super::forwarded::Peer;
-use super::serve_request;
+use super::{serve_request, unparsed};
 use crate::net::Io;
 use crate::runtime::drain::Drain;
 use crate::runtime::timer::Deadline;
@@ -34,6 +34,9 @@ const MAX_STREAMS: u32 = 1024;
 
 /// Later than anything is due.
 pub(super) const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// The number of the next connection.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// What the listener knows of a connection.
 pub struct Accepted {
@@ -54,12 +57,21 @@ pub struct Accepted {
 pub struct Connection {
     pub manager: Arc<HttpManagerSpec>,
     pub reader: Rc<RefCell<Reader>>,
+    /// Counts the connections of the process.
+    pub id: u64,
     pub peer: Peer,
+    /// `None` for a Unix socket.
+    pub peer_address: Option<SocketAddr>,
+    pub local: Option<SocketAddr>,
     pub local_port: Option<u16>,
+    /// What the client asked for in its TLS handshake, if somebody asks for it.
+    pub requested_server_name: Option<String>,
     pub server_name: HeaderValue,
     pub drain: Drain,
     _guard: Box<dyn std::any::Any>,
     active: Cell<u32>,
+    /// Requests that it may still have; `None`: any number.
+    left: Cell<Option<u32>>,
     activity: Arc<Activity>,
     /// When the last request ended, or the connection began.
     idle_since: Cell<Instant>,
@@ -98,13 +110,23 @@ impl Connection {
         &self.activity
     }
 
+    /// Whether the connection is to end once what runs now has ended.
+    pub fn is_ending(&self) -> bool {
+        self.drain.has_begun() || self.left.get() == Some(0)
+    }
+
     pub fn request_began(&self) {
+        if let Some(left) = self.left.get() {
+            self.left.set(Some(left.saturating_sub(1)));
+        }
+        self.activity.answering.store(true, Relaxed);
         self.activity.reading.store(false, Relaxed);
         self.active.set(self.active.get() + 1);
     }
 
     pub fn request_ended(&self, now: Instant) {
         self.active.set(self.active.get() - 1);
+        self.activity.answering.store(false, Relaxed);
         // What was read meanwhile was this request's body.
         self.activity.reading.store(false, Relaxed);
         self.idle_since.set(now);
@@ -151,13 +173,23 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
         Activity::http1(manager.model.max_request_headers_kb as usize * 1024)
     };
     let connection = Rc::new(Connection {
-        peer: Peer::new(ip, accepted.tls),
+        peer: Peer {
+            unix: accepted.peer.is_none(),
+            local_port: accepted.local.map(|a| a.port()),
+            ..Peer::new(ip, accepted.tls)
+        }
+        .telling(manager.model.forwarded.use_remote_address),
+        id: NEXT_ID.fetch_add(1, Relaxed),
+        peer_address: accepted.peer,
+        local: accepted.local,
+        requested_server_name: manager.wants.anything.then(|| io.server_name()).flatten(),
         local_port: accepted.local.map(|a| a.port()),
         reader: accepted.reader,
         server_name,
         drain: accepted.drain,
         _guard: accepted.guard,
         active: Cell::new(0),
+        left: Cell::new(manager.model.max_requests),
         activity: Arc::new(activity),
         idle_since: Cell::new(Instant::now()),
         look: Cell::new(Instant::now() + NEVER),
@@ -248,16 +280,30 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
     })
     .await;
     let stats = &connection.manager.stats;
-    let mut leftover = http
-        .into_parts()
-        .map(|parts| parts.io.into_inner().into_inner());
+    let mut held = Vec::new();
+    let mut leftover = http.into_parts().map(|parts| {
+        let (io, withheld) = parts.io.into_inner().into_parts();
+        held = withheld;
+        io
+    });
     match ended {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => {
+            if let Some(io) = leftover.as_mut().filter(|_| !held.is_empty()) {
+                // It was an answer like any other after all.
+                io.write_all(&held).await.ok();
+                io.shutdown().await.ok();
+            }
+        }
         Ok(Err(error)) => {
             if error.is_parse() {
                 stats.downstream_cx_protocol_error.inc();
             }
             tracing::debug!(%error, peer = %connection.peer.ip, "connection ended");
+            if !held.is_empty()
+                && let Some(io) = leftover
+            {
+                return refuse(io, &error, &held, &connection).await;
+            }
             if error.is_user() || error.is_body_write_aborted() {
                 // The response broke off. A reset tells the client so even where the end of the
                 // connection would be the end of the body.
@@ -293,6 +339,15 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
     if let Some(io) = leftover {
         linger(io, connection.manager.model.timeouts.delayed_close).await;
     }
+}
+
+/// Answers a head that cannot be parsed, in the place of the parser's own answer. The end of the
+/// connection follows when the client has had time to read it.
+async fn refuse(mut io: Io, error: &hyper::Error, automatic: &[u8], connection: &Rc<Connection>) {
+    let answer = unparsed::answer(error, automatic, connection);
+    // Best effort: the client may be gone.
+    io.write_all(&answer).await.ok();
+    linger(io, connection.manager.model.timeouts.delayed_close).await;
 }
 
 /// Closes so that the peer sees a reset, and nothing that waits to be sent is kept.
@@ -347,7 +402,9 @@ async fn serve_http2(io: Io, connection: Rc<Connection>) {
             if let Poll::Ready(result) = http.as_mut().poll(cx) {
                 return Poll::Ready(result);
             }
-            if !draining && drained.as_mut().poll(cx).is_ready() {
+            if !draining
+                && (connection.left.get() == Some(0) || drained.as_mut().poll(cx).is_ready())
+            {
                 draining = true;
                 connection.manager.stats.downstream_cx_drain_close.inc();
                 http.as_mut().graceful_shutdown();

@@ -83,6 +83,7 @@ pub fn sanitise(
 ) -> Result<Facts, Failure> {
     version(parts, manager)?;
     let names = Names::of(&parts.headers);
+    whole_target(parts, heads)?;
     // First, while all fields are as they were parsed.
     framing(parts, names, heads)?;
     target(parts, manager)?;
@@ -91,6 +92,9 @@ pub fn sanitise(
     let upgrade = hop_by_hop(parts, names)?;
     if names.cookie && parts.version == Version::HTTP_2 {
         join_cookies(&mut parts.headers);
+    }
+    if parts.headers.len() != parts.headers.keys_len() {
+        join_lists(&mut parts.headers);
     }
     let redirect = normal_path(parts, manager)?;
     Ok(Facts {
@@ -155,6 +159,27 @@ fn target(parts: &mut Parts, manager: &HttpManager) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The parser takes bytes that no target can have, and drops a fragment (RFC 9112 section 3.2).
+fn whole_target(parts: &Parts, heads: Option<&Mutex<Heads>>) -> Result<(), Failure> {
+    let Some(target) = parts.uri.path_and_query().map(PathAndQuery::as_str) else {
+        return Ok(());
+    };
+    if !target.is_ascii() {
+        return Err(Failure::bad_request("http1.codec_error"));
+    }
+    let Some(heads) = heads else {
+        return Ok(());
+    };
+    let heads = heads.lock().unwrap_or_else(PoisonError::into_inner);
+    if heads.behind(target.as_bytes()) == Some(b'#') {
+        return Err(Failure {
+            body: Cow::Borrowed(""),
+            ..Failure::bad_request("path_normalization_failed")
+        });
+    }
+    Ok(())
+}
+
 /// hyper takes any list that ends in `chunked`; the next hop might read it differently.
 fn framing(parts: &mut Parts, names: Names, heads: Option<&Mutex<Heads>>) -> Result<(), Failure> {
     if !names.transfer_encoding && !names.content_length {
@@ -197,12 +222,15 @@ fn framing(parts: &mut Parts, names: Names, heads: Option<&Mutex<Heads>>) -> Res
     Ok(())
 }
 
+/// The detail word of a header with an underscore in its name.
+pub const UNDERSCORE: &str = "unexpected_underscore";
+
 fn underscores(headers: &mut HeaderMap, action: Underscores) -> Result<(), Failure> {
     if action == Underscores::Allow || !headers.keys().any(|n| n.as_str().contains('_')) {
         return Ok(());
     }
     if action == Underscores::RejectRequest {
-        return Err(Failure::bad_request("unexpected_underscore"));
+        return Err(Failure::bad_request(UNDERSCORE));
     }
     let named: Vec<HeaderName> = headers
         .keys()
@@ -345,6 +373,28 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
     if let Ok(value) = HeaderValue::from_bytes(&all) {
         headers.insert(COOKIE, value);
+    }
+}
+
+/// Lists that Envoy passes on in one field, however many they came in.
+const LISTS: [HeaderName; 6] = [
+    http::header::ACCEPT,
+    http::header::ACCEPT_ENCODING,
+    http::header::ACCESS_CONTROL_REQUEST_HEADERS,
+    http::header::CACHE_CONTROL,
+    http::header::ORIGIN,
+    http::header::VIA,
+];
+
+fn join_lists(headers: &mut HeaderMap) {
+    for name in &LISTS {
+        if headers.get_all(name).iter().nth(1).is_none() {
+            continue;
+        }
+        let all = joined(headers.get_all(name).iter().map(HeaderValue::as_bytes));
+        if let Some(Ok(value)) = all.map(|all| HeaderValue::from_bytes(&all)) {
+            headers.insert(name, value);
+        }
     }
 }
 

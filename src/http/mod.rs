@@ -8,11 +8,13 @@ mod forwarded;
 mod framing;
 mod head;
 mod names;
+mod observed;
 mod path;
 mod replay;
 mod reply;
 mod router;
 mod serve_request;
+mod unparsed;
 mod upgrade;
 mod watch;
 

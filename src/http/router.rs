@@ -6,16 +6,19 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use causeway_xds::resource::http_manager::ServerHeader;
-use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, SERVER, UPGRADE, VIA};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, SERVER, UPGRADE, VIA,
+};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 
 use super::body::Body;
 use super::exchange::Exchange;
 use super::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PREFIX};
 use super::head::{UpgradeRequest, strip_response};
+use super::observed::Observed;
 use super::replay::Replay;
 use super::reply::{self, Manner};
 use super::upgrade;
@@ -71,7 +74,12 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
     let head = parts.as_mut().expect(UNSENT);
     append_via(&mut head.headers, &manager.model.via);
     let envoy_headers = !manager.filters.router.suppress_envoy_headers;
-    edit_request(head, forward, route, envoy_headers);
+    if let (Some(kept), Some(cluster)) = (&exchange.kept, &cluster) {
+        // A request has one cluster.
+        kept.cluster.set(Arc::clone(&cluster.name)).ok();
+    }
+    edit_request(head, forward, route, envoy_headers, &exchange);
+    exchange.keep_request(head, Some(&route.edits.wants));
 
     let ask = Ask {
         parts,
@@ -103,7 +111,7 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
         {
             exchange.watch.upgraded();
             let ends = upgrade::Ends { lease, idle };
-            upgrade::switch(response, asked, on_upgrade, ends, exchange)
+            upgrade::switch(response, asked, on_upgrade, ends, route, exchange)
         }
         (Ok((lease, response)), asked, _) => {
             let close = manner.close || asked.is_some();
@@ -115,7 +123,11 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
             respond(response, lease, manner, exchange)
         }
     };
-    route.edits.apply_to_response(response.headers_mut());
+    if response.body().exchange().is_some() {
+        let (mut head, body) = response.into_parts();
+        edit_response(route, &mut head.headers, body.exchange());
+        response = Response::from_parts(head, body);
+    }
     append_via(response.headers_mut(), &manager.model.via);
     response
 }
@@ -210,7 +222,7 @@ async fn attempt(
         }
         let last = again || !lease.reused;
         let replay = (!last && bodyless && idempotent).then(|| Replay::of(&head));
-        prepare(&mut head, &lease, forward, upgrade);
+        prepare(&mut head, &lease, forward, upgrade, bodyless);
         let streamed = body
             .take()
             .unwrap_or_else(|| RequestBody::empty(Rc::clone(&progress)));
@@ -384,7 +396,7 @@ fn send_failure(error: &SendError, lease: &Lease) -> Failure {
 }
 
 /// Adds our name to the list of those that a message went through (RFC 9110 section 7.6.3).
-fn append_via(headers: &mut http::HeaderMap, via: &str) {
+fn append_via(headers: &mut HeaderMap, via: &str) {
     if via.is_empty() {
         return;
     }
@@ -400,9 +412,26 @@ fn append_via(headers: &mut http::HeaderMap, via: &str) {
 }
 
 /// Edits that are the same for every attempt.
-fn edit_request(parts: &mut Parts, forward: &Forward, route: &Route, envoy_headers: bool) {
+fn edit_request(
+    parts: &mut Parts,
+    forward: &Forward,
+    route: &Route,
+    envoy_headers: bool,
+    exchange: &Exchange,
+) {
     if envoy_headers && let Some(timeout) = &forward.timeout_header {
         parts.headers.insert(EXPECTED_TIMEOUT, timeout.clone());
+    }
+    // Before the path and the host are rewritten, as Envoy has it.
+    for level in route.edits.request_levels() {
+        if !level.apply_plain(&mut parts.headers) {
+            let facts = Observed {
+                request: Some(parts),
+                ..Observed::of(exchange)
+            };
+            let changes = level.evaluate(&parts.headers, &facts);
+            changes.apply(&mut parts.headers);
+        }
     }
     if let Some(prefix) = forward.path_rewrite.told_prefix(parts.uri.path())
         && let Ok(prefix) = HeaderValue::from_str(prefix)
@@ -434,11 +463,34 @@ fn edit_request(parts: &mut Parts, forward: &Forward, route: &Route, envoy_heade
         }
         parts.headers.insert(HOST, host);
     }
-    route.edits.apply_to_request(&mut parts.headers);
+}
+
+/// The edits of a route on a response, of the upstream or of our own.
+pub(super) fn edit_response(route: &Route, headers: &mut HeaderMap, exchange: Option<&Exchange>) {
+    for level in route.edits.response_levels() {
+        if level.apply_plain(headers) {
+            continue;
+        }
+        let Some(exchange) = exchange else {
+            continue;
+        };
+        let facts = Observed {
+            response: Some(headers),
+            ..Observed::of(exchange)
+        };
+        let changes = level.evaluate(headers, &facts);
+        changes.apply(headers);
+    }
 }
 
 /// Puts a head into the form that the endpoint's protocol wants.
-fn prepare(head: &mut Parts, lease: &Lease, forward: &Forward, upgrade: Option<&UpgradeRequest>) {
+fn prepare(
+    head: &mut Parts,
+    lease: &Lease,
+    forward: &Forward,
+    upgrade: Option<&UpgradeRequest>,
+    bodyless: bool,
+) {
     head.extensions.clear();
     let hostname = &lease.endpoint().hostname;
     if matches!(forward.host_rewrite, HostRewrite::Auto)
@@ -458,6 +510,13 @@ fn prepare(head: &mut Parts, lease: &Lease, forward: &Forward, upgrade: Option<&
         head.uri = Uri::from_parts(uri).unwrap_or_default();
     } else {
         head.version = Version::HTTP_11;
+        // Every method but these may have a body, so that its absence is said (as Envoy does).
+        let plain = [Method::GET, Method::HEAD, Method::CONNECT, Method::TRACE];
+        if bodyless && upgrade.is_none() && !plain.contains(&head.method) {
+            head.headers
+                .entry(CONTENT_LENGTH)
+                .or_insert_with(|| HeaderValue::from_static("0"));
+        }
     }
     if let Some(upgrade) = upgrade {
         head.headers
@@ -510,7 +569,7 @@ fn respond(
 }
 
 pub(super) fn server_header(
-    headers: &mut http::HeaderMap,
+    headers: &mut HeaderMap,
     connection: &super::connection_manager::Connection,
 ) {
     match connection.manager.model.server_header {

@@ -1,6 +1,5 @@
 //! One request: from its head to the action of its route.
 
-use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,9 +15,9 @@ use super::body::Body;
 use super::connection_manager::Connection;
 use super::exchange::Exchange;
 use super::forwarded::{self, X_FORWARDED_PROTO, X_REQUEST_ID};
-use super::head::{self, UpgradeRequest, View};
+use super::head::{self, UNDERSCORE, UpgradeRequest, View};
 use super::reply::{self, Manner};
-use super::router::{self, Job};
+use super::router::{self, Job, edit_response};
 use crate::cluster::Cluster;
 use crate::error::{Failure, ResponseFlag};
 use crate::filter::{Flow, LocalReply, Stream};
@@ -36,11 +35,19 @@ enum Chosen {
     Nothing,
 }
 
+/// Why a stream ends without an answer (HTTP/2): the request is not one, as its codec sees it.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the head of the request is refused")]
+pub struct Reset;
+
 /// Serves one request of `connection`.
+///
+/// # Errors
+/// [`Reset`]
 pub async fn handle(
     connection: Rc<Connection>,
     mut request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+) -> Result<Response<Body>, Reset> {
     // hyper puts something there exactly when an upgrade is asked for.
     let asked = !request.extensions().is_empty();
     let on_upgrade = asked.then(|| hyper::upgrade::on(&mut request));
@@ -54,7 +61,7 @@ pub async fn handle(
     let manner = Manner {
         grpc: parts.version == Version::HTTP_2 && reply::is_grpc(&parts.headers),
         // An answer that does not wait for the body leaves the connection in doubt.
-        close: !body.is_end_stream() || connection.drain.has_begun(),
+        close: !body.is_end_stream() || connection.is_ending(),
         http2: parts.version == Version::HTTP_2,
     };
     let decided = decide(&connection, parts, &mut exchange);
@@ -74,7 +81,7 @@ pub async fn handle(
             let Action::Forward(forward) = &route.action else {
                 unreachable!("decided by the action")
             };
-            let close = connection.drain.has_begun();
+            let close = connection.is_ending();
             let manner = Manner { close, ..manner };
             let filters = &connection.manager.filters;
             let target = filters.target(parts, &route.filters);
@@ -96,6 +103,7 @@ pub async fn handle(
             response
         }
         other => {
+            exchange.keep_request(parts, None);
             let mut response = match other {
                 Ok(Decided::Reply {
                     status,
@@ -106,6 +114,10 @@ pub async fn handle(
                     reply::redirect(status, &location, manner, exchange)
                 }
                 Ok(Decided::Forward { .. }) => unreachable!("matched above"),
+                Err(failure) if manner.http2 && failure.details == UNDERSCORE => {
+                    exchange.failed(&failure);
+                    return Err(Reset);
+                }
                 Err(failure) => reply::from_failure(&failure, manner, exchange),
             };
             router::server_header(response.headers_mut(), &connection);
@@ -114,6 +126,11 @@ pub async fn handle(
     };
     if let Some(id) = told_id {
         response.headers_mut().insert(X_REQUEST_ID, id);
+    }
+    if let Some(exchange) = response.body().exchange()
+        && let Some(kept) = &exchange.kept
+    {
+        kept.response(response.headers(), &connection.manager.wants);
     }
     Ok(response)
 }
@@ -150,13 +167,11 @@ fn decide(
         });
     }
     let names = facts.names;
-    if names.internal {
-        forwarded::strip_internal(&mut parts.headers);
-    }
     let rules = &manager.model.forwarded;
     let client = forwarded::apply(&mut parts.headers, names, rules, &connection.peer);
-    forwarded::request_id(&mut parts.headers, names, &manager.model);
-    exchange.request_id(&parts.headers);
+    forwarded::request_id(&mut parts.headers, names, &manager.model, client);
+    let client = client.ip;
+    exchange.client.set(Some(client));
 
     let (route, cluster) = match choose(connection, parts) {
         Chosen::Route { route, cluster } => (route, cluster),
@@ -170,6 +185,7 @@ fn decide(
             ));
         }
     };
+    exchange.routed(&route);
     let upgrade = facts
         .upgrade
         // A preflight passes where nothing else does, so it must not become a tunnel. Ignoring what
@@ -194,6 +210,7 @@ fn decide(
         Flow::Continue => {}
         Flow::Fail(failure) => return Err(*failure),
         Flow::Reply(reply) => {
+            exchange.detail("filter_reply");
             let LocalReply {
                 status,
                 body,
@@ -222,7 +239,9 @@ fn decide(
                     http::HeaderValue::from_static("text/plain"),
                 );
             }
-            route.edits.apply_to_response(&mut headers);
+            exchange.answered(*status);
+            exchange.detail("direct_response");
+            edit_response(&route, &mut headers, Some(exchange));
             Ok(Decided::Reply {
                 status: *status,
                 body: body.clone(),
@@ -231,6 +250,7 @@ fn decide(
         }
         Action::Redirect(redirect) => {
             manager.stats.rq_redirect.inc();
+            exchange.detail("direct_response");
             Ok(redirected(redirect, parts))
         }
     }

@@ -12,10 +12,11 @@ use super::body::Body;
 use super::clock::Counted;
 use super::exchange::Exchange;
 use super::head::{UpgradeRequest, strip_response};
-use super::router::server_header;
+use super::router::{edit_response, server_header};
 use crate::error::ResponseFlag;
 use crate::net::Io;
 use crate::net::copy::{self, Ended, Side};
+use crate::route::Route;
 use crate::upstream::pool::{self, Lease};
 
 /// The upstream end of a tunnel, and how long it may be silent (zero: for ever).
@@ -30,6 +31,7 @@ pub fn switch(
     asked: UpgradeRequest,
     downstream: OnUpgrade,
     ends: Ends,
+    route: &Route,
     exchange: Box<Exchange>,
 ) -> Response<Body> {
     let upstream = hyper::upgrade::on(&mut response);
@@ -44,6 +46,10 @@ pub fn switch(
     exchange.upstream_answered(StatusCode::SWITCHING_PROTOCOLS);
     exchange.answered(StatusCode::SWITCHING_PROTOCOLS);
     server_header(&mut head.headers, &exchange.connection);
+    edit_response(route, &mut head.headers, Some(&exchange));
+    if let Some(kept) = &exchange.kept {
+        kept.response(&head.headers, &exchange.connection.manager.wants);
+    }
     let endpoint = std::sync::Arc::clone(ends.lease.endpoint());
     pool::spawn_tied(&endpoint, tunnel(downstream, upstream, ends, exchange));
     Response::from_parts(head, Body::Empty)

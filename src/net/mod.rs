@@ -2,10 +2,12 @@
 
 pub mod copy;
 pub mod listen;
+mod own;
 mod roots;
 pub mod stream;
 mod unchecked;
 
+pub use own::own_address;
 pub use roots::system_roots;
 pub use stream::Io;
 pub use unchecked::Unchecked;

@@ -14,7 +14,7 @@ use super::RequestView;
 #[derive(Debug)]
 pub struct RouteMatcher {
     path: PathMatcher,
-    headers: Vec<CompiledHeader>,
+    headers: Vec<HeaderCondition>,
     query: Vec<CompiledQuery>,
     grpc: bool,
 }
@@ -45,8 +45,9 @@ enum PathMatcher {
     Regex(Regex),
 }
 
+/// What a header must be.
 #[derive(Debug)]
-struct CompiledHeader {
+pub struct HeaderCondition {
     name: String,
     test: HeaderTest,
     invert: bool,
@@ -111,7 +112,7 @@ impl RouteMatcher {
         };
         Self {
             path,
-            headers: model.headers.iter().map(CompiledHeader::compile).collect(),
+            headers: model.headers.iter().map(HeaderCondition::compile).collect(),
             query: model.query.iter().map(CompiledQuery::compile).collect(),
             grpc: model.grpc,
         }
@@ -182,8 +183,8 @@ impl CompiledQuery {
     }
 }
 
-impl CompiledHeader {
-    fn compile(model: &HeaderMatcher) -> Self {
+impl HeaderCondition {
+    pub fn compile(model: &HeaderMatcher) -> Self {
         let test = match &model.value {
             HeaderMatch::Present => HeaderTest::Present,
             HeaderMatch::Absent => HeaderTest::Absent,
@@ -201,7 +202,11 @@ impl CompiledHeader {
         }
     }
 
-    fn matches(&self, request: &impl RequestView) -> bool {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn matches(&self, request: &impl RequestView) -> bool {
         let value = request.header(&self.name);
         match (&self.test, value) {
             (HeaderTest::Present, value) => value.is_some() != self.invert,

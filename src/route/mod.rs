@@ -11,6 +11,7 @@ mod table;
 
 use std::sync::Arc;
 
+use causeway_xds::resource::metadata::MetadataValue;
 use causeway_xds::resource::route as model;
 
 use crate::filter::{PerRoute, Registry};
@@ -22,6 +23,10 @@ pub use table::{RouteTable, host_key};
 /// A route and what it does.
 #[derive(Debug)]
 pub struct Route {
+    /// A label; may be empty.
+    pub name: String,
+    /// By namespace.
+    pub metadata: Vec<(String, MetadataValue)>,
     pub matcher: matcher::RouteMatcher,
     pub action: Action,
     /// Of all levels, in the order in which they apply.
@@ -70,11 +75,13 @@ impl VirtualHost {
             .iter()
             .map(|route| {
                 Arc::new(Route {
+                    name: route.name.clone(),
+                    metadata: route.metadata.clone(),
                     matcher: matcher::RouteMatcher::compile(&route.matcher),
                     attempt_count: host.include_request_attempt_count,
                     action: Action::compile(&route.action, &route.matcher),
                     edits: HeaderEdits::compile(
-                        [&route.edits, &host.edits, &config.edits],
+                        [&route.edits, &host.edits, &config.edits].into_iter(),
                         config.most_specific_edits_win,
                     ),
                     filters: registry

@@ -18,10 +18,12 @@ use imbl::shared_ptr::DefaultSharedPtr;
 pub use compile::{Compiled, Compiler, Resources, Retired};
 pub use publish::{Publisher, Reader};
 
+use crate::access_log::Logger;
 use crate::cluster::Cluster;
 use crate::filter::Chain;
+use crate::formatter::Wants;
+use crate::local_reply::LocalReplies;
 use crate::route::RouteTable;
-use crate::telemetry::access_log::LogFile;
 use crate::telemetry::activity::Activity;
 use crate::telemetry::logging::Sparse;
 use crate::telemetry::stats::{HttpStats, ListenerHttpStats, ListenerStats, TcpStats};
@@ -84,7 +86,10 @@ pub struct HttpManagerSpec {
     pub model: HttpManager,
     pub routes: RouteRef,
     pub filters: Chain,
-    pub access_logs: Vec<Arc<LogFile>>,
+    pub access_logs: Vec<Logger>,
+    pub local_replies: Option<LocalReplies>,
+    /// What loggers and local replies ask of a request.
+    pub wants: Wants,
     pub stats: Arc<HttpStats>,
     pub listener_stats: Arc<ListenerHttpStats>,
 }

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -21,6 +22,9 @@ pub struct Progress {
     pub sent: Cell<u64>,
     /// The client's body has ended. Set by [`Progress::end_request`].
     pub request_ended: Cell<bool>,
+    /// Somebody asks when it ended.
+    pub timed: Cell<bool>,
+    pub request_ended_at: Cell<Option<Instant>>,
     /// Who wants to know of that end: it is seen by the upstream connection's task, and the route's
     /// timeout starts there.
     on_end: RefCell<Option<Waker>>,
@@ -30,9 +34,13 @@ pub struct Progress {
 
 impl Progress {
     pub fn end_request(&self) {
-        if !self.request_ended.replace(true)
-            && let Some(waker) = self.on_end.take()
-        {
+        if self.request_ended.replace(true) {
+            return;
+        }
+        if self.timed.get() {
+            self.request_ended_at.set(Some(Instant::now()));
+        }
+        if let Some(waker) = self.on_end.take() {
             waker.wake();
         }
     }

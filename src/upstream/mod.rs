@@ -44,3 +44,13 @@ pub enum Protocol {
     Http1,
     Http2(Http2Options),
 }
+
+impl Protocol {
+    /// As logs say it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Http1 => "HTTP/1.1",
+            Self::Http2(_) => "HTTP/2",
+        }
+    }
+}

@@ -1,22 +1,23 @@
 //! Listeners: their addresses, filter chains and access logs.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use causeway_xds::ResourceType;
-use causeway_xds::extension::TypedExtension;
 use causeway_xds::reject::{FieldPath, Invalid, Rejected};
+use causeway_xds::resource::access_log::AccessLog;
 use causeway_xds::resource::http_manager::{HttpManager, RouteSource};
 use causeway_xds::resource::listener::{ConnectionPolicy, FilterChain, NetworkFilter};
 use causeway_xds::resource::{self as model, Address, Resource};
 
 use super::{Compiled, Compiler, Failed, Resources, resource, secrets};
+use crate::access_log::Logger;
 use crate::filter::http::usage;
+use crate::formatter::Wants;
+use crate::local_reply::LocalReplies;
 use crate::route::RouteTable;
 use crate::snapshot::{
     BindAddress, ChainKind, ChainSpec, HttpManagerSpec, ListenerSpec, RouteRef, TcpProxySpec,
 };
-use crate::telemetry::access_log::LogFile;
 use crate::telemetry::activity::Activity;
 use crate::telemetry::logging::Sparse;
 use crate::tls::ServerTls;
@@ -118,10 +119,21 @@ impl Compiler {
                     .iter()
                     .filter(|f| !f.disabled)
                     .map(|f| &f.config);
+                let access_logs = self.access_logs(&http.access_logs)?;
+                let local_replies = LocalReplies::compile(&http.local_replies);
+                let mut wants = Wants::default();
+                access_logs
+                    .iter()
+                    .for_each(|logger| logger.note(&mut wants));
+                if let Some(replies) = &local_replies {
+                    replies.note(&mut wants);
+                }
                 ChainKind::Http(Arc::new(HttpManagerSpec {
                     routes,
                     filters: self.registry.chain(filters)?,
-                    access_logs: self.access_logs(&http.access_logs)?,
+                    access_logs,
+                    local_replies,
+                    wants,
                     stats: self.stats.http(&http.stat_prefix),
                     listener_stats: self.stats.listener_http(stat_name, &http.stat_prefix),
                     model: HttpManager::clone(http),
@@ -139,21 +151,16 @@ impl Compiler {
         usage::activity(&policy.circuit, &policy.sessions, context)
     }
 
-    fn access_logs(&self, loggers: &[TypedExtension]) -> Result<Vec<Arc<LogFile>>, Failed> {
-        let mut files = Vec::with_capacity(loggers.len());
-        for (i, logger) in loggers.iter().enumerate() {
-            let at = FieldPath::root().field("access_log").index(i);
-            let path = self
-                .registry
-                .access_log_path(logger)
-                .map_err(|e| e.within(&at))?;
-            if path == "/dev/null" {
-                continue;
-            }
-            let file = self.log_files.open(Path::new(&path));
-            files.push(file.map_err(|e| Invalid::new(at, format!("{path}: {e}")))?);
+    fn access_logs(&self, models: &[AccessLog]) -> Result<Vec<Logger>, Failed> {
+        let mut loggers = Vec::with_capacity(models.len());
+        for (i, model) in models.iter().enumerate() {
+            let opened = Logger::open(model, &self.log_files);
+            loggers.extend(opened.map_err(|e| {
+                let at = FieldPath::root().field("access_log").index(i);
+                Invalid::new(at, format!("{:?}: {e}", model.sink))
+            })?);
         }
-        Ok(files)
+        Ok(loggers)
     }
 }
 

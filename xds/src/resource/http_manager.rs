@@ -3,6 +3,7 @@
 mod decode;
 mod filters;
 mod forwarded;
+mod local_reply;
 mod protocol;
 
 use std::sync::Arc;
@@ -10,8 +11,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::access_log::{AccessLog, LogFilter};
 use super::cluster::Http2Options;
 use super::config_source::ConfigSource;
+use super::format::FormatString;
+use super::headers::HeaderEdit;
 use super::route::{RouteConfiguration, Upgrade};
 use crate::extension::TypedExtension;
 
@@ -23,7 +27,8 @@ pub struct HttpManager {
     pub routes: RouteSource,
     /// In order; the last one is the router.
     pub filters: Vec<HttpFilter>,
-    pub access_logs: Vec<TypedExtension>,
+    pub access_logs: Vec<AccessLog>,
+    pub local_replies: LocalReplies,
     pub forwarded: Forwarded,
     pub path: PathRules,
     pub host: HostRules,
@@ -35,6 +40,8 @@ pub struct HttpManager {
     pub max_request_headers_kb: u32,
     /// Default 100 (`common_http_protocol_options.max_headers_count`).
     pub max_headers_count: u32,
+    /// Requests after which a connection ends (`max_requests_per_connection`).
+    pub max_requests: Option<u32>,
     pub upgrades: Vec<Upgrade>,
     /// Default `envoy` (`server_name`).
     pub server_name: String,
@@ -67,6 +74,26 @@ pub struct HttpFilter {
     pub disabled: bool,
 }
 
+/// `local_reply_config`: what becomes of the answers that are made here.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LocalReplies {
+    /// The first whose filter holds changes the answer.
+    pub mappers: Vec<LocalReplyMapper>,
+    /// Of all bodies, unless the mapper has a format of its own.
+    pub format: Option<FormatString>,
+}
+
+/// `ResponseMapper`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LocalReplyMapper {
+    pub filter: LogFilter,
+    pub status: Option<u16>,
+    /// Replaces `%LOCAL_REPLY_BODY%`.
+    pub body: Option<String>,
+    pub format: Option<FormatString>,
+    pub add: Vec<HeaderEdit>,
+}
+
 /// How the client's address is worked out and passed on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Forwarded {
@@ -75,6 +102,16 @@ pub struct Forwarded {
     pub skip_xff_append: bool,
     /// `original_ip_detection_extensions`. When there is one, the fields above are not set.
     pub detection: Option<XffDetection>,
+    /// `append_x_forwarded_port`
+    pub append_port: bool,
+    pub internal: InternalAddresses,
+}
+
+/// Whose requests may steer retries and timeouts (`internal_address_config`). Default: nobody's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InternalAddresses {
+    pub unix_sockets: bool,
+    pub networks: Vec<IpNet>,
 }
 
 /// `envoy.extensions.http.original_ip_detection.xff.v3.XffConfig`.

@@ -336,10 +336,6 @@ pub const IGNORED: &[(&str, &str)] = &[
         "HTTP/3 is not offered",
     ),
     (
-        "HttpConnectionManager.internal_address_config",
-        "no client counts as internal: `x-envoy-*` is removed from every request, and `x-envoy-internal` is never set",
-    ),
-    (
         "HttpConnectionManager.set_current_client_cert_details",
         "only matters when client certificate details are forwarded, which is refused",
     ),
@@ -359,6 +355,10 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "HttpProtocolOptions.max_response_headers_kb",
         "a limit of clusters, not of listeners",
+    ),
+    (
+        "JsonFormatOptions.sort_properties",
+        "the keys of a JSON format are always sorted",
     ),
     (
         "KeepaliveSettings.connection_idle_interval",
@@ -494,11 +494,6 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     ("Route.decorator", "tracing is not offered"),
     (
-        "Route.metadata",
-        "all but causeway's strip_prefix: metadata has no reader",
-    ),
-    ("Route.name", "only a label"),
-    (
         "Route.per_request_buffer_limit_bytes",
         "bodies are kept for retries and mirrors only, which are refused",
     ),
@@ -525,6 +520,18 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "RouteConfiguration.validate_clusters",
         "a route to an unknown cluster answers with its cluster_not_found_response_code",
+    ),
+    (
+        "RuntimeFilter.runtime_key",
+        "there is no runtime that could change the share",
+    ),
+    (
+        "RuntimeFilter.use_independent_randomness",
+        "the share is always drawn independently",
+    ),
+    (
+        "RuntimeUInt32.runtime_key",
+        "there is no runtime that could change the value",
     ),
     (
         "TcpProxy.access_log_flush_interval",

@@ -4,8 +4,6 @@ mod decode;
 mod filters;
 mod tcp_proxy;
 
-pub(in crate::resource) use decode::decode_access_log;
-
 use std::net::IpAddr;
 use std::time::Duration;
 

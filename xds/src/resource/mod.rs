@@ -8,18 +8,21 @@
 //! Each typed resource is in a file of its own; its decoder is below it or in a directory of the
 //! same name. [`IGNORED`] is the list of what is accepted without effect.
 
+pub mod access_log;
 pub mod address;
 pub mod api_source;
 pub mod cluster;
 pub mod config_source;
 mod context;
 mod decode;
+pub mod format;
 pub mod headers;
 pub mod http_manager;
 mod ignored;
 pub mod listener;
 pub mod load_assignment;
 pub mod matcher;
+pub mod metadata;
 mod references;
 pub mod route;
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::config_source::ConfigSource;
 use super::headers::HeaderEdits;
 use super::matcher::{HeaderMatcher, QueryMatcher};
+pub use super::metadata::MetadataValue;
 use crate::extension::TypedExtension;
 
 /// `envoy.config.route.v3.RouteConfiguration`.
@@ -66,6 +67,10 @@ pub enum RequireTls {
 /// `envoy.config.route.v3.Route`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
+    /// A label, for logs; may be empty.
+    pub name: String,
+    /// By namespace, sorted (`metadata.filter_metadata`).
+    pub metadata: Vec<(String, MetadataValue)>,
     pub matcher: RouteMatch,
     pub action: Action,
     pub edits: HeaderEdits,

@@ -14,6 +14,7 @@ pub(super) struct Common {
     pub idle: Option<Duration>,
     pub max_headers_count: u32,
     pub underscores: Underscores,
+    pub max_requests: Option<u32>,
 }
 
 impl Common {
@@ -32,13 +33,16 @@ impl Common {
             max_connection_duration,
             max_connection_duration_jitter,
             max_stream_duration,
-            max_requests_per_connection,
         );
         // A limit for what an upstream sends; Envoy reads it in the cluster only.
         accept!(ctx, "HttpProtocolOptions": max_response_headers_kb);
         const UNDERSCORES: &str = "headers_with_underscores_action";
         Ok(Self {
             idle: duration(idle_timeout, "idle_timeout")?,
+            // Zero is no limit.
+            max_requests: max_requests_per_connection
+                .map(|v| v.value)
+                .filter(|max| *max > 0),
             max_headers_count: number(max_headers_count, "max_headers_count", 1..=u32::MAX)?
                 .unwrap_or(HttpManager::DEFAULT_MAX_HEADERS_COUNT),
             underscores: match enumeration(headers_with_underscores_action, UNDERSCORES)? {
