@@ -151,6 +151,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
     let activities = Arc::<Activities>::default();
     let (mut control, handle) = Control::new(Start {
         registry: Registry::new(Context {
+            draining: Arc::default(),
             activities: Some(Arc::clone(&activities)),
             strict: options.strict_xds,
             any_file: false,

@@ -27,6 +27,10 @@ pub enum Filter {
         statuses: Vec<u32>,
         exclude: bool,
     },
+    LogType {
+        types: Vec<String>,
+        exclude: bool,
+    },
     Constant(bool),
 }
 
@@ -43,6 +47,10 @@ impl Filter {
             LogFilter::ResponseFlags(flags) => Self::ResponseFlags(flags.clone()),
             LogFilter::GrpcStatus { statuses, exclude } => Self::GrpcStatus {
                 statuses: statuses.clone(),
+                exclude: *exclude,
+            },
+            LogFilter::LogType { types, exclude } => Self::LogType {
+                types: types.clone(),
                 exclude: *exclude,
             },
             LogFilter::Constant(holds) => Self::Constant(*holds),
@@ -89,6 +97,11 @@ impl Filter {
             Self::GrpcStatus { statuses, exclude } => {
                 let status = grpc_status_number(facts);
                 let named = status.is_some_and(|s| statuses.iter().any(|w| u64::from(*w) == s));
+                named != *exclude
+            }
+            Self::LogType { types, exclude } => {
+                let kind = facts.fact(Fact::AccessLogType);
+                let named = types.iter().any(|t| kind == Value::Text(t.as_str().into()));
                 named != *exclude
             }
             Self::Constant(holds) => *holds,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use causeway_xds::extension::{Extensions, TypedExtension};
 use causeway_xds::proto::Message;
@@ -32,6 +33,8 @@ pub struct Context {
     pub strict: bool,
     /// Files that resources name need not be there: where it is only asked what can be configured.
     pub any_file: bool,
+    /// Balancers in front are told to go elsewhere, and clients to come back on a new connection.
+    pub draining: Arc<AtomicBool>,
     /// What may be named as a management server; `None` where that is not known.
     pub servers: Option<Arc<KnownServers>>,
 }

@@ -24,6 +24,8 @@ pub enum Body {
 pub struct Relay {
     inner: Incoming,
     lease: Option<Lease>,
+    /// Those of HTTP/1 have to be announced, or they end here.
+    trailers: bool,
     exchange: Box<Exchange>,
 }
 
@@ -38,9 +40,11 @@ pub enum BodyError {
 }
 
 impl Body {
-    pub fn relay(inner: Incoming, lease: Lease, exchange: Box<Exchange>) -> Self {
+    /// `trailers`: whether they are passed on.
+    pub fn relay(inner: Incoming, lease: Lease, trailers: bool, exchange: Box<Exchange>) -> Self {
         let mut relay = Box::new(Relay {
             inner,
+            trailers,
             lease: Some(lease),
             exchange,
         });
@@ -107,10 +111,11 @@ impl Relay {
                 {
                     kept.trailers(trailers, &self.exchange.connection.manager.wants);
                 }
-                if self.inner.is_end_stream() {
+                let dropped = !self.trailers && frame.is_trailers();
+                if dropped || self.inner.is_end_stream() {
                     self.ended();
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready((!dropped).then_some(Ok(frame)))
             }
             Poll::Ready(None) => {
                 self.ended();

@@ -20,7 +20,9 @@ use crate::runtime::timer::Deadline;
 pub struct Activity {
     /// Bytes of a request have come and its head is not complete. HTTP/1 only.
     pub reading: AtomicBool,
-    /// A request is being answered.
+    /// A request runs.
+    pub active: AtomicBool,
+    /// The answer to the last request may not have left yet.
     pub answering: AtomicBool,
     /// The client takes nothing more at the moment.
     pub blocked: AtomicBool,
@@ -49,6 +51,9 @@ impl Activity {
 
     fn note_read(&self, bytes: &[u8]) {
         self.reading.store(true, Relaxed);
+        if !self.active.load(Relaxed) {
+            self.answering.store(false, Relaxed);
+        }
         if let Some(heads) = &self.heads {
             heads
                 .lock()
@@ -61,6 +66,9 @@ impl Activity {
         self.blocked.store(blocked, Relaxed);
         if !blocked {
             self.writes.fetch_add(1, Relaxed);
+            if !self.active.load(Relaxed) {
+                self.answering.store(false, Relaxed);
+            }
         }
     }
 }
@@ -84,20 +92,22 @@ impl Counted {
     }
 
     /// hyper answers what it cannot parse by itself, without a body, a log or a count. Such an
-    /// answer is kept for whoever serves the connection, who knows a better one. It is told by what
-    /// it looks like: nothing is being answered, and the connection ends with it. Should it be the
-    /// end of an answer after all, it is sent when the connection ends.
+    /// answer is kept for whoever serves the connection, who knows a better one. It is told by its
+    /// form, and by nothing else being under way; should it be somebody's answer after all, it is
+    /// sent when the connection ends, which it is about to do.
     fn withhold(&mut self, bytes: &[u8]) -> bool {
-        const LONGEST: usize = 160;
-        if bytes.len() > LONGEST
-            || !bytes.starts_with(b"HTTP/1.1 4")
+        if !bytes.starts_with(b"HTTP/1.1 4")
             || self.activity.heads.is_none()
             || self.activity.answering.load(Relaxed)
         {
             return false;
         }
-        let closes = bytes.windows(17).any(|part| part == b"connection: close");
-        if closes && bytes.ends_with(b"\r\n\r\n") {
+        let mut lines = bytes.split(|b| *b == b'\n').skip(1);
+        let automatic = lines.next() == Some(b"connection: close\r")
+            && lines.next() == Some(b"content-length: 0\r")
+            && lines.next().is_some_and(|line| line.starts_with(b"date: "))
+            && lines.next() == Some(b"\r");
+        if automatic && lines.next() == Some(b"") {
             self.held = bytes.to_vec();
         }
         !self.held.is_empty()

@@ -6,10 +6,10 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use causeway_xds::resource::http_manager::Codec;
+use causeway_xds::resource::http_manager::{Codec, HttpManager};
 use http::header::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -112,13 +112,14 @@ impl Connection {
 
     /// Whether the connection is to end once what runs now has ended.
     pub fn is_ending(&self) -> bool {
-        self.drain.has_begun() || self.left.get() == Some(0)
+        self.drain.has_begun() || self.left.get() == Some(0) || self.manager.draining.load(Relaxed)
     }
 
     pub fn request_began(&self) {
         if let Some(left) = self.left.get() {
             self.left.set(Some(left.saturating_sub(1)));
         }
+        self.activity.active.store(true, Relaxed);
         self.activity.answering.store(true, Relaxed);
         self.activity.reading.store(false, Relaxed);
         self.active.set(self.active.get() + 1);
@@ -126,7 +127,7 @@ impl Connection {
 
     pub fn request_ended(&self, now: Instant) {
         self.active.set(self.active.get() - 1);
-        self.activity.answering.store(false, Relaxed);
+        self.activity.active.store(self.is_busy(), Relaxed);
         // What was read meanwhile was this request's body.
         self.activity.reading.store(false, Relaxed);
         self.idle_since.set(now);
@@ -260,6 +261,7 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
     let mut clock = Clock::new(&model.timeouts, model.timeouts.request_headers);
     let mut drained = std::pin::pin!(connection.drain.begun());
     let mut draining = false;
+    let mut lifetime = lifetime(model);
     let ended = std::future::poll_fn(|cx| {
         loop {
             if let Poll::Ready(result) = Pin::new(&mut http).poll(cx) {
@@ -268,6 +270,11 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
             if !draining && drained.as_mut().poll(cx).is_ready() {
                 draining = true;
                 connection.manager.stats.downstream_cx_drain_close.inc();
+                Pin::new(&mut http).graceful_shutdown();
+                continue;
+            }
+            if !draining && lifetime.as_mut().is_some_and(|l| l.poll_unpin(cx)) {
+                draining = true;
                 Pin::new(&mut http).graceful_shutdown();
                 continue;
             }
@@ -341,6 +348,21 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
     }
 }
 
+/// `max_connection_duration`, after which a connection takes no more requests.
+struct Lifetime(Deadline);
+
+impl Lifetime {
+    /// Whether it is over.
+    fn poll_unpin(&mut self, cx: &mut Context<'_>) -> bool {
+        Pin::new(&mut self.0).poll(cx).is_ready()
+    }
+}
+
+fn lifetime(model: &HttpManager) -> Option<Lifetime> {
+    let limit = model.timeouts.max_connection;
+    (!limit.is_zero()).then(|| Lifetime(Deadline::after(limit)))
+}
+
 /// Answers a head that cannot be parsed, in the place of the parser's own answer. The end of the
 /// connection follows when the client has had time to read it.
 async fn refuse(mut io: Io, error: &hyper::Error, automatic: &[u8], connection: &Rc<Connection>) {
@@ -397,6 +419,7 @@ async fn serve_http2(io: Io, connection: Rc<Connection>) {
     let mut clock = Clock::new(&model.timeouts, Duration::ZERO);
     let mut drained = std::pin::pin!(connection.drain.begun());
     let mut draining = false;
+    let mut lifetime = lifetime(model);
     let result = std::future::poll_fn(|cx| {
         loop {
             if let Poll::Ready(result) = http.as_mut().poll(cx) {
@@ -407,6 +430,11 @@ async fn serve_http2(io: Io, connection: Rc<Connection>) {
             {
                 draining = true;
                 connection.manager.stats.downstream_cx_drain_close.inc();
+                http.as_mut().graceful_shutdown();
+                continue;
+            }
+            if !draining && lifetime.as_mut().is_some_and(|l| l.poll_unpin(cx)) {
+                draining = true;
                 http.as_mut().graceful_shutdown();
                 continue;
             }

@@ -82,6 +82,7 @@ pub fn sanitise(
     heads: Option<&Mutex<Heads>>,
 ) -> Result<Facts, Failure> {
     version(parts, manager)?;
+    method(parts, manager)?;
     let names = Names::of(&parts.headers);
     whole_target(parts, heads)?;
     // First, while all fields are as they were parsed.
@@ -115,6 +116,60 @@ fn version(parts: &Parts, manager: &HttpManager) -> Result<(), Failure> {
         .closing());
     }
     Ok(())
+}
+
+/// Methods beyond those of RFC 9110 that Envoy takes.
+const OTHER_METHODS: [&str; 26] = [
+    "ACL",
+    "BIND",
+    "CHECKOUT",
+    "COPY",
+    "LINK",
+    "LOCK",
+    "M-SEARCH",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MOVE",
+    "NOTIFY",
+    "PROPFIND",
+    "PROPPATCH",
+    "PURGE",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "SOURCE",
+    "SUBSCRIBE",
+    "UNBIND",
+    "UNLINK",
+    "UNLOCK",
+    "UNSUBSCRIBE",
+    "PATCH",
+];
+
+/// HTTP/1 takes methods that are known, unless it is to take any.
+fn method(parts: &Parts, manager: &HttpManager) -> Result<(), Failure> {
+    let standard = matches!(
+        parts.method,
+        Method::GET
+            | Method::POST
+            | Method::PUT
+            | Method::DELETE
+            | Method::HEAD
+            | Method::OPTIONS
+            | Method::CONNECT
+            | Method::PATCH
+            | Method::TRACE
+    );
+    if standard
+        || parts.version == Version::HTTP_2
+        || manager.http1.allow_custom_methods
+        || OTHER_METHODS.contains(&parts.method.as_str())
+    {
+        return Ok(());
+    }
+    Err(Failure::bad_request("http1.codec_error"))
 }
 
 /// Brings absolute form and the HTTP/2 pseudo headers down to origin form plus `Host`.

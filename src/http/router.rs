@@ -565,7 +565,8 @@ fn respond(
     if manner.close && !manner.http2 {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    response.map(|incoming| Body::relay(incoming, lease, exchange))
+    let trailers = lease.is_http2() || response.headers().contains_key(TRAILER);
+    response.map(|incoming| Body::relay(incoming, lease, trailers, exchange))
 }
 
 pub(super) fn server_header(

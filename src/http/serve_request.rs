@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use causeway_xds::resource::route::{RequireTls, Upgrade};
-use http::header::{HOST, HeaderMap};
+use http::header::{HOST, HeaderMap, TRAILER};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
@@ -58,6 +58,11 @@ pub async fn handle(
     let mut exchange = Exchange::begin(&connection, parts);
     exchange.asked = connection.manager.filters.asked(parts);
     exchange.progress.request_ended.set(body.is_end_stream());
+    // Those of HTTP/1 have to be announced (RFC 9110 section 6.6.2).
+    if parts.version != Version::HTTP_2 && !body.is_end_stream() {
+        let announced = parts.headers.contains_key(TRAILER);
+        exchange.progress.drop_trailers.set(!announced);
+    }
     let manner = Manner {
         grpc: parts.version == Version::HTTP_2 && reply::is_grpc(&parts.headers),
         // An answer that does not wait for the body leaves the connection in doubt.

@@ -9,6 +9,7 @@ pub mod publish;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use causeway_xds::resource::http_manager::HttpManager;
@@ -90,6 +91,8 @@ pub struct HttpManagerSpec {
     pub local_replies: Option<LocalReplies>,
     /// What loggers and local replies ask of a request.
     pub wants: Wants,
+    /// Clients are to come back on a new connection.
+    pub draining: Arc<AtomicBool>,
     pub stats: Arc<HttpStats>,
     pub listener_stats: Arc<ListenerHttpStats>,
 }
@@ -108,6 +111,7 @@ pub struct TcpProxySpec {
     /// Zero is none.
     pub idle_timeout: Duration,
     pub policy: model::ConnectionPolicy,
+    pub access_logs: Vec<Logger>,
     /// What a connection is noted for.
     pub usage: Option<Arc<Activity>>,
     pub stats: Arc<TcpStats>,

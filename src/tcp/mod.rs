@@ -1,5 +1,7 @@
 //! TCP proxying: one connection in, one connection out, bytes both ways.
 
+mod log;
+
 use std::any::Any;
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::StatusCode;
 
+use self::log::Log;
 use crate::cluster::Cluster;
 use crate::error::{Failure, ResponseFlag};
 use crate::net::Io;
@@ -42,10 +45,16 @@ pub async fn proxy(
     guard: Box<dyn Any>,
 ) {
     spec.stats.downstream_cx_total.inc();
+    let local = io.tcp().and_then(|tcp| tcp.local_addr().ok());
+    let log = Log::begin(&spec, peer, local);
     let (endpoint, upstream) = match open(&spec, cluster.as_deref()).await {
         Ok(opened) => opened,
-        Err(failure) => return report(&spec, peer, &failure),
+        Err(failure) => {
+            log.failed(&failure);
+            return report(&spec, peer, &failure);
+        }
     };
+    log.connected(&endpoint);
     let tied = Arc::clone(&endpoint);
     let usage = spec.usage.as_ref().map(Activity::begin);
     let task = async move {
@@ -55,6 +64,7 @@ pub async fn proxy(
             Side::new(upstream, Bytes::new()),
         );
         let ended = copy::both(down, up, spec.idle_timeout, |down, up| {
+            log.moved(down, up);
             spec.stats.downstream_cx_tx_bytes_total.add(down);
             spec.stats.downstream_cx_rx_bytes_total.add(up);
         })
@@ -63,6 +73,7 @@ pub async fn proxy(
             spec.stats.idle_timeout.inc();
         }
         if let Some(failure) = failure(ended, spec.idle_timeout, &endpoint) {
+            log.failed(&failure);
             report(&spec, peer, &failure);
         }
         drop((guard, usage));

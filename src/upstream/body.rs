@@ -22,6 +22,8 @@ pub struct Progress {
     pub sent: Cell<u64>,
     /// The client's body has ended. Set by [`Progress::end_request`].
     pub request_ended: Cell<bool>,
+    /// What follows the client's body is not passed on.
+    pub drop_trailers: Cell<bool>,
     /// Somebody asks when it ended.
     pub timed: Cell<bool>,
     pub request_ended_at: Cell<Option<Instant>>,
@@ -107,6 +109,10 @@ impl Body for RequestBody {
             }
             Some(Err(_)) => progress.request_broken.set(true),
             None => progress.end_request(),
+        }
+        if progress.drop_trailers.get() && matches!(&frame, Some(Ok(f)) if f.is_trailers()) {
+            // They are last.
+            return Poll::Ready(None);
         }
         Poll::Ready(frame)
     }

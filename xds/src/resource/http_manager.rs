@@ -174,6 +174,8 @@ pub enum Underscores {
 pub struct Http1Options {
     pub accept_http_10: bool,
     pub default_host_for_http_10: String,
+    /// Methods that no specification knows are taken.
+    pub allow_custom_methods: bool,
 }
 
 /// Zero means none, throughout.
@@ -189,6 +191,8 @@ pub struct Timeouts {
     pub request_headers: Duration,
     /// Between our last byte and the close. Default 1 s.
     pub delayed_close: Duration,
+    /// From the beginning of a connection until it takes no more requests. Default none.
+    pub max_connection: Duration,
 }
 
 impl Default for Timeouts {
@@ -199,6 +203,7 @@ impl Default for Timeouts {
             request: Duration::ZERO,
             request_headers: Duration::ZERO,
             delayed_close: Duration::from_secs(1),
+            max_connection: Duration::ZERO,
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::access_log::AccessLog;
 use super::address::{Address, contain};
 use super::http_manager::HttpManager;
 use super::tls::DownstreamTls;
@@ -44,6 +45,7 @@ pub struct TcpProxy {
     /// Default 1 h; zero is none.
     pub idle_timeout: Duration,
     pub policy: ConnectionPolicy,
+    pub access_logs: Vec<AccessLog>,
 }
 
 /// `causeway.v1.ConnectionPolicy`, which stands before a TCP proxy.

@@ -43,6 +43,11 @@ pub enum LogFilter {
         statuses: Vec<u32>,
         exclude: bool,
     },
+    /// Names of `AccessLogType`; a line is written when a request or connection has ended.
+    LogType {
+        types: Vec<String>,
+        exclude: bool,
+    },
     /// Always the same, because what it asks for is never there: no request is a health check, none
     /// is traced, and none has metadata.
     Constant(bool),
@@ -163,9 +168,10 @@ impl LogFilter {
                         .map_err(|_| fault(format!("{kind} is not a known value")))
                 });
                 let types = types.at("log_type_filter")?;
-                // A line is written when a request has ended, and then only.
-                let named = types.contains(&AccessLogType::DownstreamEnd);
-                Ok(Self::Constant(named != exclude))
+                Ok(Self::LogType {
+                    types: types.iter().map(|t| t.as_str_name().to_owned()).collect(),
+                    exclude,
+                })
             }
             FilterSpecifier::ExtensionFilter(_) => {
                 Err(Invalid::at("extension_filter", "not supported yet"))

@@ -139,6 +139,7 @@ impl HttpManager {
             max_headers_count,
             underscores,
             max_requests,
+            max_connection,
         } = Common::decode(common, ctx).at("common_http_protocol_options")?;
         let default = Timeouts::default();
         let timeouts = Timeouts {
@@ -150,6 +151,7 @@ impl HttpManager {
                 .unwrap_or(default.request_headers),
             delayed_close: duration(delayed_close_timeout, "delayed_close_timeout")?
                 .unwrap_or(default.delayed_close),
+            max_connection: max_connection.unwrap_or(default.max_connection),
         };
         let max_request_headers_kb =
             number(max_request_headers_kb, "max_request_headers_kb", 1..=8192)?

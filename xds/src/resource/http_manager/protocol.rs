@@ -15,6 +15,7 @@ pub(super) struct Common {
     pub max_headers_count: u32,
     pub underscores: Underscores,
     pub max_requests: Option<u32>,
+    pub max_connection: Option<Duration>,
 }
 
 impl Common {
@@ -29,16 +30,13 @@ impl Common {
             headers_with_underscores_action,
             max_requests_per_connection,
         } = message;
-        refuse!(
-            max_connection_duration,
-            max_connection_duration_jitter,
-            max_stream_duration,
-        );
+        refuse!(max_connection_duration_jitter, max_stream_duration,);
         // A limit for what an upstream sends; Envoy reads it in the cluster only.
         accept!(ctx, "HttpProtocolOptions": max_response_headers_kb);
         const UNDERSCORES: &str = "headers_with_underscores_action";
         Ok(Self {
             idle: duration(idle_timeout, "idle_timeout")?,
+            max_connection: duration(max_connection_duration, "max_connection_duration")?,
             // Zero is no limit.
             max_requests: max_requests_per_connection
                 .map(|v| v.value)
@@ -78,7 +76,6 @@ impl Http1Options {
             enable_trailers,
             allow_chunked_length,
             send_fully_qualified_url,
-            allow_custom_methods,
             ignore_http_11_upgrade,
         );
         if !flag(allow_absolute_url, true) {
@@ -92,6 +89,7 @@ impl Http1Options {
         Ok(Self {
             accept_http_10,
             default_host_for_http_10,
+            allow_custom_methods,
         })
     }
 }

@@ -437,12 +437,6 @@ fn protocol_options_are_refused_by_path() {
         AT,
         &[
             (
-                "common_http_protocol_options.max_connection_duration: not supported yet",
-                |m| {
-                    common(m).max_connection_duration = seconds(1);
-                },
-            ),
-            (
                 "common_http_protocol_options.max_headers_count: 0 is not within 1 and 4294967295",
                 |m| {
                     common(m).max_headers_count = uint(0);

@@ -6,7 +6,10 @@ use super::{ConnectionPolicy, TcpProxy};
 use crate::proto;
 use crate::proto::tcp_proxy::tcp_proxy::ClusterSpecifier;
 use crate::reject::Invalid;
-use crate::resource::context::{Context, accept, duration, not_empty, number, refuse, required};
+use crate::resource::access_log::AccessLog;
+use crate::resource::context::{
+    Context, accept, duration, each, not_empty, number, refuse, required,
+};
 
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -42,7 +45,6 @@ impl TcpProxy {
             metadata_match,
             downstream_idle_timeout,
             upstream_idle_timeout,
-            access_log,
             backoff_options,
             hash_policy,
             tunneling_config,
@@ -73,6 +75,7 @@ impl TcpProxy {
             cluster,
             idle_timeout: duration(idle_timeout, "idle_timeout")?.unwrap_or(DEFAULT_IDLE_TIMEOUT),
             policy: ConnectionPolicy::default(),
+            access_logs: each("access_log", access_log, |log| AccessLog::decode(log, ctx))?,
         })
     }
 }
