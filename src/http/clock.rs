@@ -103,10 +103,12 @@ impl Counted {
             return false;
         }
         let mut lines = bytes.split(|b| *b == b'\n').skip(1);
-        let automatic = lines.next() == Some(b"connection: close\r")
-            && lines.next() == Some(b"content-length: 0\r")
-            && lines.next().is_some_and(|line| line.starts_with(b"date: "))
-            && lines.next() == Some(b"\r");
+        let mut is = |text: &[u8]| {
+            let line = lines.next().and_then(|line| line.get(..text.len()));
+            line.is_some_and(|line| line.eq_ignore_ascii_case(text))
+        };
+        let automatic =
+            is(b"connection: close\r") && is(b"content-length: 0\r") && is(b"date: ") && is(b"\r");
         if automatic && lines.next() == Some(b"") {
             self.held = bytes.to_vec();
         }

@@ -246,6 +246,7 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
     let mut builder = http1::Builder::new();
     builder
         .max_header_size(model.max_request_headers_kb as usize * 1024)
+        .title_case_headers(model.http1.proper_case)
         .header_read_timeout(None);
     if model.max_headers_count != 100 {
         // hyper's own default; stating it would cost an allocation per request.
@@ -410,7 +411,8 @@ async fn serve_http2(io: Io, connection: Rc<Connection>) {
                 .initial_connection_window_size
                 .unwrap_or(CONNECTION_WINDOW),
         )
-        .max_header_list_size(model.max_request_headers_kb * 1024);
+        // Twice what is allowed: what is between is refused by a reset, as Envoy does.
+        .max_header_list_size(model.max_request_headers_kb.saturating_mul(2 * 1024));
     let service = {
         let connection = Rc::clone(&connection);
         service_fn(move |request| serve_request::handle(Rc::clone(&connection), request))

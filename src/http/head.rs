@@ -84,6 +84,9 @@ pub fn sanitise(
     version(parts, manager)?;
     method(parts, manager)?;
     let names = Names::of(&parts.headers);
+    if parts.version == Version::HTTP_2 {
+        size(parts, manager)?;
+    }
     whole_target(parts, heads)?;
     // First, while all fields are as they were parsed.
     framing(parts, names, heads)?;
@@ -114,6 +117,25 @@ fn version(parts: &Parts, manager: &HttpManager) -> Result<(), Failure> {
         )
         .saying("Upgrade Required")
         .closing());
+    }
+    Ok(())
+}
+
+/// HTTP/2: the parser's limit is a rough one, so that the stream can be reset instead of answered.
+fn size(parts: &Parts, manager: &HttpManager) -> Result<(), Failure> {
+    let fields = parts.headers.iter();
+    let fields: usize = fields
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    let target = parts.uri.path_and_query().map_or(0, |p| p.as_str().len());
+    if fields + target > manager.max_request_headers_kb as usize * 1024
+        || parts.headers.len() > manager.max_headers_count as usize
+    {
+        return Err(Failure::local(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            ResponseFlag::DownstreamProtocolError,
+            TOO_LARGE,
+        ));
     }
     Ok(())
 }
@@ -277,8 +299,14 @@ fn framing(parts: &mut Parts, names: Names, heads: Option<&Mutex<Heads>>) -> Res
     Ok(())
 }
 
+/// What an HTTP/2 codec answers with a reset instead of words.
+pub fn is_of_the_codec(failure: &Failure) -> bool {
+    failure.details == UNDERSCORE || failure.details == TOO_LARGE
+}
+
+const TOO_LARGE: &str = "http2.headers_too_large";
 /// The detail word of a header with an underscore in its name.
-pub const UNDERSCORE: &str = "unexpected_underscore";
+const UNDERSCORE: &str = "unexpected_underscore";
 
 fn underscores(headers: &mut HeaderMap, action: Underscores) -> Result<(), Failure> {
     if action == Underscores::Allow || !headers.keys().any(|n| n.as_str().contains('_')) {

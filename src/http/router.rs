@@ -7,7 +7,8 @@ use std::task::Poll;
 
 use causeway_xds::resource::http_manager::ServerHeader;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, SERVER, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, SERVER, TRAILER, UPGRADE,
+    VIA,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -25,8 +26,8 @@ use super::upgrade;
 use super::watch::Fired;
 use crate::cluster::Cluster;
 use crate::error::{Failure, ResponseFlag};
-use crate::route::Route;
 use crate::route::action::{Forward, HostRewrite};
+use crate::route::{HeaderEdits, Route};
 use crate::upstream::body::RequestBody;
 use crate::upstream::pool::{self, Lease, SendError};
 
@@ -423,16 +424,7 @@ fn edit_request(
         parts.headers.insert(EXPECTED_TIMEOUT, timeout.clone());
     }
     // Before the path and the host are rewritten, as Envoy has it.
-    for level in route.edits.request_levels() {
-        if !level.apply_plain(&mut parts.headers) {
-            let facts = Observed {
-                request: Some(parts),
-                ..Observed::of(exchange)
-            };
-            let changes = level.evaluate(&parts.headers, &facts);
-            changes.apply(&mut parts.headers);
-        }
-    }
+    edit_head(&route.edits, parts, exchange);
     if let Some(prefix) = forward.path_rewrite.told_prefix(parts.uri.path())
         && let Ok(prefix) = HeaderValue::from_str(prefix)
     {
@@ -462,6 +454,20 @@ fn edit_request(
             parts.headers.append(X_FORWARDED_HOST, original);
         }
         parts.headers.insert(HOST, host);
+    }
+}
+
+/// Edits of a request, level after level.
+pub(super) fn edit_head(edits: &HeaderEdits, parts: &mut Parts, exchange: &Exchange) {
+    for level in edits.request_levels() {
+        if !level.apply_plain(&mut parts.headers) {
+            let facts = Observed {
+                request: Some(parts),
+                ..Observed::of(exchange)
+            };
+            let changes = level.evaluate(&parts.headers, &facts);
+            changes.apply(&mut parts.headers);
+        }
     }
 }
 

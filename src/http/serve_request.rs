@@ -15,9 +15,10 @@ use super::body::Body;
 use super::connection_manager::Connection;
 use super::exchange::Exchange;
 use super::forwarded::{self, X_FORWARDED_PROTO, X_REQUEST_ID};
-use super::head::{self, UNDERSCORE, UpgradeRequest, View};
+use super::head::{self, UpgradeRequest, View};
+use super::names::Names;
 use super::reply::{self, Manner};
-use super::router::{self, Job, edit_response};
+use super::router::{self, Job, edit_head, edit_response};
 use crate::cluster::Cluster;
 use crate::error::{Failure, ResponseFlag};
 use crate::filter::{Flow, LocalReply, Stream};
@@ -119,7 +120,7 @@ pub async fn handle(
                     reply::redirect(status, &location, manner, exchange)
                 }
                 Ok(Decided::Forward { .. }) => unreachable!("matched above"),
-                Err(failure) if manner.http2 && failure.details == UNDERSCORE => {
+                Err(failure) if manner.http2 && head::is_of_the_codec(&failure) => {
                     exchange.failed(&failure);
                     return Err(Reset);
                 }
@@ -171,7 +172,11 @@ fn decide(
             location,
         });
     }
-    let names = facts.names;
+    let mut names = facts.names;
+    if manager.early_edits.edits_requests() {
+        edit_head(&manager.early_edits, parts, exchange);
+        names = Names::of(&parts.headers);
+    }
     let rules = &manager.model.forwarded;
     let client = forwarded::apply(&mut parts.headers, names, rules, &connection.peer);
     forwarded::request_id(&mut parts.headers, names, &manager.model, client);

@@ -106,7 +106,10 @@ fn written(response: Response<Body>, automatic: &[u8]) -> Vec<u8> {
     out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", head.status.as_u16()).as_bytes());
     write_fields(&head.headers, &mut out);
     let lines = automatic.split_inclusive(|b| *b == b'\n');
-    let date = lines.into_iter().find(|line| line.starts_with(b"date:"));
+    let date = lines.into_iter().find(|line| {
+        let name = line.get(..5);
+        name.is_some_and(|name| name.eq_ignore_ascii_case(b"date:"))
+    });
     out.extend_from_slice(date.unwrap_or_default());
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(&bytes);

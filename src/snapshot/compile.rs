@@ -306,6 +306,11 @@ impl Compiler {
             tcp_keepalive: model.tcp_keepalive,
             idle_timeout: model.http.idle_timeout,
             max_requests: model.http.max_requests_per_connection,
+            max_response_head: model
+                .http
+                .max_response_headers_kb
+                .map(|kb| kb as usize * 1024),
+            proper_case: model.http.proper_case,
             stats: self.stats.cluster(stat_name(model)),
             limits,
         })

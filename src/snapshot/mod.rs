@@ -24,7 +24,7 @@ use crate::cluster::Cluster;
 use crate::filter::Chain;
 use crate::formatter::Wants;
 use crate::local_reply::LocalReplies;
-use crate::route::RouteTable;
+use crate::route::{HeaderEdits, RouteTable};
 use crate::telemetry::activity::Activity;
 use crate::telemetry::logging::Sparse;
 use crate::telemetry::stats::{HttpStats, ListenerHttpStats, ListenerStats, TcpStats};
@@ -89,6 +89,8 @@ pub struct HttpManagerSpec {
     pub filters: Chain,
     pub access_logs: Vec<Logger>,
     pub local_replies: Option<LocalReplies>,
+    /// Made before anything looks at a request.
+    pub early_edits: HeaderEdits,
     /// What loggers and local replies ask of a request.
     pub wants: Wants,
     /// Clients are to come back on a new connection.

@@ -34,6 +34,10 @@ pub struct Transport {
     pub idle_timeout: Duration,
     /// Requests after which a connection is closed; zero is no limit.
     pub max_requests: u32,
+    /// Bytes that the head of a response may have, where the cluster says so.
+    pub max_response_head: Option<usize>,
+    /// HTTP/1: names of fields are sent with capitals.
+    pub proper_case: bool,
     pub stats: Arc<ClusterStats>,
     pub limits: Arc<Limits>,
 }

@@ -14,7 +14,7 @@ use crate::access_log::Logger;
 use crate::filter::http::usage;
 use crate::formatter::Wants;
 use crate::local_reply::LocalReplies;
-use crate::route::RouteTable;
+use crate::route::{HeaderEdits, RouteTable};
 use crate::snapshot::{
     BindAddress, ChainKind, ChainSpec, HttpManagerSpec, ListenerSpec, RouteRef, TcpProxySpec,
 };
@@ -134,6 +134,7 @@ impl Compiler {
                     filters: self.registry.chain(filters)?,
                     access_logs,
                     local_replies,
+                    early_edits: HeaderEdits::compile(http.early_edits.iter(), false),
                     wants,
                     draining: Arc::clone(&self.registry.context().draining),
                     stats: self.stats.http(&http.stat_prefix),

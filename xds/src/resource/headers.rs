@@ -3,6 +3,8 @@
 use super::context::{At, each, enumeration, fault, refuse, required};
 use super::format::Format;
 use crate::proto::core::header_value_option::HeaderAppendAction;
+use crate::proto::core::http1_protocol_options::HeaderKeyFormat;
+use crate::proto::core::http1_protocol_options::header_key_format::HeaderFormat;
 use crate::proto::core::{HeaderValue, HeaderValueOption};
 use crate::reject::Invalid;
 
@@ -154,6 +156,19 @@ pub(crate) fn editable_name(name: String) -> Result<String, Invalid> {
         return Err(fault(format!("{name:?} may not be changed as a header")));
     }
     header_name(&name)
+}
+
+/// Whether names of fields are sent with capitals, as some old clients and servers want them.
+pub(crate) fn proper_case(format: Option<HeaderKeyFormat>) -> Result<bool, Invalid> {
+    let Some(HeaderKeyFormat { header_format }) = format else {
+        return Ok(false);
+    };
+    match required(header_format, "header_format").at("header_key_format")? {
+        HeaderFormat::ProperCaseWords(_) => Ok(true),
+        HeaderFormat::StatefulFormatter(_) => {
+            Err(Invalid::at("stateful_formatter", "not supported yet")).at("header_key_format")
+        }
+    }
 }
 
 /// Refuses what cannot be sent as a header value (RFC 9110 section 5.5).

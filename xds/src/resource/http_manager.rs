@@ -1,6 +1,7 @@
 //! HttpConnectionManager.
 
 mod decode;
+mod early;
 mod filters;
 mod forwarded;
 mod local_reply;
@@ -15,7 +16,7 @@ use super::access_log::{AccessLog, LogFilter};
 use super::cluster::Http2Options;
 use super::config_source::ConfigSource;
 use super::format::FormatString;
-use super::headers::HeaderEdit;
+use super::headers::{HeaderEdit, HeaderEdits};
 use super::route::{RouteConfiguration, Upgrade};
 use crate::extension::TypedExtension;
 
@@ -29,6 +30,9 @@ pub struct HttpManager {
     pub filters: Vec<HttpFilter>,
     pub access_logs: Vec<AccessLog>,
     pub local_replies: LocalReplies,
+    /// In order, each by itself, before anything looks at a request
+    /// (`early_header_mutation_extensions`).
+    pub early_edits: Vec<HeaderEdits>,
     pub forwarded: Forwarded,
     pub path: PathRules,
     pub host: HostRules,
@@ -176,6 +180,8 @@ pub struct Http1Options {
     pub default_host_for_http_10: String,
     /// Methods that no specification knows are taken.
     pub allow_custom_methods: bool,
+    /// Names of fields are sent with capitals (`header_key_format.proper_case_words`).
+    pub proper_case: bool,
 }
 
 /// Zero means none, throughout.

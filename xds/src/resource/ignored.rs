@@ -67,10 +67,6 @@ pub const IGNORED: &[(&str, &str)] = &[
         "the limits of the HTTP client are fixed",
     ),
     (
-        "Cluster.HttpProtocolOptions.max_response_headers_kb",
-        "the limits of the HTTP client are fixed",
-    ),
-    (
         "Cluster.cleanup_interval",
         "for clusters of type ORIGINAL_DST, which are refused",
     ),

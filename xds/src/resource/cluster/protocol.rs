@@ -18,6 +18,7 @@ use crate::reject::Invalid;
 use crate::resource::context::{
     At, Context, accept, duration, number, refuse, refuse_true, required, unknown_type, unpack,
 };
+use crate::resource::headers::proper_case;
 use crate::type_url::message_name;
 
 const TYPED: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -29,6 +30,8 @@ impl Default for UpstreamHttp {
             protocol: UpstreamProtocol::Http1,
             idle_timeout: DEFAULT_IDLE_TIMEOUT,
             max_requests_per_connection: 0,
+            max_response_headers_kb: None,
+            proper_case: false,
         }
     }
 }
@@ -75,7 +78,7 @@ impl UpstreamHttp {
             http.max_requests_per_connection = max.value;
         }
         if let Some(options) = http_protocol_options {
-            check_http1(options, ctx).at("http_protocol_options")?;
+            http.proper_case = check_http1(options, ctx).at("http_protocol_options")?;
         }
         if let Some(options) = http2_protocol_options {
             let options =
@@ -114,7 +117,7 @@ impl UpstreamHttp {
         }
         http.protocol = match required(upstream_protocol_options, "upstream_protocol_options")? {
             UpstreamProtocolOptions::ExplicitHttpConfig(config) => {
-                UpstreamProtocol::explicit(config, ctx).at("explicit_http_config")?
+                http.explicit(config, ctx).at("explicit_http_config")?
             }
             UpstreamProtocolOptions::UseDownstreamProtocolConfig(_) => {
                 return Err(Invalid::at(
@@ -156,9 +159,10 @@ impl UpstreamHttp {
         refuse!(max_connection_duration_jitter);
         accept!(ctx, "Cluster.HttpProtocolOptions":
             max_headers_count,
-            max_response_headers_kb,
             headers_with_underscores_action,
         );
+        const KIB: &str = "max_response_headers_kb";
+        self.max_response_headers_kb = number(max_response_headers_kb, KIB, 1..=8192)?;
         if let Some(timeout) = duration(idle_timeout, "idle_timeout")? {
             self.idle_timeout = timeout;
         }
@@ -201,18 +205,22 @@ fn check_upstream(message: Option<UpstreamHttpProtocolOptions>) -> Result<(), In
     check().at("upstream_http_protocol_options")
 }
 
-impl UpstreamProtocol {
-    fn explicit(message: ExplicitHttpConfig, ctx: &Context<'_>) -> Result<Self, Invalid> {
+impl UpstreamHttp {
+    fn explicit(
+        &mut self,
+        message: ExplicitHttpConfig,
+        ctx: &Context<'_>,
+    ) -> Result<UpstreamProtocol, Invalid> {
         let ExplicitHttpConfig { protocol_config } = message;
         match required(protocol_config, "protocol_config")? {
             ProtocolConfig::HttpProtocolOptions(options) => {
-                check_http1(options, ctx).at("http_protocol_options")?;
-                Ok(Self::Http1)
+                self.proper_case = check_http1(options, ctx).at("http_protocol_options")?;
+                Ok(UpstreamProtocol::Http1)
             }
             ProtocolConfig::Http2ProtocolOptions(options) => {
                 Http2Options::decode_upstream(options, ctx)
                     .at("http2_protocol_options")
-                    .map(Self::Http2)
+                    .map(UpstreamProtocol::Http2)
             }
             ProtocolConfig::Http3ProtocolOptions(_) => {
                 Err(Invalid::at("http3_protocol_options", "not supported yet"))
@@ -221,7 +229,8 @@ impl UpstreamProtocol {
     }
 }
 
-fn check_http1(message: Http1ProtocolOptions, ctx: &Context<'_>) -> Result<(), Invalid> {
+/// Whether names of fields are sent with capitals.
+fn check_http1(message: Http1ProtocolOptions, ctx: &Context<'_>) -> Result<bool, Invalid> {
     #[allow(deprecated, reason = "named so that nothing is skipped")]
     let Http1ProtocolOptions {
         allow_absolute_url,
@@ -237,7 +246,6 @@ fn check_http1(message: Http1ProtocolOptions, ctx: &Context<'_>) -> Result<(), I
         ignore_http_11_upgrade,
     } = message;
     refuse!(
-        header_key_format,
         enable_trailers,
         allow_chunked_length,
         send_fully_qualified_url,
@@ -251,7 +259,7 @@ fn check_http1(message: Http1ProtocolOptions, ctx: &Context<'_>) -> Result<(), I
         use_balsa_parser,
         allow_custom_methods,
     );
-    Ok(())
+    proper_case(header_key_format)
 }
 
 impl Http2Options {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::protocol::Common;
 use super::{
     Codec, EscapedSlashes, Forwarded, HostRules, Http1Options, HttpManager, InternalAddresses,
-    LocalReplies, PathRules, RouteSource, ServerHeader, StripPort, Timeouts, filters,
+    LocalReplies, PathRules, RouteSource, ServerHeader, StripPort, Timeouts, early, filters,
 };
 use crate::proto;
 use crate::proto::hcm::http_connection_manager::{
@@ -100,7 +100,6 @@ impl HttpManager {
         } = message;
         refuse!(
             scheme_header_transformation,
-            early_header_mutation_extensions,
             forward_client_cert_details,
             forward_client_cert_matcher,
             proxy_100_continue,
@@ -168,6 +167,7 @@ impl HttpManager {
                     LocalReplies::decode(c, ctx)
                 })
                 .at("local_reply_config")?,
+            early_edits: early::decode(early_header_mutation_extensions)?,
             forwarded: Forwarded {
                 use_remote_address: flag(use_remote_address, false),
                 xff_num_trusted_hops,

@@ -7,7 +7,7 @@ use crate::proto::core::http_protocol_options::HeadersWithUnderscoresAction;
 use crate::proto::core::{Http1ProtocolOptions, HttpProtocolOptions};
 use crate::reject::Invalid;
 use crate::resource::context::{At, Context, accept, duration, enumeration, flag, number, refuse};
-use crate::resource::headers::header_value;
+use crate::resource::headers::{header_value, proper_case};
 
 /// What a connection manager reads from `common_http_protocol_options`.
 pub(super) struct Common {
@@ -72,7 +72,6 @@ impl Http1Options {
             ignore_http_11_upgrade,
         } = message;
         refuse!(
-            header_key_format,
             enable_trailers,
             allow_chunked_length,
             send_fully_qualified_url,
@@ -90,6 +89,7 @@ impl Http1Options {
             accept_http_10,
             default_host_for_http_10,
             allow_custom_methods,
+            proper_case: proper_case(header_key_format)?,
         })
     }
 }
