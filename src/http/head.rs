@@ -19,6 +19,7 @@ use http::{Method, StatusCode, Uri, Version};
 use super::framing::Heads;
 use super::names::{HOP_BY_HOP, Names};
 use super::path::{self, Outcome};
+use super::strict;
 use crate::error::{Failure, ResponseFlag};
 use crate::route::RequestView;
 use crate::route::matcher::joined;
@@ -82,12 +83,12 @@ pub fn sanitise(
     heads: Option<&Mutex<Heads>>,
 ) -> Result<Facts, Failure> {
     version(parts, manager)?;
-    method(parts, manager)?;
+    strict::method(parts, manager)?;
     let names = Names::of(&parts.headers);
     if parts.version == Version::HTTP_2 {
-        size(parts, manager)?;
+        strict::size(parts, manager)?;
     }
-    whole_target(parts, heads)?;
+    strict::whole_target(parts, heads)?;
     // First, while all fields are as they were parsed.
     framing(parts, names, heads)?;
     target(parts, manager)?;
@@ -119,79 +120,6 @@ fn version(parts: &Parts, manager: &HttpManager) -> Result<(), Failure> {
         .closing());
     }
     Ok(())
-}
-
-/// HTTP/2: the parser's limit is a rough one, so that the stream can be reset instead of answered.
-fn size(parts: &Parts, manager: &HttpManager) -> Result<(), Failure> {
-    let fields = parts.headers.iter();
-    let fields: usize = fields
-        .map(|(name, value)| name.as_str().len() + value.len())
-        .sum();
-    let target = parts.uri.path_and_query().map_or(0, |p| p.as_str().len());
-    if fields + target > manager.max_request_headers_kb as usize * 1024
-        || parts.headers.len() > manager.max_headers_count as usize
-    {
-        return Err(Failure::local(
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            ResponseFlag::DownstreamProtocolError,
-            TOO_LARGE,
-        ));
-    }
-    Ok(())
-}
-
-/// Methods beyond those of RFC 9110 that Envoy takes.
-const OTHER_METHODS: [&str; 26] = [
-    "ACL",
-    "BIND",
-    "CHECKOUT",
-    "COPY",
-    "LINK",
-    "LOCK",
-    "M-SEARCH",
-    "MERGE",
-    "MKACTIVITY",
-    "MKCALENDAR",
-    "MKCOL",
-    "MOVE",
-    "NOTIFY",
-    "PROPFIND",
-    "PROPPATCH",
-    "PURGE",
-    "REBIND",
-    "REPORT",
-    "SEARCH",
-    "SOURCE",
-    "SUBSCRIBE",
-    "UNBIND",
-    "UNLINK",
-    "UNLOCK",
-    "UNSUBSCRIBE",
-    "PATCH",
-];
-
-/// HTTP/1 takes methods that are known, unless it is to take any.
-fn method(parts: &Parts, manager: &HttpManager) -> Result<(), Failure> {
-    let standard = matches!(
-        parts.method,
-        Method::GET
-            | Method::POST
-            | Method::PUT
-            | Method::DELETE
-            | Method::HEAD
-            | Method::OPTIONS
-            | Method::CONNECT
-            | Method::PATCH
-            | Method::TRACE
-    );
-    if standard
-        || parts.version == Version::HTTP_2
-        || manager.http1.allow_custom_methods
-        || OTHER_METHODS.contains(&parts.method.as_str())
-    {
-        return Ok(());
-    }
-    Err(Failure::bad_request("http1.codec_error"))
 }
 
 /// Brings absolute form and the HTTP/2 pseudo headers down to origin form plus `Host`.
@@ -232,27 +160,6 @@ fn target(parts: &mut Parts, manager: &HttpManager) -> Result<(), Failure> {
         && !host.is_empty()
     {
         parts.headers.insert(HOST, host);
-    }
-    Ok(())
-}
-
-/// The parser takes bytes that no target can have, and drops a fragment (RFC 9112 section 3.2).
-fn whole_target(parts: &Parts, heads: Option<&Mutex<Heads>>) -> Result<(), Failure> {
-    let Some(target) = parts.uri.path_and_query().map(PathAndQuery::as_str) else {
-        return Ok(());
-    };
-    if !target.is_ascii() {
-        return Err(Failure::bad_request("http1.codec_error"));
-    }
-    let Some(heads) = heads else {
-        return Ok(());
-    };
-    let heads = heads.lock().unwrap_or_else(PoisonError::into_inner);
-    if heads.behind(target.as_bytes()) == Some(b'#') {
-        return Err(Failure {
-            body: Cow::Borrowed(""),
-            ..Failure::bad_request("path_normalization_failed")
-        });
     }
     Ok(())
 }
@@ -299,14 +206,8 @@ fn framing(parts: &mut Parts, names: Names, heads: Option<&Mutex<Heads>>) -> Res
     Ok(())
 }
 
-/// What an HTTP/2 codec answers with a reset instead of words.
-pub fn is_of_the_codec(failure: &Failure) -> bool {
-    failure.details == UNDERSCORE || failure.details == TOO_LARGE
-}
-
-const TOO_LARGE: &str = "http2.headers_too_large";
 /// The detail word of a header with an underscore in its name.
-const UNDERSCORE: &str = "unexpected_underscore";
+pub const UNDERSCORE: &str = "unexpected_underscore";
 
 fn underscores(headers: &mut HeaderMap, action: Underscores) -> Result<(), Failure> {
     if action == Underscores::Allow || !headers.keys().any(|n| n.as_str().contains('_')) {

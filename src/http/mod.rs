@@ -14,6 +14,7 @@ mod replay;
 mod reply;
 mod router;
 mod serve_request;
+mod strict;
 mod unparsed;
 mod upgrade;
 mod watch;

@@ -19,6 +19,7 @@ use super::head::{self, UpgradeRequest, View};
 use super::names::Names;
 use super::reply::{self, Manner};
 use super::router::{self, Job, edit_head, edit_response};
+use super::strict;
 use crate::cluster::Cluster;
 use crate::error::{Failure, ResponseFlag};
 use crate::filter::{Flow, LocalReply, Stream};
@@ -120,7 +121,7 @@ pub async fn handle(
                     reply::redirect(status, &location, manner, exchange)
                 }
                 Ok(Decided::Forward { .. }) => unreachable!("matched above"),
-                Err(failure) if manner.http2 && head::is_of_the_codec(&failure) => {
+                Err(failure) if manner.http2 && strict::is_of_the_codec(&failure) => {
                     exchange.failed(&failure);
                     return Err(Reset);
                 }
