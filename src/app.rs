@@ -154,6 +154,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
     let layers = Arc::new(layers.unwrap_or_default());
     let (mut control, handle) = Control::new(Start {
         registry: Registry::new(Context {
+            draining: Arc::default(),
             activities: Some(Arc::clone(&activities)),
             layers: Arc::clone(&layers),
             strict: options.strict_xds,

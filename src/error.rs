@@ -64,6 +64,28 @@ impl ResponseFlag {
             Self::NoFilterConfigFound => "NFCF",
         }
     }
+
+    /// `%RESPONSE_FLAGS_LONG%`
+    pub const fn long(self) -> &'static str {
+        match self {
+            Self::NoRoute => "NoRouteFound",
+            Self::NoCluster => "NoClusterFound",
+            Self::NoHealthyUpstream => "NoHealthyUpstream",
+            Self::UpstreamConnectFailure => "UpstreamConnectionFailure",
+            Self::UpstreamConnectionTermination => "UpstreamConnectionTermination",
+            Self::UpstreamRemoteReset => "UpstreamRemoteReset",
+            Self::UpstreamProtocolError => "UpstreamProtocolError",
+            Self::UpstreamOverflow => "UpstreamOverflow",
+            Self::UpstreamRetryLimitExceeded => "UpstreamRetryLimitExceeded",
+            Self::UpstreamTimeout => "UpstreamRequestTimeout",
+            Self::StreamIdleTimeout => "StreamIdleTimeout",
+            Self::DownstreamTermination => "DownstreamConnectionTermination",
+            Self::DownstreamProtocolError => "DownstreamProtocolError",
+            Self::DurationTimeout => "DurationTimeout",
+            Self::Unauthorized => "UnauthorizedExternalService",
+            Self::NoFilterConfigFound => "NoFilterConfigFound",
+        }
+    }
 }
 
 /// A failure that is ours to answer: what the client is told and what the log says.
@@ -72,7 +94,7 @@ pub struct Failure {
     pub status: StatusCode,
     pub flag: Option<ResponseFlag>,
     /// Envoy's `%RESPONSE_CODE_DETAILS%`: a stable word, lower case, underscores.
-    pub details: &'static str,
+    pub details: Cow<'static, str>,
     /// What configuration calls it, where a failure was configured.
     pub named: Option<Arc<str>>,
     /// What the body of the answer says; may be empty.
@@ -84,11 +106,15 @@ pub struct Failure {
 }
 
 impl Failure {
-    pub fn local(status: StatusCode, flag: ResponseFlag, details: &'static str) -> Self {
+    pub fn local(
+        status: StatusCode,
+        flag: ResponseFlag,
+        details: impl Into<Cow<'static, str>>,
+    ) -> Self {
         Self {
             status,
             flag: Some(flag),
-            details,
+            details: details.into(),
             named: None,
             body: Cow::Borrowed(""),
             cause: None,
@@ -110,7 +136,7 @@ impl Failure {
 
     /// The word that pages and logs know it by.
     pub fn word(&self) -> &str {
-        self.named.as_deref().unwrap_or(self.details)
+        self.named.as_deref().unwrap_or(&self.details)
     }
 
     #[must_use]

@@ -2,6 +2,7 @@
 //!
 //! The map is docs/ARCHITECTURE.md; `tests/architecture.rs` holds the modules to it.
 
+pub mod access_log;
 pub mod admin;
 pub mod app;
 pub mod cli;
@@ -12,8 +13,10 @@ pub mod coordinator;
 pub mod demo;
 pub mod error;
 pub mod filter;
+pub mod formatter;
 pub mod http;
 pub mod listener;
+pub mod local_reply;
 pub mod management_server;
 pub mod net;
 pub mod route;

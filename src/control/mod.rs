@@ -176,7 +176,7 @@ impl Control {
         } = start;
         let (sender, batches) = mpsc::channel(QUEUE);
         let (ask, queries) = mpsc::channel(QUEUE);
-        let readiness = Readiness::default();
+        let readiness = Readiness::new(Arc::clone(&registry.context().draining));
         let awaited = roots.iter().map(|root| Awaited {
             origin: root.origin(),
             kind: root.kind,

@@ -53,10 +53,18 @@ pub struct Readiness(Arc<Flags>);
 struct Flags {
     /// 0 pre-initializing, 1 initializing, 2 live.
     progress: AtomicU8,
-    draining: AtomicBool,
+    draining: Arc<AtomicBool>,
 }
 
 impl Readiness {
+    /// Shares the mark that the data plane sees.
+    pub(super) fn new(draining: Arc<AtomicBool>) -> Self {
+        Self(Arc::new(Flags {
+            draining,
+            ..Flags::default()
+        }))
+    }
+
     pub fn state(&self) -> State {
         match (self.0.draining.load(Relaxed), self.0.progress.load(Relaxed)) {
             (true, _) => State::Draining,

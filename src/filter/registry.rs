@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwapOption;
 use causeway_xds::extension::{Extensions, TypedExtension};
 use causeway_xds::proto::Message;
-use causeway_xds::proto::envoy::extensions::access_loggers::file::v3::FileAccessLog;
-use causeway_xds::proto::envoy::extensions::access_loggers::file::v3::file_access_log::AccessLogFormat;
 use causeway_xds::proto::envoy::extensions::filters::http::router::v3::Router;
 use causeway_xds::reject::{FieldPath, Invalid};
+use causeway_xds::resource::access_log;
 use causeway_xds::resource::api_source::Target;
 use causeway_xds::resource::config_source::Place;
 use causeway_xds::resource::tls::TlsCertificate;
@@ -37,6 +37,8 @@ pub struct Context {
     pub strict: bool,
     /// Files that resources name need not be there: where it is only asked what can be configured.
     pub any_file: bool,
+    /// Balancers in front are told to go elsewhere, and clients to come back on a new connection.
+    pub draining: Arc<AtomicBool>,
     /// What may be named as a management server; `None` where that is not known.
     pub servers: Option<Arc<KnownServers>>,
 }
@@ -78,7 +80,6 @@ pub const FACTORIES: &[Factory] = &[
 ];
 
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
-const FILE_ACCESS_LOG: &str = "envoy.extensions.access_loggers.file.v3.FileAccessLog";
 
 /// The program's extensions.
 #[derive(Clone, Debug, Default)]
@@ -98,7 +99,7 @@ impl Registry {
 
     /// Message names of the access loggers there are.
     pub const fn access_loggers() -> &'static [&'static str] {
-        &[FILE_ACCESS_LOG]
+        &access_log::LOGGERS
     }
 
     pub fn context(&self) -> &Context {
@@ -177,14 +178,6 @@ impl Registry {
             None => Err(unknown("per-route configuration", config)),
         }
     }
-
-    /// Where a file access logger writes.
-    ///
-    /// # Errors
-    /// Another kind of logger, or a format of its own (not supported yet).
-    pub fn access_log_path(&self, logger: &TypedExtension) -> Result<String, Invalid> {
-        access_log(logger).map(|log| log.path)
-    }
 }
 
 /// The place of a filter's factory.
@@ -240,22 +233,6 @@ fn router(filter: &TypedExtension) -> Result<RouterConfig, Invalid> {
         None => Ok(RouterConfig {
             suppress_envoy_headers,
         }),
-    }
-}
-
-#[expect(deprecated, reason = "every field is looked at, the old ones too")]
-fn access_log(logger: &TypedExtension) -> Result<FileAccessLog, Invalid> {
-    if logger.message_name() != FILE_ACCESS_LOG {
-        return Err(unknown("access logger", logger));
-    }
-    let log = decode::<FileAccessLog>(logger)?;
-    if log.path.is_empty() {
-        return Err(Invalid::at("path", "must not be empty"));
-    }
-    match &log.access_log_format {
-        None => Ok(log),
-        Some(AccessLogFormat::Format(text)) if text.is_empty() => Ok(log),
-        Some(_) => Err(Invalid::unsupported(FieldPath::root().field("log_format"))),
     }
 }
 
@@ -315,10 +292,6 @@ impl Extensions for Registry {
 
     fn check_per_route(&self, key: &str, config: &TypedExtension) -> Result<(), Invalid> {
         self.one_per_route(key, config).map(drop)
-    }
-
-    fn check_access_log(&self, logger: &TypedExtension) -> Result<(), Invalid> {
-        access_log(logger).map(drop)
     }
 }
 

@@ -368,7 +368,8 @@ impl<'a> Attempts<'a> {
             tell,
             ..
         } = self.ask;
-        prepare(&mut head, lease, forward, upgrade, tell);
+        let bodyless = self.progress.request_ended.get() && self.progress.received.get() == 0;
+        prepare(&mut head, lease, forward, upgrade, tell, bodyless);
         let request = Request::from_parts(head, self.body.next());
         let sent = pin!(lease.send(request));
         let answered = match self.ask.timeouts {

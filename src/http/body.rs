@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -23,6 +24,8 @@ pub enum Body {
 pub struct Relay {
     inner: Incoming,
     lease: Option<Lease>,
+    /// Those of HTTP/1 have to be announced, or they end here.
+    trailers: bool,
     exchange: Box<Exchange>,
 }
 
@@ -37,9 +40,11 @@ pub enum BodyError {
 }
 
 impl Body {
-    pub fn relay(inner: Incoming, lease: Lease, exchange: Box<Exchange>) -> Self {
+    /// `trailers`: whether they are passed on.
+    pub fn relay(inner: Incoming, lease: Lease, trailers: bool, exchange: Box<Exchange>) -> Self {
         let mut relay = Box::new(Relay {
             inner,
+            trailers,
             lease: Some(lease),
             exchange,
         });
@@ -57,11 +62,25 @@ impl Body {
     }
 }
 
+impl Body {
+    /// Whose it is; `None` for the head of a tunnel.
+    pub fn exchange(&self) -> Option<&Exchange> {
+        match self {
+            Self::Empty => None,
+            Self::Full(_, exchange) => Some(exchange),
+            Self::Upstream(relay) => Some(&relay.exchange),
+        }
+    }
+}
+
 impl Relay {
     /// The response is whole: its connection can serve the next one, unless the request still
     /// goes up. The next one would wait for a client that it has nothing to do with.
     fn ended(&mut self) {
         self.exchange.complete();
+        if let Some(kept) = &self.exchange.kept {
+            kept.response_ended.set(Some(Instant::now()));
+        }
         if let Some(lease) = self.lease.take()
             && self.exchange.progress.request_ended.get()
         {
@@ -89,11 +108,16 @@ impl Relay {
                 progress.tick();
                 if let Some(data) = frame.data_ref() {
                     progress.sent.set(progress.sent.get() + data.len() as u64);
+                } else if let (Some(kept), Some(trailers)) =
+                    (&self.exchange.kept, frame.trailers_ref())
+                {
+                    kept.trailers(trailers, &self.exchange.connection.manager.wants);
                 }
-                if self.inner.is_end_stream() {
+                let dropped = !self.trailers && frame.is_trailers();
+                if dropped || self.inner.is_end_stream() {
                     self.ended();
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready((!dropped).then_some(Ok(frame)))
             }
             Poll::Ready(None) => {
                 self.ended();

@@ -20,6 +20,10 @@ use crate::runtime::timer::Deadline;
 pub struct Activity {
     /// Bytes of a request have come and its head is not complete. HTTP/1 only.
     pub reading: AtomicBool,
+    /// A request runs.
+    pub active: AtomicBool,
+    /// The answer to the last request may not have left yet.
+    pub answering: AtomicBool,
     /// The client takes nothing more at the moment.
     pub blocked: AtomicBool,
     /// Counts what it took.
@@ -32,6 +36,8 @@ pub struct Activity {
 pub struct Counted {
     io: Io,
     activity: Arc<Activity>,
+    /// What the parser answered by itself, which is not sent: see [`Counted::withhold`].
+    held: Vec<u8>,
 }
 
 impl Activity {
@@ -45,6 +51,9 @@ impl Activity {
 
     fn note_read(&self, bytes: &[u8]) {
         self.reading.store(true, Relaxed);
+        if !self.active.load(Relaxed) {
+            self.answering.store(false, Relaxed);
+        }
         if let Some(heads) = &self.heads {
             heads
                 .lock()
@@ -57,17 +66,53 @@ impl Activity {
         self.blocked.store(blocked, Relaxed);
         if !blocked {
             self.writes.fetch_add(1, Relaxed);
+            if !self.active.load(Relaxed) {
+                self.answering.store(false, Relaxed);
+            }
         }
     }
 }
 
 impl Counted {
     pub fn new(io: Io, activity: Arc<Activity>) -> Self {
-        Self { io, activity }
+        Self {
+            io,
+            activity,
+            held: Vec::new(),
+        }
     }
 
     pub fn into_inner(self) -> Io {
         self.io
+    }
+
+    /// The socket, and what was held back.
+    pub fn into_parts(self) -> (Io, Vec<u8>) {
+        (self.io, self.held)
+    }
+
+    /// hyper answers what it cannot parse by itself, without a body, a log or a count. Such an
+    /// answer is kept for whoever serves the connection, who knows a better one. It is told by its
+    /// form, and by nothing else being under way; should it be somebody's answer after all, it is
+    /// sent when the connection ends, which it is about to do.
+    fn withhold(&mut self, bytes: &[u8]) -> bool {
+        if !bytes.starts_with(b"HTTP/1.1 4")
+            || self.activity.heads.is_none()
+            || self.activity.answering.load(Relaxed)
+        {
+            return false;
+        }
+        let mut lines = bytes.split(|b| *b == b'\n').skip(1);
+        let mut is = |text: &[u8]| {
+            let line = lines.next().and_then(|line| line.get(..text.len()));
+            line.is_some_and(|line| line.eq_ignore_ascii_case(text))
+        };
+        let automatic =
+            is(b"connection: close\r") && is(b"content-length: 0\r") && is(b"date: ") && is(b"\r");
+        if automatic && lines.next() == Some(b"") {
+            self.held = bytes.to_vec();
+        }
+        !self.held.is_empty()
     }
 }
 
@@ -92,6 +137,9 @@ impl AsyncWrite for Counted {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.withhold(buf) {
+            return Poll::Ready(Ok(buf.len()));
+        }
         let result = Pin::new(&mut self.io).poll_write(cx, buf);
         self.activity.note_write(result.is_pending());
         result
@@ -101,6 +149,11 @@ impl AsyncWrite for Counted {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let [one] = bufs
+            && self.withhold(one)
+        {
+            return Poll::Ready(Ok(one.len()));
+        }
         let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.activity.note_write(result.is_pending());
         result
@@ -112,6 +165,9 @@ impl AsyncWrite for Counted {
         Pin::new(&mut self.io).poll_flush(cx)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.held.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

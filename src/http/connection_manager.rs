@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::task::Poll;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use causeway_xds::resource::http_manager::Codec;
+use causeway_xds::resource::http_manager::{Codec, HttpManager};
 use http::header::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::clock::{Activity, Clock, Counted, Tick};
 use super::forwarded::Peer;
-use super::serve_request;
+use super::{serve_request, unparsed};
 use crate::net::Io;
 use crate::net::http2::Windows;
 use crate::runtime::drain::Drain;
@@ -32,6 +32,9 @@ const MAX_STREAMS: u32 = 1024;
 
 /// Later than anything is due.
 pub(super) const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// The number of the next connection.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// What the listener knows of a connection.
 pub struct Accepted {
@@ -51,18 +54,27 @@ pub struct Accepted {
 pub struct Connection {
     pub manager: Arc<HttpManagerSpec>,
     pub reader: Rc<RefCell<Reader>>,
+    /// Counts the connections of the process.
+    pub id: u64,
     pub peer: Peer,
     /// `None` for a connection in clear text.
     pub session: Option<Rc<Session>>,
     pub local_port: Option<u16>,
     /// The client's address and the one it connected to; `None` for a Unix socket.
     pub addresses: Option<(SocketAddr, SocketAddr)>,
+    /// `None` for a Unix socket.
+    pub peer_address: Option<SocketAddr>,
+    pub local: Option<SocketAddr>,
+    /// What the client asked for in its TLS handshake, if somebody asks for it.
+    pub requested_server_name: Option<String>,
     pub server_name: HeaderValue,
     /// What cookies know its client by, once one is made.
     pub known_by: OnceCell<u64>,
     pub drain: Drain,
     _guard: Box<dyn std::any::Any>,
     active: Cell<u32>,
+    /// Requests that it may still have; `None`: any number.
+    left: Cell<Option<u32>>,
     activity: Arc<Activity>,
     /// When the last request ended, or the connection began.
     idle_since: Cell<Instant>,
@@ -101,13 +113,24 @@ impl Connection {
         &self.activity
     }
 
+    /// Whether the connection is to end once what runs now has ended.
+    pub fn is_ending(&self) -> bool {
+        self.drain.has_begun() || self.left.get() == Some(0) || self.manager.draining.load(Relaxed)
+    }
+
     pub fn request_began(&self) {
+        if let Some(left) = self.left.get() {
+            self.left.set(Some(left.saturating_sub(1)));
+        }
+        self.activity.active.store(true, Relaxed);
+        self.activity.answering.store(true, Relaxed);
         self.activity.reading.store(false, Relaxed);
         self.active.set(self.active.get() + 1);
     }
 
     pub fn request_ended(&self, now: Instant) {
         self.active.set(self.active.get() - 1);
+        self.activity.active.store(self.is_busy(), Relaxed);
         // What was read meanwhile was this request's body.
         self.activity.reading.store(false, Relaxed);
         self.idle_since.set(now);
@@ -157,9 +180,18 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
         Activity::http1(manager.model.max_request_headers_kb as usize * 1024)
     };
     let connection = Rc::new(Connection {
-        peer: Peer::new(ip, is_tls),
+        id: NEXT_ID.fetch_add(1, Relaxed),
+        peer: Peer {
+            unix: accepted.peer.is_none(),
+            local_port: accepted.local.map(|a| a.port()),
+            ..Peer::new(ip, is_tls)
+        }
+        .telling(manager.model.forwarded.use_remote_address),
         session: accepted.session,
         addresses: accepted.peer.zip(accepted.local),
+        peer_address: accepted.peer,
+        local: accepted.local,
+        requested_server_name: manager.wants.anything.then(|| io.server_name()).flatten(),
         local_port: accepted.local.map(|a| a.port()),
         reader: accepted.reader,
         server_name,
@@ -167,6 +199,7 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
         drain: accepted.drain,
         _guard: accepted.guard,
         active: Cell::new(0),
+        left: Cell::new(manager.model.max_requests),
         activity: Arc::new(activity),
         idle_since: Cell::new(Instant::now()),
         look: Cell::new(Instant::now() + NEVER),
@@ -222,6 +255,7 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
     let mut builder = http1::Builder::new();
     builder
         .max_header_size(model.max_request_headers_kb as usize * 1024)
+        .title_case_headers(model.http1.proper_case)
         .header_read_timeout(None);
     if model.max_headers_count != 100 {
         // hyper's own default; stating it would cost an allocation per request.
@@ -237,6 +271,7 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
     let mut clock = Clock::new(&model.timeouts, model.timeouts.request_headers);
     let mut drained = std::pin::pin!(connection.drain.begun());
     let mut draining = false;
+    let mut lifetime = lifetime(model);
     let ended = std::future::poll_fn(|cx| {
         loop {
             if let Poll::Ready(result) = Pin::new(&mut http).poll(cx) {
@@ -245,6 +280,11 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
             if !draining && drained.as_mut().poll(cx).is_ready() {
                 draining = true;
                 connection.manager.stats.downstream_cx_drain_close.inc();
+                Pin::new(&mut http).graceful_shutdown();
+                continue;
+            }
+            if !draining && lifetime.as_mut().is_some_and(|l| l.poll_unpin(cx)) {
+                draining = true;
                 Pin::new(&mut http).graceful_shutdown();
                 continue;
             }
@@ -257,16 +297,30 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
     })
     .await;
     let stats = &connection.manager.stats;
-    let mut leftover = http
-        .into_parts()
-        .map(|parts| parts.io.into_inner().into_inner());
+    let mut held = Vec::new();
+    let mut leftover = http.into_parts().map(|parts| {
+        let (io, withheld) = parts.io.into_inner().into_parts();
+        held = withheld;
+        io
+    });
     match ended {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => {
+            if let Some(io) = leftover.as_mut().filter(|_| !held.is_empty()) {
+                // It was an answer like any other after all.
+                io.write_all(&held).await.ok();
+                io.shutdown().await.ok();
+            }
+        }
         Ok(Err(error)) => {
             if error.is_parse() {
                 stats.downstream_cx_protocol_error.inc();
             }
             tracing::debug!(%error, peer = %connection.peer.ip, "connection ended");
+            if !held.is_empty()
+                && let Some(io) = leftover
+            {
+                return refuse(io, &error, &held, &connection).await;
+            }
             if error.is_user() || error.is_body_write_aborted() {
                 // The response broke off. A reset tells the client so even where the end of the
                 // connection would be the end of the body.
@@ -302,6 +356,30 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
     if let Some(io) = leftover {
         linger(io, connection.manager.model.timeouts.delayed_close).await;
     }
+}
+
+/// `max_connection_duration`, after which a connection takes no more requests.
+struct Lifetime(Deadline);
+
+impl Lifetime {
+    /// Whether it is over.
+    fn poll_unpin(&mut self, cx: &mut Context<'_>) -> bool {
+        Pin::new(&mut self.0).poll(cx).is_ready()
+    }
+}
+
+fn lifetime(model: &HttpManager) -> Option<Lifetime> {
+    let limit = model.timeouts.max_connection;
+    (!limit.is_zero()).then(|| Lifetime(Deadline::after(limit)))
+}
+
+/// Answers a head that cannot be parsed, in the place of the parser's own answer. The end of the
+/// connection follows when the client has had time to read it.
+async fn refuse(mut io: Io, error: &hyper::Error, automatic: &[u8], connection: &Rc<Connection>) {
+    let answer = unparsed::answer(error, automatic, connection);
+    // Best effort: the client may be gone.
+    io.write_all(&answer).await.ok();
+    linger(io, connection.manager.model.timeouts.delayed_close).await;
 }
 
 /// Closes so that the peer sees a reset, and nothing that waits to be sent is kept.
@@ -342,7 +420,8 @@ async fn serve_http2(io: Io, connection: Rc<Connection>) {
         .max_concurrent_streams(options.max_concurrent_streams.unwrap_or(MAX_STREAMS))
         .initial_stream_window_size(windows.stream)
         .initial_connection_window_size(windows.connection)
-        .max_header_list_size(model.max_request_headers_kb * 1024);
+        // Twice what is allowed: what is between is refused by a reset, as Envoy does.
+        .max_header_list_size(model.max_request_headers_kb.saturating_mul(2 * 1024));
     let service = {
         let connection = Rc::clone(&connection);
         service_fn(move |request| serve_request::handle(Rc::clone(&connection), request))
@@ -351,14 +430,22 @@ async fn serve_http2(io: Io, connection: Rc<Connection>) {
     let mut clock = Clock::new(&model.timeouts, Duration::ZERO);
     let mut drained = std::pin::pin!(connection.drain.begun());
     let mut draining = false;
+    let mut lifetime = lifetime(model);
     let result = std::future::poll_fn(|cx| {
         loop {
             if let Poll::Ready(result) = http.as_mut().poll(cx) {
                 return Poll::Ready(result);
             }
-            if !draining && drained.as_mut().poll(cx).is_ready() {
+            if !draining
+                && (connection.left.get() == Some(0) || drained.as_mut().poll(cx).is_ready())
+            {
                 draining = true;
                 connection.manager.stats.downstream_cx_drain_close.inc();
+                http.as_mut().graceful_shutdown();
+                continue;
+            }
+            if !draining && lifetime.as_mut().is_some_and(|l| l.poll_unpin(cx)) {
+                draining = true;
                 http.as_mut().graceful_shutdown();
                 continue;
             }

@@ -1,26 +1,27 @@
 //! One request and its response, from the head of the one to the last byte of the other.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
-use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
-use http::header::{HOST, HeaderMap, USER_AGENT};
 use http::request::Parts;
-use http::{HeaderName, StatusCode, Version};
+use http::{StatusCode, Version};
 
 use super::connection_manager::Connection;
-use super::forwarded::{X_FORWARDED_FOR, X_REQUEST_ID};
+use super::observed::{Kept, Observed};
 use super::watch::{Fired, Watch};
-use crate::error::ResponseFlag;
+use crate::error::{Failure, ResponseFlag};
 use crate::filter::Asked;
+use crate::formatter::Wants;
+use crate::route::Chosen;
 use crate::telemetry::activity::ActivityGuard;
 use crate::telemetry::stats::{ClusterStats, Counter};
 use crate::upstream::body::Progress;
 use crate::upstream::{Endpoint, Permit, Transport};
-use crate::util::time::timestamp;
 
 /// Counts, times and logs one exchange. Its drop is its end: it runs exactly once, whether the
 /// response was sent, broke off, or the client left.
@@ -35,7 +36,14 @@ pub struct Exchange {
     /// The response was handed over whole.
     complete: Cell<bool>,
     upstream: RefCell<Option<Upstream>>,
-    log: Option<Box<LogFields>>,
+    details: RefCell<Option<Details>>,
+    /// How often an endpoint was asked.
+    pub attempts: Cell<u32>,
+    /// The client's address, once it is worked out.
+    pub client: Cell<Option<IpAddr>>,
+    version: Version,
+    /// What somebody will ask for when the messages are gone. `None`: nobody will.
+    pub kept: Option<Rc<Kept>>,
     /// Kept for whoever gives failures their form.
     pub asked: Option<Box<Asked>>,
     /// Says that a circuit is in use.
@@ -47,16 +55,13 @@ struct Upstream {
     endpoint: Arc<Endpoint>,
     transport: Arc<Transport>,
     _permit: Permit,
-    service_ms: Option<u64>,
 }
 
-/// What an access log line needs of the request; copied only when something logs.
-struct LogFields {
-    line: String,
-    host: String,
-    forwarded_for: String,
-    user_agent: String,
-    request_id: RefCell<String>,
+/// Envoy's `%RESPONSE_CODE_DETAILS%`.
+#[derive(Clone, Debug)]
+enum Details {
+    Word(Cow<'static, str>),
+    Named(Arc<str>),
 }
 
 impl Exchange {
@@ -70,7 +75,12 @@ impl Exchange {
         } else {
             stats.downstream_rq_http1_total.inc();
         }
-        let log = (!connection.manager.access_logs.is_empty()).then(|| LogFields::of(parts));
+        let kept = connection
+            .manager
+            .wants
+            .anything
+            .then(Kept::new)
+            .map(Rc::new);
         let start = Instant::now();
         Box::new(Self {
             connection: Rc::clone(connection),
@@ -81,7 +91,11 @@ impl Exchange {
             flag: Cell::new(None),
             complete: Cell::new(false),
             upstream: RefCell::new(None),
-            log,
+            details: RefCell::default(),
+            attempts: Cell::default(),
+            client: Cell::default(),
+            version: parts.version,
+            kept,
             asked: None,
             usage: None,
         })
@@ -102,6 +116,83 @@ impl Exchange {
         self.flag.set(Some(flag));
     }
 
+    pub fn flagged(&self) -> Option<ResponseFlag> {
+        self.flag.get()
+    }
+
+    /// Of the response; 0 before there is one.
+    pub fn status(&self) -> u16 {
+        self.status.get()
+    }
+
+    pub fn protocol(&self) -> &'static str {
+        match self.version {
+            Version::HTTP_10 => "HTTP/1.0",
+            Version::HTTP_2 => "HTTP/2",
+            _ => "HTTP/1.1",
+        }
+    }
+
+    /// How the response came about, in Envoy's words.
+    pub fn detail(&self, word: impl Into<Cow<'static, str>>) {
+        *self.details.borrow_mut() = Some(Details::Word(word.into()));
+    }
+
+    /// How a failure came about, in the words of whoever configured it or in Envoy's.
+    pub fn failed(&self, failure: &Failure) {
+        if let Some(flag) = failure.flag {
+            self.flag(flag);
+        }
+        *self.details.borrow_mut() = Some(match &failure.named {
+            Some(name) => Details::Named(Arc::clone(name)),
+            None => Details::Word(failure.details.clone()),
+        });
+    }
+
+    pub fn details(&self) -> Option<Cow<'static, str>> {
+        self.details.borrow().as_ref().map(|details| match details {
+            Details::Word(word) => word.clone(),
+            Details::Named(name) => Cow::Owned(name.to_string()),
+        })
+    }
+
+    /// The route asks for something that nobody else did.
+    pub fn keep_for(&mut self, wants: &Wants) {
+        if wants.anything && self.kept.is_none() {
+            self.kept = Some(Rc::new(Kept::new()));
+        }
+    }
+
+    /// The route is known.
+    pub fn routed(&mut self, chosen: &Chosen) {
+        let wants = &chosen.edits().wants;
+        self.keep_for(wants);
+        if let Some(kept) = &self.kept
+            && (wants.route || self.connection.manager.wants.route)
+        {
+            // A request has one route.
+            kept.route.set(Arc::clone(&chosen.route)).ok();
+        }
+    }
+
+    /// The request is about to leave, or to be answered here. `route`: what the edits of its
+    /// route ask for.
+    pub fn keep_request(&self, parts: &Parts, route: Option<&Wants>) {
+        let Some(kept) = &self.kept else {
+            return;
+        };
+        let all = [Some(&self.connection.manager.wants), route];
+        for wants in all.into_iter().flatten() {
+            kept.request(parts, wants);
+            if wants.points {
+                self.progress.timed.set(true);
+                if self.progress.request_ended.get() {
+                    self.progress.request_ended_at.set(Some(self.start));
+                }
+            }
+        }
+    }
+
     pub fn complete(&self) {
         self.complete.set(true);
     }
@@ -110,6 +201,11 @@ impl Exchange {
     pub fn asked(&self, endpoint: &Arc<Endpoint>, transport: &Arc<Transport>, permit: Permit) {
         // A second attempt ends the first.
         self.release_upstream(None);
+        self.attempts.set(self.attempts.get() + 1);
+        if let Some(kept) = &self.kept {
+            *kept.upstream.borrow_mut() = Some((Arc::clone(endpoint), Arc::clone(transport)));
+            kept.request_sent.set(Some(Instant::now()));
+        }
         transport.stats.upstream_rq_total.inc();
         transport.stats.upstream_rq_active.inc();
         endpoint.stats.rq_total.inc();
@@ -118,15 +214,18 @@ impl Exchange {
             endpoint: Arc::clone(endpoint),
             transport: Arc::clone(transport),
             _permit: permit,
-            service_ms: None,
         });
     }
 
     /// The upstream answered with a head. Returns the milliseconds it took.
     pub fn upstream_answered(&self, status: StatusCode) -> u64 {
-        let ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let elapsed = self.start.elapsed();
+        let ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        self.detail("via_upstream");
+        if let Some(kept) = &self.kept {
+            kept.response_began.set(Some(self.start + elapsed));
+        }
         if let Some(upstream) = &mut *self.upstream.borrow_mut() {
-            upstream.service_ms = Some(ms);
             let stats = &upstream.transport.stats;
             stats.upstream_rq.record(status.as_u16());
             stats.upstream_rq_completed.inc();
@@ -176,45 +275,6 @@ impl Exchange {
             upstream.endpoint.stats.rq_active.dec();
         }
     }
-
-    pub fn request_id(&self, headers: &HeaderMap) {
-        if let Some(log) = &self.log {
-            *log.request_id.borrow_mut() = text(headers, &X_REQUEST_ID);
-        }
-    }
-
-    fn log_line(&self, log: &LogFields, ms: u128) -> Vec<u8> {
-        let dash = |text: &str| {
-            if text.is_empty() {
-                "-".to_owned()
-            } else {
-                text.to_owned()
-            }
-        };
-        let upstream = self.upstream.borrow();
-        let (host, service) = upstream.as_ref().map_or((String::new(), None), |u| {
-            (u.endpoint.to_string(), u.service_ms)
-        });
-        let mut line = String::with_capacity(256);
-        // Envoy's default format. Writing to a string cannot fail.
-        let _ = writeln!(
-            line,
-            "[{}] {} {} {} {} {} {ms} {} \"{}\" \"{}\" \"{}\" \"{}\" \"{}\"",
-            timestamp(SystemTime::now()),
-            log.line,
-            self.status.get(),
-            self.flag.get().map_or("-", ResponseFlag::short),
-            self.progress.received.get(),
-            self.progress.sent.get(),
-            service.map_or("-".to_owned(), |ms| ms.to_string()),
-            dash(&log.forwarded_for),
-            dash(&log.user_agent),
-            dash(&log.request_id.borrow()),
-            dash(&log.host),
-            dash(&host),
-        );
-        line.into_bytes()
-    }
 }
 
 impl Drop for Exchange {
@@ -225,6 +285,7 @@ impl Drop for Exchange {
             stats.downstream_rq_rx_reset.inc();
             if self.flag.get().is_none() {
                 self.flag(ResponseFlag::DownstreamTermination);
+                self.detail("downstream_remote_disconnect");
             }
         }
         let now = Instant::now();
@@ -239,42 +300,10 @@ impl Drop for Exchange {
             manager.listener_stats.downstream_rq_completed.inc();
             manager.listener_stats.codes.record(self.status.get());
         }
-        if let Some(log) = &self.log {
-            let line = self.log_line(log, elapsed);
-            for file in &manager.access_logs {
-                file.write(line.clone());
-            }
+        for logger in &manager.access_logs {
+            logger.log(&Observed::of(self));
         }
         self.release_upstream(None);
         self.connection.request_ended(now);
     }
-}
-
-impl LogFields {
-    fn of(parts: &Parts) -> Box<Self> {
-        let path = parts.uri.path_and_query().map_or("", |p| p.as_str());
-        let version = match parts.version {
-            Version::HTTP_10 => "HTTP/1.0",
-            Version::HTTP_2 => "HTTP/2",
-            _ => "HTTP/1.1",
-        };
-        Box::new(Self {
-            line: format!("\"{} {path} {version}\"", parts.method),
-            host: match parts.uri.authority() {
-                Some(authority) => authority.to_string(),
-                None => text(&parts.headers, &HOST),
-            },
-            forwarded_for: text(&parts.headers, &X_FORWARDED_FOR),
-            user_agent: text(&parts.headers, &USER_AGENT),
-            request_id: RefCell::default(),
-        })
-    }
-}
-
-/// A header value that is safe inside a quoted log field.
-fn text(headers: &HeaderMap, name: &HeaderName) -> String {
-    let value = headers
-        .get(name)
-        .map(|v| String::from_utf8_lossy(v.as_bytes()));
-    value.map_or(String::new(), |v| v.replace(['"', '\n', '\r'], "_"))
 }

@@ -1,6 +1,6 @@
 //! Who the client is, and telling the upstream.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use causeway_xds::resource::address::contain;
 use causeway_xds::resource::http_manager::{Forwarded, HttpManager, Trusted, XffDetection};
@@ -8,11 +8,15 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use super::names::Names;
+use crate::net::own_address;
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const ENVOY_INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
+const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What is known about the connection a request came on; made once per connection.
@@ -20,8 +24,14 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub struct Peer {
     pub ip: IpAddr,
     pub tls: bool,
-    /// `ip` as `x-forwarded-for` shows it.
+    /// `ip` as text.
     pub text: HeaderValue,
+    /// What is added to `x-forwarded-for`: the address, or of a client on this machine the
+    /// machine's own, as Envoy has it.
+    pub hop: HeaderValue,
+    /// There is no address.
+    pub unix: bool,
+    pub local_port: Option<u16>,
     pub scheme: HeaderValue,
 }
 
@@ -32,18 +42,84 @@ impl Peer {
         Self {
             ip,
             tls,
+            hop: text.clone(),
             text,
+            unix: false,
+            local_port: None,
             scheme: HeaderValue::from_static(if tls { "https" } else { "http" }),
         }
     }
+
+    /// What an upstream is told of a client on this machine is the machine's own address, if it
+    /// is told addresses at all.
+    #[must_use]
+    pub fn telling(mut self, addresses: bool) -> Self {
+        let here = [IpAddr::V4(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
+        if addresses
+            && here.contains(&self.ip)
+            && let Some(own) = own_address()
+            && let Ok(own) = HeaderValue::try_from(own.to_string())
+        {
+            self.hop = own;
+        }
+        self
+    }
 }
 
-/// Sets the fields that tell the upstream where a request came from, and returns the client's
-/// address: the peer's, or the one that the last trusted hop saw.
-pub fn apply(headers: &mut HeaderMap, names: Names, rules: &Forwarded, peer: &Peer) -> IpAddr {
-    if let Some(detection) = &rules.detection {
-        return detect(headers, names, detection, peer);
+/// Who a request is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The peer's address, or the one that the last trusted hop saw.
+    pub ip: IpAddr,
+    /// It may steer retries and timeouts (`internal_address_config`).
+    pub internal: bool,
+}
+
+/// Sets the fields that tell the upstream where a request came from, and returns who that is.
+pub fn apply(headers: &mut HeaderMap, names: Names, rules: &Forwarded, peer: &Peer) -> Client {
+    let told_port = rules.append_port && headers.contains_key(&X_FORWARDED_PORT);
+    let mut client = match &rules.detection {
+        Some(detection) => detect(headers, names, detection, peer),
+        None => by_hops(headers, names, rules, peer),
+    };
+    client.internal &= is_internal(rules, peer, client.ip);
+    let trusted = !rules.use_remote_address || rules.xff_num_trusted_hops > 0;
+    if rules.append_port
+        && !(told_port && trusted)
+        && let Some(port) = peer.local_port
+    {
+        headers.insert(X_FORWARDED_PORT, HeaderValue::from(port));
     }
+    if client.internal {
+        headers.insert(ENVOY_INTERNAL, HeaderValue::from_static("true"));
+    } else {
+        if names.internal {
+            strip_internal(headers, rules.use_remote_address);
+        }
+        if rules.use_remote_address {
+            let address = match client.ip == peer.ip {
+                true => Ok(peer.text.clone()),
+                false => HeaderValue::try_from(client.ip.to_string()),
+            };
+            // An address is made of visible characters.
+            if let Ok(address) = address {
+                headers.insert(EXTERNAL_ADDRESS, address);
+            }
+        }
+    }
+    client
+}
+
+/// Of a request that says one address at most: what an internal proxy passes on has two.
+fn is_internal(rules: &Forwarded, peer: &Peer, ip: IpAddr) -> bool {
+    if peer.unix {
+        return rules.internal.unix_sockets;
+    }
+    contain(&rules.internal.networks, ip)
+}
+
+/// [`Client::internal`] says whether the request may be internal at all.
+fn by_hops(headers: &mut HeaderMap, names: Names, rules: &Forwarded, peer: &Peer) -> Client {
     let hops = rules.xff_num_trusted_hops as usize;
     let mut client = peer.ip;
     // With use_remote_address the peer itself is the first hop that we can vouch for.
@@ -52,11 +128,17 @@ pub fn apply(headers: &mut HeaderMap, names: Names, rules: &Forwarded, peer: &Pe
     } else {
         Some(hops)
     };
-    if names.forwarded_for
-        && let Some(from_right) = wanted
-        && let Some(seen) = nth_from_right(headers, from_right)
-    {
-        client = seen;
+    let given = names.forwarded_for && headers.contains_key(&X_FORWARDED_FOR);
+    let mut internal = if rules.use_remote_address {
+        !given
+    } else {
+        given && nth_from_right(headers, 1).is_none()
+    };
+    if given && let Some(from_right) = wanted {
+        match nth_from_right(headers, from_right) {
+            Some(seen) => client = seen,
+            None => internal &= rules.use_remote_address,
+        }
     }
     if rules.use_remote_address && !rules.skip_xff_append {
         append_peer(headers, names, peer);
@@ -65,11 +147,15 @@ pub fn apply(headers: &mut HeaderMap, names: Names, rules: &Forwarded, peer: &Pe
     if !told || (rules.use_remote_address && hops == 0) {
         headers.insert(X_FORWARDED_PROTO, peer.scheme.clone());
     }
-    client
+    Client {
+        ip: client,
+        internal,
+    }
 }
 
-/// As [`apply`], by who is trusted and not by how the peer is reached.
-fn detect(headers: &mut HeaderMap, names: Names, detection: &XffDetection, peer: &Peer) -> IpAddr {
+/// As [`by_hops`], by who is trusted and not by how the peer is reached.
+fn detect(headers: &mut HeaderMap, names: Names, detection: &XffDetection, peer: &Peer) -> Client {
+    let single = nth_from_right(headers, 1).is_none();
     let (client, believed) = match &detection.trusted {
         // Whoever can connect is behind the proxies that are counted.
         Trusted::Hops(hops) if names.forwarded_for => {
@@ -90,11 +176,14 @@ fn detect(headers: &mut HeaderMap, names: Names, detection: &XffDetection, peer:
     if !told || !believed {
         headers.insert(X_FORWARDED_PROTO, peer.scheme.clone());
     }
-    client.unwrap_or(peer.ip)
+    Client {
+        ip: client.unwrap_or(peer.ip),
+        internal: client.is_some() && single,
+    }
 }
 
 /// Stands for a client whose address cannot be read.
-const NOBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// From the right, the first address that is not trusted, because only what trusted proxies have
 /// written can be believed; or the last that was understood, if that is not reached.
@@ -136,7 +225,7 @@ fn nth_from_right(headers: &HeaderMap, n: usize) -> Option<IpAddr> {
 
 fn append_peer(headers: &mut HeaderMap, names: Names, peer: &Peer) {
     if !names.forwarded_for {
-        headers.insert(X_FORWARDED_FOR, peer.text.clone());
+        headers.insert(X_FORWARDED_FOR, peer.hop.clone());
         return;
     }
     let mut joined: Vec<u8> = Vec::new();
@@ -144,18 +233,20 @@ fn append_peer(headers: &mut HeaderMap, names: Names, peer: &Peer) {
         joined.extend_from_slice(value.as_bytes());
         joined.push(b',');
     }
-    joined.extend_from_slice(peer.text.as_bytes());
+    joined.extend_from_slice(peer.hop.as_bytes());
     if let Ok(value) = HeaderValue::from_bytes(&joined) {
         headers.insert(X_FORWARDED_FOR, value);
     }
 }
 
-/// Gives the request an id unless it has one that may be kept.
-pub fn request_id(headers: &mut HeaderMap, names: Names, manager: &HttpManager) {
+/// Gives the request an id unless it has one that may be kept: at the edge only an internal
+/// client's may, or any if so configured.
+pub fn request_id(headers: &mut HeaderMap, names: Names, manager: &HttpManager, client: Client) {
     if !manager.generate_request_id {
         return;
     }
-    let keep = !manager.forwarded.use_remote_address || manager.preserve_external_request_id;
+    let edge = manager.forwarded.use_remote_address && !client.internal;
+    let keep = !edge || manager.preserve_external_request_id;
     if keep && names.request_id && headers.contains_key(&X_REQUEST_ID) {
         return;
     }
@@ -170,16 +261,42 @@ fn new_request_id() -> HeaderValue {
     HeaderValue::from_str(text).expect("hexadecimal digits and hyphens")
 }
 
-/// Removes `x-envoy-*` from a client's request: they steer retries and timeouts, and no client of
-/// ours is internal.
-pub fn strip_internal(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .keys()
-        .filter(|n| n.as_str().starts_with("x-envoy-"))
-        .cloned()
-        .collect();
-    for name in named {
+/// What steers retries, timeouts and tracing; no client may say so that is not internal.
+const STEERING: [&str; 15] = [
+    "x-envoy-expected-rq-timeout-ms",
+    "x-envoy-force-trace",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-internal",
+    "x-envoy-ip-tags",
+    "x-envoy-is-timeout-retry",
+    "x-envoy-max-retries",
+    "x-envoy-original-path",
+    "x-envoy-original-url",
+    "x-envoy-retriable-header-names",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-retry-on",
+    "x-envoy-upstream-alt-stat-name",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+];
+
+/// Removed as well where we are the first proxy.
+const AT_THE_EDGE: [&str; 3] = [
+    "x-envoy-decorator-operation",
+    "x-envoy-downstream-service-cluster",
+    "x-envoy-downstream-service-node",
+];
+
+/// Removes from a client's request what only an internal one may say.
+fn strip_internal(headers: &mut HeaderMap, edge: bool) {
+    for name in STEERING {
         headers.remove(name);
+    }
+    headers.remove("x-envoy-upstream-rq-timeout-ms");
+    if edge {
+        for name in AT_THE_EDGE {
+            headers.remove(name);
+        }
     }
 }
 

@@ -73,6 +73,18 @@ impl Heads {
         self.end = bytes.as_ptr_range().end.addr();
     }
 
+    /// What is there of a head that could not be parsed.
+    pub fn seen(&self) -> &[u8] {
+        &self.kept
+    }
+
+    /// The byte that stood behind a piece of the head that was parsed last, if that can be told.
+    pub fn behind(&self, piece: &[u8]) -> Option<u8> {
+        let begin = self.end - self.read;
+        let at = piece.as_ptr_range().end.addr();
+        self.kept.get(at.checked_sub(begin)?).copied()
+    }
+
     fn forget(&mut self) {
         self.read = 0;
         self.kept.clear();

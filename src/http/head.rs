@@ -19,6 +19,7 @@ use http::{Method, StatusCode, Uri, Version};
 use super::framing::Heads;
 use super::names::{HOP_BY_HOP, Names};
 use super::path::{self, Outcome};
+use super::strict;
 use crate::error::{Failure, ResponseFlag};
 
 /// What a request asks its connection to become.
@@ -50,7 +51,12 @@ pub fn sanitise(
     heads: Option<&Mutex<Heads>>,
 ) -> Result<Facts, Failure> {
     version(parts, manager)?;
+    strict::method(parts, manager)?;
     let names = Names::of(&parts.headers);
+    if parts.version == Version::HTTP_2 {
+        strict::size(parts, manager)?;
+    }
+    strict::whole_target(parts, heads)?;
     // First, while all fields are as they were parsed.
     framing(parts, names, heads)?;
     target(parts, manager)?;
@@ -59,6 +65,9 @@ pub fn sanitise(
     let upgrade = hop_by_hop(parts, names)?;
     if names.cookie && parts.version == Version::HTTP_2 {
         join_cookies(&mut parts.headers);
+    }
+    if parts.headers.len() != parts.headers.keys_len() {
+        join_lists(&mut parts.headers);
     }
     if parts.method == Method::CONNECT {
         return Ok(Facts {
@@ -190,12 +199,15 @@ fn framing(parts: &mut Parts, names: Names, heads: Option<&Mutex<Heads>>) -> Res
     Ok(())
 }
 
+/// The detail word of a header with an underscore in its name.
+pub const UNDERSCORE: &str = "unexpected_underscore";
+
 fn underscores(headers: &mut HeaderMap, action: Underscores) -> Result<(), Failure> {
     if action == Underscores::Allow || !headers.keys().any(|n| n.as_str().contains('_')) {
         return Ok(());
     }
     if action == Underscores::RejectRequest {
-        return Err(Failure::bad_request("unexpected_underscore"));
+        return Err(Failure::bad_request(UNDERSCORE));
     }
     let named: Vec<HeaderName> = headers
         .keys()
@@ -339,6 +351,32 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
     if let Ok(value) = HeaderValue::from_bytes(&all) {
         headers.insert(COOKIE, value);
+    }
+}
+
+/// Lists that Envoy passes on in one field, however many they came in.
+const LISTS: [HeaderName; 6] = [
+    http::header::ACCEPT,
+    http::header::ACCEPT_ENCODING,
+    http::header::ACCESS_CONTROL_REQUEST_HEADERS,
+    http::header::CACHE_CONTROL,
+    http::header::ORIGIN,
+    http::header::VIA,
+];
+
+fn join_lists(headers: &mut HeaderMap) {
+    for name in &LISTS {
+        if headers.get_all(name).iter().nth(1).is_none() {
+            continue;
+        }
+        let all: Vec<&[u8]> = headers
+            .get_all(name)
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect();
+        if let Ok(value) = HeaderValue::from_bytes(&all.join(&b',')) {
+            headers.insert(name, value);
+        }
     }
 }
 

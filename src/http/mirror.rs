@@ -140,7 +140,8 @@ impl Copy {
         let Ok(mut lease) = checkout.await else {
             return;
         };
-        prepare(&mut head, &lease, forward, None, true);
+        let bodyless = body.is_empty();
+        prepare(&mut head, &lease, forward, None, true, bodyless);
         let body = Kept::whole(body).read();
         let sent = lease.send(http::Request::from_parts(head, body)).await;
         let Ok(mut response) = sent else {

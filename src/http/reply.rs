@@ -8,7 +8,9 @@ use http::{Response, StatusCode};
 
 use super::body::Body;
 use super::exchange::Exchange;
+use super::observed::Observed;
 use crate::error::Failure;
+use crate::local_reply::{LocalReplies, Mapper};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -33,9 +35,7 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 pub fn from_failure(failure: &Failure, manner: Manner, exchange: Box<Exchange>) -> Response<Body> {
-    if let Some(flag) = failure.flag {
-        exchange.flag(flag);
-    }
+    exchange.failed(failure);
     tracing::debug!(
         status = failure.status.as_u16(),
         flag = failure.flag.map_or("-", crate::error::ResponseFlag::short),
@@ -61,6 +61,45 @@ pub fn from_failure(failure: &Failure, manner: Manner, exchange: Box<Exchange>) 
     direct(failure.status, body, HeaderMap::new(), manner, exchange)
 }
 
+/// What `local_reply_config` makes of an answer.
+fn rewritten(
+    rules: &LocalReplies,
+    mut status: StatusCode,
+    mut body: Bytes,
+    headers: &mut HeaderMap,
+    exchange: &Exchange,
+) -> (StatusCode, Bytes) {
+    let held = |mapper: &&Mapper| mapper.filter.holds(&Observed::of(exchange));
+    let mapper = rules.mappers.iter().find(held);
+    if let Some(mapper) = mapper {
+        if let Some(replaced) = mapper.status {
+            status = replaced;
+            exchange.answered(status);
+        }
+        if let Some(replaced) = &mapper.body {
+            body = replaced.clone();
+        }
+        let facts = Observed {
+            response: Some(headers),
+            body: &body,
+            ..Observed::of(exchange)
+        };
+        let changes = mapper.edits.evaluate(headers, &facts);
+        changes.apply(headers);
+    }
+    let own = mapper.and_then(|mapper| mapper.format.as_ref());
+    if let Some(format) = own.or(rules.format.as_ref()) {
+        let facts = Observed {
+            response: Some(headers),
+            body: &body,
+            ..Observed::of(exchange)
+        };
+        body = Bytes::from(format.text.render(&facts));
+        headers.insert(CONTENT_TYPE, format.content_type.clone());
+    }
+    (status, body)
+}
+
 /// A response with a body of ours; `headers` are kept.
 pub fn direct(
     status: StatusCode,
@@ -71,6 +110,10 @@ pub fn direct(
 ) -> Response<Body> {
     let mut status = status;
     let mut body = body;
+    exchange.answered(status);
+    if let Some(rules) = &exchange.connection.manager.local_replies {
+        (status, body) = rewritten(rules, status, body, &mut headers, &exchange);
+    }
     if manner.grpc {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(GRPC_STATUS, grpc_status(status));
@@ -87,7 +130,6 @@ pub fn direct(
     if manner.close && !manner.http2 {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    exchange.answered(status);
     let mut response = Response::new(Body::full(body, exchange));
     *response.status_mut() = status;
     *response.headers_mut() = headers;

@@ -1,15 +1,19 @@
 //! The head of a request on its way up.
 
-use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE, VIA};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE, VIA,
+};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Uri, Version};
 
+use super::exchange::Exchange;
 use super::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PREFIX};
 use super::head::UpgradeRequest;
-use crate::route::Chosen;
+use super::observed::Observed;
 use crate::route::action::Forward;
 use crate::route::rewrite::HostRewrite;
+use crate::route::{Chosen, HeaderEdits};
 use crate::upstream::pool::Lease;
 
 const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
@@ -32,9 +36,15 @@ pub fn append_via(headers: &mut http::HeaderMap, via: &str) {
 }
 
 /// Edits that are the same for every attempt.
-pub fn edit_request(parts: &mut Parts, forward: &Forward, chosen: &Chosen, envoy_headers: bool) {
+pub fn edit_request(
+    parts: &mut Parts,
+    forward: &Forward,
+    chosen: &Chosen,
+    envoy_headers: bool,
+    exchange: &Exchange,
+) {
     // First, because what follows may depend on headers that are added here.
-    chosen.edits().apply_to_request(&mut parts.headers);
+    edit_head(chosen.edits(), parts, exchange);
     let host = match chosen.host() {
         Some(host) => Some(host.clone()),
         None => forward.host_rewrite.apply(&parts.headers, parts.uri.path()),
@@ -90,6 +100,38 @@ fn append_host(headers: &mut HeaderMap, host: &HeaderValue) {
     }
 }
 
+/// Edits of a request, level after level.
+pub fn edit_head(edits: &HeaderEdits, parts: &mut Parts, exchange: &Exchange) {
+    for level in edits.request_levels() {
+        if !level.apply_plain(&mut parts.headers) {
+            let facts = Observed {
+                request: Some(parts),
+                ..Observed::of(exchange)
+            };
+            let changes = level.evaluate(&parts.headers, &facts);
+            changes.apply(&mut parts.headers);
+        }
+    }
+}
+
+/// The edits of a route on a response, of the upstream or of our own.
+pub fn edit_response(edits: &HeaderEdits, headers: &mut HeaderMap, exchange: Option<&Exchange>) {
+    for level in edits.response_levels() {
+        if level.apply_plain(headers) {
+            continue;
+        }
+        let Some(exchange) = exchange else {
+            continue;
+        };
+        let facts = Observed {
+            response: Some(headers),
+            ..Observed::of(exchange)
+        };
+        let changes = level.evaluate(headers, &facts);
+        changes.apply(headers);
+    }
+}
+
 /// Puts a head into the form that the endpoint's protocol wants.
 pub fn prepare(
     head: &mut Parts,
@@ -97,6 +139,7 @@ pub fn prepare(
     forward: &Forward,
     upgrade: Option<&UpgradeRequest>,
     envoy_headers: bool,
+    bodyless: bool,
 ) {
     head.extensions.clear();
     let hostname = &lease.endpoint().attributes.hostname;
@@ -117,6 +160,13 @@ pub fn prepare(
         head.uri = Uri::from_parts(uri).unwrap_or_default();
     } else {
         head.version = Version::HTTP_11;
+        // Every method but these may have a body, so that its absence is said (as Envoy does).
+        let plain = [Method::GET, Method::HEAD, Method::CONNECT, Method::TRACE];
+        if bodyless && upgrade.is_none() && !plain.contains(&head.method) {
+            head.headers
+                .entry(CONTENT_LENGTH)
+                .or_insert_with(|| HeaderValue::from_static("0"));
+        }
     }
     if let Some(upgrade) = upgrade.filter(|upgrade| !upgrade.connect) {
         head.headers

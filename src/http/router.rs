@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use causeway_xds::resource::http_manager::ServerHeader;
-use http::header::{CONNECTION, HeaderName, HeaderValue, SERVER, SET_COOKIE};
+use http::header::{CONNECTION, HeaderName, HeaderValue, SERVER, SET_COOKIE, TRAILER};
 use http::request::Parts;
 use http::{Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -18,7 +18,7 @@ use super::failures::{self, MAX_DURATION};
 use super::head::UpgradeRequest;
 use super::mirror::Copies;
 use super::reply::{self, Manner};
-use super::request::{append_via, edit_request};
+use super::request::{append_via, edit_request, edit_response};
 use super::retry::Retries;
 use super::timeouts::Timeouts;
 use super::upgrade;
@@ -86,7 +86,12 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
     exchange.watch.limit(limits.request, timeouts.route, idle);
     exchange.watch.limit_duration(timeouts.duration);
     append_via(&mut head.headers, &manager.model.via);
-    edit_request(head, forward, chosen, tell);
+    if let (Some(kept), Some(cluster)) = (&exchange.kept, &cluster) {
+        // A request has one cluster.
+        kept.cluster.set(Arc::clone(&cluster.name)).ok();
+    }
+    edit_request(head, forward, chosen, tell, &exchange);
+    exchange.keep_request(head, Some(&chosen.edits().wants));
 
     let hashed = match &cluster {
         Some(cluster) if cluster.model.balancing.policy.hashes() => {
@@ -109,9 +114,8 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
                 }
                 Err(failure) => failed(&failure, manner, tell, exchange),
             };
-        chosen.edits().apply_to_response(response.headers_mut());
         append_via(response.headers_mut(), &manager.model.via);
-        return response;
+        return edited(response, chosen);
     }
     let ask = Ask {
         retries: Retries::of(forward, head, asks),
@@ -142,7 +146,7 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
         {
             exchange.watch.upgraded();
             let ends = upgrade::Ends { lease, idle };
-            upgrade::switch(response, asked, on_upgrade, ends, exchange)
+            upgrade::switch(response, asked, on_upgrade, ends, chosen.edits(), exchange)
         }
         (Ok((lease, response)), asked, _) => {
             exchange.watch.limit_idle(timeouts.per_try_idle);
@@ -163,9 +167,19 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
         let headers = response.headers_mut();
         headers.insert(attempts::COUNT, HeaderValue::from(attempts));
     }
-    chosen.edits().apply_to_response(response.headers_mut());
+    let mut response = edited(response, chosen);
     append_via(response.headers_mut(), &manager.model.via);
     response
+}
+
+/// With the edits of the route; a response without its exchange has them already.
+fn edited(response: Response<Body>, chosen: &Chosen) -> Response<Body> {
+    if response.body().exchange().is_none() {
+        return response;
+    }
+    let (mut head, body) = response.into_parts();
+    edit_response(chosen.edits(), &mut head.headers, body.exchange());
+    Response::from_parts(head, body)
 }
 
 fn failed(
@@ -234,7 +248,8 @@ fn respond(
     if manner.close && !manner.http2 {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    response.map(|incoming| Body::relay(incoming, lease, exchange))
+    let trailers = lease.is_http2() || response.headers().contains_key(TRAILER);
+    response.map(|incoming| Body::relay(incoming, lease, trailers, exchange))
 }
 
 pub(super) fn server_header(

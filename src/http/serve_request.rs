@@ -1,13 +1,12 @@
 //! One request: from its head to the action of its route.
 
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use causeway_xds::resource::route::{RequireTls, Upgrade};
-use http::header::{HOST, HeaderMap};
+use http::header::{HOST, HeaderMap, TRAILER};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
@@ -20,8 +19,11 @@ use super::exchange::Exchange;
 use super::forwarded::{self, X_FORWARDED_PROTO, X_REQUEST_ID};
 use super::head::{self, UpgradeRequest};
 use super::mirror::Copies;
+use super::names::Names;
 use super::reply::{self, Manner};
+use super::request::{edit_head, edit_response};
 use super::router::{self, Job};
+use super::strict;
 use super::view::View;
 use crate::cluster::Cluster;
 use crate::error::{Failure, ResponseFlag};
@@ -44,11 +46,19 @@ struct Where {
     copies: Option<Box<Copies>>,
 }
 
+/// Why a stream ends without an answer (HTTP/2): the request is not one, as its codec sees it.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the head of the request is refused")]
+pub struct Reset;
+
 /// Serves one request of `connection`.
+///
+/// # Errors
+/// [`Reset`]
 pub async fn handle(
     connection: Rc<Connection>,
     mut request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+) -> Result<Response<Body>, Reset> {
     // hyper puts something there exactly when an upgrade is asked for.
     let asked = !request.extensions().is_empty();
     let on_upgrade = asked.then(|| hyper::upgrade::on(&mut request));
@@ -59,12 +69,15 @@ pub async fn handle(
     let mut exchange = Exchange::begin(&connection, parts);
     exchange.asked = connection.manager.filters.asked(parts);
     exchange.progress.request_ended.set(body.is_end_stream());
+    // Those of HTTP/1 have to be announced (RFC 9110 section 6.6.2).
+    if parts.version != Version::HTTP_2 && !body.is_end_stream() {
+        let announced = parts.headers.contains_key(TRAILER);
+        exchange.progress.drop_trailers.set(!announced);
+    }
     let manner = Manner {
         grpc: parts.version == Version::HTTP_2 && reply::is_grpc(&parts.headers),
         // An answer that does not wait for the body leaves the connection in doubt.
-        close: !body.is_end_stream()
-            || parts.method == Method::CONNECT
-            || connection.drain.has_begun(),
+        close: !body.is_end_stream() || parts.method == Method::CONNECT || connection.is_ending(),
         http2: parts.version == Version::HTTP_2,
     };
     let decided = decide(&connection, parts, &mut exchange);
@@ -86,7 +99,7 @@ pub async fn handle(
             let Action::Forward(forward) = &chosen.route.action else {
                 unreachable!("decided by the action")
             };
-            let close = connection.drain.has_begun();
+            let close = connection.is_ending();
             let manner = Manner { close, ..manner };
             let filters = &connection.manager.filters;
             let target = filters.target(parts, chosen.filters());
@@ -111,6 +124,7 @@ pub async fn handle(
             response
         }
         other => {
+            exchange.keep_request(parts, None);
             let mut response = match other {
                 Ok(Decided::Reply {
                     status,
@@ -121,6 +135,10 @@ pub async fn handle(
                     reply::redirect(status, &location, manner, exchange)
                 }
                 Ok(Decided::Forward { .. }) => unreachable!("matched above"),
+                Err(failure) if manner.http2 && strict::is_of_the_codec(&failure) => {
+                    exchange.failed(&failure);
+                    return Err(Reset);
+                }
                 Err(failure) => reply::from_failure(&failure, manner, exchange),
             };
             router::server_header(response.headers_mut(), &connection);
@@ -129,6 +147,11 @@ pub async fn handle(
     };
     if let Some(id) = told_id {
         response.headers_mut().insert(X_REQUEST_ID, id);
+    }
+    if let Some(exchange) = response.body().exchange()
+        && let Some(kept) = &exchange.kept
+    {
+        kept.response(response.headers(), &connection.manager.wants);
     }
     Ok(response)
 }
@@ -167,9 +190,10 @@ fn decide(
             location,
         });
     }
-    let names = facts.names;
-    if names.internal {
-        forwarded::strip_internal(&mut parts.headers);
+    let mut names = facts.names;
+    if manager.early_edits.edits_requests() {
+        edit_head(&manager.early_edits, parts, exchange);
+        names = Names::of(&parts.headers);
     }
     let rules = &manager.model.forwarded;
     let client = forwarded::apply(&mut parts.headers, names, rules, &connection.peer);
@@ -180,8 +204,9 @@ fn decide(
         &manager.model.client_cert,
         session,
     );
-    forwarded::request_id(&mut parts.headers, names, &manager.model);
-    exchange.request_id(&parts.headers);
+    forwarded::request_id(&mut parts.headers, names, &manager.model, client);
+    let client = client.ip;
+    exchange.client.set(Some(client));
 
     let (chosen, to) = match choose(connection, parts) {
         Found::Route(chosen, to) => (chosen, to),
@@ -195,6 +220,7 @@ fn decide(
             ));
         }
     };
+    exchange.routed(&chosen);
     let upgrade = facts
         .upgrade
         // A preflight passes where nothing else does, so it must not become a tunnel. Ignoring what
@@ -219,6 +245,7 @@ fn decide(
         Flow::Continue => {}
         Flow::Fail(failure) => return Err(*failure),
         Flow::Reply(reply) => {
+            exchange.detail("filter_reply");
             let LocalReply {
                 status,
                 body,
@@ -249,7 +276,9 @@ fn decide(
                     http::HeaderValue::from_static("text/plain"),
                 );
             }
-            chosen.edits().apply_to_response(&mut headers);
+            exchange.answered(*status);
+            exchange.detail("direct_response");
+            edit_response(chosen.edits(), &mut headers, Some(exchange));
             Ok(Decided::Reply {
                 status: *status,
                 body: body.clone(),
@@ -258,6 +287,7 @@ fn decide(
         }
         Action::Redirect(redirect) => {
             manager.stats.rq_redirect.inc();
+            exchange.detail("direct_response");
             Ok(redirected(redirect, parts))
         }
     }

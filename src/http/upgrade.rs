@@ -14,10 +14,12 @@ use super::body::Body;
 use super::clock;
 use super::exchange::Exchange;
 use super::head::{UpgradeRequest, strip_response};
+use super::request::edit_response;
 use super::router::server_header;
 use crate::error::ResponseFlag;
 use crate::net::Io;
 use crate::net::copy::{self, Ended, Side};
+use crate::route::HeaderEdits;
 use crate::upstream::Endpoint;
 use crate::upstream::pool::{self, Counted, Lease, RawConnection};
 
@@ -56,6 +58,7 @@ pub fn switch(
     asked: UpgradeRequest,
     downstream: OnUpgrade,
     ends: Ends,
+    edits: &HeaderEdits,
     exchange: Box<Exchange>,
 ) -> Response<Body> {
     let upstream = hyper::upgrade::on(&mut response);
@@ -73,6 +76,10 @@ pub fn switch(
     exchange.upstream_answered(status);
     exchange.answered(status);
     server_header(&mut head.headers, &exchange.connection);
+    edit_response(edits, &mut head.headers, Some(&exchange));
+    if let Some(kept) = &exchange.kept {
+        kept.response(&head.headers, &exchange.connection.manager.wants);
+    }
     let endpoint = Arc::clone(ends.lease.endpoint());
     let far = Far::Switched(upstream, ends.lease);
     pool::spawn_tied(&endpoint, tunnel(downstream, far, ends.idle, exchange));

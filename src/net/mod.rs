@@ -3,11 +3,13 @@
 pub mod copy;
 pub mod http2;
 pub mod listen;
+mod own;
 pub mod peek;
 mod roots;
 pub mod stream;
 mod unchecked;
 
+pub use own::own_address;
 pub use roots::system_roots;
 pub use stream::Io;
 pub use unchecked::Unchecked;

@@ -15,7 +15,7 @@ use crate::runtime::layers::Layers;
 #[derive(Debug)]
 pub struct RouteMatcher {
     path: PathMatcher,
-    headers: Vec<CompiledHeader>,
+    headers: Vec<HeaderCondition>,
     query: Vec<CompiledQuery>,
     /// What few routes ask for.
     rare: Option<Box<Rare>>,
@@ -62,8 +62,9 @@ enum PathMatcher {
     Connect,
 }
 
+/// What a header must be.
 #[derive(Debug)]
-struct CompiledHeader {
+pub struct HeaderCondition {
     name: String,
     test: Test,
     invert: bool,
@@ -135,7 +136,7 @@ impl RouteMatcher {
         let rare = share.is_some() || model.grpc || !model.cookies.is_empty();
         Self {
             path,
-            headers: model.headers.iter().map(CompiledHeader::compile).collect(),
+            headers: model.headers.iter().map(HeaderCondition::compile).collect(),
             query: model.query.iter().map(CompiledQuery::compile).collect(),
             rare: rare.then(|| {
                 Box::new(Rare {
@@ -259,8 +260,8 @@ impl CompiledCookie {
     }
 }
 
-impl CompiledHeader {
-    fn compile(model: &HeaderMatcher) -> Self {
+impl HeaderCondition {
+    pub fn compile(model: &HeaderMatcher) -> Self {
         let test = match &model.value {
             HeaderMatch::Present => Test::Present,
             HeaderMatch::Absent => Test::Absent,
@@ -278,9 +279,17 @@ impl CompiledHeader {
         }
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Each value counts by itself, and one that passes is enough.
-    fn matches(&self, headers: &impl Headers) -> bool {
-        let mut values = headers.values(&self.name);
+    pub fn matches(&self, headers: &impl Headers) -> bool {
+        self.holds(headers.values(&self.name))
+    }
+
+    /// Whether it matches these values of its field.
+    pub fn holds<'v>(&self, mut values: impl Iterator<Item = &'v [u8]>) -> bool {
         let first = values.next();
         let hit = match (&self.test, first) {
             (Test::Present, value) => value.is_some(),
@@ -296,11 +305,11 @@ impl CompiledHeader {
 
 /// Header matchers of which one is enough.
 #[derive(Debug, Default)]
-pub struct AnyHeader(Vec<CompiledHeader>);
+pub struct AnyHeader(Vec<HeaderCondition>);
 
 impl AnyHeader {
     pub fn compile(models: &[HeaderMatcher]) -> Self {
-        Self(models.iter().map(CompiledHeader::compile).collect())
+        Self(models.iter().map(HeaderCondition::compile).collect())
     }
 
     pub fn is_empty(&self) -> bool {

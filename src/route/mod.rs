@@ -19,6 +19,7 @@ mod text;
 
 use std::sync::Arc;
 
+use causeway_xds::resource::metadata::MetadataValue;
 use causeway_xds::resource::route as model;
 
 use crate::filter::{PerRoute, Registry};
@@ -40,6 +41,10 @@ const BUFFER_LIMIT: u64 = 1 << 20;
 /// A route and what it does.
 #[derive(Debug)]
 pub struct Route {
+    /// A label; may be empty.
+    pub name: String,
+    /// By namespace.
+    pub metadata: Vec<(String, MetadataValue)>,
     pub matcher: RouteMatcher,
     pub action: Action,
     /// Of all levels, in the order in which they apply.
@@ -195,10 +200,12 @@ impl Level<'_> {
     fn route(&self, route: &model::Route) -> Route {
         let Self { host, config, .. } = *self;
         Route {
+            name: route.name.clone(),
+            metadata: route.metadata.clone(),
             matcher: RouteMatcher::compile(&route.matcher, self.layers()),
             action: self.action(route),
             edits: HeaderEdits::compile(
-                [&route.edits, &host.edits, &config.edits],
+                [&route.edits, &host.edits, &config.edits].into_iter(),
                 config.most_specific_edits_win,
             ),
             filters: self
@@ -250,7 +257,7 @@ impl Level<'_> {
             model::Destination::Weighted(weighted) => {
                 Destination::Weighted(Weighted::compile(weighted, self.layers(), |cluster| {
                     let edits = HeaderEdits::compile(
-                        [&cluster.edits, &route.edits, &host.edits, &config.edits],
+                        [&cluster.edits, &route.edits, &host.edits, &config.edits].into_iter(),
                         config.most_specific_edits_win,
                     );
                     let configs = host.filter_config.iter().chain(&route.filter_config);

@@ -85,6 +85,8 @@ fn route(random: &mut fastrand::Rng) -> RouteMatch {
 
 fn virtual_host(routes: Vec<RouteMatch>) -> Arc<VirtualHost> {
     let routes = routes.into_iter().map(|matcher| model::Route {
+        name: String::new(),
+        metadata: Vec::new(),
         matcher,
         action: model::Action::Direct(DirectResponse {
             status: 200,

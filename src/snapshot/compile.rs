@@ -348,6 +348,11 @@ impl Compiler {
                 (Some(_), timeout) => timeout.min(via::SHORT_IDLE),
             },
             max_requests: model.http.max_requests_per_connection,
+            max_response_head: model
+                .http
+                .max_response_headers_kb
+                .map(|kb| kb as usize * 1024),
+            proper_case: model.http.proper_case,
             stats: self.stats.cluster(model.stat_name()),
             limits,
             high_limits,

@@ -9,6 +9,7 @@ pub mod publish;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use causeway_xds::resource::http_manager::HttpManager;
@@ -18,10 +19,12 @@ use imbl::shared_ptr::DefaultSharedPtr;
 pub use compile::{Compiled, Compiler, Resources, Retired};
 pub use publish::{Publisher, Reader};
 
+use crate::access_log::Logger;
 use crate::cluster::Cluster;
 use crate::filter::Chain;
-use crate::route::RouteTable;
-use crate::telemetry::access_log::LogFile;
+use crate::formatter::Wants;
+use crate::local_reply::LocalReplies;
+use crate::route::{HeaderEdits, RouteTable};
 use crate::telemetry::activity::Activity;
 use crate::telemetry::logging::Sparse;
 use crate::telemetry::stats::{HttpStats, ListenerHttpStats, ListenerStats, TcpStats};
@@ -95,7 +98,14 @@ pub struct HttpManagerSpec {
     pub model: HttpManager,
     pub routes: RouteRef,
     pub filters: Chain,
-    pub access_logs: Vec<Arc<LogFile>>,
+    pub access_logs: Vec<Logger>,
+    pub local_replies: Option<LocalReplies>,
+    /// Made before anything looks at a request.
+    pub early_edits: HeaderEdits,
+    /// What loggers and local replies ask of a request.
+    pub wants: Wants,
+    /// Clients are to come back on a new connection.
+    pub draining: Arc<AtomicBool>,
     pub stats: Arc<HttpStats>,
     pub listener_stats: Arc<ListenerHttpStats>,
 }
@@ -119,6 +129,7 @@ pub struct TcpProxySpec {
     /// Endpoints to be tried; at least 1.
     pub max_connect_attempts: u32,
     pub policy: model::ConnectionPolicy,
+    pub access_logs: Vec<Logger>,
     /// What a connection is noted for.
     pub usage: Option<Arc<Activity>>,
     pub stats: Arc<TcpStats>,

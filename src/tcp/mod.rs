@@ -1,5 +1,7 @@
 //! TCP proxying: one connection in, one connection out, bytes both ways.
 
+mod log;
+
 use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
@@ -10,6 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::StatusCode;
 
+use self::log::Log;
 use crate::cluster::Cluster;
 use crate::error::{Failure, ResponseFlag};
 use crate::net::Io;
@@ -55,14 +58,17 @@ pub async fn proxy(
     let Downstream { io, peer, local } = downstream;
     let began = Instant::now();
     spec.stats.downstream_cx_total.inc();
-    let cluster = {
-        let mut reader = reader.borrow_mut();
-        reader.load().clusters.get(choose(&spec)).cloned()
-    };
+    let name = choose(&spec);
+    let log = Log::begin(&spec, name, peer, local);
+    let cluster = reader.borrow_mut().load().clusters.get(name).cloned();
     let (endpoint, upstream) = match open(&spec, cluster.as_deref(), peer.zip(local)).await {
         Ok(opened) => opened,
-        Err(failure) => return report(&spec, peer, &failure),
+        Err(failure) => {
+            log.failed(&failure);
+            return report(&spec, peer, &failure);
+        }
     };
+    log.connected(&endpoint);
     let tied = Arc::clone(&endpoint);
     let usage = spec.usage.as_ref().map(Activity::begin);
     let task = async move {
@@ -72,6 +78,7 @@ pub async fn proxy(
             Side::new(upstream, Bytes::new()),
         );
         let copied = copy::both(down, up, spec.idle_timeout, |down, up| {
+            log.moved(down, up);
             spec.stats.downstream_cx_tx_bytes_total.add(down);
             spec.stats.downstream_cx_rx_bytes_total.add(up);
         });
@@ -91,6 +98,7 @@ pub async fn proxy(
             Some(_) => {}
         }
         if let Some(failure) = ended.and_then(|e| failure(e, spec.idle_timeout, &endpoint)) {
+            log.failed(&failure);
             report(&spec, peer, &failure);
         }
         drop((guard, usage));

@@ -1,99 +1,141 @@
-//! Access log lines, written to files by a thread of their own.
+//! Lines of access logs, written by a thread of their own.
 //!
-//! A data thread formats into a buffer and hands it over; a slow or full disk never holds up
-//! traffic: the queue is bounded, and what does not fit is dropped and counted.
+//! A data thread appends to a buffer in memory and goes on; a slow or full disk never holds up
+//! traffic: the buffer is bounded, and what does not fit is dropped and counted. The writer is woken
+//! when the first line comes and then collects for a moment, so that a line costs no system call.
 
 use std::collections::HashMap;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-/// Lines that may wait for the writer, over all of one file.
-const QUEUE: usize = 8192;
+use causeway_xds::resource::access_log::Sink;
+
+/// Bytes that may wait for the writer, over all threads.
+const WAITING: usize = 8 * 1024 * 1024;
+/// A buffer that grew beyond this is not kept.
+const USUAL: usize = 256 * 1024;
 /// How long the writer collects before it writes.
 const FLUSH_AFTER: Duration = Duration::from_millis(100);
 
-/// One log file. Lines of all threads go through one queue, so they never interleave.
+/// One log. Lines of all threads go into one buffer, so they never interleave.
 #[derive(Debug)]
-pub struct LogFile {
-    path: PathBuf,
-    queue: SyncSender<Vec<u8>>,
-    dropped: Arc<AtomicU64>,
+pub struct LogFile(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    filled: Condvar,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+    lines: u64,
+    /// Nobody writes any more.
+    closed: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl LogFile {
     /// Hands over one line, its end included.
-    pub fn write(&self, line: Vec<u8>) {
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            self.queue.try_send(line)
-        {
-            self.dropped.fetch_add(1, Relaxed);
+    pub fn write(&self, line: &[u8]) {
+        let mut waiting = self.0.lock();
+        if waiting.bytes.len() + line.len() > WAITING {
+            self.0.dropped.fetch_add(1, Relaxed);
+            return;
         }
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
+        let first = waiting.bytes.is_empty();
+        waiting.bytes.extend_from_slice(line);
+        waiting.lines += 1;
+        drop(waiting);
+        if first {
+            self.0.filled.notify_one();
+        }
     }
 
     /// Lines lost because the disk was slower than the traffic, or refused them.
     pub fn dropped(&self) -> u64 {
-        self.dropped.load(Relaxed)
+        self.0.dropped.load(Relaxed)
     }
 }
 
-/// Log files by path: two loggers that name the same path share one writer.
+impl Drop for LogFile {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.filled.notify_one();
+    }
+}
+
+/// Logs by place: two loggers that name the same place share one writer.
 #[derive(Debug, Default)]
-pub struct LogFiles(Mutex<HashMap<PathBuf, Weak<LogFile>>>);
+pub struct LogFiles(Mutex<HashMap<Sink, Weak<LogFile>>>);
 
 impl LogFiles {
+    /// `None` for `/dev/null`.
+    ///
     /// # Errors
     /// The file cannot be opened for appending.
-    pub fn open(&self, path: &Path) -> std::io::Result<Arc<LogFile>> {
+    pub fn open(&self, sink: &Sink) -> io::Result<Option<Arc<LogFile>>> {
         let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = files.get(path).and_then(Weak::upgrade) {
-            return Ok(file);
+        if let Some(file) = files.get(sink).and_then(Weak::upgrade) {
+            return Ok(Some(file));
         }
-        let sink = std::fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(path)?;
-        let (queue, lines) = sync_channel(QUEUE);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let lost = Arc::clone(&dropped);
+        let to: Box<dyn Write + Send> = match sink {
+            Sink::File(path) if path == "/dev/null" => return Ok(None),
+            // Not by its path: that cannot be opened where it is a socket.
+            Sink::File(path) if path == "/dev/stdout" => Box::new(io::stdout()),
+            Sink::File(path) if path == "/dev/stderr" => Box::new(io::stderr()),
+            Sink::File(path) => Box::new(OpenOptions::new().append(true).create(true).open(path)?),
+            Sink::Stdout => Box::new(io::stdout()),
+            Sink::Stderr => Box::new(io::stderr()),
+        };
+        let shared = Arc::new(Shared::default());
+        let writer = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("access-log".into())
-            .spawn(move || write_lines(sink, &lines, &lost))?;
-        let file = Arc::new(LogFile {
-            path: path.to_owned(),
-            queue,
-            dropped,
-        });
+            .spawn(move || write_lines(to, &writer))?;
+        let file = Arc::new(LogFile(shared));
         files.retain(|_, file| file.strong_count() > 0);
-        files.insert(path.to_owned(), Arc::downgrade(&file));
-        Ok(file)
+        files.insert(sink.clone(), Arc::downgrade(&file));
+        Ok(Some(file))
     }
 }
 
-fn write_lines(mut sink: std::fs::File, lines: &Receiver<Vec<u8>>, lost: &AtomicU64) {
-    let mut buffer = Vec::with_capacity(64 * 1024);
-    while let Ok(line) = lines.recv() {
-        let mut count = 1;
-        buffer.extend_from_slice(&line);
-        while buffer.len() < 64 * 1024 {
-            let Ok(line) = lines.recv_timeout(FLUSH_AFTER) else {
-                break;
-            };
-            buffer.extend_from_slice(&line);
-            count += 1;
+fn write_lines(mut to: impl Write, shared: &Shared) {
+    let mut bytes = Vec::new();
+    loop {
+        let mut waiting = shared.lock();
+        while waiting.bytes.is_empty() && !waiting.closed {
+            let woken = shared.filled.wait(waiting);
+            waiting = woken.unwrap_or_else(PoisonError::into_inner);
         }
-        if sink.write_all(&buffer).is_err() {
+        if waiting.bytes.is_empty() {
+            return;
+        }
+        if !waiting.closed {
+            let collected = shared
+                .filled
+                .wait_timeout_while(waiting, FLUSH_AFTER, |waiting| !waiting.closed);
+            waiting = collected.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        std::mem::swap(&mut waiting.bytes, &mut bytes);
+        let lines = std::mem::take(&mut waiting.lines);
+        drop(waiting);
+        if to.write_all(&bytes).and_then(|()| to.flush()).is_err() {
             // A full device loses lines, never traffic.
-            lost.fetch_add(count, Relaxed);
+            shared.dropped.fetch_add(lines, Relaxed);
         }
-        buffer.clear();
+        bytes.clear();
+        bytes.shrink_to(USUAL);
     }
 }
 
@@ -101,15 +143,28 @@ fn write_lines(mut sink: std::fs::File, lines: &Receiver<Vec<u8>>, lost: &Atomic
 mod tests {
     use super::*;
 
+    /// Takes nothing.
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
     #[test]
     fn lines_reach_the_file_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let files = LogFiles::default();
-        let file = files.open(&path).unwrap();
-        assert!(Arc::ptr_eq(&file, &files.open(&path).unwrap()));
+        let sink = Sink::File(path.to_str().unwrap().to_owned());
+        let file = files.open(&sink).unwrap().unwrap();
+        assert!(Arc::ptr_eq(&file, &files.open(&sink).unwrap().unwrap()));
         for i in 0..100 {
-            file.write(format!("{i}\n").into_bytes());
+            file.write(format!("{i}\n").as_bytes());
         }
         let want: String = (0..100).map(|i| format!("{i}\n")).collect();
         for _ in 0..500 {
@@ -119,5 +174,25 @@ mod tests {
             std::thread::sleep(Duration::from_millis(10));
         }
         panic!("the log file never held what was written");
+    }
+
+    #[test]
+    fn what_does_not_fit_or_cannot_be_written_is_counted() {
+        let file = LogFile(Arc::default());
+        file.write(&vec![b'x'; WAITING]);
+        file.write(b"y");
+        assert_eq!(file.dropped(), 1);
+        let shared = Arc::clone(&file.0);
+        drop(file);
+        write_lines(Full, &shared);
+        assert_eq!(shared.dropped.load(Relaxed), 2);
+        assert!(
+            LogFiles::default()
+                .open(&Sink::File("/dev/null".into()))
+                .unwrap()
+                .is_none()
+        );
+        let missing = Sink::File("/does/not/exist".into());
+        assert!(LogFiles::default().open(&missing).is_err());
     }
 }

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -22,6 +23,11 @@ pub struct Progress {
     pub sent: Cell<u64>,
     /// The client's body has ended. Set by [`Progress::end_request`].
     pub request_ended: Cell<bool>,
+    /// What follows the client's body is not passed on.
+    pub drop_trailers: Cell<bool>,
+    /// Somebody asks when it ended.
+    pub timed: Cell<bool>,
+    pub request_ended_at: Cell<Option<Instant>>,
     /// Who wants to know of that end: it is seen by the upstream connection's task, and the route's
     /// timeout starts there.
     on_end: RefCell<Option<Waker>>,
@@ -31,9 +37,13 @@ pub struct Progress {
 
 impl Progress {
     pub fn end_request(&self) {
-        if !self.request_ended.replace(true)
-            && let Some(waker) = self.on_end.take()
-        {
+        if self.request_ended.replace(true) {
+            return;
+        }
+        if self.timed.get() {
+            self.request_ended_at.set(Some(Instant::now()));
+        }
+        if let Some(waker) = self.on_end.take() {
             waker.wake();
         }
     }
@@ -326,6 +336,11 @@ impl Body for RequestBody {
             Source::Stream(inner, progress) => {
                 let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
                 progress.note(frame.as_ref(), inner.is_end_stream());
+                if progress.drop_trailers.get() && matches!(&frame, Some(Ok(f)) if f.is_trailers())
+                {
+                    // They are last.
+                    return Poll::Ready(None);
+                }
                 Poll::Ready(frame.map(|frame| frame.map_err(Lost::Client)))
             }
             Source::Kept(reader) => reader.poll(cx),

@@ -1,5 +1,6 @@
 //! Opening a connection to an endpoint.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,7 +57,8 @@ impl From<ConnectError> for Failure {
                 let text = "upstream connect error or disconnect/reset before headers. \
                             reset reason: overflow";
                 let flag = ResponseFlag::UpstreamOverflow;
-                return Self::local(unavailable, flag, "upstream_reset_before_response_started")
+                let details = "upstream_reset_before_response_started{overflow}";
+                return Self::local(unavailable, flag, details)
                     .saying(text)
                     .because(error);
             }
@@ -67,9 +69,10 @@ impl From<ConnectError> for Failure {
         let flag = ResponseFlag::UpstreamConnectFailure;
         let details = match &error.kind {
             ConnectErrorKind::Timeout(..) => {
-                "upstream_reset_before_response_started{connection_timeout}"
+                "upstream_reset_before_response_started{connection_timeout}".into()
             }
-            _ => "upstream_reset_before_response_started",
+            ConnectErrorKind::Connect(error) => reset_details(error),
+            _ => Cow::Borrowed("upstream_reset_before_response_started{connection_failure}"),
         };
         Self::local(unavailable, flag, details)
             .saying(format!(
@@ -77,6 +80,21 @@ impl From<ConnectError> for Failure {
             ))
             .because(error)
     }
+}
+
+/// Envoy's words for a connection that did not come about. Its details hold no space.
+fn reset_details(error: &io::Error) -> Cow<'static, str> {
+    let text = match error.kind() {
+        io::ErrorKind::ConnectionRefused => "Connection_refused".to_owned(),
+        io::ErrorKind::HostUnreachable => "No_route_to_host".to_owned(),
+        io::ErrorKind::NetworkUnreachable => "Network_is_unreachable".to_owned(),
+        io::ErrorKind::ConnectionReset => "Connection_reset_by_peer".to_owned(),
+        other => other.to_string().replace(' ', "_"),
+    };
+    let details = format!(
+        "upstream_reset_before_response_started{{remote_connection_failure|delayed_connect_error:_{text}}}"
+    );
+    Cow::Owned(details)
 }
 
 /// Connects, TLS included, within the cluster's `connect_timeout`.

@@ -99,6 +99,14 @@ pub struct Attributes {
 }
 
 impl Endpoint {
+    /// `None` for a Unix socket.
+    pub fn socket_address(&self) -> Option<std::net::SocketAddr> {
+        match &self.key.address {
+            Address::Socket(address) => Some(*address),
+            _ => None,
+        }
+    }
+
     pub fn new(key: EndpointKey, attributes: Attributes) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self::build(

@@ -40,6 +40,10 @@ pub struct Transport {
     pub idle_timeout: Duration,
     /// Requests after which a connection is closed; zero is no limit.
     pub max_requests: u32,
+    /// Bytes that the head of a response may have, where the cluster says so.
+    pub max_response_head: Option<usize>,
+    /// HTTP/1: names of fields are sent with capitals.
+    pub proper_case: bool,
     pub stats: Arc<ClusterStats>,
     pub limits: Arc<Limits>,
     /// Of routes with priority HIGH, for requests and retries.
@@ -84,6 +88,17 @@ impl Room for Transport {
     fn gauges(&self, f: &mut dyn FnMut(&str, i64)) {
         for (priority, limits) in [("default", &self.limits), ("high", &self.high_limits)] {
             limits.gauges(&mut |name, value| f(&format!("{priority}.{name}"), value));
+        }
+    }
+}
+
+impl Protocol {
+    /// As logs say it; nothing where it depends on the connection.
+    pub fn name(&self) -> Option<&'static str> {
+        match self {
+            Self::Http1 => Some("HTTP/1.1"),
+            Self::Http2(_) => Some("HTTP/2"),
+            Self::Auto(_) => None,
         }
     }
 }

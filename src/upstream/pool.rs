@@ -480,7 +480,8 @@ async fn http1_over(
 ) -> Result<Http1, ConnectError> {
     transport.stats.upstream_cx_http1_total.inc();
     let (sender, connection) = http1::Builder::new()
-        .max_header_size(MAX_RESPONSE_HEAD)
+        .max_header_size(transport.max_response_head.unwrap_or(MAX_RESPONSE_HEAD))
+        .title_case_headers(transport.proper_case)
         .handshake(TokioIo::new(io))
         .await
         .map_err(|e| http_error(endpoint, e))?;

@@ -78,7 +78,7 @@ fn days_of(year: u64, month: u64, day: u64) -> Option<u64> {
 }
 
 /// Days since 1970 -> year, month, day. Years begin in March here, so that the leap day is last.
-fn civil(days: u64) -> (u64, u64, u64) {
+pub fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
     let year_of_era =

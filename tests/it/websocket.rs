@@ -17,7 +17,7 @@ use crate::support::bootstrap::{bootstrap, cluster, http, listener, routes};
 use crate::support::circuit::circuit;
 use crate::support::origin::Origin;
 use crate::support::raw::{End, Raw};
-use crate::support::{within, ws};
+use crate::support::{own_address, within, ws};
 
 /// Answers an upgrade with fields of its own choice, then echoes bytes.
 async fn upgrading(fields: &'static str) -> Origin {
@@ -308,7 +308,7 @@ async fn the_handshake_carries_credentials_and_origin_as_sent() {
     assert_eq!(seen.header("origin"), "https://hub.example");
     assert_eq!(seen.header("cookie"), "_xsrf=1; token=2");
     assert_eq!(seen.header("authorization"), "token abc");
-    assert_eq!(seen.header("x-forwarded-for"), "127.0.0.1");
+    assert_eq!(seen.header("x-forwarded-for"), own_address());
     let mut one = [0; 1];
     socket.get_mut().write_all(b"x").await.unwrap();
     within("a byte", socket.get_mut().read_exact(&mut one))

@@ -84,9 +84,6 @@ pub trait Extensions: Send + Sync {
 
     /// Per-route configuration of the filter that the key names.
     fn check_per_route(&self, key: &str, config: &TypedExtension) -> Result<(), Invalid>;
-
-    /// An access logger.
-    fn check_access_log(&self, logger: &TypedExtension) -> Result<(), Invalid>;
 }
 
 /// Takes every extension as it comes: for tools that only look at configuration, and for tests.
@@ -99,10 +96,6 @@ impl Extensions for Unchecked {
     }
 
     fn check_per_route(&self, _: &str, _: &TypedExtension) -> Result<(), Invalid> {
-        Ok(())
-    }
-
-    fn check_access_log(&self, _: &TypedExtension) -> Result<(), Invalid> {
         Ok(())
     }
 }

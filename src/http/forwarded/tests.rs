@@ -1,3 +1,5 @@
+use causeway_xds::resource::http_manager::InternalAddresses;
+
 use super::*;
 
 fn trusting(networks: &[&str], append: bool) -> Forwarded {
@@ -27,7 +29,7 @@ fn told(rules: &Forwarded, peer: &str, sent: &[(&str, &str)]) -> (String, String
         values.join("|")
     };
     let (addresses, scheme) = (all(X_FORWARDED_FOR), all(X_FORWARDED_PROTO));
-    (client.to_string(), addresses, scheme)
+    (client.ip.to_string(), addresses, scheme)
 }
 
 const FOR: &str = "x-forwarded-for";
@@ -122,4 +124,45 @@ fn hops_are_counted_whoever_they_are() {
         assert_eq!((&*addresses, &*scheme), ("1.1.1.1, 2.2.2.2", "https"));
     }
     assert_eq!(told(&rules(0), "192.0.2.1", &[]).0, "192.0.2.1");
+}
+
+#[test]
+fn only_an_internal_client_may_steer() {
+    let rules = Forwarded {
+        use_remote_address: true,
+        internal: InternalAddresses {
+            unix_sockets: false,
+            networks: vec!["10.0.0.0/8".parse().unwrap()],
+        },
+        append_port: true,
+        ..Forwarded::default()
+    };
+    let seen = |ip: &str, forwarded_for: Option<&'static str>| {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-envoy-max-retries", HeaderValue::from_static("3"));
+        headers.insert("x-envoy-other", HeaderValue::from_static("3"));
+        if let Some(value) = forwarded_for {
+            headers.insert(X_FORWARDED_FOR, HeaderValue::from_static(value));
+        }
+        let peer = Peer {
+            local_port: Some(81),
+            ..Peer::new(ip.parse().unwrap(), false)
+        };
+        let names = Names::of(&headers);
+        let client = apply(&mut headers, names, &rules, &peer);
+        assert_eq!(headers["x-forwarded-port"], "81");
+        assert_eq!(headers["x-envoy-other"], "3");
+        let text = |name: &str| headers.get(name).map(|v| v.to_str().unwrap().to_owned());
+        let steers = text("x-envoy-max-retries").is_some();
+        assert_eq!(client.internal, steers);
+        assert_eq!(text("x-envoy-internal").is_some(), steers);
+        text("x-envoy-external-address")
+    };
+    assert_eq!(seen("10.0.0.1", None), None);
+    assert_eq!(seen("192.0.2.1", None).as_deref(), Some("192.0.2.1"));
+    // Somebody else stands before the internal proxy.
+    assert_eq!(
+        seen("10.0.0.1", Some("1.2.3.4")).as_deref(),
+        Some("10.0.0.1")
+    );
 }

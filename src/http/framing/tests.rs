@@ -1,3 +1,5 @@
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 
@@ -28,8 +30,18 @@ fn parsed(buffer: &Bytes, mut at: usize) -> HeaderMap {
     all
 }
 
+/// The words of this module are never made up.
+fn word(details: Cow<'static, str>) -> &'static str {
+    match details {
+        Cow::Borrowed(word) => word,
+        Cow::Owned(word) => panic!("{word}"),
+    }
+}
+
 fn verdict(heads: &mut Heads, buffer: &Bytes, at: usize) -> Result<(), &'static str> {
-    heads.check(&parsed(buffer, at)).map_err(|f| f.details)
+    heads
+        .check(&parsed(buffer, at))
+        .map_err(|f| word(f.details))
 }
 
 /// Reads all of it at once.

@@ -1,11 +1,10 @@
 //! Listeners: their addresses, filter chains and access logs.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use causeway_xds::ResourceType;
-use causeway_xds::extension::TypedExtension;
 use causeway_xds::reject::{FieldPath, Invalid, Rejected};
+use causeway_xds::resource::access_log::AccessLog;
 use causeway_xds::resource::http_manager::{
     HttpFilter, HttpFilterConfig, HttpManager, RouteSource,
 };
@@ -14,14 +13,16 @@ use causeway_xds::resource::{self as model, Address, Resource};
 
 use super::filters::With;
 use super::{Compiled, Compiler, Failed, Resources, resource, secrets};
+use crate::access_log::Logger;
 use crate::filter::Chain;
 use crate::filter::http::usage;
 use crate::filter::registry::Link;
-use crate::route::RouteTable;
+use crate::formatter::Wants;
+use crate::local_reply::LocalReplies;
+use crate::route::{HeaderEdits, RouteTable};
 use crate::snapshot::{
     BindAddress, ChainKind, ChainSpec, HttpManagerSpec, ListenerSpec, RouteRef, TcpProxySpec,
 };
-use crate::telemetry::access_log::LogFile;
 use crate::telemetry::activity::Activity;
 use crate::telemetry::logging::Sparse;
 use crate::tls::ServerTls;
@@ -122,6 +123,7 @@ impl Compiler {
                 max_duration: tcp.max_duration.unwrap_or_default(),
                 max_connect_attempts: tcp.max_connect_attempts,
                 policy: tcp.policy.clone(),
+                access_logs: self.access_logs(&tcp.access_logs)?,
                 usage: self.usage(&tcp.policy)?,
                 stats: self.stats.tcp(&tcp.stat_prefix),
                 warnings: Sparse::default(),
@@ -133,10 +135,23 @@ impl Compiler {
                     }
                     RouteSource::Rds { name, .. } => RouteRef::Named(Arc::from(name.as_str())),
                 };
+                let access_logs = self.access_logs(&http.access_logs)?;
+                let local_replies = LocalReplies::compile(&http.local_replies);
+                let mut wants = Wants::default();
+                access_logs
+                    .iter()
+                    .for_each(|logger| logger.note(&mut wants));
+                if let Some(replies) = &local_replies {
+                    replies.note(&mut wants);
+                }
                 ChainKind::Http(Arc::new(HttpManagerSpec {
                     routes,
                     filters: self.filters(store, &listener.name, &http.filters, out)?,
-                    access_logs: self.access_logs(&http.access_logs)?,
+                    access_logs,
+                    local_replies,
+                    early_edits: HeaderEdits::compile(http.early_edits.iter(), false),
+                    wants,
+                    draining: Arc::clone(&self.registry.context().draining),
                     stats: self.stats.http(&http.stat_prefix),
                     listener_stats: self.stats.listener_http(stat_name, &http.stat_prefix),
                     model: HttpManager::clone(http),
@@ -179,21 +194,16 @@ impl Compiler {
         usage::activity(&policy.circuit, &policy.sessions, context)
     }
 
-    fn access_logs(&self, loggers: &[TypedExtension]) -> Result<Vec<Arc<LogFile>>, Failed> {
-        let mut files = Vec::with_capacity(loggers.len());
-        for (i, logger) in loggers.iter().enumerate() {
-            let at = FieldPath::root().field("access_log").index(i);
-            let path = self
-                .registry
-                .access_log_path(logger)
-                .map_err(|e| e.within(&at))?;
-            if path == "/dev/null" {
-                continue;
-            }
-            let file = self.log_files.open(Path::new(&path));
-            files.push(file.map_err(|e| Invalid::new(at, format!("{path}: {e}")))?);
+    fn access_logs(&self, models: &[AccessLog]) -> Result<Vec<Logger>, Failed> {
+        let mut loggers = Vec::with_capacity(models.len());
+        for (i, model) in models.iter().enumerate() {
+            let opened = Logger::open(model, &self.log_files);
+            loggers.extend(opened.map_err(|e| {
+                let at = FieldPath::root().field("access_log").index(i);
+                Invalid::new(at, format!("{:?}: {e}", model.sink))
+            })?);
         }
-        Ok(files)
+        Ok(loggers)
     }
 }
 

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::{client, raw, serving};
 use crate::support::client::{empty, request};
 use crate::support::origin::Origin;
+use crate::support::own_address;
 
 fn field<'v>(echoed: &'v Value, name: &str) -> &'v str {
     let mut fields = echoed["headers"].as_array().unwrap().iter();
@@ -81,7 +82,7 @@ async fn the_origin_is_told_who_asks_and_how() {
     let (app, host) = serving(&origin).await;
     let mut client = client(&app).await;
     let plain = client.get(&host, "/").await.json();
-    assert_eq!(field(&plain, "x-forwarded-for"), "127.0.0.1");
+    assert_eq!(field(&plain, "x-forwarded-for"), own_address());
     assert_eq!(field(&plain, "x-forwarded-proto"), "http");
     assert_eq!(field(&plain, "host"), host);
 

@@ -22,6 +22,12 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 /// How long to look before saying that something did not happen.
 pub const A_MOMENT: Duration = Duration::from_millis(150);
 
+/// What `x-forwarded-for` tells of a client on this machine.
+pub fn own_address() -> String {
+    let own = causeway::net::own_address();
+    own.map_or("127.0.0.1".to_owned(), |ip| ip.to_string())
+}
+
 /// Waits until `condition` holds.
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {

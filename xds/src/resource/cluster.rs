@@ -214,6 +214,10 @@ pub struct UpstreamHttp {
     pub idle_timeout: Duration,
     /// Requests after which a connection is closed; zero is no limit.
     pub max_requests_per_connection: u32,
+    /// KiB that the head of a response may have; `None`: the program's own limit. HTTP/1 only.
+    pub max_response_headers_kb: Option<u32>,
+    /// Names of fields are sent with capitals (`header_key_format.proper_case_words`). HTTP/1 only.
+    pub proper_case: bool,
 }
 
 /// The server name of a request (`auto_sni`).

@@ -1,7 +1,10 @@
 //! Header edits (`HeaderValueOption` and the remove lists).
 
 use super::context::{At, each, enumeration, fault, refuse, required};
+use super::format::Format;
 use crate::proto::core::header_value_option::HeaderAppendAction;
+use crate::proto::core::http1_protocol_options::HeaderKeyFormat;
+use crate::proto::core::http1_protocol_options::header_key_format::HeaderFormat;
 use crate::proto::core::{HeaderValue, HeaderValueOption};
 use crate::reject::Invalid;
 
@@ -19,8 +22,7 @@ pub enum AppendAction {
 pub struct HeaderEdit {
     /// Lower case.
     pub name: String,
-    /// Literal text, `%%` already undone.
-    pub value: String,
+    pub value: Format,
     pub action: AppendAction,
     /// Whether a value that came out empty is kept (`keep_empty_value`).
     pub keep_empty: bool,
@@ -68,7 +70,10 @@ impl HeaderEdits {
     }
 }
 
-fn additions(options: Vec<HeaderValueOption>, field: &str) -> Result<Vec<HeaderEdit>, Invalid> {
+pub(crate) fn additions(
+    options: Vec<HeaderValueOption>,
+    field: &str,
+) -> Result<Vec<HeaderEdit>, Invalid> {
     // The limit that the message definition states.
     const MAX: usize = 1000;
     if options.len() > MAX {
@@ -78,7 +83,7 @@ fn additions(options: Vec<HeaderValueOption>, field: &str) -> Result<Vec<HeaderE
 }
 
 impl HeaderEdit {
-    fn decode(message: HeaderValueOption) -> Result<Self, Invalid> {
+    pub(crate) fn decode(message: HeaderValueOption) -> Result<Self, Invalid> {
         #[allow(deprecated, reason = "`append` is still written by control planes")]
         let HeaderValueOption {
             header,
@@ -100,7 +105,7 @@ impl HeaderEdit {
         refuse_raw().at("header")?;
         Ok(Self {
             name: editable_name(key).at("header.key")?,
-            value: literal(&value).at("header.value")?,
+            value: value_format(&value).at("header.value")?,
             action,
             keep_empty: keep_empty_value,
         })
@@ -146,11 +151,24 @@ pub(crate) fn header_or_pseudo_name(name: &str) -> Result<String, Invalid> {
 
 /// The name of a header that may be edited: pseudo headers and `host` are what the request is
 /// routed by, and have fields of their own for a rewrite.
-fn editable_name(name: String) -> Result<String, Invalid> {
+pub(crate) fn editable_name(name: String) -> Result<String, Invalid> {
     if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
         return Err(fault(format!("{name:?} may not be changed as a header")));
     }
     header_name(&name)
+}
+
+/// Whether names of fields are sent with capitals, as some old clients and servers want them.
+pub(crate) fn proper_case(format: Option<HeaderKeyFormat>) -> Result<bool, Invalid> {
+    let Some(HeaderKeyFormat { header_format }) = format else {
+        return Ok(false);
+    };
+    match required(header_format, "header_format").at("header_key_format")? {
+        HeaderFormat::ProperCaseWords(_) => Ok(true),
+        HeaderFormat::StatefulFormatter(_) => {
+            Err(Invalid::at("stateful_formatter", "not supported yet")).at("header_key_format")
+        }
+    }
 }
 
 /// Refuses what cannot be sent as a header value (RFC 9110 section 5.5).
@@ -165,12 +183,7 @@ pub(crate) fn header_value(value: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Undoes `%%`. A format command would be sent as it stands, so it is refused.
-fn literal(value: &str) -> Result<String, Invalid> {
+fn value_format(value: &str) -> Result<Format, Invalid> {
     header_value(value)?;
-    let parts: Vec<&str> = value.split("%%").collect();
-    if parts.iter().any(|part| part.contains('%')) {
-        return Err(fault("substitution is not supported yet"));
-    }
-    Ok(parts.join("%"))
+    Format::parse(value)
 }

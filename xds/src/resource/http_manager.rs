@@ -2,8 +2,10 @@
 
 mod client_cert;
 mod decode;
+mod early;
 mod filters;
 mod forwarded;
+mod local_reply;
 mod protocol;
 
 use std::sync::Arc;
@@ -11,9 +13,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::access_log::{AccessLog, LogFilter};
 use super::cluster::Http2Options;
 use super::config_source::ConfigSource;
 use super::filter_config::FilterDiscovery;
+use super::format::FormatString;
+use super::headers::{HeaderEdit, HeaderEdits};
 use super::route::{RouteConfiguration, Upgrade};
 use crate::extension::TypedExtension;
 
@@ -25,7 +30,11 @@ pub struct HttpManager {
     pub routes: RouteSource,
     /// In order; the last one is the router.
     pub filters: Vec<HttpFilter>,
-    pub access_logs: Vec<TypedExtension>,
+    pub access_logs: Vec<AccessLog>,
+    pub local_replies: LocalReplies,
+    /// In order, each by itself, before anything looks at a request
+    /// (`early_header_mutation_extensions`).
+    pub early_edits: Vec<HeaderEdits>,
     pub forwarded: Forwarded,
     pub client_cert: ClientCert,
     pub path: PathRules,
@@ -38,6 +47,8 @@ pub struct HttpManager {
     pub max_request_headers_kb: u32,
     /// Default 100 (`common_http_protocol_options.max_headers_count`).
     pub max_headers_count: u32,
+    /// Requests after which a connection ends (`max_requests_per_connection`).
+    pub max_requests: Option<u32>,
     pub upgrades: Vec<Upgrade>,
     /// Default `envoy` (`server_name`).
     pub server_name: String,
@@ -77,6 +88,26 @@ pub enum HttpFilterConfig {
     Discovered(FilterDiscovery),
 }
 
+/// `local_reply_config`: what becomes of the answers that are made here.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LocalReplies {
+    /// The first whose filter holds changes the answer.
+    pub mappers: Vec<LocalReplyMapper>,
+    /// Of all bodies, unless the mapper has a format of its own.
+    pub format: Option<FormatString>,
+}
+
+/// `ResponseMapper`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LocalReplyMapper {
+    pub filter: LogFilter,
+    pub status: Option<u16>,
+    /// Replaces `%LOCAL_REPLY_BODY%`.
+    pub body: Option<String>,
+    pub format: Option<FormatString>,
+    pub add: Vec<HeaderEdit>,
+}
+
 /// How the client's address is worked out and passed on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Forwarded {
@@ -85,6 +116,16 @@ pub struct Forwarded {
     pub skip_xff_append: bool,
     /// `original_ip_detection_extensions`. When there is one, the fields above are not set.
     pub detection: Option<XffDetection>,
+    /// `append_x_forwarded_port`
+    pub append_port: bool,
+    pub internal: InternalAddresses,
+}
+
+/// Whose requests may steer retries and timeouts (`internal_address_config`). Default: nobody's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InternalAddresses {
+    pub unix_sockets: bool,
+    pub networks: Vec<IpNet>,
 }
 
 /// What becomes of `x-forwarded-client-cert` (`forward_client_cert_details`).
@@ -173,6 +214,10 @@ pub enum Underscores {
 pub struct Http1Options {
     pub accept_http_10: bool,
     pub default_host_for_http_10: String,
+    /// Methods that no specification knows are taken.
+    pub allow_custom_methods: bool,
+    /// Names of fields are sent with capitals (`header_key_format.proper_case_words`).
+    pub proper_case: bool,
 }
 
 /// Zero means none, throughout.
@@ -190,6 +235,8 @@ pub struct Timeouts {
     pub request_headers: Duration,
     /// Between our last byte and the close. Default 1 s.
     pub delayed_close: Duration,
+    /// From the beginning of a connection until it takes no more requests. Default none.
+    pub max_connection: Duration,
 }
 
 impl Default for Timeouts {
@@ -201,6 +248,7 @@ impl Default for Timeouts {
             request: Duration::ZERO,
             request_headers: Duration::ZERO,
             delayed_close: Duration::from_secs(1),
+            max_connection: Duration::ZERO,
         }
     }
 }

@@ -51,10 +51,6 @@ pub const IGNORED: &[(&str, &str)] = &[
         "the limits of the HTTP client are fixed",
     ),
     (
-        "Cluster.HttpProtocolOptions.max_response_headers_kb",
-        "the limits of the HTTP client are fixed",
-    ),
-    (
         "Cluster.cleanup_interval",
         "for clusters of type ORIGINAL_DST, which are refused",
     ),
@@ -299,10 +295,6 @@ pub const IGNORED: &[(&str, &str)] = &[
         "HTTP/3 is not offered",
     ),
     (
-        "HttpConnectionManager.internal_address_config",
-        "no client counts as internal: `x-envoy-*` is removed from every request, and `x-envoy-internal` is never set",
-    ),
-    (
         "HttpConnectionManager.stream_error_on_invalid_http_message",
         "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says",
     ),
@@ -318,6 +310,10 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "HttpProtocolOptions.max_response_headers_kb",
         "a limit of clusters, not of listeners",
+    ),
+    (
+        "JsonFormatOptions.sort_properties",
+        "the keys of a JSON format are always sorted",
     ),
     (
         "KeepaliveSettings.connection_idle_interval",
@@ -427,11 +423,6 @@ pub const IGNORED: &[(&str, &str)] = &[
         "tracing is not offered",
     ),
     ("Route.decorator", "tracing is not offered"),
-    (
-        "Route.metadata",
-        "all but causeway's strip_prefix: metadata has no reader",
-    ),
-    ("Route.name", "only a label"),
     ("Route.stat_prefix", "statistics have their own fixed set"),
     ("Route.tracing", "tracing is not offered"),
     (
@@ -451,6 +442,18 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "RouteConfiguration.validate_clusters",
         "a route to an unknown cluster answers with its cluster_not_found_response_code",
+    ),
+    (
+        "RuntimeFilter.runtime_key",
+        "there is no runtime that could change the share",
+    ),
+    (
+        "RuntimeFilter.use_independent_randomness",
+        "the share is always drawn independently",
+    ),
+    (
+        "RuntimeUInt32.runtime_key",
+        "there is no runtime that could change the value",
     ),
     (
         "TcpProxy.access_log_flush_interval",

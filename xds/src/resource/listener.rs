@@ -7,7 +7,6 @@ mod listener_filters;
 mod tcp_proxy;
 
 pub use chain_match::{ChainMatcher, Facts};
-pub(in crate::resource) use decode::decode_access_log;
 pub use listener_filters::{
     ListenerFilter, ListenerFilterKind, Predicate, ProxyProtocol, TlsInspector,
 };
@@ -17,6 +16,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::access_log::AccessLog;
 use super::address::{Address, contain};
 use super::http_manager::HttpManager;
 use super::tls::DownstreamTls;
@@ -66,6 +66,7 @@ pub struct TcpProxy {
     /// Endpoints to be tried, the first one included. Default 1.
     pub max_connect_attempts: u32,
     pub policy: ConnectionPolicy,
+    pub access_logs: Vec<AccessLog>,
 }
 
 /// One of the clusters of a TCP proxy.

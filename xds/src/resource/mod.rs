@@ -8,6 +8,7 @@
 //! Each typed resource is in a file of its own; its decoder is below it or in a directory of the
 //! same name. [`IGNORED`] is the list of what is accepted without effect.
 
+pub mod access_log;
 pub mod address;
 pub mod api_source;
 pub mod cluster;
@@ -15,6 +16,7 @@ pub mod config_source;
 mod context;
 mod decode;
 pub mod filter_config;
+pub mod format;
 pub mod fraction;
 pub mod headers;
 pub mod http_manager;
@@ -22,6 +24,7 @@ mod ignored;
 pub mod listener;
 pub mod load_assignment;
 pub mod matcher;
+pub mod metadata;
 mod references;
 pub mod route;
 #[cfg(test)]

@@ -17,6 +17,7 @@ use super::config_source::ConfigSource;
 use super::fraction::RuntimeFraction;
 use super::headers::HeaderEdits;
 use super::matcher::{CookieMatcher, HeaderMatcher, QueryMatcher};
+pub use super::metadata::MetadataValue;
 use crate::extension::TypedExtension;
 
 pub use destination::{ClusterName, Destination, Selection, WeightedCluster, WeightedClusters};
@@ -92,6 +93,10 @@ pub enum RequireTls {
 /// `envoy.config.route.v3.Route`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
+    /// A label, for logs; may be empty.
+    pub name: String,
+    /// By namespace, sorted (`metadata.filter_metadata`).
+    pub metadata: Vec<(String, MetadataValue)>,
     pub matcher: RouteMatch,
     pub action: Action,
     pub edits: HeaderEdits,

@@ -14,7 +14,7 @@ pub(crate) const CERTIFICATE: &str =
     "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 pub(crate) const KEY: &str = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
 
-/// Knows the router, a filter `test.Filter` and a logger `test.Log`; nothing may contain `bad`.
+/// Knows the router and a filter `test.Filter`; nothing may contain `bad`.
 pub(crate) struct Known;
 
 impl Known {
@@ -40,10 +40,6 @@ impl Extensions for Known {
 
     fn check_per_route(&self, _: &str, config: &TypedExtension) -> Result<(), Invalid> {
         Self::check(config, &["test.Filter"])
-    }
-
-    fn check_access_log(&self, logger: &TypedExtension) -> Result<(), Invalid> {
-        Self::check(logger, &["test.Log"])
     }
 }
 

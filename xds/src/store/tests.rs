@@ -139,9 +139,6 @@ fn strictness_refuses_what_has_no_effect_unless_it_is_our_own() {
         fn check_per_route(&self, _: &str, _: &TypedExtension) -> Result<(), Invalid> {
             Ok(())
         }
-        fn check_access_log(&self, _: &TypedExtension) -> Result<(), Invalid> {
-            Ok(())
-        }
     }
     let message = proto::Cluster {
         name: "x".into(),

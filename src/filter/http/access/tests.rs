@@ -75,7 +75,10 @@ fn run_from(client: &str, mut parts: Parts, route: &PerRoute) -> (Option<&'stati
     let flow = filter().request(&mut stream);
     let refused = match flow {
         Flow::Continue => None,
-        Flow::Fail(failure) => Some(failure.details),
+        Flow::Fail(failure) => match failure.details {
+            std::borrow::Cow::Borrowed(word) => Some(word),
+            std::borrow::Cow::Owned(word) => panic!("{word}"),
+        },
         Flow::Reply(_) => panic!("no reply of its own"),
     };
     (refused, parts)

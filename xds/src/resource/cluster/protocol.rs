@@ -18,6 +18,7 @@ use crate::reject::Invalid;
 use crate::resource::context::{
     At, Context, accept, duration, number, refuse, refuse_true, required, unknown_type, unpack,
 };
+use crate::resource::headers::proper_case;
 use crate::type_url::message_name;
 
 const TYPED: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -31,6 +32,8 @@ impl Default for UpstreamHttp {
             auto_san_validation: false,
             idle_timeout: DEFAULT_IDLE_TIMEOUT,
             max_requests_per_connection: 0,
+            max_response_headers_kb: None,
+            proper_case: false,
         }
     }
 }
@@ -77,7 +80,7 @@ impl UpstreamHttp {
             http.max_requests_per_connection = max.value;
         }
         if let Some(options) = http_protocol_options {
-            check_http1(options, ctx).at("http_protocol_options")?;
+            http.proper_case = check_http1(options, ctx).at("http_protocol_options")?;
         }
         if let Some(options) = http2_protocol_options {
             let options =
@@ -115,7 +118,7 @@ impl UpstreamHttp {
         }
         http.protocol = match required(upstream_protocol_options, "upstream_protocol_options")? {
             UpstreamProtocolOptions::ExplicitHttpConfig(config) => {
-                UpstreamProtocol::explicit(config, ctx).at("explicit_http_config")?
+                http.explicit(config, ctx).at("explicit_http_config")?
             }
             UpstreamProtocolOptions::UseDownstreamProtocolConfig(_) => {
                 return Err(Invalid::at(
@@ -176,9 +179,10 @@ impl UpstreamHttp {
         refuse!(max_connection_duration_jitter);
         accept!(ctx, "Cluster.HttpProtocolOptions":
             max_headers_count,
-            max_response_headers_kb,
             headers_with_underscores_action,
         );
+        const KIB: &str = "max_response_headers_kb";
+        self.max_response_headers_kb = number(max_response_headers_kb, KIB, 1..=8192)?;
         if let Some(timeout) = duration(idle_timeout, "idle_timeout")? {
             self.idle_timeout = timeout;
         }
@@ -222,18 +226,24 @@ impl UpstreamProtocol {
             .at("http2_protocol_options")
             .map(Self::Auto)
     }
+}
 
-    fn explicit(message: ExplicitHttpConfig, ctx: &Context<'_>) -> Result<Self, Invalid> {
+impl UpstreamHttp {
+    fn explicit(
+        &mut self,
+        message: ExplicitHttpConfig,
+        ctx: &Context<'_>,
+    ) -> Result<UpstreamProtocol, Invalid> {
         let ExplicitHttpConfig { protocol_config } = message;
         match required(protocol_config, "protocol_config")? {
             ProtocolConfig::HttpProtocolOptions(options) => {
-                check_http1(options, ctx).at("http_protocol_options")?;
-                Ok(Self::Http1)
+                self.proper_case = check_http1(options, ctx).at("http_protocol_options")?;
+                Ok(UpstreamProtocol::Http1)
             }
             ProtocolConfig::Http2ProtocolOptions(options) => {
                 Http2Options::decode_upstream(options, ctx)
                     .at("http2_protocol_options")
-                    .map(Self::Http2)
+                    .map(UpstreamProtocol::Http2)
             }
             ProtocolConfig::Http3ProtocolOptions(_) => {
                 Err(Invalid::at("http3_protocol_options", "not supported yet"))
@@ -242,7 +252,8 @@ impl UpstreamProtocol {
     }
 }
 
-fn check_http1(message: Http1ProtocolOptions, ctx: &Context<'_>) -> Result<(), Invalid> {
+/// Whether names of fields are sent with capitals.
+fn check_http1(message: Http1ProtocolOptions, ctx: &Context<'_>) -> Result<bool, Invalid> {
     #[allow(deprecated, reason = "named so that nothing is skipped")]
     let Http1ProtocolOptions {
         allow_absolute_url,
@@ -258,7 +269,6 @@ fn check_http1(message: Http1ProtocolOptions, ctx: &Context<'_>) -> Result<(), I
         ignore_http_11_upgrade,
     } = message;
     refuse!(
-        header_key_format,
         enable_trailers,
         allow_chunked_length,
         send_fully_qualified_url,
@@ -272,7 +282,7 @@ fn check_http1(message: Http1ProtocolOptions, ctx: &Context<'_>) -> Result<(), I
         use_balsa_parser,
         allow_custom_methods,
     );
-    Ok(())
+    proper_case(header_key_format)
 }
 
 impl Http2Options {

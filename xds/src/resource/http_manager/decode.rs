@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::protocol::Common;
 use super::{
-    ClientCert, Codec, EscapedSlashes, Forwarded, HostRules, Http1Options, HttpManager, PathRules,
-    RouteSource, ServerHeader, StripPort, Timeouts, filters,
+    ClientCert, Codec, EscapedSlashes, Forwarded, HostRules, Http1Options, HttpManager,
+    InternalAddresses, LocalReplies, PathRules, RouteSource, ServerHeader, StripPort, Timeouts,
+    early, filters,
 };
 use crate::proto;
 use crate::proto::hcm::http_connection_manager::{
@@ -14,6 +15,7 @@ use crate::proto::hcm::http_connection_manager::{
 };
 use crate::proto::hcm::{Rds, RequestIdExtension};
 use crate::reject::Invalid;
+use crate::resource::access_log::AccessLog;
 use crate::resource::address::network;
 use crate::resource::cluster::Http2Options;
 use crate::resource::config_source::ConfigSource;
@@ -22,7 +24,6 @@ use crate::resource::context::{
     required, unknown_type,
 };
 use crate::resource::headers::header_value;
-use crate::resource::listener::decode_access_log;
 use crate::resource::route::RouteConfiguration;
 use crate::type_url::message_name;
 
@@ -100,23 +101,17 @@ impl HttpManager {
         } = message;
         refuse!(
             scheme_header_transformation,
-            early_header_mutation_extensions,
             forward_client_cert_matcher,
             proxy_100_continue,
             represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
-            local_reply_config,
             path_normalization_options,
             proxy_status_config,
             typed_header_validation_config,
-            append_x_forwarded_port,
             append_local_overload,
             forward_proto_config,
         );
         refuse_true!(add_user_agent);
         duration(drain_timeout, "drain_timeout")?;
-        if let Some(config) = &internal_address_config {
-            check_internal_addresses(config).at("internal_address_config")?;
-        }
         accept!(ctx, "HttpConnectionManager":
             tracing,
             http1_safe_max_connection_duration,
@@ -127,7 +122,6 @@ impl HttpManager {
             access_log_flush_interval,
             flush_access_log_on_new_request,
             access_log_options,
-            internal_address_config,
             stream_error_on_invalid_http_message,
             add_proxy_protocol_connection_state,
         );
@@ -143,6 +137,8 @@ impl HttpManager {
             max_stream,
             max_headers_count,
             underscores,
+            max_requests,
+            max_connection,
         } = Common::decode(common, ctx).at("common_http_protocol_options")?;
         let default = Timeouts::default();
         let timeouts = Timeouts {
@@ -155,6 +151,7 @@ impl HttpManager {
                 .unwrap_or(default.request_headers),
             delayed_close: duration(delayed_close_timeout, "delayed_close_timeout")?
                 .unwrap_or(default.delayed_close),
+            max_connection: max_connection.unwrap_or(default.max_connection),
         };
         let max_request_headers_kb =
             number(max_request_headers_kb, "max_request_headers_kb", 1..=8192)?
@@ -165,12 +162,22 @@ impl HttpManager {
             codec: Codec::decode(codec_type)?,
             routes: RouteSource::decode(route_specifier, ctx)?,
             filters: filters::decode(http_filters, ctx)?,
-            access_logs: each("access_log", access_log, |log| decode_access_log(log, ctx))?,
+            access_logs: each("access_log", access_log, |log| AccessLog::decode(log, ctx))?,
+            local_replies: local_reply_config
+                .map_or(Ok(LocalReplies::default()), |c| {
+                    LocalReplies::decode(c, ctx)
+                })
+                .at("local_reply_config")?,
+            early_edits: early::decode(early_header_mutation_extensions)?,
             forwarded: Forwarded {
                 use_remote_address: flag(use_remote_address, false),
                 xff_num_trusted_hops,
                 skip_xff_append,
                 detection: None,
+                append_port: append_x_forwarded_port,
+                internal: internal_address_config
+                    .map_or(Ok(InternalAddresses::default()), InternalAddresses::decode)
+                    .at("internal_address_config")?,
             }
             .detecting(original_ip_detection_extensions)?,
             client_cert: ClientCert::decode(
@@ -200,6 +207,7 @@ impl HttpManager {
             timeouts,
             max_request_headers_kb,
             max_headers_count,
+            max_requests,
             upgrades: filters::decode_upgrades(upgrade_configs)?,
             server_name: match server_name.is_empty() {
                 true => Self::DEFAULT_SERVER_NAME.to_owned(),
@@ -214,14 +222,17 @@ impl HttpManager {
     }
 }
 
-/// Nobody counts as internal, so that nothing in here can make anybody so; what Envoy would refuse
-/// is refused all the same.
-fn check_internal_addresses(message: &InternalAddressConfig) -> Result<(), Invalid> {
-    let InternalAddressConfig {
-        unix_sockets: _,
-        cidr_ranges,
-    } = message;
-    each("cidr_ranges", cidr_ranges.clone(), network).map(drop)
+impl InternalAddresses {
+    fn decode(message: InternalAddressConfig) -> Result<Self, Invalid> {
+        let InternalAddressConfig {
+            unix_sockets,
+            cidr_ranges,
+        } = message;
+        Ok(Self {
+            unix_sockets,
+            networks: each("cidr_ranges", cidr_ranges, network)?,
+        })
+    }
 }
 
 /// The one way of numbering requests that we have is also Envoy's default; its settings are about

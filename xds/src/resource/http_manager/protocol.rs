@@ -7,7 +7,7 @@ use crate::proto::core::http_protocol_options::HeadersWithUnderscoresAction;
 use crate::proto::core::{Http1ProtocolOptions, HttpProtocolOptions};
 use crate::reject::Invalid;
 use crate::resource::context::{At, Context, accept, duration, enumeration, flag, number, refuse};
-use crate::resource::headers::header_value;
+use crate::resource::headers::{header_value, proper_case};
 
 /// What a connection manager reads from `common_http_protocol_options`.
 pub(super) struct Common {
@@ -15,6 +15,8 @@ pub(super) struct Common {
     pub max_stream: Option<Duration>,
     pub max_headers_count: u32,
     pub underscores: Underscores,
+    pub max_requests: Option<u32>,
+    pub max_connection: Option<Duration>,
 }
 
 impl Common {
@@ -29,17 +31,18 @@ impl Common {
             headers_with_underscores_action,
             max_requests_per_connection,
         } = message;
-        refuse!(
-            max_connection_duration,
-            max_connection_duration_jitter,
-            max_requests_per_connection,
-        );
+        refuse!(max_connection_duration_jitter);
         // A limit for what an upstream sends; Envoy reads it in the cluster only.
         accept!(ctx, "HttpProtocolOptions": max_response_headers_kb);
         const UNDERSCORES: &str = "headers_with_underscores_action";
         Ok(Self {
             idle: duration(idle_timeout, "idle_timeout")?,
             max_stream: duration(max_stream_duration, "max_stream_duration")?,
+            max_connection: duration(max_connection_duration, "max_connection_duration")?,
+            // Zero is no limit.
+            max_requests: max_requests_per_connection
+                .map(|v| v.value)
+                .filter(|max| *max > 0),
             max_headers_count: number(max_headers_count, "max_headers_count", 1..=u32::MAX)?
                 .unwrap_or(HttpManager::DEFAULT_MAX_HEADERS_COUNT),
             underscores: match enumeration(headers_with_underscores_action, UNDERSCORES)? {
@@ -71,11 +74,9 @@ impl Http1Options {
             ignore_http_11_upgrade,
         } = message;
         refuse!(
-            header_key_format,
             enable_trailers,
             allow_chunked_length,
             send_fully_qualified_url,
-            allow_custom_methods,
             ignore_http_11_upgrade,
         );
         if !flag(allow_absolute_url, true) {
@@ -89,6 +90,8 @@ impl Http1Options {
         Ok(Self {
             accept_http_10,
             default_host_for_http_10,
+            allow_custom_methods,
+            proper_case: proper_case(header_key_format)?,
         })
     }
 }

@@ -289,8 +289,11 @@ fn a_manager_is_refused_by_path() {
                         .issuer = true;
                 },
             ),
-            ("local_reply_config: not supported yet", |m| {
-                m.local_reply_config = Some(Default::default());
+            ("local_reply_config.mappers[0].filter: must be given", |m| {
+                m.local_reply_config = Some(proto::hcm::LocalReplyConfig {
+                    mappers: vec![Default::default()],
+                    ..Default::default()
+                });
             }),
             (
                 "original_ip_detection_extensions[0].typed_config: extension type \
@@ -380,15 +383,17 @@ fn a_manager_is_refused_by_path() {
                     ..upgrade("x")
                 }];
             }),
-            ("access_log[0].filter: not supported yet", |m| {
-                m.access_log = vec![AccessLog {
-                    filter: Some(Default::default()),
-                    ..log()
-                }];
-            }),
             (
-                "access_log[0].typed_config: extension type \
-             \"type.googleapis.com/test.Other\" is not supported",
+                "access_log[0].filter.filter_specifier: must be given",
+                |m| {
+                    m.access_log = vec![AccessLog {
+                        filter: Some(Default::default()),
+                        ..log()
+                    }];
+                },
+            ),
+            (
+                "access_log[0].typed_config: access logger \"test.Other\" is not supported",
                 |m| {
                     m.access_log = vec![AccessLog {
                         config_type: Some(access_log::ConfigType::TypedConfig(any(
@@ -414,7 +419,10 @@ fn a_manager_is_refused_by_path() {
 fn log() -> AccessLog {
     AccessLog {
         name: "log".into(),
-        config_type: Some(access_log::ConfigType::TypedConfig(any("test.Log", b""))),
+        config_type: Some(access_log::ConfigType::TypedConfig(any(
+            "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+            b"",
+        ))),
         ..Default::default()
     }
 }
@@ -435,18 +443,6 @@ fn protocol_options_are_refused_by_path() {
         with_manager,
         AT,
         &[
-            (
-                "common_http_protocol_options.max_connection_duration: not supported yet",
-                |m| {
-                    common(m).max_connection_duration = seconds(1);
-                },
-            ),
-            (
-                "common_http_protocol_options.max_requests_per_connection: not supported yet",
-                |m| {
-                    common(m).max_requests_per_connection = uint(1);
-                },
-            ),
             (
                 "common_http_protocol_options.max_headers_count: 0 is not within 1 and 4294967295",
                 |m| {

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use super::chain_match::{ChainMatch, ChainMatcher};
 use super::{FilterChain, Listener, ListenerFilter, filters};
-use crate::extension::TypedExtension;
 use crate::proto;
-use crate::proto::envoy::config::accesslog::v3::{AccessLog, access_log};
 use crate::proto::listener;
 use crate::reject::Invalid;
 use crate::resource::address::Address;
@@ -169,23 +167,4 @@ impl FilterChain {
         accept!(ctx, "Listener.default_filter_chain": filter_chain_match);
         Self::decode(message, ctx)
     }
-}
-
-/// An access logger; what it means is for the program to say.
-pub(in crate::resource) fn decode_access_log(
-    message: AccessLog,
-    ctx: &Context<'_>,
-) -> Result<TypedExtension, Invalid> {
-    let AccessLog {
-        name,
-        filter,
-        config_type,
-    } = message;
-    refuse!(filter);
-    let access_log::ConfigType::TypedConfig(any) = required(config_type, "typed_config")?;
-    let logger = TypedExtension::from_any(name, any);
-    ctx.extensions
-        .check_access_log(&logger)
-        .at("typed_config")?;
-    Ok(logger)
 }

@@ -7,6 +7,7 @@ use crate::proto;
 use crate::proto::tcp_proxy::tcp_proxy::weighted_cluster::ClusterWeight;
 use crate::proto::tcp_proxy::tcp_proxy::{ClusterSpecifier, WeightedCluster};
 use crate::reject::Invalid;
+use crate::resource::access_log::AccessLog;
 use crate::resource::context::{
     At, Context, accept, duration, each, not_empty, number, refuse, required,
 };
@@ -45,7 +46,6 @@ impl TcpProxy {
             metadata_match,
             downstream_idle_timeout,
             upstream_idle_timeout,
-            access_log,
             backoff_options,
             hash_policy,
             tunneling_config,
@@ -86,6 +86,7 @@ impl TcpProxy {
             max_duration,
             max_connect_attempts: attempts.unwrap_or(1),
             policy: ConnectionPolicy::default(),
+            access_logs: each("access_log", access_log, |log| AccessLog::decode(log, ctx))?,
         })
     }
 }

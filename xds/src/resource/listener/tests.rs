@@ -452,7 +452,7 @@ fn a_tcp_proxy_is_refused_by_path() {
             ("idle_timeout: must not be negative", |p| {
                 p.idle_timeout = seconds(-5)
             }),
-            ("access_log: not supported yet", |p| {
+            ("access_log[0].typed_config: must be given", |p| {
                 p.access_log = vec![Default::default()];
             }),
         ],

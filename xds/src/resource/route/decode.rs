@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Action, Mirror, PathMatch, PathTemplate, RequireTls, Retry, Route, RouteConfiguration,
-    RouteMatch, VirtualHost, VirtualHostKey, domains,
+    Action, MetadataValue, Mirror, PathMatch, PathTemplate, RequireTls, Retry, Route,
+    RouteConfiguration, RouteMatch, VirtualHost, VirtualHostKey, domains,
 };
 use crate::proto::core::Metadata;
 use crate::proto::google::protobuf::value;
@@ -242,17 +242,19 @@ impl Route {
         } = message;
         refuse!(route_specifiers);
         accept!(ctx, "Route":
-            name,
             decorator,
             tracing,
             stat_prefix,
         );
         let matcher = RouteMatch::decode(required(r#match, "match")?, ctx).at("match")?;
         let mut action = Action::decode(required(action, "action")?, &matcher.path, ctx)?;
-        if asks_to_strip_prefix(metadata, ctx)? {
+        let metadata = metadata.unwrap_or_default();
+        if asks_to_strip_prefix(&metadata)? {
             action.strip_prefix(&matcher.path)?;
         }
         Ok(Self {
+            name,
+            metadata: values(metadata),
             matcher,
             action,
             edits: HeaderEdits::decode(EditFields {
@@ -281,19 +283,27 @@ fn buffer_limit(
     }
 }
 
-/// Our own key is read; the rest of the metadata is for whoever put it there.
-fn asks_to_strip_prefix(metadata: Option<Metadata>, ctx: &Context<'_>) -> Result<bool, Invalid> {
-    let mut metadata = metadata.unwrap_or_default();
-    let own = metadata.filter_metadata.remove(NAMESPACE);
-    accept!(ctx, "Route": metadata);
-    let flag = own.and_then(|mut own| own.fields.remove(STRIP_PREFIX));
-    match flag.map(|value| value.kind) {
+/// Our own key; the rest of the metadata is for formats.
+fn asks_to_strip_prefix(metadata: &Metadata) -> Result<bool, Invalid> {
+    let own = metadata.filter_metadata.get(NAMESPACE);
+    let flag = own.and_then(|own| own.fields.get(STRIP_PREFIX));
+    match flag.map(|value| &value.kind) {
         None => Ok(false),
-        Some(Some(value::Kind::BoolValue(flag))) => Ok(flag),
+        Some(Some(value::Kind::BoolValue(flag))) => Ok(*flag),
         Some(_) => Err(fault("is not true or false"))
             .at(STRIP_PREFIX)
             .at_key("metadata.filter_metadata", NAMESPACE),
     }
+}
+
+/// Metadata by namespace, sorted so that equal maps are equal lists.
+fn values(metadata: Metadata) -> Vec<(String, MetadataValue)> {
+    let namespaces = metadata.filter_metadata.into_iter();
+    let mut values: Vec<_> = namespaces
+        .map(|(name, fields)| (name, MetadataValue::object(fields)))
+        .collect();
+    values.sort_by(|a, b| a.0.cmp(&b.0));
+    values
 }
 
 impl RouteMatch {

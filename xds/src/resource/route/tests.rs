@@ -116,10 +116,10 @@ fn a_small_table_gets_the_defaults() {
 fn what_is_only_for_show_is_accepted_and_noted() {
     let mut message = table();
     message.validate_clusters = boolean(true);
-    message.virtual_hosts[0].routes[0].name = "r".into();
+    message.virtual_hosts[0].routes[0].stat_prefix = "r".into();
     assert_eq!(
         decoded(&message).ignored,
-        ["Route.name", "RouteConfiguration.validate_clusters"]
+        ["Route.stat_prefix", "RouteConfiguration.validate_clusters"]
     );
 }
 
@@ -297,7 +297,7 @@ fn header_edits_are_read() {
     let added: Vec<_> = edits
         .request_add
         .iter()
-        .map(|e| (e.name.as_str(), e.value.as_str(), e.action))
+        .map(|e| (e.name.as_str(), e.value.literal().unwrap(), e.action))
         .collect();
     use crate::resource::headers::AppendAction as A;
     assert_eq!(
@@ -310,7 +310,7 @@ fn header_edits_are_read() {
     assert_eq!(edits.response_remove, ["server"]);
     let added = &edits.response_add[0];
     assert_eq!(
-        (added.value.as_str(), added.action),
+        (added.value.literal().unwrap(), added.action),
         ("%%", A::OverwriteOrAdd)
     );
 }
@@ -397,13 +397,13 @@ fn a_table_is_refused_by_path() {
                 },
             ),
             (
-                "request_headers_to_add[0].header.value: substitution is not supported yet",
+                "request_headers_to_add[0].header.value: %FOO%: is not a known command",
                 |t| {
-                    t.request_headers_to_add = vec![header("a", "%PROTOCOL%")];
+                    t.request_headers_to_add = vec![header("a", "%FOO%")];
                 },
             ),
             (
-                "request_headers_to_add[0].header.value: substitution is not supported yet",
+                "request_headers_to_add[0].header.value: no command begins at position 2",
                 |t| {
                     t.request_headers_to_add = vec![header("a", "%%%")];
                 },

@@ -1,0 +1,97 @@
+//! What a template is filled from.
+
+use std::borrow::Cow;
+use std::time::{Duration, SystemTime};
+
+use causeway_xds::resource::format::{Fact, Point};
+use causeway_xds::resource::metadata::MetadataValue;
+use http::header::{HeaderName, HeaderValue};
+
+/// A header or a pseudo header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    Method,
+    Path,
+    Authority,
+    Scheme,
+    Status,
+    Field(HeaderName),
+}
+
+impl Key {
+    /// `None` for what no message can have.
+    pub fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            ":method" => Self::Method,
+            ":path" => Self::Path,
+            ":authority" | "host" => Self::Authority,
+            ":scheme" => Self::Scheme,
+            ":status" => Self::Status,
+            name => Self::Field(name.parse().ok()?),
+        })
+    }
+}
+
+/// One fact.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value<'f> {
+    Missing,
+    Text(Cow<'f, str>),
+    /// A header, which may be any bytes.
+    Bytes(Cow<'f, [u8]>),
+    Number(u64),
+    Metadata(&'f MetadataValue),
+}
+
+impl Value<'static> {
+    pub fn word(word: &'static str) -> Self {
+        Self::Text(Cow::Borrowed(word))
+    }
+
+    /// As text, or missing.
+    pub fn shown(value: Option<impl ToString>) -> Self {
+        value.map_or(Self::Missing, |v| Self::Text(Cow::Owned(v.to_string())))
+    }
+
+    pub fn number(value: Option<impl Into<u64>>) -> Self {
+        value.map_or(Self::Missing, |v| Self::Number(v.into()))
+    }
+
+    /// Whole milliseconds.
+    pub fn milliseconds(value: Option<Duration>) -> Self {
+        Self::number(value.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl<'f> Value<'f> {
+    pub fn text(text: Option<&'f str>) -> Self {
+        text.map_or(Self::Missing, |text| Self::Text(Cow::Borrowed(text)))
+    }
+
+    pub fn header(value: Option<&'f HeaderValue>) -> Self {
+        value.map_or(Self::Missing, |v| Self::Bytes(v.as_bytes().into()))
+    }
+}
+
+/// What is known of a request, at the moment in which it is asked.
+pub trait Facts {
+    /// The first value of a request header.
+    fn request(&self, key: &Key) -> Value<'_>;
+
+    /// The first value of a response header.
+    fn response(&self, key: &Key) -> Value<'_>;
+
+    /// The first value of a response trailer.
+    fn trailer(&self, name: &HeaderName) -> Value<'_>;
+
+    fn fact(&self, fact: Fact) -> Value<'_>;
+
+    /// When it began.
+    fn start(&self) -> SystemTime;
+
+    /// When it came to a point, counted from its beginning.
+    fn point(&self, point: Point) -> Option<Duration>;
+
+    /// The metadata of its route in a namespace.
+    fn route_metadata(&self, namespace: &str) -> Option<&MetadataValue>;
+}

@@ -1,0 +1,358 @@
+//! What is known of a request, for header values, access logs and local replies.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use causeway_xds::resource::format::{Fact, Point};
+use causeway_xds::resource::metadata::MetadataValue;
+use http::Method;
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+
+use super::exchange::Exchange;
+use super::forwarded::{X_FORWARDED_PROTO, X_REQUEST_ID};
+use crate::error::ResponseFlag;
+use crate::formatter::{Facts, Key, Value, Wants};
+use crate::route::Route;
+use crate::upstream::{Endpoint, Transport};
+
+/// What of a request outlives its messages, because somebody will ask for it.
+#[derive(Debug)]
+pub struct Kept {
+    pub start: SystemTime,
+    head: RefCell<Option<Head>>,
+    request: RefCell<Vec<(HeaderName, HeaderValue)>>,
+    response: RefCell<Vec<(HeaderName, HeaderValue)>>,
+    trailers: RefCell<Vec<(HeaderName, HeaderValue)>>,
+    pub route: OnceCell<Arc<Route>>,
+    pub cluster: OnceCell<Arc<str>>,
+    /// The endpoint that was asked last.
+    pub upstream: RefCell<Option<(Arc<Endpoint>, Arc<Transport>)>>,
+    pub request_size: Cell<Option<u64>>,
+    pub response_size: Cell<Option<u64>>,
+    pub request_sent: Cell<Option<Instant>>,
+    pub response_began: Cell<Option<Instant>>,
+    pub response_ended: Cell<Option<Instant>>,
+}
+
+/// The pseudo headers of a request.
+#[derive(Debug)]
+struct Head {
+    method: Method,
+    path: Option<PathAndQuery>,
+    authority: Option<HeaderValue>,
+    scheme: Option<HeaderValue>,
+}
+
+/// Bytes of the fields of a head, names and values.
+fn size(headers: &HeaderMap) -> u64 {
+    let fields = headers.iter();
+    fields
+        .map(|(n, v)| (n.as_str().len() + v.len()) as u64)
+        .sum()
+}
+
+fn keep(from: &HeaderMap, names: &[HeaderName], to: &RefCell<Vec<(HeaderName, HeaderValue)>>) {
+    let mut to = to.borrow_mut();
+    for name in names {
+        if let Some(value) = from.get(name)
+            && to.iter().all(|(kept, _)| kept != name)
+        {
+            to.push((name.clone(), value.clone()));
+        }
+    }
+}
+
+fn find<'k>(kept: &'k RefCell<Vec<(HeaderName, HeaderValue)>>, name: &HeaderName) -> Value<'k> {
+    let kept = kept.borrow();
+    match kept.iter().find(|(kept, _)| kept == name) {
+        Some((_, value)) => Value::Bytes(value.as_bytes().to_vec().into()),
+        None => Value::Missing,
+    }
+}
+
+impl Kept {
+    pub fn new() -> Self {
+        Self {
+            start: SystemTime::now(),
+            head: RefCell::default(),
+            request: RefCell::default(),
+            response: RefCell::default(),
+            trailers: RefCell::default(),
+            route: OnceCell::new(),
+            cluster: OnceCell::new(),
+            upstream: RefCell::default(),
+            request_size: Cell::default(),
+            response_size: Cell::default(),
+            request_sent: Cell::default(),
+            response_began: Cell::default(),
+            response_ended: Cell::default(),
+        }
+    }
+
+    /// Keeps what is asked for of a request, in the form in which it is sent on or answered.
+    pub fn request(&self, parts: &Parts, wants: &Wants) {
+        if wants.request_head {
+            *self.head.borrow_mut() = Some(Head {
+                method: parts.method.clone(),
+                path: parts.uri.path_and_query().cloned(),
+                authority: parts.headers.get(HOST).cloned(),
+                scheme: parts.headers.get(&X_FORWARDED_PROTO).cloned(),
+            });
+        }
+        keep(&parts.headers, &wants.request_fields, &self.request);
+        if wants.sizes {
+            self.request_size.set(Some(size(&parts.headers)));
+        }
+    }
+
+    /// Keeps what is asked for of a response, in the form in which the client sees it.
+    pub fn response(&self, headers: &HeaderMap, wants: &Wants) {
+        keep(headers, &wants.response_fields, &self.response);
+        if wants.sizes {
+            self.response_size.set(Some(size(headers)));
+        }
+    }
+
+    pub fn trailers(&self, trailers: &HeaderMap, wants: &Wants) {
+        keep(trailers, &wants.trailers, &self.trailers);
+    }
+}
+
+/// A request at one moment: what is there of its messages, and what was kept.
+pub struct Observed<'o> {
+    pub exchange: &'o Exchange,
+    /// As it is now, if it is still here.
+    pub request: Option<&'o Parts>,
+    pub response: Option<&'o HeaderMap>,
+    /// The body of the local reply that is being made.
+    pub body: &'o [u8],
+}
+
+impl<'o> Observed<'o> {
+    pub fn of(exchange: &'o Exchange) -> Self {
+        Self {
+            exchange,
+            request: None,
+            response: None,
+            body: b"",
+        }
+    }
+
+    fn kept(&self) -> Option<&'o Kept> {
+        self.exchange.kept.as_deref()
+    }
+
+    fn since(&self, at: Option<Instant>) -> Option<Duration> {
+        at.map(|at| at.saturating_duration_since(self.exchange.start))
+    }
+
+    /// The endpoint that was asked last.
+    fn endpoint<T: ToString>(
+        &self,
+        what: impl Fn(&Endpoint, &Transport) -> Option<T>,
+    ) -> Value<'o> {
+        let Some(kept) = self.kept() else {
+            return Value::Missing;
+        };
+        let upstream = kept.upstream.borrow();
+        let found = upstream.as_ref().and_then(|(e, t)| what(e, t));
+        Value::Text(match found {
+            Some(found) => found.to_string().into(),
+            None => return Value::Missing,
+        })
+    }
+}
+
+fn head<'v>(kept: Option<&'v Kept>, of: impl Fn(&Head) -> Option<Vec<u8>>) -> Value<'v> {
+    let found = kept.and_then(|kept| kept.head.borrow().as_ref().and_then(of));
+    found.map_or(Value::Missing, |bytes| Value::Bytes(bytes.into()))
+}
+
+fn port(address: Option<SocketAddr>) -> Value<'static> {
+    Value::number(address.map(|a| a.port()))
+}
+
+fn ip(address: Option<SocketAddr>) -> Value<'static> {
+    Value::shown(address.map(|a| a.ip().to_canonical()))
+}
+
+impl Facts for Observed<'_> {
+    fn request(&self, key: &Key) -> Value<'_> {
+        let Some(parts) = self.request else {
+            let kept = self.kept();
+            return match key {
+                Key::Method => head(kept, |h| Some(h.method.as_str().into())),
+                Key::Path => head(kept, |h| Some(h.path.as_ref()?.as_str().into())),
+                Key::Authority => head(kept, |h| Some(h.authority.as_ref()?.as_bytes().into())),
+                Key::Scheme => head(kept, |h| Some(h.scheme.as_ref()?.as_bytes().into())),
+                Key::Status => Value::Missing,
+                Key::Field(name) => kept.map_or(Value::Missing, |kept| find(&kept.request, name)),
+            };
+        };
+        match key {
+            Key::Method => Value::Bytes(parts.method.as_str().as_bytes().into()),
+            Key::Path => match parts.uri.path_and_query() {
+                Some(path) => Value::Bytes(path.as_str().as_bytes().into()),
+                None => Value::Missing,
+            },
+            Key::Authority => Value::header(parts.headers.get(HOST)),
+            Key::Scheme => Value::header(parts.headers.get(&X_FORWARDED_PROTO)),
+            Key::Status => Value::Missing,
+            Key::Field(name) => Value::header(parts.headers.get(name)),
+        }
+    }
+
+    fn response(&self, key: &Key) -> Value<'_> {
+        match (key, self.response) {
+            (Key::Status, _) => match self.exchange.status() {
+                0 => Value::Missing,
+                status => Value::shown(Some(status)),
+            },
+            (Key::Field(name), Some(headers)) => Value::header(headers.get(name)),
+            (Key::Field(name), None) => self
+                .kept()
+                .map_or(Value::Missing, |kept| find(&kept.response, name)),
+            _ => Value::Missing,
+        }
+    }
+
+    fn trailer(&self, name: &HeaderName) -> Value<'_> {
+        self.kept()
+            .map_or(Value::Missing, |kept| find(&kept.trailers, name))
+    }
+
+    fn fact(&self, fact: Fact) -> Value<'_> {
+        let exchange = self.exchange;
+        let connection = &exchange.connection;
+        let progress = &exchange.progress;
+        let client = exchange.client.get().unwrap_or(connection.peer.ip);
+        match fact {
+            Fact::AccessLogType => Value::word("DownstreamEnd"),
+            Fact::BytesReceived => Value::Number(progress.received.get()),
+            Fact::BytesSent => Value::Number(progress.sent.get()),
+            Fact::ConnectionId => Value::Number(connection.id),
+            Fact::DownstreamDirectLocalAddress | Fact::DownstreamLocalAddress => {
+                Value::shown(connection.local)
+            }
+            Fact::DownstreamDirectLocalAddressWithoutPort
+            | Fact::DownstreamLocalAddressWithoutPort => ip(connection.local),
+            Fact::DownstreamDirectLocalPort | Fact::DownstreamLocalPort => port(connection.local),
+            Fact::DownstreamDirectRemoteAddress => Value::shown(connection.peer_address),
+            Fact::DownstreamDirectRemoteAddressWithoutPort => ip(connection.peer_address),
+            Fact::DownstreamDirectRemotePort => port(connection.peer_address),
+            Fact::DownstreamRemoteAddress => match connection.peer_address {
+                Some(peer) if peer.ip().to_canonical() == client => Value::shown(Some(peer)),
+                // A header says no port.
+                _ => Value::shown(Some(SocketAddr::new(client, 0))),
+            },
+            Fact::DownstreamRemoteAddressWithoutPort => Value::shown(Some(client)),
+            Fact::DownstreamRemotePort => match connection.peer_address {
+                Some(peer) if peer.ip().to_canonical() == client => port(Some(peer)),
+                _ => Value::Number(0),
+            },
+            Fact::Duration => Value::milliseconds(Some(exchange.start.elapsed())),
+            Fact::LocalReplyBody => Value::Bytes(self.body.into()),
+            Fact::Protocol => Value::word(exchange.protocol()),
+            Fact::RequestDuration => Value::milliseconds(self.point(Point::DownstreamRxEnd)),
+            Fact::RequestHeadersBytes => {
+                Value::number(self.kept().and_then(|k| k.request_size.get()))
+            }
+            Fact::RequestTxDuration => Value::milliseconds(self.point(Point::UpstreamTxEnd)),
+            Fact::RequestedServerName => Value::text(connection.requested_server_name.as_deref()),
+            Fact::ResponseCode => Value::Number(exchange.status().into()),
+            Fact::ResponseCodeDetails => match exchange.details() {
+                Some(details) => Value::Text(details.into_owned().into()),
+                None => Value::Missing,
+            },
+            Fact::ResponseDuration => Value::milliseconds(self.point(Point::UpstreamRxBegin)),
+            Fact::ResponseFlags => Value::word(exchange.flagged().map_or("-", ResponseFlag::short)),
+            Fact::ResponseFlagsLong => {
+                Value::word(exchange.flagged().map_or("-", ResponseFlag::long))
+            }
+            Fact::ResponseHeadersBytes => {
+                Value::number(self.kept().and_then(|k| k.response_size.get()))
+            }
+            Fact::ResponseTxDuration => {
+                let span = self
+                    .point(Point::UpstreamRxBegin)
+                    .zip(self.point(Point::DownstreamTxEnd));
+                Value::milliseconds(span.and_then(|(from, to)| to.checked_sub(from)))
+            }
+            Fact::RouteName => {
+                let route = self.kept().and_then(|kept| kept.route.get());
+                Value::text(
+                    route
+                        .map(|r| r.name.as_str())
+                        .filter(|name| !name.is_empty()),
+                )
+            }
+            Fact::StreamId => self.request(&Key::Field(X_REQUEST_ID)),
+            Fact::UniqueId => Value::shown(Some(uuid::Uuid::from_u128(fastrand::u128(..)))),
+            Fact::UpstreamCluster | Fact::UpstreamClusterRaw => Value::text(
+                self.kept()
+                    .and_then(|kept| kept.cluster.get())
+                    .map(|c| &**c),
+            ),
+            Fact::UpstreamHost | Fact::UpstreamRemoteAddress => {
+                self.endpoint(|endpoint, _| Some(endpoint.to_string()))
+            }
+            Fact::UpstreamHostName | Fact::UpstreamHostNameWithoutPort => self.endpoint(
+                |endpoint, _| match endpoint.attributes.hostname.is_empty() {
+                    true => Some(endpoint.to_string()),
+                    false => Some(endpoint.attributes.hostname.clone()),
+                },
+            ),
+            Fact::UpstreamProtocol => self.endpoint(|_, transport| transport.protocol.name()),
+            Fact::UpstreamRemoteAddressWithoutPort => {
+                self.endpoint(|endpoint, _| endpoint.socket_address().map(|a| a.ip()))
+            }
+            Fact::UpstreamRemotePort => match self.kept() {
+                Some(kept) => {
+                    let upstream = kept.upstream.borrow();
+                    port(upstream.as_ref().and_then(|(e, _)| e.socket_address()))
+                }
+                None => Value::Missing,
+            },
+            Fact::UpstreamRequestAttemptCount => Value::Number(exchange.attempts.get().into()),
+            Fact::UpstreamTransportFailureReason
+            | Fact::ConnectionTerminationDetails
+            | Fact::GrpcStatusNumber
+            | Fact::Hostname
+            | Fact::SpanId
+            | Fact::TraceId
+            | Fact::VirtualClusterName => Value::Missing,
+        }
+    }
+
+    fn start(&self) -> SystemTime {
+        self.kept().map_or_else(SystemTime::now, |kept| kept.start)
+    }
+
+    fn point(&self, point: Point) -> Option<Duration> {
+        let kept = self.kept()?;
+        let progress = &self.exchange.progress;
+        let ended = || self.since(progress.request_ended_at.get());
+        match point {
+            Point::DownstreamRxBegin => Some(Duration::ZERO),
+            Point::DownstreamRxEnd => ended(),
+            Point::UpstreamTxBegin => self.since(kept.request_sent.get()),
+            Point::UpstreamTxEnd => self.since(kept.request_sent.get()).max(ended()),
+            Point::UpstreamRxBegin | Point::DownstreamTxBegin => {
+                self.since(kept.response_began.get())
+            }
+            Point::UpstreamRxEnd => self.since(kept.response_ended.get()),
+            Point::DownstreamTxEnd => Some(self.exchange.start.elapsed()),
+        }
+    }
+
+    fn route_metadata(&self, namespace: &str) -> Option<&MetadataValue> {
+        let route = self.kept()?.route.get()?;
+        let mut all = route.metadata.iter();
+        all.find(|(name, _)| name == namespace)
+            .map(|(_, value)| value)
+    }
+}

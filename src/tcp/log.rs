@@ -1,0 +1,148 @@
+//! The access log of one connection.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use causeway_xds::resource::format::{Fact, Point};
+use causeway_xds::resource::metadata::MetadataValue;
+use http::header::HeaderName;
+
+use crate::error::{Failure, ResponseFlag};
+use crate::formatter::{Facts, Key, Value};
+use crate::snapshot::TcpProxySpec;
+use crate::upstream::Endpoint;
+
+/// What is known of a connection. Its drop is the end of the connection, and writes the line.
+pub(super) struct Log {
+    spec: Arc<TcpProxySpec>,
+    cluster: Arc<str>,
+    peer: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+    start: SystemTime,
+    began: Instant,
+    endpoint: OnceCell<Arc<Endpoint>>,
+    received: Cell<u64>,
+    sent: Cell<u64>,
+    flag: Cell<Option<ResponseFlag>>,
+    details: RefCell<String>,
+}
+
+impl Log {
+    pub fn begin(
+        spec: &Arc<TcpProxySpec>,
+        cluster: &Arc<str>,
+        peer: Option<SocketAddr>,
+        local: Option<SocketAddr>,
+    ) -> Self {
+        Self {
+            spec: Arc::clone(spec),
+            cluster: Arc::clone(cluster),
+            peer,
+            local,
+            start: SystemTime::now(),
+            began: Instant::now(),
+            endpoint: OnceCell::new(),
+            received: Cell::default(),
+            sent: Cell::default(),
+            flag: Cell::default(),
+            details: RefCell::default(),
+        }
+    }
+
+    pub fn connected(&self, endpoint: &Arc<Endpoint>) {
+        // A connection has one endpoint.
+        self.endpoint.set(Arc::clone(endpoint)).ok();
+    }
+
+    /// Bytes that went to the client, and from it.
+    pub fn moved(&self, down: u64, up: u64) {
+        self.sent.set(self.sent.get() + down);
+        self.received.set(self.received.get() + up);
+    }
+
+    pub fn failed(&self, failure: &Failure) {
+        self.flag.set(failure.flag);
+        *self.details.borrow_mut() = failure.word().to_owned();
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        self.endpoint.get().and_then(|e| e.socket_address())
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        for logger in &self.spec.access_logs {
+            logger.log(self);
+        }
+    }
+}
+
+impl Facts for Log {
+    fn request(&self, _: &Key) -> Value<'_> {
+        Value::Missing
+    }
+
+    fn response(&self, _: &Key) -> Value<'_> {
+        Value::Missing
+    }
+
+    fn trailer(&self, _: &HeaderName) -> Value<'_> {
+        Value::Missing
+    }
+
+    fn fact(&self, fact: Fact) -> Value<'_> {
+        let ip = |address: Option<SocketAddr>| Value::shown(address.map(|a| a.ip().to_canonical()));
+        let port = |address: Option<SocketAddr>| Value::number(address.map(|a| a.port()));
+        match fact {
+            Fact::AccessLogType => Value::word("TcpConnectionEnd"),
+            Fact::BytesReceived => Value::Number(self.received.get()),
+            Fact::BytesSent => Value::Number(self.sent.get()),
+            Fact::Duration => Value::milliseconds(Some(self.began.elapsed())),
+            Fact::ResponseCode => Value::Number(0),
+            Fact::ConnectionTerminationDetails => {
+                let details = self.details.borrow();
+                Value::shown((!details.is_empty()).then(|| details.clone()))
+            }
+            Fact::ResponseFlags => Value::word(self.flag.get().map_or("-", ResponseFlag::short)),
+            Fact::ResponseFlagsLong => Value::word(self.flag.get().map_or("-", ResponseFlag::long)),
+            Fact::DownstreamRemoteAddress | Fact::DownstreamDirectRemoteAddress => {
+                Value::shown(self.peer)
+            }
+            Fact::DownstreamRemoteAddressWithoutPort
+            | Fact::DownstreamDirectRemoteAddressWithoutPort => ip(self.peer),
+            Fact::DownstreamRemotePort | Fact::DownstreamDirectRemotePort => port(self.peer),
+            Fact::DownstreamLocalAddress | Fact::DownstreamDirectLocalAddress => {
+                Value::shown(self.local)
+            }
+            Fact::DownstreamLocalAddressWithoutPort
+            | Fact::DownstreamDirectLocalAddressWithoutPort => ip(self.local),
+            Fact::DownstreamLocalPort | Fact::DownstreamDirectLocalPort => port(self.local),
+            Fact::UpstreamCluster | Fact::UpstreamClusterRaw => Value::text(Some(&*self.cluster)),
+            Fact::UpstreamHost | Fact::UpstreamRemoteAddress => {
+                Value::shown(self.endpoint.get().map(|e| e.to_string()))
+            }
+            Fact::UpstreamRemoteAddressWithoutPort => ip(self.address()),
+            Fact::UpstreamRemotePort => port(self.address()),
+            _ => Value::Missing,
+        }
+    }
+
+    fn start(&self) -> SystemTime {
+        self.start
+    }
+
+    fn point(&self, point: Point) -> Option<Duration> {
+        match point {
+            Point::DownstreamRxBegin => Some(Duration::ZERO),
+            Point::DownstreamTxEnd => Some(self.began.elapsed()),
+            _ => None,
+        }
+    }
+
+    fn route_metadata(&self, _: &str) -> Option<&MetadataValue> {
+        None
+    }
+}
