@@ -76,7 +76,8 @@ impl Limits {
         if budget == 0 && self.budget_min.load(Relaxed) == 0 {
             return self.retries.max();
         }
-        let requests = u64::from(self.requests.used()) + u64::from(self.pending.used());
+        // Those that wait for a connection are among them.
+        let requests = u64::from(self.requests.used());
         let share = requests * u64::from(budget) / 1_000_000;
         let share = u32::try_from(share).unwrap_or(u32::MAX);
         share.max(self.budget_min.load(Relaxed))
