@@ -43,6 +43,8 @@ pub struct Accepted {
     pub local: Option<SocketAddr>,
     /// `None` for a connection in clear text.
     pub session: Option<Rc<Session>>,
+    /// What a listener filter saw in the TLS handshake; may be empty.
+    pub requested_server_name: String,
     pub reader: Rc<RefCell<Reader>>,
     /// Fires when the connection is to end: after what runs now, no new work.
     pub drain: Drain,
@@ -65,8 +67,8 @@ pub struct Connection {
     /// `None` for a Unix socket.
     pub peer_address: Option<SocketAddr>,
     pub local: Option<SocketAddr>,
-    /// What the client asked for in its TLS handshake, if somebody asks for it.
-    pub requested_server_name: Option<String>,
+    /// What a listener filter saw in the TLS handshake; may be empty.
+    pub requested_server_name: String,
     pub server_name: HeaderValue,
     /// What cookies know its client by, once one is made.
     pub known_by: OnceCell<u64>,
@@ -188,10 +190,10 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
         }
         .telling(manager.model.forwarded.use_remote_address),
         session: accepted.session,
+        requested_server_name: accepted.requested_server_name,
         addresses: accepted.peer.zip(accepted.local),
         peer_address: accepted.peer,
         local: accepted.local,
-        requested_server_name: manager.wants.anything.then(|| io.server_name()).flatten(),
         local_port: accepted.local.map(|a| a.port()),
         reader: accepted.reader,
         server_name,

@@ -17,6 +17,7 @@ use super::forwarded::{X_FORWARDED_PROTO, X_REQUEST_ID};
 use crate::error::ResponseFlag;
 use crate::formatter::{Facts, Key, Value, Wants};
 use crate::route::Route;
+use crate::tls::Session;
 use crate::upstream::{Endpoint, Transport};
 
 /// What of a request outlives its messages, because somebody will ask for it.
@@ -176,6 +177,24 @@ fn port(address: Option<SocketAddr>) -> Value<'static> {
     Value::number(address.map(|a| a.port()))
 }
 
+/// What is known of a connection by its handshake.
+fn of_session(session: &Session, fact: Fact) -> Value<'_> {
+    let said = |text: &'_ str| Value::shown((!text.is_empty()).then(|| text.to_owned()));
+    let peer = session.peer.as_ref();
+    let list = |names: &[String]| said(&names.join(","));
+    match (fact, peer) {
+        (Fact::DownstreamTlsVersion, _) => Value::word(session.version),
+        (Fact::DownstreamPeerDnsSan, Some(peer)) => list(&peer.names.dns),
+        (Fact::DownstreamPeerEmailSan, Some(peer)) => list(&peer.names.emails),
+        (Fact::DownstreamPeerUriSan, Some(peer)) => list(&peer.names.uris),
+        (Fact::DownstreamPeerFingerprint256, Some(peer)) => said(&peer.hash),
+        (Fact::DownstreamPeerIssuer, Some(peer)) => said(&peer.names.issuer),
+        (Fact::DownstreamPeerSerial, Some(peer)) => said(&peer.names.serial),
+        (Fact::DownstreamPeerSubject, Some(peer)) => said(&peer.names.subject),
+        _ => Value::Missing,
+    }
+}
+
 fn ip(address: Option<SocketAddr>) -> Value<'static> {
     Value::shown(address.map(|a| a.ip().to_canonical()))
 }
@@ -262,7 +281,21 @@ impl Facts for Observed<'_> {
                 Value::number(self.kept().and_then(|k| k.request_size.get()))
             }
             Fact::RequestTxDuration => Value::milliseconds(self.point(Point::UpstreamTxEnd)),
-            Fact::RequestedServerName => Value::text(connection.requested_server_name.as_deref()),
+            Fact::RequestedServerName => {
+                let name = connection.requested_server_name.as_str();
+                Value::text(Some(name).filter(|name| !name.is_empty()))
+            }
+            Fact::DownstreamTlsVersion
+            | Fact::DownstreamPeerDnsSan
+            | Fact::DownstreamPeerEmailSan
+            | Fact::DownstreamPeerFingerprint256
+            | Fact::DownstreamPeerIssuer
+            | Fact::DownstreamPeerSerial
+            | Fact::DownstreamPeerSubject
+            | Fact::DownstreamPeerUriSan => match connection.session.as_deref() {
+                Some(session) => of_session(session, fact),
+                None => Value::Missing,
+            },
             Fact::ResponseCode => Value::Number(exchange.status().into()),
             Fact::ResponseCodeDetails => match exchange.details() {
                 Some(details) => Value::Text(details.into_owned().into()),

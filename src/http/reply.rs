@@ -139,10 +139,10 @@ pub fn direct(
 pub fn redirect(
     status: StatusCode,
     location: &str,
+    mut headers: HeaderMap,
     manner: Manner,
     exchange: Box<Exchange>,
 ) -> Response<Body> {
-    let mut headers = HeaderMap::new();
     // A location is built from checked parts; one that is no header value is not sent.
     if let Ok(location) = HeaderValue::from_str(location) {
         headers.insert(LOCATION, location);

@@ -131,9 +131,11 @@ pub async fn handle(
                     body,
                     headers,
                 }) => reply::direct(status, body, headers, manner, exchange),
-                Ok(Decided::Redirect { status, location }) => {
-                    reply::redirect(status, &location, manner, exchange)
-                }
+                Ok(Decided::Redirect {
+                    status,
+                    location,
+                    headers,
+                }) => reply::redirect(status, &location, headers, manner, exchange),
                 Ok(Decided::Forward { .. }) => unreachable!("matched above"),
                 Err(failure) if manner.http2 && strict::is_of_the_codec(&failure) => {
                     exchange.failed(&failure);
@@ -173,6 +175,8 @@ enum Decided {
     Redirect {
         status: StatusCode,
         location: String,
+        /// Beside the location.
+        headers: HeaderMap,
     },
 }
 
@@ -188,6 +192,7 @@ fn decide(
         return Ok(Decided::Redirect {
             status: StatusCode::TEMPORARY_REDIRECT,
             location,
+            headers: HeaderMap::new(),
         });
     }
     let mut names = facts.names;
@@ -210,7 +215,9 @@ fn decide(
 
     let (chosen, to) = match choose(connection, parts) {
         Found::Route(chosen, to) => (chosen, to),
-        Found::ToHttps => return Ok(redirected(&Redirect::to_https(), parts)),
+        Found::ToHttps => {
+            return Ok(redirected(&Redirect::to_https(), parts, HeaderMap::new()));
+        }
         Found::Nothing => {
             manager.stats.no_route.inc();
             return Err(Failure::local(
@@ -287,8 +294,11 @@ fn decide(
         }
         Action::Redirect(redirect) => {
             manager.stats.rq_redirect.inc();
+            exchange.answered(redirect.status);
             exchange.detail("direct_response");
-            Ok(redirected(redirect, parts))
+            let mut headers = HeaderMap::new();
+            edit_response(chosen.edits(), &mut headers, Some(exchange));
+            Ok(redirected(redirect, parts, headers))
         }
     }
 }
@@ -363,7 +373,7 @@ fn copies(chosen: &Chosen, view: &View<'_>, snapshot: &Snapshot) -> Option<Box<C
     })
 }
 
-fn redirected(redirect: &Redirect, parts: &Parts) -> Decided {
+fn redirected(redirect: &Redirect, parts: &Parts, headers: HeaderMap) -> Decided {
     let text = |name: &http::HeaderName| {
         parts
             .headers
@@ -379,6 +389,7 @@ fn redirected(redirect: &Redirect, parts: &Parts) -> Decided {
     Decided::Redirect {
         status: redirect.status,
         location,
+        headers,
     }
 }
 

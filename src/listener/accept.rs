@@ -104,7 +104,9 @@ async fn connection(
     let Some(chain) = spec.chain(&findings.facts()).cloned() else {
         return spec.stats.no_filter_chain_match.inc();
     };
-    let Findings { peer, local, .. } = findings;
+    let Findings {
+        peer, local, hello, ..
+    } = findings;
     if let ChainKind::Tcp(proxy) = &chain.kind
         && !tcp::admits(proxy, peer)
     {
@@ -119,6 +121,7 @@ async fn connection(
                 peer,
                 local,
                 session,
+                requested_server_name: hello.server_name,
                 reader,
                 drain,
                 guard,

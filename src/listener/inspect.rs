@@ -23,7 +23,8 @@ pub struct Findings {
     /// Who really connected.
     direct: Option<IpAddr>,
     is_tls: bool,
-    hello: ClientHello,
+    /// Empty unless a filter looked.
+    pub hello: ClientHello,
     /// A filter without which nothing may go on has not come to its end.
     pub unfinished: bool,
 }

@@ -122,14 +122,6 @@ impl Io {
         }
     }
 
-    /// What the client named in its TLS handshake.
-    pub fn server_name(&self) -> Option<String> {
-        match self {
-            Self::ServerTls(io) => io.get_ref().1.server_name().map(str::to_owned),
-            _ => None,
-        }
-    }
-
     /// The TCP socket below, whatever is on top.
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {

@@ -13,8 +13,6 @@ use super::names::Names;
 pub struct Session {
     /// `TLSv1.2` or `TLSv1.3`.
     pub version: &'static str,
-    /// What the client asked for, in lower case.
-    pub server_name: Option<String>,
     /// What ALPN chose.
     pub protocol: Option<Vec<u8>>,
     pub peer: Option<PeerCertificate>,
@@ -51,7 +49,6 @@ impl Session {
                 Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
                 _ => "TLSv1.3",
             },
-            server_name: connection.server_name().map(str::to_ascii_lowercase),
             protocol: connection.alpn_protocol().map(<[u8]>::to_vec),
             local_uris: peer.as_ref().map_or_else(Vec::new, |_| local_uris()),
             peer,

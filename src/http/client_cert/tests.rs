@@ -11,7 +11,6 @@ fn session(peer: bool) -> Session {
     let cert = params.self_signed(&key).unwrap();
     Session {
         version: "TLSv1.3",
-        server_name: None,
         protocol: None,
         peer: peer.then(|| PeerCertificate::new(vec![cert.der().clone()], true)),
         local_uris: vec!["spiffe://me".into(), "spiffe://i".into()],
