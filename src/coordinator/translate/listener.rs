@@ -64,6 +64,8 @@ pub fn http(frame: &Frame, name: &str, at: SocketAddr, tls: Option<&TlsFiles>) -
         http_protocol_options: Some(Http1ProtocolOptions {
             accept_http_10: true,
             default_host_for_http_10: "localhost".to_owned(),
+            // Which methods an app knows is not ours to know either.
+            allow_custom_methods: true,
             ..Http1ProtocolOptions::default()
         }),
         // A kernel socket may be silent for hours and a model may think for minutes.

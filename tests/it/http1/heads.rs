@@ -200,3 +200,16 @@ async fn a_head_of_40_kib_passes_and_one_of_200_kib_is_refused() {
     );
     assert_eq!(origin.requests().len(), 1);
 }
+
+#[tokio::test]
+async fn an_application_may_have_methods_of_its_own() {
+    let origin = Origin::echo().await;
+    let (app, host) = serving(&origin).await;
+    let mut client = client(&app).await;
+    let request = request("BREW", &host, "/pot").body(empty()).unwrap();
+    let reply = client.send_body(request).await;
+    assert_eq!(
+        (reply.status.as_u16(), &reply.json()["method"]),
+        (200, &"BREW".into())
+    );
+}
