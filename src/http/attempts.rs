@@ -336,6 +336,9 @@ impl<'a> Attempts<'a> {
                     }
                 }
             };
+            if lease.is_http2() && self.ask.upgrade.is_some_and(|u| u.connect) {
+                return Err(Lost::finally(failures::no_tunnel()));
+            }
             match self.send(&mut lease, exchange).await? {
                 Some(response) => return Ok((lease, response)),
                 None => self.again = true,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
-use crate::support::bootstrap::{bootstrap, cluster, http, listener, routes};
+use crate::support::bootstrap::{bootstrap, cluster, http, http2_cluster, listener, routes};
 use crate::support::client::{Http1, full, get, request};
 use crate::support::origin::{Content, Origin};
 use crate::support::raw::Raw;
@@ -168,9 +168,17 @@ async fn connect_ends_in_a_connection_or_is_refused() {
                 "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}],
             },
         },
+        {
+            "match": {"connect_matcher": {}, "headers": [{"name": "x-two", "present_match": true}]},
+            "route": {"cluster": "two"},
+        },
         {"match": {"prefix": ""}, "direct_response": {"status": 200}},
     ]);
-    let app = app(&all, &[cluster("echo", echo.address)]).await;
+    let clusters = [
+        cluster("echo", echo.address),
+        http2_cluster("two", echo.address),
+    ];
+    let app = app(&all, &clusters).await;
     let mut tunnel = Raw::connect(app.listener("web")).await;
     tunnel
         .send("CONNECT any.test:443 HTTP/1.1\r\nHost: any.test:443\r\nx-end: 1\r\n\r\n")
@@ -178,6 +186,10 @@ async fn connect_ends_in_a_connection_or_is_refused() {
     assert_eq!(tunnel.head().await.unwrap().status, 200);
     tunnel.send("ping").await;
     assert_eq!(tunnel.bytes(4).await, b"ping");
+    let mut two = Raw::connect(app.listener("web")).await;
+    two.send("CONNECT any.test:443 HTTP/1.1\r\nHost: any.test:443\r\nx-two: 1\r\n\r\n")
+        .await;
+    assert_eq!(two.answer().await.status, 501);
     // Only a route for it takes a CONNECT: it has no path that a prefix could match.
     let mut other = Raw::connect(app.listener("web")).await;
     other
