@@ -92,7 +92,7 @@ fn what_envoy_takes_is_taken() {
 
 #[test]
 fn what_is_not_recorded_is_refused_by_name() {
-    for text in ["%CEL(request.path)%", "%DOWNSTREAM_PEER_SUBJECT%"] {
+    for text in ["%CEL(request.path)%", "%UPSTREAM_METADATA(a:b)%"] {
         let reason = parse(text).unwrap_err();
         assert!(reason.contains("not supported yet"), "{text}: {reason}");
     }
