@@ -9,6 +9,9 @@ use super::hashing::{Candidate, HashTable};
 use super::schedule::schedule;
 use crate::upstream::Endpoint;
 
+/// Draws of one choice, whatever the configuration says: it bounds what a request can cost.
+pub const MAX_DRAWS: u32 = 128;
+
 /// Endpoints by their place in the list of their cluster, in the form that the policy needs.
 #[derive(Debug, Default)]
 pub struct Hosts {
@@ -96,7 +99,8 @@ impl Hosts {
             Policy::LeastRequest {
                 choices: Some(choices),
             } => {
-                let drawn = (0..*choices).filter_map(|_| member(self.turns.any()?));
+                let drawn =
+                    (0..(*choices).min(MAX_DRAWS)).filter_map(|_| member(self.turns.any()?));
                 drawn.min_by_key(|place| busy(*place))
             }
             Policy::LeastRequest { choices: None } => {

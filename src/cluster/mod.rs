@@ -135,7 +135,7 @@ impl Cluster {
         draws: u32,
         hash: Option<u64>,
     ) -> Result<&Arc<Endpoint>, PickError> {
-        for draw in 0..=u64::from(draws) {
+        for draw in 0..=u64::from(draws.min(hosts::MAX_DRAWS)) {
             // Another hash each time, far from the first: the same would lead to the same endpoint.
             let attempt = tried.len() as u64 + draw;
             let endpoint = self.pick(hash.map(|hash| hash ^ attempt.wrapping_neg()))?;

@@ -51,8 +51,7 @@ pub struct Pipeline {
     failed: BTreeSet<Key>,
     /// Clusters whose health checks have to be looked after.
     checked: Vec<Arc<str>>,
-    /// Listeners do not wait longer than this for the first checks of endpoints.
-    first_checks: Option<Instant>,
+    first_checks: FirstChecks,
 }
 
 /// What a pipeline is made from.
@@ -71,6 +70,17 @@ pub(super) struct Roots {
     /// All but those of listeners. Listeners open once the first clusters are there.
     pub clusters: bool,
     pub all: bool,
+}
+
+/// How long closed listeners wait for the first health checks of endpoints.
+#[derive(Clone, Copy, Debug, Default)]
+enum FirstChecks {
+    /// Nobody was seen that is still to be checked.
+    #[default]
+    None,
+    Until(Instant),
+    /// Not any longer, whatever else listeners wait for.
+    Over,
 }
 
 /// What the names of a batch stood for before it was applied.
@@ -108,7 +118,7 @@ impl Pipeline {
             guard: Guard::new(deletions),
             failed: BTreeSet::new(),
             checked: Vec::new(),
-            first_checks: None,
+            first_checks: FirstChecks::default(),
         }
     }
 
@@ -177,6 +187,7 @@ impl Pipeline {
             self.stats.pipeline.deadlines_fired.inc();
             self.release(key, &mut admitted);
         }
+        self.end_first_checks(now);
         self.open_listeners(&mut admitted, now);
         self.bring_into_use(&admitted);
         self.let_go(now);
@@ -205,7 +216,10 @@ impl Pipeline {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let lingering = self.lingering.next_deadline();
         let warming = self.warming.next_deadline().into_iter();
-        let checks = self.first_checks.filter(|_| !self.warming.is_open());
+        let checks = match self.first_checks {
+            FirstChecks::Until(deadline) if !self.warming.is_open() => Some(deadline),
+            _ => None,
+        };
         warming.chain(lingering).chain(checks).min()
     }
 

@@ -390,3 +390,27 @@ async fn a_silent_source_holds_listeners_back_only_for_its_timeout() {
     }
     panic!("never live");
 }
+
+#[test]
+fn a_deadline_for_first_checks_that_has_passed_is_not_waited_for_again() {
+    const CHECKED: &str = "name: k, type: STATIC, connect_timeout: 1s, load_assignment: \
+        {cluster_name: k, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: \
+        {address: 127.0.0.1, port_value: 1}}}}]}]}, health_checks: [{timeout: 1s, interval: 1s, \
+        unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {}}]";
+    let mut rig = rig(vec![]);
+    // Listeners wait for the checks of one cluster, and longer for the endpoints of the other.
+    rig.control
+        .begin(vec![update(ResourceType::Cluster, &[CHECKED, EDS])]);
+    let pipeline = &mut rig.control.pipeline;
+    let mut steps = 0;
+    let mut now = Instant::now();
+    pipeline.expire(now);
+    while let Some(deadline) = pipeline.next_deadline() {
+        assert!(deadline > now, "step {steps}: {:?}", now - deadline);
+        now = deadline;
+        pipeline.expire(now);
+        steps += 1;
+        assert!(steps < 10);
+    }
+    assert!(steps >= 2);
+}

@@ -10,7 +10,7 @@ use causeway_xds::source::{Batch, Origin};
 use causeway_xds::store::{Changes, Entry};
 use tracing::warn;
 
-use super::{Before, Pipeline};
+use super::{Before, FirstChecks, Pipeline};
 use crate::control::linger::referred;
 use crate::control::subscriptions::wanted_by;
 use crate::control::view::View;
@@ -200,7 +200,7 @@ impl Pipeline {
 
     /// Whether listeners are still closed, and there are endpoints that nobody has looked at.
     fn awaits_first_checks(&mut self, now: Instant) -> bool {
-        if self.warming.is_open() {
+        if self.warming.is_open() || matches!(self.first_checks, FirstChecks::Over) {
             return false;
         }
         let snapshot = self.publisher.current();
@@ -217,12 +217,26 @@ impl Pipeline {
         if !self.store.entries(ResourceType::Cluster).any(unknown) {
             return false;
         }
-        let deadline = *self.first_checks.get_or_insert(now + FIRST_CHECKS);
-        if deadline <= now {
-            warn!("not waiting any longer for the first health checks");
-            self.stats.pipeline.deadlines_fired.inc();
+        if matches!(self.first_checks, FirstChecks::None) {
+            self.first_checks = FirstChecks::Until(now + FIRST_CHECKS);
         }
-        deadline > now
+        true
+    }
+
+    /// Gives up waiting for first checks whose time has come, even if listeners wait for more: a
+    /// deadline that has passed must not be waited for again.
+    pub(super) fn end_first_checks(&mut self, now: Instant) {
+        if let FirstChecks::Until(deadline) = self.first_checks
+            && deadline <= now
+        {
+            if self.awaits_first_checks(now) {
+                warn!(
+                    "FIRST_CHECKS ({FIRST_CHECKS:?}) fired: not waiting for the first health checks"
+                );
+                self.stats.pipeline.deadlines_fired.inc();
+            }
+            self.first_checks = FirstChecks::Over;
+        }
     }
 
     pub(super) fn release(&mut self, key: Key, admitted: &mut Changes) {
