@@ -463,12 +463,12 @@ fn http_options_are_refused_by_path() {
                 },
             ),
             (
-                "explicit_http_config.http_protocol_options.enable_trailers: not supported yet",
+                "explicit_http_config.http_protocol_options.allow_chunked_length: not supported yet",
                 |o| {
                     *o = explicit(
                         upstream::explicit_http_config::ProtocolConfig::HttpProtocolOptions(
                             core::Http1ProtocolOptions {
-                                enable_trailers: true,
+                                allow_chunked_length: true,
                                 ..Default::default()
                             },
                         ),
