@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
+use causeway_xds::resource::access_log::Sink;
 use tokio::task::AbortHandle;
 
 use crate::cluster::Cluster;
 use crate::cluster::health_check::{Changes, Checker, Urgency};
 use crate::snapshot::Snapshot;
+use crate::telemetry::access_log::{LogFile, LogFiles};
 use crate::telemetry::stats::Stats;
 use crate::upstream::endpoint::Finding;
 
@@ -18,6 +20,7 @@ pub(super) struct Health {
     changes: Arc<Changes>,
     clusters: HashMap<Arc<str>, Checked>,
     waiting: BTreeMap<Arc<str>, Instant>,
+    files: LogFiles,
 }
 
 /// A cluster under check.
@@ -72,6 +75,7 @@ impl Health {
             _ => HashMap::new(),
         };
         let counts = stats.health_check(cluster.model.stat_name());
+        let events = self.open(&cluster.name, &check.event_logs);
         let mut tasks = HashMap::new();
         for endpoint in cluster.endpoints.all() {
             if endpoint.attributes.check.disabled {
@@ -85,6 +89,7 @@ impl Health {
                     transport: Arc::clone(&cluster.transport),
                     stats: Arc::clone(&counts),
                     changes: Arc::clone(&self.changes),
+                    events: events.clone(),
                 };
                 Task(tokio::spawn(checker.run()).abort_handle())
             });
@@ -97,6 +102,18 @@ impl Health {
         };
         gauge(cluster, stats);
         self.clusters.insert(Arc::clone(&cluster.name), checked);
+    }
+
+    /// Checks do not wait for a file that cannot be written; it is said once for each change.
+    fn open(&self, cluster: &str, sinks: &[Sink]) -> Vec<Arc<LogFile>> {
+        let opened = sinks.iter().filter_map(|sink| match self.files.open(sink) {
+            Ok(file) => file,
+            Err(error) => {
+                tracing::error!(%cluster, ?sink, %error, "events of health checks are not logged");
+                None
+            }
+        });
+        opened.collect()
     }
 
     /// Which of the changed clusters are to be made new now. Others have changed a moment ago, and

@@ -221,3 +221,46 @@ async fn an_endpoint_may_have_its_own_port_or_no_check_at_all() {
     assert_eq!(a.checks(), 0);
     assert_eq!(b.origin.requests()[0].header("host"), "own.test");
 }
+
+#[tokio::test]
+async fn changes_of_health_are_logged() {
+    let replica = Replica::named("a").await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("events");
+    let mut check = http_check();
+    check["event_logger"] = json!([{
+        "name": "file",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.health_check.event_sinks.file.v3.HealthCheckEventFileSink",
+            "event_log_path": path,
+        },
+    }]);
+    let _app = serving(checked(&[&replica], &check)).await;
+    replica.status.store(503, SeqCst);
+    let mut lines = Vec::new();
+    until("two changes", async || {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let whole = text.split_inclusive('\n').filter(|l| l.ends_with('\n'));
+        lines = whole
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .collect();
+        lines.len() >= 2
+    })
+    .await;
+    let at = replica.origin.address;
+    let host =
+        json!({"socket_address": {"protocol": "TCP", "address": at.ip(), "port_value": at.port()}});
+    for (line, event, told) in [
+        (&lines[0], "add_healthy_event", json!({"first_check": true})),
+        (
+            &lines[1],
+            "eject_unhealthy_event",
+            json!({"failure_type": "ACTIVE"}),
+        ),
+    ] {
+        assert_eq!(line[event], told, "{line}");
+        assert_eq!(line["host"], host);
+        assert_eq!(line["cluster_name"], "c");
+        assert_eq!(line["health_checker_type"], "HTTP");
+    }
+}

@@ -4,7 +4,9 @@
 //! |---|---|
 //! | `progress` | what the results add up to, and how long to wait; without I/O |
 //! | `probe` | one check: HTTP, TCP, gRPC |
+//! | `events` | what is logged of them |
 
+mod events;
 mod probe;
 mod progress;
 
@@ -17,9 +19,11 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
+use crate::telemetry::access_log::LogFile;
 use crate::telemetry::stats::HealthCheckStats;
 use crate::upstream::endpoint::Finding;
 use crate::upstream::{Endpoint, Transport};
+use events::{Cause, Outcome};
 use probe::{Failed, Prober};
 use progress::{Progress, Step, Verdict};
 
@@ -67,6 +71,8 @@ pub struct Checker {
     pub transport: Arc<Transport>,
     pub stats: Arc<HealthCheckStats>,
     pub changes: Arc<Changes>,
+    /// Where changes are logged.
+    pub events: Vec<Arc<LogFile>>,
 }
 
 impl Checker {
@@ -76,19 +82,39 @@ impl Checker {
         tokio::time::sleep(part_of(intervals.initial_jitter)).await;
         let mut progress = Progress::new(!self.endpoint.is_found(Finding::FailedActive));
         let mut prober = Prober::new(&self.check, &self.cluster, &self.endpoint);
+        let mut first = true;
         loop {
             self.stats.attempt.inc();
             let limit = self.check.timeout;
-            let result = match timeout(limit, prober.probe(&self.transport)).await {
-                Ok(result) => result,
+            let (result, cause) = match timeout(limit, prober.probe(&self.transport)).await {
+                Ok(Err(failed)) if failed.network => (Err(failed), Cause::Network),
+                Ok(result) => (result, Cause::Active),
                 Err(_) => {
                     prober.disconnect();
-                    Err(Failed::network(format!("timeout ({limit:?}) fired")))
+                    let failed = Failed::network(format!("timeout ({limit:?}) fired"));
+                    (Err(failed), Cause::NetworkTimeout)
                 }
             };
             let verdict = self.judge(result);
             let step = progress.take(verdict, &self.check);
-            self.publish(verdict, step);
+            let degraded_changed = self.publish(verdict, step);
+            if !self.events.is_empty() {
+                let outcome = Outcome {
+                    verdict,
+                    step,
+                    first,
+                    degraded_changed,
+                    cause,
+                };
+                let Self {
+                    check,
+                    cluster,
+                    endpoint,
+                    ..
+                } = &self;
+                events::log(&self.events, check, cluster, endpoint, outcome);
+            }
+            first = false;
             let traffic = self.transport.stats.upstream_cx_total.value() > 0;
             let wait = progress::wait(verdict, step, intervals, traffic);
             tokio::time::sleep(jittered(wait, intervals.jitter, intervals.jitter_percent)).await;
@@ -116,11 +142,13 @@ impl Checker {
         }
     }
 
-    fn publish(&self, verdict: Verdict, step: Step) {
+    /// Whether the endpoint has begun or ceased to be degraded.
+    fn publish(&self, verdict: Verdict, step: Step) -> bool {
         let endpoint = &self.endpoint;
         let first = endpoint.find(Finding::PendingActive, false);
         let degraded = matches!(verdict, Verdict::Success { degraded: true });
-        let mut changed = endpoint.find(Finding::DegradedActive, degraded);
+        let degraded_changed = endpoint.find(Finding::DegradedActive, degraded);
+        let mut changed = degraded_changed;
         if step == Step::Changed {
             let healthy = matches!(verdict, Verdict::Success { .. });
             changed |= endpoint.find(Finding::FailedActive, !healthy);
@@ -134,6 +162,7 @@ impl Checker {
         } else if changed {
             self.changes.note(&self.cluster, Urgency::Mergeable);
         }
+        degraded_changed
     }
 }
 

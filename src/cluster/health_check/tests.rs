@@ -24,8 +24,11 @@ fn intervals() -> Intervals {
     }
 }
 
-fn check(unhealthy_threshold: u32, healthy_threshold: u32) -> HealthCheck {
+pub(super) fn check(unhealthy_threshold: u32, healthy_threshold: u32) -> HealthCheck {
     HealthCheck {
+        event_logs: vec![],
+        log_success: false,
+        log_failures: false,
         timeout: Duration::from_secs(1),
         intervals: intervals(),
         unhealthy_threshold,

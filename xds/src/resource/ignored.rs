@@ -195,14 +195,6 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     ("GrpcService.timeout", "streams have no end"),
     (
-        "HealthCheck.always_log_health_check_failures",
-        "every failed check is logged, at level debug",
-    ),
-    (
-        "HealthCheck.always_log_health_check_success",
-        "only changes of health are logged",
-    ),
-    (
         "Http1ProtocolOptions.enable_trailers",
         "trailers that are announced are always passed on",
     ),

@@ -191,7 +191,7 @@ impl Cluster {
             name,
             alt_stat_name,
             connect_timeout,
-            health_check: HealthCheck::decode_list(health_checks, ctx)?,
+            health_check: HealthCheck::decode_list(health_checks)?,
             merge_window: merge_window(common_lb_config.as_ref()).at("common_lb_config")?,
             balancing: Balancing::decode(
                 policy::Fields {

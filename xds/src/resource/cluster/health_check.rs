@@ -6,12 +6,16 @@ use std::time::Duration;
 use crate::proto::core::health_check::{
     self, GrpcHealthCheck, HealthChecker, HttpHealthCheck, Payload, TcpHealthCheck,
 };
-use crate::proto::core::{self, HeaderValueOption, RequestMethod};
+use crate::proto::core::{self, HeaderValueOption, RequestMethod, TypedExtensionConfig};
+use crate::proto::envoy::extensions::health_check::event_sinks::file::v3::HealthCheckEventFileSink;
 use crate::proto::envoy::r#type::v3::{CodecClientType, Int64Range};
 use crate::reject::Invalid;
+use crate::resource::access_log::Sink;
 use crate::resource::context::{
-    At, Context, accept, duration, each, enumeration, fault, flag, number, refuse, required,
+    At, duration, each, enumeration, fault, flag, not_empty, number, refuse, required,
+    unknown_type, unpack,
 };
+use crate::type_url::message_name;
 
 /// `envoy.config.core.v3.HealthCheck`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +30,12 @@ pub struct HealthCheck {
     pub port: Option<u16>,
     /// Whether the connection is kept for the next check. Default true.
     pub reuse_connection: bool,
+    /// Where changes are logged (`event_log_path`, `event_logger`).
+    pub event_logs: Vec<Sink>,
+    /// Each success is logged there, too (`always_log_health_check_success`).
+    pub log_success: bool,
+    /// Each failure, and not only the first (`always_log_health_check_failures`).
+    pub log_failures: bool,
     pub probe: Probe,
 }
 
@@ -91,19 +101,16 @@ pub struct TcpProbe {
 
 impl HealthCheck {
     /// Of a list that has at most one, as in Envoy.
-    pub(super) fn decode_list(
-        messages: Vec<core::HealthCheck>,
-        ctx: &Context<'_>,
-    ) -> Result<Option<Self>, Invalid> {
+    pub(super) fn decode_list(messages: Vec<core::HealthCheck>) -> Result<Option<Self>, Invalid> {
         const FIELD: &str = "health_checks";
         if messages.len() > 1 {
             return Err(Invalid::at(FIELD, "only one is supported"));
         }
-        let all = each(FIELD, messages, |message| Self::decode(message, ctx))?;
+        let all = each(FIELD, messages, Self::decode)?;
         Ok(all.into_iter().next())
     }
 
-    fn decode(message: core::HealthCheck, ctx: &Context<'_>) -> Result<Self, Invalid> {
+    fn decode(message: core::HealthCheck) -> Result<Self, Invalid> {
         #[allow(deprecated, reason = "named so that it can be refused")]
         let core::HealthCheck {
             timeout,
@@ -129,17 +136,11 @@ impl HealthCheck {
             transport_socket_match_criteria,
             health_checker,
         } = message;
-        refuse!(
-            event_log_path,
-            event_logger,
-            event_service,
-            tls_options,
-            transport_socket_match_criteria,
-        );
-        accept!(ctx, "HealthCheck":
-            always_log_health_check_failures,
-            always_log_health_check_success,
-        );
+        refuse!(event_service, tls_options, transport_socket_match_criteria,);
+        let mut event_logs = each("event_logger", event_logger, event_log)?;
+        if !event_log_path.is_empty() {
+            event_logs.push(Sink::File(event_log_path));
+        }
         let healthy = positive(
             Some(required(interval, "interval")?),
             "interval",
@@ -185,9 +186,28 @@ impl HealthCheck {
             healthy_threshold: threshold(healthy_threshold, "healthy_threshold")?,
             port: port.and_then(|port| u16::try_from(port).ok()),
             reuse_connection: flag(reuse_connection, true),
+            event_logs,
+            log_success: always_log_health_check_success,
+            log_failures: always_log_health_check_failures,
             probe: Probe::decode(required(health_checker, "health_checker")?)?,
         })
     }
+}
+
+/// The one place there is for events.
+fn event_log(message: TypedExtensionConfig) -> Result<Sink, Invalid> {
+    const FILE: &str = "envoy.extensions.health_check.event_sinks.file.v3.HealthCheckEventFileSink";
+    let TypedExtensionConfig {
+        name: _,
+        typed_config,
+    } = message;
+    let any = required(typed_config, "typed_config")?;
+    if message_name(&any.type_url) != FILE {
+        return Err(unknown_type(&any.type_url)).at("typed_config");
+    }
+    let HealthCheckEventFileSink { event_log_path } = unpack(&any).at("typed_config")?;
+    let path = not_empty(event_log_path, "event_log_path").at("typed_config")?;
+    Ok(Sink::File(path))
 }
 
 fn positive(

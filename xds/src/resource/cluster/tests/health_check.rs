@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::resource::access_log::Sink;
 use crate::resource::decode;
 use crate::text;
 
@@ -141,4 +142,31 @@ fn a_check_is_refused_by_path() {
             "{refusal}"
         );
     }
+}
+
+#[test]
+fn events_go_to_files() {
+    const SINK: &str = "type.googleapis.com/envoy.extensions.health_check.event_sinks.file.v3.HealthCheckEventFileSink";
+    let logger = |kind: &str, fields: &str| {
+        let config = format!("{{'@type': {kind}, {fields}}}");
+        let logger = format!("event_logger: [{{name: f, typed_config: {config}}}]");
+        read(&format!(
+            "{BASE}, tcp_health_check: {{}}, {logger}, event_log_path: /b"
+        ))
+    };
+    let check = logger(SINK, "event_log_path: /a").unwrap();
+    let files = ["/a", "/b"].map(|path| Sink::File(path.to_owned()));
+    assert_eq!(check.event_logs, files);
+    assert!(!check.log_failures && !check.log_success);
+    let refused = |kind, fields| logger(kind, fields).unwrap_err();
+    let at = "cluster \"c\": health_checks[0].event_logger[0].typed_config";
+    assert_eq!(
+        refused(SINK, ""),
+        format!("{at}.event_log_path: must not be empty")
+    );
+    let other = "type.googleapis.com/google.protobuf.Duration";
+    assert_eq!(
+        refused(other, "value: 1s"),
+        format!("{at}: extension type {other:?} is not supported")
+    );
 }
