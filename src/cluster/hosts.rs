@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use causeway_xds::resource::cluster::Policy;
+use causeway_xds::resource::cluster::{Hashing, Policy};
 
 use super::hashing::{Candidate, HashTable};
 use super::schedule::schedule;
@@ -17,7 +17,16 @@ pub const MAX_DRAWS: u32 = 128;
 pub struct Hosts {
     members: Vec<u32>,
     turns: Turns,
-    table: Option<HashTable>,
+    table: Option<Table>,
+}
+
+/// For policies that hash.
+#[derive(Debug)]
+struct Table {
+    places: HashTable,
+    /// Each endpoint with its share of all traffic, where that bounds what it gets.
+    shares: Vec<(u32, f64)>,
+    balance_factor: u32,
 }
 
 /// A schedule, and how far it is.
@@ -112,26 +121,90 @@ impl Hosts {
             }
             Policy::RingHash(_) | Policy::Maglev(_) => {
                 let hash = hash.unwrap_or_else(|| fastrand::u64(..));
-                self.table.as_ref()?.get(hash)
+                self.table.as_ref()?.get(all, hash)
             }
         }
     }
 }
 
-fn hash_table(all: &[Arc<Endpoint>], shares: &[(u32, f64)], policy: &Policy) -> Option<HashTable> {
-    let candidates = |use_hostname: bool| -> Vec<Candidate> {
+fn hash_table(all: &[Arc<Endpoint>], shares: &[(u32, f64)], policy: &Policy) -> Option<Table> {
+    let candidates = |hashing: &Hashing| -> Vec<Candidate> {
         let candidate = |(place, share): &(u32, f64)| Candidate {
             index: *place,
-            key: hash_key(&all[*place as usize], use_hostname),
+            key: hash_key(&all[*place as usize], hashing.use_hostname),
             share: *share,
         };
         shares.iter().map(candidate).collect()
     };
-    match policy {
-        Policy::RingHash(config) => Some(HashTable::ring(&candidates(config.use_hostname), config)),
-        Policy::Maglev(config) => Some(HashTable::maglev(&candidates(config.use_hostname), config)),
-        _ => None,
+    let (places, hashing) = match policy {
+        Policy::RingHash(config) => (
+            HashTable::ring(&candidates(&config.hashing), config),
+            config.hashing,
+        ),
+        Policy::Maglev(config) => (
+            HashTable::maglev(&candidates(&config.hashing), config),
+            config.hashing,
+        ),
+        _ => return None,
+    };
+    let balance_factor = hashing.balance_factor;
+    Some(Table {
+        places,
+        shares: balance_factor.map_or_else(Vec::new, |_| shares.to_vec()),
+        balance_factor: balance_factor.unwrap_or_default(),
+    })
+}
+
+impl Table {
+    fn get(&self, all: &[Arc<Endpoint>], hash: u64) -> Option<u32> {
+        let place = self.places.get(hash)?;
+        if self.shares.is_empty() || active(all, place) == 0 {
+            return Some(place);
+        }
+        Some(self.bounded(all, place, hash))
     }
+
+    /// Another place instead of one that has more than its part of the requests under way. The
+    /// others come in an order that the hash makes, each time the same for it; if all have too
+    /// many, the least loaded one is taken.
+    fn bounded(&self, all: &[Arc<Endpoint>], first: u32, hash: u64) -> u32 {
+        let total: u64 = self
+            .shares
+            .iter()
+            .map(|(place, _)| active(all, *place))
+            .sum();
+        let slots = ((total + 1) * u64::from(self.balance_factor)).div_ceil(100);
+        let load = |(place, share): &(u32, f64)| load(active(all, *place), slots, *share);
+        let own = self.shares.iter().find(|(place, _)| *place == first);
+        let Some(own) = own.map(load).filter(|load| *load > 1.0) else {
+            return first;
+        };
+        let mut others = self.shares.clone();
+        fastrand::Rng::with_seed(hash).shuffle(&mut others);
+        let mut least = (first, own);
+        for other in others.iter().filter(|(place, _)| *place != first) {
+            let load = load(other);
+            if load <= 1.0 {
+                return other.0;
+            }
+            if load < least.1 {
+                least = (other.0, load);
+            }
+        }
+        least.0
+    }
+}
+
+/// Requests under way.
+fn active(all: &[Arc<Endpoint>], place: u32) -> u64 {
+    let active = all[place as usize].stats.rq_active.value();
+    u64::try_from(active).unwrap_or_default()
+}
+
+/// How much of its part of all slots is taken; at least one slot is everyone's.
+#[expect(clippy::cast_precision_loss, reason = "numbers of requests")]
+fn load(active: u64, slots: u64, share: f64) -> f64 {
+    active as f64 / (slots as f64 * share).ceil().max(1.0)
 }
 
 fn hash_key(endpoint: &Endpoint, use_hostname: bool) -> String {

@@ -4,6 +4,7 @@ mod endpoints;
 mod hashing;
 pub mod health_check;
 mod hosts;
+pub mod outlier;
 mod priority;
 mod schedule;
 mod selection;
@@ -14,6 +15,7 @@ use causeway_xds::resource::cluster as model;
 use http::StatusCode;
 
 pub use endpoints::EndpointSet;
+use outlier::{Detection, Outcome};
 
 use crate::error::{Failure, ResponseFlag};
 use crate::upstream::endpoint::{Availability, EndpointStats};
@@ -29,6 +31,8 @@ pub struct Cluster {
     /// Endpoints that it had, for as long as something still runs to them.
     pub former: Vec<Former>,
     pub model: Arc<model::Cluster>,
+    /// What is told of each attempt, if somebody wants to know.
+    pub outlier: Option<Arc<Detection>>,
 }
 
 /// An endpoint that is gone. What runs to it goes on until its cluster is gone as well.
@@ -87,6 +91,16 @@ impl Cluster {
             endpoints: Arc::new(endpoints),
             former: self.former.clone(),
             model: Arc::clone(&self.model),
+            outlier: self.outlier.clone(),
+        }
+    }
+
+    /// Tells outlier detection, if there is any, what an attempt came to.
+    pub fn note(&self, endpoint: &Endpoint, outcome: impl Into<Option<Outcome>>) {
+        if let Some(detection) = &self.outlier
+            && let Some(outcome) = outcome.into()
+        {
+            detection.note(endpoint, outcome);
         }
     }
 

@@ -15,6 +15,7 @@ use super::exchange::Exchange;
 use super::failures;
 use super::head::{UpgradeRequest, strip_response};
 use super::mirror::Copies;
+use super::outcome;
 use super::replay::Replay;
 use super::request::prepare;
 use super::retry::{Reset, Retries, Verdict};
@@ -52,9 +53,9 @@ pub struct Ask<'a> {
 type Answer = (Lease, Response<Incoming>);
 
 /// An attempt that got no answer.
-struct Lost {
-    failure: Failure,
-    reset: Reset,
+pub struct Lost {
+    pub failure: Failure,
+    pub reset: Reset,
     timed_out: bool,
 }
 
@@ -65,6 +66,11 @@ impl Lost {
             reset,
             timed_out: false,
         }
+    }
+
+    /// Of the attempt or of the route.
+    pub fn is_timeout(&self) -> bool {
+        self.timed_out || self.failure.details == failures::ROUTE_TIMEOUT
     }
 
     /// Nothing that another attempt could mend.
@@ -103,6 +109,8 @@ struct Attempts<'a> {
     again: bool,
     /// What was sent may have to be sent again.
     resend: bool,
+    /// The endpoint that is asked, and whether it was connected to.
+    asked: Option<(&'a Arc<Endpoint>, bool)>,
     /// Endpoints that did not do.
     tried: Vec<u64>,
     /// Of the attempt before, when no connection came about.
@@ -180,6 +188,7 @@ pub async fn ask(
         count: 1,
         again: false,
         resend,
+        asked: None,
         tried: Vec::new(),
         unreachable: None,
         replay: None,
@@ -192,6 +201,12 @@ impl<'a> Attempts<'a> {
     async fn run(mut self, exchange: &mut Exchange) -> (Result<Answer, Failure>, u32) {
         loop {
             let attempt = self.attempt(exchange).await;
+            if let Some(detection) = &self.cluster.outlier
+                && let Some((endpoint, connected)) = self.asked.take()
+                && let Some(outcome) = outcome::of(attempt.as_ref().map(|(_, r)| r), connected)
+            {
+                detection.note(endpoint, outcome);
+            }
             let stats = &self.cluster.transport.stats;
             let retries = match self.body.is_given_up() {
                 false => self.ask.retries.as_mut(),
@@ -311,6 +326,7 @@ impl<'a> Attempts<'a> {
                 return Err(Lost::of(failures::overflow(limit.max()), Reset::Overflow));
             };
             exchange.asked(endpoint, transport, permit);
+            self.asked = Some((endpoint, false));
             let pooled = if self.again {
                 None
             } else {
@@ -336,6 +352,7 @@ impl<'a> Attempts<'a> {
                     }
                 }
             };
+            self.asked = Some((endpoint, true));
             if lease.is_http2() && self.ask.upgrade.is_some_and(|u| u.connect) {
                 return Err(Lost::finally(failures::no_tunnel()));
             }

@@ -10,6 +10,7 @@ use super::exchange::Exchange;
 use super::failures;
 use super::timeouts::Timeouts;
 use crate::cluster::Cluster;
+use crate::cluster::outlier::Outcome;
 use crate::error::Failure;
 use crate::route::action::Forward;
 use crate::upstream::pool::{self, RawConnection};
@@ -37,6 +38,7 @@ pub async fn open(
     let mut opening = pin!(pool::open_raw(&endpoint, transport, via.as_deref()));
     let opened = std::future::poll_fn(|cx| {
         if let Poll::Ready(opened) = Pin::new(&mut opening).poll(cx) {
+            cluster.note(&endpoint, Outcome::of(&opened));
             return Poll::Ready(opened.map_err(Failure::from));
         }
         exchange.poll_watch(cx).map(|fired| {

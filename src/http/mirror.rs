@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::replay::Replay;
 use super::request::prepare;
 use crate::cluster::Cluster;
+use crate::cluster::outlier::Outcome;
 use crate::route::Route;
 use crate::route::action::{Action, Mirror, split_port};
 use crate::upstream::body::{Kept, Piece};
@@ -138,6 +139,7 @@ impl Copy {
         let via = Via::of_request(transport, &head.headers, None);
         let checkout = pool::checkout(endpoint, transport, via.as_ref(), false);
         let Ok(mut lease) = checkout.await else {
+            cluster.note(endpoint, Outcome::Unreachable);
             return;
         };
         let bodyless = body.is_empty();
@@ -145,8 +147,10 @@ impl Copy {
         let body = Kept::whole(body).read();
         let sent = lease.send(http::Request::from_parts(head, body)).await;
         let Ok(mut response) = sent else {
+            cluster.note(endpoint, Outcome::Reset);
             return;
         };
+        cluster.note(endpoint, Outcome::Answered(response.status().as_u16()));
         transport
             .stats
             .upstream_rq

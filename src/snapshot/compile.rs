@@ -15,6 +15,7 @@ use causeway_xds::store::{Changes, ResourceStore, is_reserved};
 
 use self::filters::{FilterUsers, With};
 use super::Snapshot;
+use crate::cluster::outlier::{self, Detection};
 use crate::cluster::{Cluster, EndpointSet, Former};
 use crate::filter::Registry;
 use crate::route::{RouteTable, VirtualHost};
@@ -35,6 +36,10 @@ pub struct Compiler {
     /// Virtual hosts that are resources of their own, by route configuration.
     virtual_hosts: HashMap<String, BTreeSet<String>>,
     filter_users: FilterUsers,
+    outlier_keys: Arc<outlier::Keys>,
+    reports: outlier::Reports,
+    /// Until somebody takes it.
+    reported: Option<outlier::Received>,
 }
 
 /// What a compilation led to.
@@ -45,7 +50,7 @@ pub struct Compiled {
     /// Valid resources that cannot be used all the same: a certificate file that is not there.
     /// Their earlier version stays in use.
     pub rejected: Vec<Rejected>,
-    /// Clusters with health checks that are new, changed or gone.
+    /// Clusters with health checks or outlier detection that are new, changed or gone.
     pub checked: Vec<Arc<str>>,
 }
 
@@ -72,7 +77,11 @@ type Failed = Invalid;
 
 impl Compiler {
     pub fn new(stats: Arc<Stats>, registry: Registry) -> Self {
+        let (reports, reported) = outlier::reports();
         Self {
+            outlier_keys: Arc::new(outlier::Keys::new(&registry.context().layers)),
+            reports,
+            reported: Some(reported),
             stats,
             log_files: LogFiles::default(),
             registry,
@@ -81,6 +90,11 @@ impl Compiler {
             virtual_hosts: HashMap::new(),
             filter_users: FilterUsers::default(),
         }
+    }
+
+    /// Where data threads report outliers; there once.
+    pub fn take_reports(&mut self) -> Option<outlier::Received> {
+        self.reported.take()
     }
 
     /// The snapshot after `previous`. `changes` names everything in `store` that is not as
@@ -237,7 +251,9 @@ impl Compiler {
         }
         transport.stats.membership_change.inc();
         let name: Arc<str> = Arc::clone(&transport.cluster);
+        let outlier = self.outlier(&name, model, before.as_deref());
         let cluster = Cluster {
+            outlier,
             name: Arc::clone(&name),
             transport,
             endpoints: Arc::new(endpoints),
@@ -245,11 +261,29 @@ impl Compiler {
             model: Arc::clone(model),
         };
         cluster.gauge_members();
-        let checked = |model: &model::Cluster| model.health_check.is_some();
-        if checked(&cluster.model) || before.is_some_and(|before| checked(&before.model)) {
+        if is_watched(&cluster.model) || before.is_some_and(|before| is_watched(&before.model)) {
             out.checked.push(Arc::clone(&name));
         }
         out.snapshot.clusters.insert(name, Arc::new(cluster));
+    }
+
+    /// The same as before while its configuration is.
+    fn outlier(
+        &self,
+        name: &Arc<str>,
+        model: &model::Cluster,
+        before: Option<&Cluster>,
+    ) -> Option<Arc<Detection>> {
+        let wanted = model.outlier.as_ref()?;
+        match before.and_then(|before| before.outlier.as_ref()) {
+            Some(before) if before.model == *wanted => Some(Arc::clone(before)),
+            _ => Some(Arc::new(Detection::new(
+                Arc::clone(name),
+                wanted.clone(),
+                Arc::clone(&self.outlier_keys),
+                self.reports.clone(),
+            ))),
+        }
     }
 
     /// The snapshot after `previous`, with the endpoints of these clusters as they are known to be now.
@@ -294,7 +328,7 @@ impl Compiler {
         let cut = is_reserved(&cluster.name);
         retire(cluster.endpoints.all(), &cluster.former, cut, out);
         out.snapshot.clusters.remove(&*cluster.name);
-        if cluster.model.health_check.is_some() {
+        if is_watched(&cluster.model) {
             out.checked.push(Arc::clone(&cluster.name));
         }
         self.stats.cluster_manager.cluster_removed.inc();
@@ -508,6 +542,11 @@ fn retire(endpoints: &[Arc<Endpoint>], former: &[Former], cut: bool, out: &mut C
     if !endpoints.is_empty() {
         out.retired.push(Retired { endpoints, cut });
     }
+}
+
+/// Whether somebody watches the health of its endpoints.
+fn is_watched(model: &model::Cluster) -> bool {
+    model.health_check.is_some() || model.outlier.is_some()
 }
 
 /// Whether connections made for `a` may be used for `b`.

@@ -14,6 +14,7 @@ use http::StatusCode;
 
 use self::log::Log;
 use crate::cluster::Cluster;
+use crate::cluster::outlier::Outcome;
 use crate::error::{Failure, ResponseFlag};
 use crate::net::Io;
 use crate::net::copy::{self, End, Ended, Side};
@@ -137,7 +138,9 @@ async fn open(
         let endpoint = cluster.pick(None).inspect_err(|_| {
             cluster.transport.stats.upstream_cx_none_healthy.inc();
         })?;
-        match pool::open_raw(endpoint, &cluster.transport, via.as_deref()).await {
+        let opened = pool::open_raw(endpoint, &cluster.transport, via.as_deref()).await;
+        cluster.note(endpoint, Outcome::of(&opened));
+        match opened {
             Ok(upstream) => return Ok((Arc::clone(endpoint), upstream)),
             Err(error) if attempts < spec.max_connect_attempts && error.is_of_endpoint() => {
                 tracing::debug!(%endpoint, %error, "trying again");

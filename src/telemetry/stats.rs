@@ -239,6 +239,30 @@ group! {
 }
 
 group! {
+    /// `cluster.<name>.outlier_detection.`
+    OutlierStats {
+        counters: [
+            ejections_total, ejections_overflow, ejections_consecutive_5xx, ejections_success_rate,
+            ejections_enforced_total,
+            ejections_detected_consecutive_5xx, ejections_enforced_consecutive_5xx,
+            ejections_detected_consecutive_gateway_failure,
+            ejections_enforced_consecutive_gateway_failure,
+            ejections_detected_consecutive_local_origin_failure,
+            ejections_enforced_consecutive_local_origin_failure,
+            ejections_detected_success_rate, ejections_enforced_success_rate,
+            ejections_detected_local_origin_success_rate,
+            ejections_enforced_local_origin_success_rate,
+            ejections_detected_failure_percentage, ejections_enforced_failure_percentage,
+            ejections_detected_local_origin_failure_percentage,
+            ejections_enforced_local_origin_failure_percentage,
+        ],
+        gauges: [ejections_active],
+        histograms: [],
+        codes: []
+    }
+}
+
+group! {
     /// `listener.<name or address>.`
     ListenerStats {
         counters: [downstream_cx_total, downstream_cx_destroy, downstream_cx_overflow,
@@ -329,6 +353,7 @@ pub struct Stats {
     http: Scopes<HttpStats>,
     clusters: Scopes<ClusterStats>,
     health_checks: Scopes<HealthCheckStats>,
+    outliers: Scopes<OutlierStats>,
     listeners: Scopes<ListenerStats>,
     listener_http: Scopes<ListenerHttpStats>,
     tcp: Scopes<TcpStats>,
@@ -379,6 +404,12 @@ impl Stats {
     }
     pub fn forget_health_check(&self, cluster: &str) {
         forget(&self.health_checks, &format!("{cluster}.health_check"));
+    }
+    pub fn outlier_detection(&self, cluster: &str) -> Arc<OutlierStats> {
+        handle(&self.outliers, &format!("{cluster}.outlier_detection"))
+    }
+    pub fn forget_outlier_detection(&self, cluster: &str) {
+        forget(&self.outliers, &format!("{cluster}.outlier_detection"));
     }
     pub fn listener(&self, name: &str) -> Arc<ListenerStats> {
         handle(&self.listeners, name)
@@ -469,6 +500,7 @@ impl Stats {
             HealthCheckStats::visit,
             f,
         );
+        scoped("cluster", copy(&self.outliers), OutlierStats::visit, f);
         scoped("listener", self.listeners(), ListenerStats::visit, f);
         scoped("tcp", self.tcp_proxies(), TcpStats::visit, f);
         scoped(

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use causeway_xds::resource::Address;
 use causeway_xds::resource::load_assignment::{EndpointCheck, EndpointHealth, Locality};
 
+use super::outcomes::Outcomes;
 use crate::telemetry::stats::{Counter, Gauge};
 
 /// What makes an endpoint the same one in the next snapshot. The id is part of it: agents reuse
@@ -46,6 +47,7 @@ struct State {
     /// What was found out about its health: [`Finding`]s.
     findings: AtomicU8,
     checked: AtomicBool,
+    outcomes: Outcomes,
 }
 
 /// What is known of an endpoint's health beside what its source says. Several may hold.
@@ -58,6 +60,14 @@ pub enum Finding {
     PendingActive = 2,
     /// Health checks say that it is degraded.
     DegradedActive = 4,
+    /// It answered badly, and is left out for a while.
+    FailedOutlier = 8,
+}
+
+impl Finding {
+    /// What health checks find out.
+    const ACTIVE: u8 =
+        Self::FailedActive as u8 | Self::PendingActive as u8 | Self::DegradedActive as u8;
 }
 
 /// How long an endpoint that could not be connected to is left alone while there are others. A
@@ -182,7 +192,8 @@ impl Endpoint {
             self.find(Finding::FailedActive, true);
             self.find(Finding::PendingActive, true);
         } else if was && !checked {
-            self.state.findings.store(0, Relaxed);
+            let findings = &self.state.findings;
+            findings.fetch_and(!Finding::ACTIVE, Relaxed);
         }
     }
 
@@ -200,8 +211,13 @@ impl Endpoint {
         self.state.findings.load(Relaxed) & finding as u8 != 0
     }
 
+    /// What requests to it came to, for outlier detection.
+    pub fn outcomes(&self) -> &Outcomes {
+        &self.state.outcomes
+    }
+
     pub fn availability(&self) -> Availability {
-        if self.is_found(Finding::FailedActive) {
+        if self.is_found(Finding::FailedActive) || self.is_found(Finding::FailedOutlier) {
             return Availability::Unhealthy;
         }
         match self.attributes.health {

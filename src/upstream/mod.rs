@@ -7,6 +7,7 @@ pub mod body;
 pub mod connect;
 pub mod endpoint;
 pub mod limits;
+pub mod outcomes;
 pub mod pool;
 pub mod via;
 

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use causeway_xds::resource::Address;
-use causeway_xds::resource::cluster::{Maglev, RingHash};
+use causeway_xds::resource::cluster::{HashFunction, Hashing, Maglev, RingHash};
 use causeway_xds::resource::load_assignment::{Endpoint as Model, EndpointHealth};
 
 use super::*;
@@ -66,11 +66,12 @@ fn policies() -> Vec<Policy> {
         Policy::RingHash(RingHash {
             minimum_size: 1024,
             maximum_size: 1 << 20,
-            use_hostname: false,
+            function: HashFunction::XxHash,
+            hashing: Hashing::default(),
         }),
         Policy::Maglev(Maglev {
             table_size: 251,
-            use_hostname: false,
+            hashing: Hashing::default(),
         }),
     ]
 }
@@ -207,5 +208,47 @@ fn a_hash_leads_to_the_same_endpoint_every_time() {
             assert_eq!(pick(hash), pick(hash));
             assert!(pick(hash).is_some());
         }
+    }
+}
+
+#[test]
+fn an_endpoint_with_too_many_requests_gives_up_what_is_beyond_its_part() {
+    let endpoints: Vec<_> = (1..=4)
+        .map(|port| (port, EndpointHealth::Healthy))
+        .collect();
+    let assignment = assignment(vec![group(0, 0, &endpoints)]);
+    let hashing = Hashing {
+        use_hostname: false,
+        balance_factor: Some(150),
+    };
+    let bounded = Balancing {
+        policy: Policy::Maglev(Maglev {
+            table_size: 101,
+            hashing,
+        }),
+        ..Balancing::default()
+    };
+    let set = EndpointSet::build(&assignment, &bounded, false, &EndpointSet::default());
+    let pick = |hash| {
+        let chosen = set
+            .selection()
+            .choose(set.all(), &bounded.policy, Some(hash));
+        chosen.place.unwrap()
+    };
+    let first = pick(7);
+    let all = set.all();
+    all.iter().for_each(|e| e.stats.rq_active.inc());
+    assert_eq!(pick(7), first);
+    // Of 7 requests and the one that comes, times 1.5, a quarter is 3.
+    all[first as usize].stats.rq_active.set(4);
+    let other = pick(7);
+    assert_ne!(other, first);
+    assert_eq!(pick(7), other, "the same one every time");
+    // When all have too many, the least of them is taken.
+    all.iter().for_each(|e| e.stats.rq_active.set(100));
+    all[other as usize].stats.rq_active.set(99);
+    for hash in 0..20 {
+        let place = pick(hash) as usize;
+        assert!(all[place].stats.rq_active.value() <= 100);
     }
 }

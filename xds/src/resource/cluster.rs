@@ -3,6 +3,7 @@
 mod decode;
 mod dns;
 mod health_check;
+mod outlier;
 mod policy;
 mod protocol;
 mod proxy_protocol;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use health_check::{HealthCheck, HttpProbe, Intervals, Probe, TcpProbe};
+pub use outlier::{Enforcing, FailurePercentage, OutlierDetection, SuccessRate};
 
 use super::config_source::{ConfigSource, Place};
 use super::load_assignment::LoadAssignment;
@@ -28,6 +30,8 @@ pub struct Cluster {
     pub balancing: Balancing,
     /// How the health of endpoints is found out; nothing if it is not.
     pub health_check: Option<HealthCheck>,
+    /// How endpoints are left out that answer badly; nothing if they are not.
+    pub outlier: Option<OutlierDetection>,
     /// How long changes of health are collected before balancers see them, after the first one.
     /// Default 1 s; zero is not at all (`update_merge_window`).
     pub merge_window: Duration,
@@ -130,8 +134,27 @@ pub struct RingHash {
     pub minimum_size: u64,
     /// Default and bound 8,388,608.
     pub maximum_size: u64,
+    /// How points are found; default xxHash.
+    pub function: HashFunction,
+    pub hashing: Hashing,
+}
+
+/// `RingHash.HashFunction`. Of requests the hash is always xxHash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HashFunction {
+    #[default]
+    XxHash,
+    MurmurHash2,
+}
+
+/// What is common to the policies that hash (`ConsistentHashingLbConfig`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hashing {
     /// Whether an endpoint stands at the hash of its host name instead of its address.
     pub use_hostname: bool,
+    /// Percent of its share of the requests under way that an endpoint takes at most, at least 100;
+    /// what is beyond goes to others. `None`: there is no bound (`hash_balance_factor`).
+    pub balance_factor: Option<u32>,
 }
 
 /// Consistent hashing by table (`Maglev`, `maglev_lb_config`).
@@ -139,7 +162,7 @@ pub struct RingHash {
 pub struct Maglev {
     /// A prime; default 65,537, at most 5,000,011.
     pub table_size: u64,
-    pub use_hostname: bool,
+    pub hashing: Hashing,
 }
 
 impl Default for Balancing {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::dns::DnsFields;
 use super::{
-    Balancing, Cluster, Discovery, Dns, HealthCheck, Limits, RetryBudget, TcpKeepalive,
-    UpstreamHttp, UpstreamProtocol, policy,
+    Balancing, Cluster, Discovery, Dns, HealthCheck, Limits, OutlierDetection, RetryBudget,
+    TcpKeepalive, UpstreamHttp, UpstreamProtocol, policy,
 };
 use crate::proto;
 use crate::proto::core::{self, RoutingPriority};
@@ -92,7 +92,6 @@ impl Cluster {
             transport_socket_matches,
             transport_socket_matcher,
             per_connection_buffer_high_watermark_timeout,
-            outlier_detection,
             upstream_bind_config,
             lb_subset_config,
             protocol_selection,
@@ -192,6 +191,10 @@ impl Cluster {
             alt_stat_name,
             connect_timeout,
             health_check: HealthCheck::decode_list(health_checks, ctx)?,
+            outlier: outlier_detection
+                .map(OutlierDetection::decode)
+                .transpose()
+                .at("outlier_detection")?,
             merge_window: merge_window(common_lb_config.as_ref()).at("common_lb_config")?,
             balancing: Balancing::decode(
                 policy::Fields {

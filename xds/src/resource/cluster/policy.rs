@@ -1,7 +1,8 @@
 //! Load-balancing policy: the classic fields, and the list of extensions that replaces them.
 
-use super::{Balancing, Maglev, Policy, RingHash};
+use super::{Balancing, HashFunction, Hashing, Maglev, Policy, RingHash};
 use crate::proto::Any;
+use crate::proto::UInt32Value;
 use crate::proto::core::TypedExtensionConfig;
 use crate::proto::envoy::config::cluster::v3::cluster::{
     CommonLbConfig, LbConfig, LbPolicy, LeastRequestLbConfig, MaglevLbConfig, RingHashLbConfig,
@@ -49,9 +50,9 @@ pub(super) struct Fields {
 impl Balancing {
     pub(super) fn decode(fields: Fields, ctx: &Context<'_>) -> Result<Self, Invalid> {
         let mut balancing = Self::default();
-        let mut use_hostname = false;
+        let mut hashing = Hashing::default();
         if let Some(common) = fields.common_lb_config {
-            use_hostname = balancing.common(common, ctx).at("common_lb_config")?;
+            hashing = balancing.common(common, ctx).at("common_lb_config")?;
         }
         // The list wins over the classic fields whenever it is there.
         if let Some(extension) = fields.load_balancing_policy {
@@ -60,7 +61,7 @@ impl Balancing {
                 .at("load_balancing_policy")?;
             return Ok(balancing);
         }
-        balancing.policy = classic(fields.lb_policy, fields.lb_config, use_hostname)?;
+        balancing.policy = classic(fields.lb_policy, fields.lb_config, hashing)?;
         Ok(balancing)
     }
 
@@ -132,7 +133,7 @@ impl Balancing {
                 self.by_locality |= locality_weighted_lb_config.is_some();
                 Policy::Maglev(Maglev {
                     table_size: table_of(table_size)?,
-                    use_hostname: hashing(consistent_hashing_lb_config)?,
+                    hashing: decode_hashing(consistent_hashing_lb_config)?,
                 })
             }
             "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality" => {
@@ -180,7 +181,7 @@ impl Balancing {
     }
 
     fn ring_hash(&mut self, message: ring_hash::RingHash) -> Result<Policy, Invalid> {
-        use ring_hash::ring_hash::HashFunction;
+        use ring_hash::ring_hash::HashFunction as Function;
         #[allow(deprecated, reason = "still sent; the newer form wins")]
         let ring_hash::RingHash {
             hash_function,
@@ -191,17 +192,17 @@ impl Balancing {
             consistent_hashing_lb_config,
             locality_weighted_lb_config,
         } = message;
-        refuse!(hash_balance_factor);
-        if enumeration::<HashFunction>(hash_function, "hash_function")? == HashFunction::MurmurHash2
-        {
-            return Err(murmur());
-        }
-        self.by_locality |= locality_weighted_lb_config.is_some();
-        let use_hostname = match consistent_hashing_lb_config {
-            None => use_hostname_for_hashing,
-            some => hashing(some)?,
+        let function = match enumeration(hash_function, "hash_function")? {
+            Function::DefaultHash | Function::XxHash => HashFunction::XxHash,
+            Function::MurmurHash2 => HashFunction::MurmurHash2,
         };
-        RingHash::decode(minimum_ring_size, maximum_ring_size, use_hostname).map(Policy::RingHash)
+        self.by_locality |= locality_weighted_lb_config.is_some();
+        let hashing = match consistent_hashing_lb_config {
+            None => Hashing::decode(use_hostname_for_hashing, hash_balance_factor)?,
+            some => decode_hashing(some)?,
+        };
+        RingHash::decode(minimum_ring_size, maximum_ring_size, function, hashing)
+            .map(Policy::RingHash)
     }
 
     fn locality(
@@ -223,8 +224,8 @@ impl Balancing {
         Ok(())
     }
 
-    /// What is said for every policy. Returns `use_hostname_for_hashing`.
-    fn common(&mut self, message: CommonLbConfig, ctx: &Context<'_>) -> Result<bool, Invalid> {
+    /// What is said for every policy. Returns what is for those that hash.
+    fn common(&mut self, message: CommonLbConfig, ctx: &Context<'_>) -> Result<Hashing, Invalid> {
         let CommonLbConfig {
             healthy_panic_threshold,
             update_merge_window: _,
@@ -261,26 +262,18 @@ impl Balancing {
             hash_balance_factor,
         }) = consistent_hashing_lb_config
         else {
-            return Ok(false);
+            return Ok(Hashing::default());
         };
-        let check = || -> Result<(), Invalid> {
-            refuse!(hash_balance_factor);
-            Ok(())
-        };
-        check().at("consistent_hashing_lb_config")?;
-        Ok(use_hostname_for_hashing)
+        Hashing::decode(use_hostname_for_hashing, hash_balance_factor)
+            .at("consistent_hashing_lb_config")
     }
 }
 
-fn classic(
-    lb_policy: i32,
-    config: Option<LbConfig>,
-    use_hostname: bool,
-) -> Result<Policy, Invalid> {
+fn classic(lb_policy: i32, config: Option<LbConfig>, hashing: Hashing) -> Result<Policy, Invalid> {
     let policy = enumeration(lb_policy, "lb_policy")?;
     // A configuration for another policy has no effect, as in Envoy; it has to be right all the same.
     let (mut ring, mut table, mut choices) = (
-        RingHash::decode(None, None, use_hostname)?,
+        RingHash::decode(None, None, HashFunction::XxHash, hashing)?,
         DEFAULT_TABLE,
         choices_of(None)?,
     );
@@ -297,7 +290,7 @@ fn classic(
             choices = least_request(config).at("least_request_lb_config")?;
         }
         Some(LbConfig::RingHashLbConfig(config)) => {
-            ring = classic_ring(config, use_hostname).at("ring_hash_lb_config")?;
+            ring = classic_ring(config, hashing).at("ring_hash_lb_config")?;
         }
         Some(LbConfig::MaglevLbConfig(MaglevLbConfig { table_size })) => {
             table = table_of(table_size).at("maglev_lb_config")?;
@@ -315,7 +308,7 @@ fn classic(
         LbPolicy::RingHash => Ok(Policy::RingHash(ring)),
         LbPolicy::Maglev => Ok(Policy::Maglev(Maglev {
             table_size: table,
-            use_hostname,
+            hashing,
         })),
         other => Err(Invalid::at(
             "lb_policy",
@@ -338,28 +331,34 @@ fn choices_of(given: Option<crate::proto::UInt32Value>) -> Result<u32, Invalid> 
     Ok(number(given, "choice_count", 2..=u32::MAX)?.unwrap_or(2))
 }
 
-fn classic_ring(message: RingHashLbConfig, use_hostname: bool) -> Result<RingHash, Invalid> {
+fn classic_ring(message: RingHashLbConfig, hashing: Hashing) -> Result<RingHash, Invalid> {
     let RingHashLbConfig {
         minimum_ring_size,
         hash_function,
         maximum_ring_size,
     } = message;
-    match enumeration(hash_function, "hash_function")? {
-        ClassicFunction::XxHash => {}
-        ClassicFunction::MurmurHash2 => return Err(murmur()),
-    }
-    RingHash::decode(minimum_ring_size, maximum_ring_size, use_hostname)
+    let function = match enumeration(hash_function, "hash_function")? {
+        ClassicFunction::XxHash => HashFunction::XxHash,
+        ClassicFunction::MurmurHash2 => HashFunction::MurmurHash2,
+    };
+    RingHash::decode(minimum_ring_size, maximum_ring_size, function, hashing)
 }
 
-fn murmur() -> Invalid {
-    Invalid::at("hash_function", "MURMUR_HASH_2 is not supported yet")
+impl Hashing {
+    fn decode(use_hostname: bool, factor: Option<UInt32Value>) -> Result<Self, Invalid> {
+        Ok(Self {
+            use_hostname,
+            balance_factor: number(factor, "hash_balance_factor", 100..=u32::MAX)?,
+        })
+    }
 }
 
 impl RingHash {
     fn decode(
         minimum: Option<UInt64Value>,
         maximum: Option<UInt64Value>,
-        use_hostname: bool,
+        function: HashFunction,
+        hashing: Hashing,
     ) -> Result<Self, Invalid> {
         let size = |given: Option<UInt64Value>, field: &str, default| {
             let size = given.map_or(default, |v| v.value);
@@ -371,7 +370,8 @@ impl RingHash {
         let ring = Self {
             minimum_size: size(minimum, "minimum_ring_size", DEFAULT_RING)?,
             maximum_size: size(maximum, "maximum_ring_size", MAX_RING)?,
-            use_hostname,
+            function,
+            hashing,
         };
         if ring.minimum_size > ring.maximum_size {
             return Err(Invalid::at(
@@ -407,20 +407,18 @@ fn is_prime(n: u64) -> bool {
             .all(|d| !n.is_multiple_of(d))
 }
 
-/// `use_hostname_for_hashing`.
-fn hashing(message: Option<ConsistentHashingLbConfig>) -> Result<bool, Invalid> {
+fn decode_hashing(message: Option<ConsistentHashingLbConfig>) -> Result<Hashing, Invalid> {
     let Some(ConsistentHashingLbConfig {
         use_hostname_for_hashing,
         hash_balance_factor,
         hash_policy,
     }) = message
     else {
-        return Ok(false);
+        return Ok(Hashing::default());
     };
-    let check = || -> Result<(), Invalid> {
-        refuse!(hash_balance_factor, hash_policy);
-        Ok(())
+    let decode = || {
+        refuse!(hash_policy);
+        Hashing::decode(use_hostname_for_hashing, hash_balance_factor)
     };
-    check().at("consistent_hashing_lb_config")?;
-    Ok(use_hostname_for_hashing)
+    decode().at("consistent_hashing_lb_config")
 }

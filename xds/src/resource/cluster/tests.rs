@@ -259,8 +259,11 @@ fn a_cluster_is_refused_by_path() {
             ("health_checks[0].interval: must be given", |c| {
                 c.health_checks = vec![Default::default()]
             }),
-            ("outlier_detection: not supported yet", |c| {
-                c.outlier_detection = Some(Default::default());
+            ("outlier_detection.monitors: not supported yet", |c| {
+                c.outlier_detection = Some(cluster_proto::OutlierDetection {
+                    monitors: vec![Default::default()],
+                    ..Default::default()
+                });
             }),
             ("upstream_bind_config: not supported yet", |c| {
                 c.upstream_bind_config = Some(Default::default());

@@ -55,7 +55,8 @@ fn classic_policies_have_their_own_settings() {
     let ring = RingHash {
         minimum_size: 1024,
         maximum_size: 8 << 20,
-        use_hostname: false,
+        function: HashFunction::XxHash,
+        hashing: Hashing::default(),
     };
     assert_eq!(policy("lb_policy: RING_HASH"), Policy::RingHash(ring));
     let sized = "lb_policy: RING_HASH, ring_hash_lb_config: {minimum_ring_size: 10, \
@@ -64,13 +65,17 @@ fn classic_policies_have_their_own_settings() {
     let sized_ring = RingHash {
         minimum_size: 10,
         maximum_size: 20,
-        use_hostname: true,
+        function: HashFunction::XxHash,
+        hashing: Hashing {
+            use_hostname: true,
+            balance_factor: None,
+        },
     };
     assert_eq!(policy(sized), Policy::RingHash(sized_ring));
     let table = |table_size| {
         Policy::Maglev(Maglev {
             table_size,
-            use_hostname: false,
+            hashing: Hashing::default(),
         })
     };
     assert_eq!(policy("lb_policy: MAGLEV"), table(65_537));
@@ -112,7 +117,18 @@ fn listed_policies_have_their_own_settings() {
     let Policy::RingHash(of) = hostname.policy else {
         panic!("{hostname:?}")
     };
-    assert!(of.use_hostname && hostname.by_locality && of.minimum_size == 7);
+    assert!(of.hashing.use_hostname && hostname.by_locality && of.minimum_size == 7);
+
+    let murmur = "lb_policy: RING_HASH, ring_hash_lb_config: {hash_function: MURMUR_HASH_2}, \
+                  common_lb_config: {consistent_hashing_lb_config: {hash_balance_factor: 120}}";
+    let listed_murmur = format!("{ring}, hash_function: MURMUR_HASH_2, hash_balance_factor: 120");
+    for murmur in [policy(murmur), listed(&listed_murmur).unwrap().policy] {
+        let Policy::RingHash(of) = murmur else {
+            panic!("{murmur:?}")
+        };
+        assert_eq!(of.function, HashFunction::MurmurHash2);
+        assert_eq!(of.hashing.balance_factor, Some(120));
+    }
 
     let maglev = of_type("maglev.v3.Maglev");
     let maglev = listed(&format!("{maglev}, table_size: 11")).unwrap();
@@ -165,16 +181,17 @@ fn what_no_balancer_can_do_is_refused_by_path() {
             "ring_hash_lb_config.maximum_ring_size: 8388609 is above 8388608",
         ),
         (
-            "ring_hash_lb_config: {hash_function: MURMUR_HASH_2}",
-            "ring_hash_lb_config.hash_function: MURMUR_HASH_2 is not supported yet",
+            "ring_hash_lb_config: {hash_function: 7}",
+            "ring_hash_lb_config.hash_function: 7 is not a known value",
         ),
         (
             "common_lb_config: {healthy_panic_threshold: {value: 101}}",
             "common_lb_config.healthy_panic_threshold: 101 is not within 0 and 100",
         ),
         (
-            "common_lb_config: {consistent_hashing_lb_config: {hash_balance_factor: 120}}",
-            "common_lb_config.consistent_hashing_lb_config.hash_balance_factor: not supported yet",
+            "common_lb_config: {consistent_hashing_lb_config: {hash_balance_factor: 99}}",
+            "common_lb_config.consistent_hashing_lb_config.hash_balance_factor: 99 is not within \
+             100 and 4294967295",
         ),
     ] {
         let refusal = of(fields);
