@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use causeway_xds::resource::LoadAssignment;
-use causeway_xds::resource::cluster::Balancing;
+use causeway_xds::resource::cluster::{Balancing, SocketMatch};
 
 use super::selection::Selection;
 use crate::upstream::endpoint::{Attributes, Availability};
@@ -20,10 +20,11 @@ pub struct EndpointSet {
 
 impl EndpointSet {
     /// Builds from an assignment; endpoints that were in `previous` stay the same objects.
-    /// With `checked`, new ones have to pass a check first.
+    /// `sockets`: those that only some endpoints are connected to by. With `checked`, new ones have to pass a check first.
     pub fn build(
         assignment: &LoadAssignment,
         balancing: &Balancing,
+        sockets: &[SocketMatch],
         checked: bool,
         previous: &Self,
     ) -> Self {
@@ -44,12 +45,20 @@ impl EndpointSet {
                     priority: group.priority,
                     locality: group.locality.clone(),
                     check: endpoint.check.clone(),
+                    socket: SocketMatch::find(
+                        sockets,
+                        &endpoint.socket_labels,
+                        &group.socket_labels,
+                    ),
                 };
                 let checked = checked && !endpoint.check.disabled;
                 let endpoint = match before.get(&key) {
                     Some(same) if same.attributes == attributes => Arc::clone(same),
-                    Some(same) => Arc::new(same.with(attributes)),
-                    None => Arc::new(Endpoint::new(key, attributes)),
+                    // Another socket is another kind of connection.
+                    Some(same) if same.attributes.socket == attributes.socket => {
+                        Arc::new(same.with(attributes))
+                    }
+                    _ => Arc::new(Endpoint::new(key, attributes)),
                 };
                 endpoint.await_check(checked);
                 all.push(endpoint);

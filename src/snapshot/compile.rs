@@ -6,12 +6,12 @@ mod listener;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use causeway_xds::ResourceType;
 use causeway_xds::reject::{Invalid, Rejected};
 use causeway_xds::resource::cluster::{Discovery, UpstreamProtocol};
-use causeway_xds::resource::tls::{CertificateRef, SecretValue};
+use causeway_xds::resource::tls::{CertificateRef, SecretValue, UpstreamTls};
 use causeway_xds::resource::{self as model, Resource};
 use causeway_xds::store::{Changes, ResourceStore, is_reserved};
+use causeway_xds::{FieldPath, ResourceType};
 
 use self::filters::{FilterUsers, With};
 use super::Snapshot;
@@ -352,18 +352,24 @@ impl Compiler {
             server_name: model.http.auto_sni.is_some(),
             validation: model.http.auto_san_validation,
         };
-        let tls = match &model.tls {
-            None => None,
-            Some(tls) => {
-                let user = (ResourceType::Cluster, model.name.clone());
-                self.note_secrets(tls.client_certificate.iter(), &user);
-                if let Some(secret) = &tls.validation_secret {
-                    self.note_secret(&secret.name, &user);
-                }
-                let tls = ClientTls::build(tls, &alpn, per_request, &secrets(store));
-                Some(tls.map_err(|e| Invalid::at("transport_socket.typed_config", e.to_string()))?)
+        let mut build = |tls: Option<&UpstreamTls>, at: FieldPath| {
+            let Some(tls) = tls else { return Ok(None) };
+            let user = (ResourceType::Cluster, model.name.clone());
+            self.note_secrets(tls.client_certificate.iter(), &user);
+            if let Some(secret) = &tls.validation_secret {
+                self.note_secret(&secret.name, &user);
             }
+            let tls = ClientTls::build(tls, &alpn, per_request, &secrets(store));
+            let at = at.field("transport_socket").field("typed_config");
+            tls.map(Some).map_err(|e| Invalid::new(at, e.to_string()))
         };
+        let tls = build(model.tls.as_ref(), FieldPath::root())?;
+        let mut sockets = Vec::new();
+        for (index, socket) in model.sockets.iter().enumerate() {
+            let at = FieldPath::root().field("transport_socket_matches");
+            sockets.push(build(socket.tls.as_ref(), at.index(index))?);
+        }
+        let secured = model.tls_contexts().next().is_some();
         let limits = Arc::new(Limits::default());
         limits.set(&model.limits);
         let high_limits = Arc::new(Limits::default());
@@ -371,8 +377,9 @@ impl Compiler {
         Ok(Transport {
             cluster: Arc::from(model.name.as_str()),
             protocol,
-            auto_sni: model.http.auto_sni.clone().filter(|_| tls.is_some()),
+            auto_sni: model.http.auto_sni.clone().filter(|_| secured),
             tls,
+            sockets,
             proxy_protocol: model.proxy_protocol,
             connect_timeout: model.connect_timeout,
             tcp_keepalive: model.tcp_keepalive,
@@ -488,8 +495,9 @@ fn endpoint_set(
     before: &EndpointSet,
 ) -> EndpointSet {
     let checked = cluster.health_check.is_some();
-    let build =
-        |a: &model::LoadAssignment| EndpointSet::build(a, &cluster.balancing, checked, before);
+    let build = |a: &model::LoadAssignment| {
+        EndpointSet::build(a, &cluster.balancing, &cluster.sockets, checked, before)
+    };
     if let Discovery::Static(assignment) = &cluster.discovery {
         return build(assignment);
     }
@@ -552,6 +560,7 @@ fn is_watched(model: &model::Cluster) -> bool {
 /// Whether connections made for `a` may be used for `b`.
 fn same_transport(a: &model::Cluster, b: &model::Cluster) -> bool {
     a.tls == b.tls
+        && a.sockets == b.sockets
         && a.proxy_protocol == b.proxy_protocol
         && a.http == b.http
         && a.connect_timeout == b.connect_timeout

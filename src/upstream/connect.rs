@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_xds::resource::Address;
-use causeway_xds::resource::cluster::TcpKeepalive;
+use causeway_xds::resource::cluster::{ProxyProtocolVersion, TcpKeepalive};
 use http::StatusCode;
 use rustls_pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
@@ -15,6 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::{Endpoint, Transport, Via};
 use crate::error::{Failure, ResponseFlag};
 use crate::net::Io;
+use crate::tls::ClientTls;
 
 /// Why there is no connection. Carries the address and the phase, for the log.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -111,9 +112,11 @@ pub async fn connect(
     let limit = transport.connect_timeout;
     let attempt = async {
         let address = &endpoint.key.address;
-        let io = open(address, transport, via).await?;
+        let socket = endpoint.attributes.socket;
+        let proxied = transport.proxy_protocol_of(socket);
+        let io = open(address, transport, proxied, via).await?;
         phase = "tls handshake";
-        secure(io, address, transport, via).await
+        secure(io, address, transport.tls_of(socket), via).await
     };
     let result = match tokio::time::timeout(limit, attempt).await {
         Ok(result) => result,
@@ -144,26 +147,29 @@ pub async fn connect(
     }
 }
 
-/// Connects for a health check: counted nowhere, and without a deadline of its own.
+/// Connects for a health check, by the socket of the endpoint: counted nowhere, and without a deadline of its own.
 ///
 /// # Errors
 /// [`ConnectErrorKind`]
 pub async fn open_uncounted(
     address: &Address,
+    socket: Option<usize>,
     transport: &Transport,
 ) -> Result<Io, ConnectErrorKind> {
-    let io = open(address, transport, Some(&Via::default())).await?;
-    secure(io, address, transport, None).await
+    let proxied = transport.proxy_protocol_of(socket);
+    let io = open(address, transport, proxied, Some(&Via::default())).await?;
+    secure(io, address, transport.tls_of(socket), None).await
 }
 
 /// Without TLS; what has to be said before that is said.
 async fn open(
     address: &Address,
     transport: &Transport,
+    proxied: Option<ProxyProtocolVersion>,
     via: Option<&Via>,
 ) -> Result<Io, ConnectErrorKind> {
     let mut io = open_socket(address, transport).await?;
-    if let (Some(version), Some(via)) = (transport.proxy_protocol, via) {
+    if let (Some(version), Some(via)) = (proxied, via) {
         let told = io.write_all(&via.header(version)).await;
         told.map_err(|e| ConnectErrorKind::Connect(Arc::new(e)))?;
     }
@@ -210,10 +216,10 @@ pub fn keep_alive(io: &TcpStream, keepalive: &TcpKeepalive) {
 async fn secure(
     io: Io,
     address: &Address,
-    transport: &Transport,
+    tls: Option<&ClientTls>,
     via: Option<&Via>,
 ) -> Result<Io, ConnectErrorKind> {
-    let Some(tls) = &transport.tls else {
+    let Some(tls) = tls else {
         return Ok(io);
     };
     // TLS over a Unix socket is refused when the snapshot is compiled.

@@ -106,6 +106,8 @@ pub struct Attributes {
     pub priority: u32,
     pub locality: Locality,
     pub check: EndpointCheck,
+    /// Which of the cluster's sockets it is connected to by; `None`: the one of all others.
+    pub socket: Option<usize>,
 }
 
 impl Endpoint {

@@ -32,7 +32,9 @@ pub struct Transport {
     pub cluster: Arc<str>,
     pub protocol: Protocol,
     pub tls: Option<ClientTls>,
-    /// Only beside `tls`.
+    /// Instead of `tls`, for endpoints that match one.
+    pub sockets: Vec<Option<ClientTls>>,
+    /// Only where there is TLS.
     pub auto_sni: Option<AutoSni>,
     pub proxy_protocol: Option<ProxyProtocolVersion>,
     pub connect_timeout: Duration,
@@ -55,6 +57,19 @@ pub struct Transport {
 }
 
 impl Transport {
+    /// Of connections by this one of `sockets`, or none of them.
+    pub fn tls_of(&self, socket: Option<usize>) -> Option<&ClientTls> {
+        match socket {
+            None => self.tls.as_ref(),
+            Some(index) => self.sockets.get(index)?.as_ref(),
+        }
+    }
+
+    /// As [`Self::tls_of`].
+    pub fn proxy_protocol_of(&self, socket: Option<usize>) -> Option<ProxyProtocolVersion> {
+        self.proxy_protocol.filter(|_| socket.is_none())
+    }
+
     pub fn limits_of(&self, priority: Priority) -> &Limits {
         match priority {
             Priority::Default => &self.limits,

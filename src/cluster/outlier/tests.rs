@@ -148,6 +148,7 @@ fn endpoint(port: u16) -> Arc<Endpoint> {
         priority: 0,
         locality: Locality::default(),
         check: EndpointCheck::default(),
+        socket: None,
     };
     Arc::new(Endpoint::new(key, attributes))
 }

@@ -19,11 +19,14 @@ fn group(priority: u32, weight: u32, ports: &[(u16, EndpointHealth)]) -> Localit
         weight: 1,
         health: *health,
         check: Default::default(),
+        labels: Default::default(),
+        socket_labels: Default::default(),
     };
     LocalityEndpoints {
         locality: Default::default(),
         priority,
         weight,
+        socket_labels: Default::default(),
         endpoints: ports.iter().map(endpoint).collect(),
     }
 }
@@ -41,7 +44,7 @@ fn counts(
     balancing: &Balancing,
     rounds: u32,
 ) -> (BTreeMap<u16, u32>, u32) {
-    let set = EndpointSet::build(assignment, balancing, false, &EndpointSet::default());
+    let set = EndpointSet::build(assignment, balancing, &[], false, &EndpointSet::default());
     let selection = Selection::new(set.all(), assignment, balancing);
     let mut counts = BTreeMap::new();
     let mut panics = 0;
@@ -199,7 +202,7 @@ fn a_hash_leads_to_the_same_endpoint_every_time() {
             group(0, 0, &[(1, HEALTHY), (2, UNHEALTHY), (3, HEALTHY)]),
             group(1, 0, &[(4, HEALTHY)]),
         ]);
-        let set = EndpointSet::build(&of, &balancing, false, &EndpointSet::default());
+        let set = EndpointSet::build(&of, &balancing, &[], false, &EndpointSet::default());
         let pick = |hash| {
             let selection = set.selection();
             selection.choose(set.all(), &policy, Some(hash)).place
@@ -228,7 +231,7 @@ fn an_endpoint_with_too_many_requests_gives_up_what_is_beyond_its_part() {
         }),
         ..Balancing::default()
     };
-    let set = EndpointSet::build(&assignment, &bounded, false, &EndpointSet::default());
+    let set = EndpointSet::build(&assignment, &bounded, &[], false, &EndpointSet::default());
     let pick = |hash| {
         let chosen = set
             .selection()

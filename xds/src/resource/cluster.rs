@@ -7,12 +7,14 @@ mod outlier;
 mod policy;
 mod protocol;
 mod proxy_protocol;
+mod socket;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use health_check::{HealthCheck, HttpProbe, Intervals, Probe, TcpProbe};
 pub use outlier::{Enforcing, FailurePercentage, OutlierDetection, SuccessRate};
+pub use socket::SocketMatch;
 
 use super::config_source::{ConfigSource, Place};
 use super::load_assignment::LoadAssignment;
@@ -40,6 +42,8 @@ pub struct Cluster {
     pub high_limits: Limits,
     pub http: UpstreamHttp,
     pub tls: Option<UpstreamTls>,
+    /// Instead of `tls` and `proxy_protocol`, for the endpoints that match (`transport_socket_matches`).
+    pub sockets: Vec<SocketMatch>,
     /// Say to the endpoint whose connection it is, before anything else
     /// (`ProxyProtocolUpstreamTransport`).
     pub proxy_protocol: Option<ProxyProtocolVersion>,
@@ -50,6 +54,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Every TLS context.
+    pub fn tls_contexts(&self) -> impl Iterator<Item = &UpstreamTls> {
+        let matched = self.sockets.iter().filter_map(|socket| socket.tls.as_ref());
+        self.tls.iter().chain(matched)
+    }
+
     /// What it is called in statistics.
     pub fn stat_name(&self) -> &str {
         match self.alt_stat_name.as_str() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::dns::DnsFields;
 use super::{
     Balancing, Cluster, Discovery, Dns, HealthCheck, Limits, OutlierDetection, RetryBudget,
-    TcpKeepalive, UpstreamHttp, UpstreamProtocol, policy,
+    SocketMatch, TcpKeepalive, UpstreamHttp, UpstreamProtocol, policy,
 };
 use crate::proto;
 use crate::proto::core::{self, RoutingPriority};
@@ -19,7 +19,7 @@ use crate::proto::envoy::config::cluster::v3::{
 use crate::reject::Invalid;
 use crate::resource::config_source::{ConfigSource, Place};
 use crate::resource::context::{
-    At, Context, accept, duration, enumeration, fault, is_default, not_empty, number, refuse,
+    At, Context, accept, duration, each, enumeration, fault, is_default, not_empty, number, refuse,
     required,
 };
 use crate::resource::load_assignment::LoadAssignment;
@@ -89,7 +89,6 @@ impl Cluster {
             lb_config,
         } = message;
         refuse!(
-            transport_socket_matches,
             transport_socket_matcher,
             per_connection_buffer_high_watermark_timeout,
             upstream_bind_config,
@@ -168,7 +167,13 @@ impl Cluster {
             },
             ctx,
         )?;
-        if matches!(http.protocol, UpstreamProtocol::Auto(_)) && tls.is_none() {
+        let sockets = each(
+            "transport_socket_matches",
+            transport_socket_matches,
+            |one| SocketMatch::decode(one, ctx),
+        )?;
+        let clear = tls.is_none() || sockets.iter().any(|socket| socket.tls.is_none());
+        if matches!(http.protocol, UpstreamProtocol::Auto(_)) && clear {
             // There is nothing else to choose a protocol by.
             return Err(Invalid::at(
                 "transport_socket",
@@ -209,6 +214,7 @@ impl Cluster {
             high_limits,
             http,
             tls,
+            sockets,
             proxy_protocol,
             tcp_keepalive: upstream_connection_options
                 .map_or(Ok(None), |options| decode_connection(options, ctx))

@@ -12,6 +12,7 @@ use crate::proto::envoy::r#type::v3::Percent;
 use crate::proto::google::protobuf::{Struct, Value, value};
 use crate::proto::upstream_http::http_protocol_options as upstream;
 use crate::proto::{self, HttpProtocolOptions};
+use crate::resource::metadata::{Label, Labels};
 use crate::resource::testing::*;
 use crate::resource::{Address, Resource};
 use crate::type_url::{ResourceType, pack};
@@ -268,9 +269,10 @@ fn a_cluster_is_refused_by_path() {
             ("upstream_bind_config: not supported yet", |c| {
                 c.upstream_bind_config = Some(Default::default());
             }),
-            ("transport_socket_matches: not supported yet", |c| {
-                c.transport_socket_matches = vec![Default::default()];
-            }),
+            (
+                "transport_socket_matches[0].transport_socket: must be given",
+                |c| c.transport_socket_matches = vec![Default::default()],
+            ),
             ("lb_policy: CLUSTER_PROVIDED is not supported yet", |c| {
                 c.lb_policy = 6
             }),
@@ -535,6 +537,8 @@ fn endpoints_are_read() {
                 weight: 7,
                 health: EndpointHealth::Draining,
                 check: EndpointCheck::default(),
+                labels: Labels::from([("hash_key".to_owned(), Label::text("k"))]),
+                socket_labels: Labels::new(),
             },
             Endpoint {
                 address: Address::Socket("[::1]:81".parse().unwrap()),
@@ -544,6 +548,8 @@ fn endpoints_are_read() {
                 weight: 1,
                 health: EndpointHealth::Unknown,
                 check: EndpointCheck::default(),
+                labels: Labels::new(),
+                socket_labels: Labels::new(),
             },
         ]
     );
@@ -655,12 +661,15 @@ fn an_assignment_is_refused_by_path() {
 #[test]
 fn what_nobody_reads_of_endpoints_is_accepted_and_noted() {
     let mut message = assignment();
-    message.endpoints[0].metadata = Some(Metadata::default());
+    message.endpoints[0].metadata = Some(Metadata {
+        filter_metadata: HashMap::from([("app".to_owned(), Struct::default())]),
+        ..Default::default()
+    });
     let version = Struct {
         fields: HashMap::from([("version".to_owned(), Value::default())]),
     };
     message.endpoints[0].lb_endpoints[0].metadata = Some(Metadata {
-        filter_metadata: HashMap::from([("envoy.lb".to_owned(), version)]),
+        filter_metadata: HashMap::from([("app".to_owned(), version)]),
         ..Default::default()
     });
     assert_eq!(
