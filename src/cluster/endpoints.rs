@@ -7,6 +7,7 @@ use causeway_xds::resource::LoadAssignment;
 use causeway_xds::resource::cluster::{Balancing, SocketMatch};
 
 use super::selection::Selection;
+use super::subsets::Subsets;
 use crate::upstream::endpoint::{Attributes, Availability};
 use crate::upstream::{Endpoint, EndpointKey};
 
@@ -15,6 +16,8 @@ use crate::upstream::{Endpoint, EndpointKey};
 pub struct EndpointSet {
     all: Vec<Arc<Endpoint>>,
     selection: Selection,
+    /// Then it is they that choose.
+    subsets: Option<Box<Subsets>>,
     healthy: usize,
 }
 
@@ -67,11 +70,15 @@ impl EndpointSet {
         let is_healthy = |e: &&Arc<Endpoint>| e.availability() == Availability::Healthy;
         let healthy = all.iter().filter(is_healthy).count();
         // Most clusters have one endpoint, and nothing to choose.
+        let subsets = balancing.subsets.as_ref();
         let selection = match (all.len(), healthy) {
+            _ if subsets.is_some() => Selection::default(),
             (1, 1) => Selection::default(),
             _ => Selection::new(&all, assignment, balancing),
         };
+        let subsets = subsets.map(|model| Subsets::new(model, &all, assignment, balancing));
         Self {
+            subsets: subsets.map(Box::new),
             selection,
             healthy,
             all,
@@ -91,13 +98,17 @@ impl EndpointSet {
     /// The only endpoint, if nothing speaks against it.
     pub(super) fn only(&self) -> Option<&Arc<Endpoint>> {
         match self.all.as_slice() {
-            [only] if self.healthy == 1 => Some(only),
+            [only] if self.healthy == 1 && self.subsets.is_none() => Some(only),
             _ => None,
         }
     }
 
     pub(super) fn selection(&self) -> &Selection {
         &self.selection
+    }
+
+    pub(super) fn subsets(&self) -> Option<&Subsets> {
+        self.subsets.as_deref()
     }
 
     /// Endpoints of `self` that `next` does not have, by pool.

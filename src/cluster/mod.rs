@@ -8,10 +8,12 @@ pub mod outlier;
 mod priority;
 mod schedule;
 mod selection;
+mod subsets;
 
 use std::sync::{Arc, Weak};
 
 use causeway_xds::resource::cluster as model;
+use causeway_xds::resource::metadata::Labels;
 use http::StatusCode;
 
 pub use endpoints::EndpointSet;
@@ -56,6 +58,15 @@ impl Former {
     pub fn is_used(&self) -> bool {
         self.users.strong_count() > 0
     }
+}
+
+/// What speaks for one endpoint or another.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish<'w> {
+    /// Of the request, where the policy is one that hashes.
+    pub hash: Option<u64>,
+    /// What the endpoint should have, where there are subsets.
+    pub labels: Option<&'w Labels>,
 }
 
 /// Why no endpoint was chosen. Each variant is one row in docs/OPERATIONS, "503 by cause".
@@ -115,13 +126,18 @@ impl Cluster {
         stats.membership_healthy.set(gauge(healthy));
         let degraded = count(Availability::Degraded);
         stats.membership_degraded.set(gauge(degraded));
+        if let Some(subsets) = self.endpoints.subsets() {
+            stats.lb_subsets_active.set(gauge(subsets.count()));
+            let duplicates = &stats.lb_subsets_single_host_per_subset_duplicate;
+            duplicates.set(gauge(subsets.duplicates));
+        }
     }
 
-    /// Chooses an endpoint; by `hash`, if the policy is one that hashes.
+    /// Chooses an endpoint.
     ///
     /// # Errors
     /// [`PickError`]: there is none to choose.
-    pub fn pick(&self, hash: Option<u64>) -> Result<&Arc<Endpoint>, PickError> {
+    pub fn pick(&self, wish: Wish<'_>) -> Result<&Arc<Endpoint>, PickError> {
         if let Some(only) = self.endpoints.only() {
             return Ok(only);
         }
@@ -130,7 +146,13 @@ impl Cluster {
             return Err(PickError::Empty);
         }
         let policy = &self.model.balancing.policy;
-        let chosen = self.endpoints.selection().choose(all, policy, hash);
+        let chosen = match self.endpoints.subsets() {
+            None => self.endpoints.selection().choose(all, policy, wish.hash),
+            Some(subsets) => {
+                let stats = &self.transport.stats;
+                subsets.choose(all, policy, wish.hash, wish.labels, stats)
+            }
+        };
         if chosen.panic {
             self.transport.stats.lb_healthy_panic.inc();
         }
@@ -147,15 +169,20 @@ impl Cluster {
         &self,
         tried: &[u64],
         draws: u32,
-        hash: Option<u64>,
+        wish: Wish<'_>,
     ) -> Result<&Arc<Endpoint>, PickError> {
         for draw in 0..=u64::from(draws.min(hosts::MAX_DRAWS)) {
             // Another hash each time, far from the first: the same would lead to the same endpoint.
             let attempt = tried.len() as u64 + draw;
-            let endpoint = self.pick(hash.map(|hash| hash ^ attempt.wrapping_neg()))?;
+            let hash = wish.hash.map(|hash| hash ^ attempt.wrapping_neg());
+            let endpoint = self.pick(Wish { hash, ..wish })?;
             if !endpoint.is_shunned() && !tried.contains(&endpoint.uid) {
                 return Ok(endpoint);
             }
+        }
+        if self.endpoints.subsets().is_some() {
+            // Not everybody would do.
+            return Err(PickError::AllTried(tried.len()));
         }
         let mut untried = self
             .endpoints

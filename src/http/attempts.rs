@@ -20,7 +20,7 @@ use super::replay::Replay;
 use super::request::prepare;
 use super::retry::{Reset, Retries, Verdict};
 use super::timeouts::{EXPECTED_TIMEOUT, Timeouts};
-use crate::cluster::{Cluster, PickError};
+use crate::cluster::{Cluster, PickError, Wish};
 use crate::error::Failure;
 use crate::route::Chosen;
 use crate::route::action::{Forward, milliseconds};
@@ -297,16 +297,19 @@ impl<'a> Attempts<'a> {
 
     fn pick(&mut self) -> Result<&'a Arc<Endpoint>, Lost> {
         let cluster = self.cluster;
-        let hash = self.ask.hash;
+        let wish = Wish {
+            hash: self.ask.hash,
+            labels: self.ask.chosen.labels(),
+        };
         let others = self.ask.retries.as_ref().map_or(0, |r| r.other_hosts());
         let picked = match others {
-            0 => cluster.pick(hash),
-            draws => cluster.pick_other(&self.tried, draws, hash),
+            0 => cluster.pick(wish),
+            draws => cluster.pick_other(&self.tried, draws, wish),
         };
         let picked = match (picked, self.unreachable.take()) {
             // One that cannot be reached is not tried again at once.
             (Err(_), Some(failure)) => return Err(Lost::finally(failure)),
-            (Err(PickError::AllTried(_)), None) => cluster.pick(hash),
+            (Err(PickError::AllTried(_)), None) => cluster.pick(wish),
             (picked, _) => picked,
         };
         picked.map_err(|error| {

@@ -10,8 +10,8 @@ use tokio::time::timeout;
 
 use super::replay::Replay;
 use super::request::prepare;
-use crate::cluster::Cluster;
 use crate::cluster::outlier::Outcome;
+use crate::cluster::{Cluster, Wish};
 use crate::route::Route;
 use crate::route::action::{Action, Mirror, split_port};
 use crate::upstream::body::{Kept, Piece};
@@ -128,7 +128,7 @@ impl Copy {
         let Action::Forward(forward) = &route.action else {
             return;
         };
-        let Ok(endpoint) = cluster.pick(None) else {
+        let Ok(endpoint) = cluster.pick(Wish::default()) else {
             return transport.stats.upstream_cx_none_healthy.inc();
         };
         let limits = transport.limits_of(forward.priority);

@@ -23,7 +23,7 @@ use super::retry::Retries;
 use super::timeouts::Timeouts;
 use super::upgrade;
 use super::view::View;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Wish};
 use crate::error::{Failure, ResponseFlag};
 use crate::route::Chosen;
 use crate::route::action::Forward;
@@ -106,8 +106,12 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
         && let Some(cluster) = &cluster
         && let Some(downstream) = on_upgrade.take()
     {
+        let wish = Wish {
+            hash: hashed.hash,
+            labels: chosen.labels(),
+        };
         let mut response =
-            match connect::open(cluster, forward, hashed.hash, &timeouts, &mut exchange).await {
+            match connect::open(cluster, forward, wish, &timeouts, &mut exchange).await {
                 Ok(upstream) => {
                     exchange.watch.upgraded();
                     upgrade::accept(downstream, upstream, idle, exchange)

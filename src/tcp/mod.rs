@@ -13,8 +13,8 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use self::log::Log;
-use crate::cluster::Cluster;
 use crate::cluster::outlier::Outcome;
+use crate::cluster::{Cluster, Wish};
 use crate::error::{Failure, ResponseFlag};
 use crate::net::Io;
 use crate::net::copy::{self, End, Ended, Side};
@@ -135,7 +135,7 @@ async fn open(
     let via = Via::of_connection(&cluster.transport, addresses);
     let mut attempts = 1;
     loop {
-        let endpoint = cluster.pick(None).inspect_err(|_| {
+        let endpoint = cluster.pick(Wish::default()).inspect_err(|_| {
             cluster.transport.stats.upstream_cx_none_healthy.inc();
         })?;
         let opened = pool::open_raw(endpoint, &cluster.transport, via.as_deref()).await;

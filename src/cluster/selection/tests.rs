@@ -2,7 +2,9 @@ use std::collections::BTreeMap;
 
 use causeway_xds::resource::Address;
 use causeway_xds::resource::cluster::{HashFunction, Hashing, Maglev, RingHash};
-use causeway_xds::resource::load_assignment::{Endpoint as Model, EndpointHealth};
+use causeway_xds::resource::load_assignment::{
+    Endpoint as Model, EndpointHealth, LocalityEndpoints,
+};
 
 use super::*;
 use crate::cluster::EndpointSet;

@@ -8,6 +8,7 @@ mod policy;
 mod protocol;
 mod proxy_protocol;
 mod socket;
+mod subset;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use std::time::Duration;
 pub use health_check::{HealthCheck, HttpProbe, Intervals, Probe, TcpProbe};
 pub use outlier::{Enforcing, FailurePercentage, OutlierDetection, SuccessRate};
 pub use socket::SocketMatch;
+pub use subset::{Fallback, Selector, SelectorFallback, Subsets};
 
 use super::config_source::{ConfigSource, Place};
 use super::load_assignment::LoadAssignment;
@@ -122,6 +124,8 @@ pub struct Balancing {
     pub panic_threshold: f64,
     /// Nothing is chosen then (`fail_traffic_on_panic`).
     pub fail_on_panic: bool,
+    /// Requests are served by endpoints with the labels that they ask for (`lb_subset_config`).
+    pub subsets: Option<Subsets>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -182,6 +186,7 @@ impl Default for Balancing {
             by_locality: false,
             panic_threshold: 50.0,
             fail_on_panic: false,
+            subsets: None,
         }
     }
 }

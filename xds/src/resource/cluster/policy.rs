@@ -1,12 +1,12 @@
 //! Load-balancing policy: the classic fields, and the list of extensions that replaces them.
 
-use super::{Balancing, HashFunction, Hashing, Maglev, Policy, RingHash};
+use super::{Balancing, HashFunction, Hashing, Maglev, Policy, RingHash, Subsets};
 use crate::proto::Any;
 use crate::proto::UInt32Value;
 use crate::proto::core::TypedExtensionConfig;
 use crate::proto::envoy::config::cluster::v3::cluster::{
-    CommonLbConfig, LbConfig, LbPolicy, LeastRequestLbConfig, MaglevLbConfig, RingHashLbConfig,
-    RoundRobinLbConfig,
+    CommonLbConfig, LbConfig, LbPolicy, LbSubsetConfig, LeastRequestLbConfig, MaglevLbConfig,
+    RingHashLbConfig, RoundRobinLbConfig,
     common_lb_config::{
         ConsistentHashingLbConfig as ClassicHashing, LocalityConfigSpecifier as ClassicLocality,
         LocalityWeightedLbConfig, ZoneAwareLbConfig,
@@ -21,6 +21,7 @@ use crate::proto::envoy::extensions::load_balancing_policies::{
     random::v3::Random,
     ring_hash::v3 as ring_hash,
     round_robin::v3::RoundRobin,
+    subset::v3::Subset,
     wrr_locality::v3::WrrLocality,
 };
 use crate::proto::google::protobuf::UInt64Value;
@@ -45,6 +46,7 @@ pub(super) struct Fields {
     pub lb_config: Option<LbConfig>,
     pub common_lb_config: Option<CommonLbConfig>,
     pub load_balancing_policy: Option<LoadBalancingPolicy>,
+    pub lb_subset_config: Option<LbSubsetConfig>,
 }
 
 impl Balancing {
@@ -56,10 +58,17 @@ impl Balancing {
         }
         // The list wins over the classic fields whenever it is there.
         if let Some(extension) = fields.load_balancing_policy {
+            if fields.lb_subset_config.is_some() {
+                let reason = "cannot be combined with load_balancing_policy";
+                return Err(Invalid::at("lb_subset_config", reason));
+            }
             balancing
                 .first_supported(extension, 0, ctx)
                 .at("load_balancing_policy")?;
             return Ok(balancing);
+        }
+        if let Some(subsets) = fields.lb_subset_config {
+            balancing.subsets = Subsets::classic(subsets).at("lb_subset_config")?;
         }
         balancing.policy = classic(fields.lb_policy, fields.lb_config, hashing)?;
         Ok(balancing)
@@ -147,6 +156,20 @@ impl Balancing {
                 self.first_supported(inner, depth + 1, ctx)
                     .at("endpoint_picking_policy")?;
                 self.by_locality = true;
+                self.policy
+            }
+            "envoy.extensions.load_balancing_policies.subset.v3.Subset" => {
+                let mut message: Subset = unpack(any)?;
+                if depth >= MAX_NESTING {
+                    return Err(fault("policies are nested too deeply"));
+                }
+                if self.subsets.is_some() {
+                    return Err(fault("there are subsets around it already"));
+                }
+                let inner = required(message.subset_lb_policy.take(), "subset_lb_policy")?;
+                self.subsets = Some(Subsets::extension(message)?);
+                self.first_supported(inner, depth + 1, ctx)
+                    .at("subset_lb_policy")?;
                 self.policy
             }
             _ => return Ok(false),

@@ -215,3 +215,70 @@ fn policies_are_not_nested_without_end() {
         "{refusal}"
     );
 }
+
+#[test]
+fn subsets_are_the_same_in_both_forms() {
+    let fields = "fallback_policy: DEFAULT_SUBSET, default_subset: {v: '1'}, list_as_any: true, \
+                  panic_mode_any: true, locality_weight_aware: true, scale_locality_weight: true, \
+                  subset_selectors: [{keys: [b, a], fallback_policy: KEYS_SUBSET, \
+                  fallback_keys_subset: [a]}, {keys: [a], single_host_per_subset: true}]";
+    let classic = read(&format!(
+        "lb_policy: RANDOM, lb_subset_config: {{{fields}}}"
+    ))
+    .unwrap();
+    let inner =
+        list(&[&of_type("random.v3.Random")]).replace("load_balancing_policy", "subset_lb_policy");
+    let subset = of_type("subset.v3.Subset");
+    let extension = listed(&format!("{subset}, {fields}, {inner}")).unwrap();
+    assert_eq!(classic, extension);
+    assert_eq!(classic.policy, Policy::Random);
+    let subsets = classic.subsets.unwrap();
+    assert_eq!(subsets.fallback, Fallback::Default);
+    let keys = |of: &[&str]| of.iter().map(|key| (*key).to_owned()).collect();
+    assert_eq!(subsets.selectors[0].keys, keys(&["a", "b"]));
+    assert_eq!(
+        subsets.selectors[0].fallback,
+        Some(SelectorFallback::Keys(keys(&["a"])))
+    );
+    assert!(subsets.selectors[1].single_host && subsets.selectors[1].fallback.is_none());
+    // Without a selector the classic field is not in effect.
+    assert_eq!(read("lb_subset_config: {}").unwrap().subsets, None);
+    let empty = listed(&format!("{subset}, {inner}")).unwrap();
+    assert!(empty.subsets.is_some());
+}
+
+#[test]
+fn what_no_subset_can_be_is_refused_by_path() {
+    let selector = |fields: &str| format!("lb_subset_config: {{subset_selectors: [{{{fields}}}]}}");
+    let keys = "keys: [a, b], fallback_policy: KEYS_SUBSET";
+    let random = list(&[&of_type("random.v3.Random")]);
+    for (fields, wanted) in [
+        (
+            selector("keys: [a, b], fallback_keys_subset: [a]"),
+            "subset_selectors[0].fallback_keys_subset: can be set only for KEYS_SUBSET",
+        ),
+        (
+            selector(keys),
+            "subset_selectors[0].fallback_keys_subset: must not be empty",
+        ),
+        (
+            selector(&format!("{keys}, fallback_keys_subset: [c]")),
+            "subset_selectors[0].fallback_keys_subset: must be some of the keys",
+        ),
+        (
+            selector(&format!("{keys}, fallback_keys_subset: [b, a]")),
+            "subset_selectors[0].fallback_keys_subset: must not be all of the keys",
+        ),
+        (
+            "lb_subset_config: {metadata_fallback_policy: FALLBACK_LIST}".to_owned(),
+            "lb_subset_config.metadata_fallback_policy: not supported yet",
+        ),
+        (
+            format!("{}, {random}", selector("keys: [a]")),
+            "lb_subset_config: cannot be combined with load_balancing_policy",
+        ),
+    ] {
+        let refusal = read(&fields).unwrap_err();
+        assert!(refusal.ends_with(wanted), "{refusal}");
+    }
+}
