@@ -97,7 +97,7 @@ fn cluster_text(cluster: &Cluster, added: bool, out: &mut String) {
     if let Discovery::Eds { service_name, .. } = &cluster.model.discovery {
         line(format_args!("eds_service_name::{service_name}"));
     }
-    for endpoint in cluster.endpoints.all() {
+    for endpoint in cluster.known_endpoints().iter() {
         for (stat, value) in numbers(endpoint) {
             line(format_args!("{endpoint}::{stat}::{value}"));
         }
@@ -236,8 +236,7 @@ fn cluster_value(cluster: &Cluster, added: bool) -> Value {
         value["eds_service_name"] = json!(service_name);
     }
     let hosts: Vec<Value> = cluster
-        .endpoints
-        .all()
+        .known_endpoints()
         .iter()
         .map(|e| host_value(e))
         .collect();

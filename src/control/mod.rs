@@ -20,6 +20,7 @@
 //! All of it runs on one task of the control runtime. Others reach it by [`ControlHandle`].
 
 pub mod cache;
+mod destinations;
 pub mod dns;
 mod guard;
 mod health;
@@ -55,6 +56,7 @@ use crate::filter::Registry;
 use crate::snapshot::{Publisher, Retired, Snapshot};
 use crate::telemetry::stats::Stats;
 use cache::Cache;
+use destinations::Destinations;
 use health::Health;
 use keeper::{Keeper, Task};
 use outlier::Outliers;
@@ -143,6 +145,7 @@ pub struct Control {
     keeper: Option<Keeper>,
     health: Health,
     outliers: Outliers,
+    destinations: Destinations,
     stats: Arc<Stats>,
     batches: mpsc::Receiver<Batch>,
     queries: mpsc::Receiver<Query>,
@@ -199,6 +202,7 @@ impl Control {
             stats: Arc::clone(&stats),
             health: Health::default(),
             outliers: Outliers::default(),
+            destinations: Destinations::default(),
             pipeline: Pipeline::new(Parts {
                 stats,
                 publisher,
@@ -318,6 +322,7 @@ impl Control {
         self.note_roots();
         let mut due = self.health.due(now);
         due.extend(self.outliers.due(now));
+        self.destinations.sweep(now);
         self.pipeline.refresh(&due, now);
         while let Some(task) = self.keeper.as_mut().and_then(|keeper| keeper.due(now)) {
             self.keep(task);
@@ -406,6 +411,7 @@ impl Control {
             let snapshot = self.pipeline.snapshot();
             self.health.follow(&names, &snapshot, &self.stats);
             let now = Instant::now();
+            self.destinations.follow(&names, &snapshot, now);
             let changed = self.outliers.follow(&names, &snapshot, &self.stats, now);
             self.pipeline.refresh(&changed, now);
         }
@@ -433,7 +439,9 @@ impl Control {
         let health = self.health.next_deadline();
         let outliers = self.outliers.next_deadline();
         let own = sources.chain(pipeline).chain(keeper);
-        own.chain(health).chain(outliers).min()
+        let destinations = self.destinations.next_deadline();
+        let watched = health.into_iter().chain(outliers).chain(destinations);
+        own.chain(watched).min()
     }
 }
 

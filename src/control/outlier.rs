@@ -43,7 +43,7 @@ impl Outliers {
                     let cluster = Arc::clone(cluster);
                     if let Some(watched) = self.clusters.get_mut(name) {
                         watched.detector.detection = detection;
-                        watched.detector.follow(cluster.endpoints.all());
+                        watched.detector.follow(&cluster.known_endpoints());
                         watched.cluster = cluster;
                         continue;
                     }
@@ -82,7 +82,7 @@ impl Outliers {
             let Some(watched) = self.clusters.get_mut(&report.cluster) else {
                 continue;
             };
-            let all = watched.cluster.endpoints.all();
+            let all = &watched.cluster.known_endpoints();
             let random = &mut self.random;
             if watched
                 .detector
@@ -105,7 +105,7 @@ impl Outliers {
             let Some(watched) = self.clusters.get_mut(&name) else {
                 continue;
             };
-            let all = watched.cluster.endpoints.all();
+            let all = &watched.cluster.known_endpoints();
             if watched.detector.tick(all, now, &mut self.random) {
                 watched.cluster.gauge_members();
                 changed.push(Arc::clone(&name));

@@ -1,5 +1,6 @@
 //! Asking endpoints of a cluster until one answers well enough.
 
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use super::replay::Replay;
 use super::request::prepare;
 use super::retry::{Reset, Retries, Verdict};
 use super::timeouts::{EXPECTED_TIMEOUT, Timeouts};
-use crate::cluster::{Cluster, PickError, Wish};
+use crate::cluster::{Cluster, PickError, Picked, Wish};
 use crate::error::Failure;
 use crate::route::Chosen;
 use crate::route::action::{Forward, milliseconds};
@@ -45,6 +46,8 @@ pub struct Ask<'a> {
     pub upgrade: Option<&'a UpgradeRequest>,
     /// Of the request, where the cluster's policy hashes.
     pub hash: Option<u64>,
+    /// Where to go, where the cluster leaves that to requests.
+    pub destination: Option<SocketAddr>,
     pub timeouts: Timeouts,
     /// Whether the upstream is told `x-envoy-*`.
     pub tell: bool,
@@ -110,7 +113,7 @@ struct Attempts<'a> {
     /// What was sent may have to be sent again.
     resend: bool,
     /// The endpoint that is asked, and whether it was connected to.
-    asked: Option<(&'a Arc<Endpoint>, bool)>,
+    asked: Option<(Picked<'a>, bool)>,
     /// Endpoints that did not do.
     tried: Vec<u64>,
     /// Of the attempt before, when no connection came about.
@@ -128,6 +131,7 @@ struct Rest<'a> {
     forward: &'a Forward,
     upgrade: Option<&'a UpgradeRequest>,
     hash: Option<u64>,
+    destination: Option<SocketAddr>,
     retries: Option<Box<Retries>>,
     timeouts: Timeouts,
     tell: bool,
@@ -149,6 +153,7 @@ pub async fn ask(
         copies,
         upgrade,
         hash,
+        destination,
         timeouts,
         tell,
     } = ask;
@@ -178,6 +183,7 @@ pub async fn ask(
             forward,
             upgrade,
             hash,
+            destination,
             retries,
             timeouts,
             tell,
@@ -205,7 +211,7 @@ impl<'a> Attempts<'a> {
                 && let Some((endpoint, connected)) = self.asked.take()
                 && let Some(outcome) = outcome::of(attempt.as_ref().map(|(_, r)| r), connected)
             {
-                detection.note(endpoint, outcome);
+                detection.note(&endpoint, outcome);
             }
             let stats = &self.cluster.transport.stats;
             let retries = match self.body.is_given_up() {
@@ -295,11 +301,12 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    fn pick(&mut self) -> Result<&'a Arc<Endpoint>, Lost> {
+    fn pick(&mut self) -> Result<Picked<'a>, Lost> {
         let cluster = self.cluster;
         let wish = Wish {
             hash: self.ask.hash,
             labels: self.ask.chosen.labels(),
+            destination: self.ask.destination,
         };
         let others = self.ask.retries.as_ref().map_or(0, |r| r.other_hosts());
         let picked = match others {
@@ -322,14 +329,15 @@ impl<'a> Attempts<'a> {
     async fn attempt(&mut self, exchange: &mut Exchange) -> Result<Answer, Lost> {
         let transport = &self.cluster.transport;
         loop {
-            let endpoint = self.pick()?;
+            let picked = self.pick()?;
+            let endpoint: &Arc<Endpoint> = &picked;
             let limit = &transport.limits_of(self.ask.forward.priority).requests;
             let Some(permit) = limit.acquire() else {
                 transport.dropped.inc();
                 return Err(Lost::of(failures::overflow(limit.max()), Reset::Overflow));
             };
             exchange.asked(endpoint, transport, permit);
-            self.asked = Some((endpoint, false));
+            self.asked = Some((picked.clone(), false));
             let pooled = if self.again {
                 None
             } else {
@@ -355,7 +363,7 @@ impl<'a> Attempts<'a> {
                     }
                 }
             };
-            self.asked = Some((endpoint, true));
+            self.asked = Some((picked.clone(), true));
             if lease.is_http2() && self.ask.upgrade.is_some_and(|u| u.connect) {
                 return Err(Lost::finally(failures::no_tunnel()));
             }

@@ -25,7 +25,7 @@ pub async fn open(
     exchange: &mut Exchange,
 ) -> Result<(Arc<Endpoint>, RawConnection), Failure> {
     let transport = &cluster.transport;
-    let endpoint = Arc::clone(cluster.pick(wish).inspect_err(|_| {
+    let endpoint = Arc::clone(&*cluster.pick(wish).inspect_err(|_| {
         transport.stats.upstream_cx_none_healthy.inc();
     })?);
     let limit = &transport.limits_of(forward.priority).requests;

@@ -128,9 +128,14 @@ impl Copy {
         let Action::Forward(forward) = &route.action else {
             return;
         };
-        let Ok(endpoint) = cluster.pick(Wish::default()) else {
+        let wish = Wish {
+            destination: cluster.destination(Some(&head.headers), None),
+            ..Wish::default()
+        };
+        let Ok(picked) = cluster.pick(wish) else {
             return transport.stats.upstream_cx_none_healthy.inc();
         };
+        let endpoint = &*picked;
         let limits = transport.limits_of(forward.priority);
         let Some(_permit) = limits.requests.acquire() else {
             return;

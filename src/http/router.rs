@@ -100,6 +100,11 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
         }
         _ => Hashed::default(),
     };
+    let restored = connection.restored;
+    let destination = match &cluster {
+        Some(cluster) => cluster.destination(Some(&head.headers), restored),
+        None => None,
+    };
     let connect = upgrade.as_ref().is_some_and(|u| u.connect);
     if connect
         && forward.upgrades.iter().any(|u| u.terminate)
@@ -109,6 +114,7 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
         let wish = Wish {
             hash: hashed.hash,
             labels: chosen.labels(),
+            destination,
         };
         let mut response =
             match connect::open(cluster, forward, wish, &timeouts, &mut exchange).await {
@@ -130,6 +136,7 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
         copies,
         upgrade: upgrade.as_ref(),
         hash: hashed.hash,
+        destination,
         timeouts,
         tell,
     };

@@ -185,6 +185,9 @@ fn addresses(cluster: &Cluster) -> Result<Vec<Address>, String> {
     let assignment = match &cluster.discovery {
         Discovery::Static(assignment) => assignment,
         Discovery::Dns(dns) => &dns.assignment,
+        Discovery::OriginalDst(_) => {
+            return Err("of type ORIGINAL_DST is nowhere by itself".to_owned());
+        }
         Discovery::Eds { .. } => {
             let reason = "gets its endpoints by EDS, which needs a management server first";
             return Err(reason.to_owned());

@@ -16,7 +16,7 @@ use causeway_xds::{FieldPath, ResourceType};
 use self::filters::{FilterUsers, With};
 use super::Snapshot;
 use crate::cluster::outlier::{self, Detection};
-use crate::cluster::{Cluster, EndpointSet, Former};
+use crate::cluster::{Cluster, EndpointSet, Former, OriginalDst};
 use crate::filter::Registry;
 use crate::route::{RouteTable, VirtualHost};
 use crate::telemetry::access_log::LogFiles;
@@ -50,7 +50,7 @@ pub struct Compiled {
     /// Valid resources that cannot be used all the same: a certificate file that is not there.
     /// Their earlier version stays in use.
     pub rejected: Vec<Rejected>,
-    /// Clusters with health checks or outlier detection that are new, changed or gone.
+    /// Clusters whose endpoints control has to look after that are new, changed or gone.
     pub checked: Vec<Arc<str>>,
 }
 
@@ -241,7 +241,12 @@ impl Compiler {
         let endpoints = endpoint_set(store, model, old_set);
         let mut former = Vec::new();
         if let Some(before) = &before {
-            let gone = before.endpoints.gone(&endpoints);
+            let mut gone = before.endpoints.gone(&endpoints);
+            if let Some(before) = &before.original_dst
+                && same.is_none_or(|same| original_dst_of(&same.model) != original_dst_of(model))
+            {
+                gone.extend(before.all());
+            }
             former.extend(before.former.iter().filter(|f| f.is_used()).cloned());
             former.extend(gone.iter().map(|endpoint| Former::from(&**endpoint)));
             retire(&gone, &[], false, out);
@@ -252,8 +257,10 @@ impl Compiler {
         transport.stats.membership_change.inc();
         let name: Arc<str> = Arc::clone(&transport.cluster);
         let outlier = self.outlier(&name, model, before.as_deref());
+        let original_dst = original_dst(&name, model, same);
         let cluster = Cluster {
             outlier,
+            original_dst,
             name: Arc::clone(&name),
             transport,
             endpoints: Arc::new(endpoints),
@@ -326,7 +333,7 @@ impl Compiler {
         // The end of a circuit is the end of what its users have open. Other clusters come and go by
         // the rules of xDS: what is under way finishes.
         let cut = is_reserved(&cluster.name);
-        retire(cluster.endpoints.all(), &cluster.former, cut, out);
+        retire(&cluster.known_endpoints(), &cluster.former, cut, out);
         out.snapshot.clusters.remove(&*cluster.name);
         if is_watched(&cluster.model) {
             out.checked.push(Arc::clone(&cluster.name));
@@ -383,6 +390,7 @@ impl Compiler {
             proxy_protocol: model.proxy_protocol,
             connect_timeout: model.connect_timeout,
             tcp_keepalive: model.tcp_keepalive,
+            source_addresses: model.source_addresses.clone(),
             idle_timeout: match (model.proxy_protocol, model.http.idle_timeout) {
                 (None, timeout) => timeout,
                 (Some(_), timeout) if timeout.is_zero() => via::SHORT_IDLE,
@@ -498,8 +506,10 @@ fn endpoint_set(
     let build = |a: &model::LoadAssignment| {
         EndpointSet::build(a, &cluster.balancing, &cluster.sockets, checked, before)
     };
-    if let Discovery::Static(assignment) = &cluster.discovery {
-        return build(assignment);
+    match &cluster.discovery {
+        Discovery::Static(assignment) => return build(assignment),
+        Discovery::OriginalDst(_) => return EndpointSet::default(),
+        Discovery::Eds { .. } | Discovery::Dns(_) => {}
     }
     let name = assignment_of(&cluster.discovery).unwrap_or_default();
     match resource(store, ResourceType::LoadAssignment, name) {
@@ -511,7 +521,7 @@ fn endpoint_set(
 /// The load assignment that holds a cluster's endpoints, if it is a resource of its own.
 fn assignment_of(discovery: &Discovery) -> Option<&str> {
     match discovery {
-        Discovery::Static(_) => None,
+        Discovery::Static(_) | Discovery::OriginalDst(_) => None,
         Discovery::Eds { service_name, .. } => Some(service_name),
         Discovery::Dns(dns) => Some(&dns.resource),
     }
@@ -552,9 +562,29 @@ fn retire(endpoints: &[Arc<Endpoint>], former: &[Former], cut: bool, out: &mut C
     }
 }
 
-/// Whether somebody watches the health of its endpoints.
+fn original_dst_of(model: &model::Cluster) -> Option<&model::cluster::OriginalDst> {
+    match &model.discovery {
+        Discovery::OriginalDst(original_dst) => Some(original_dst),
+        _ => None,
+    }
+}
+
+/// The same as before while its configuration and that of its connections is.
+fn original_dst(
+    name: &Arc<str>,
+    model: &model::Cluster,
+    before: Option<&Arc<Cluster>>,
+) -> Option<Arc<OriginalDst>> {
+    let wanted = original_dst_of(model)?;
+    match before.and_then(|before| before.original_dst.as_ref()) {
+        Some(before) if before.model == *wanted => Some(Arc::clone(before)),
+        _ => Some(Arc::new(OriginalDst::new(Arc::clone(name), wanted.clone()))),
+    }
+}
+
+/// Whether control has to look after its endpoints.
 fn is_watched(model: &model::Cluster) -> bool {
-    model.health_check.is_some() || model.outlier.is_some()
+    model.health_check.is_some() || model.outlier.is_some() || original_dst_of(model).is_some()
 }
 
 /// Whether connections made for `a` may be used for `b`.
@@ -565,5 +595,6 @@ fn same_transport(a: &model::Cluster, b: &model::Cluster) -> bool {
         && a.http == b.http
         && a.connect_timeout == b.connect_timeout
         && a.tcp_keepalive == b.tcp_keepalive
+        && a.source_addresses == b.source_addresses
         && a.alt_stat_name == b.alt_stat_name
 }

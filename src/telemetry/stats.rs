@@ -218,7 +218,7 @@ group! {
             upstream_rq_retry_overflow, upstream_rq_retry_backoff_exponential,
             upstream_rq_retry_backoff_ratelimited, retry_or_shadow_abandoned,
             upstream_rq_per_try_timeout, upstream_rq_per_try_idle_timeout, upstream_rq_cancelled,
-            lb_healthy_panic, lb_subsets_selected, lb_subsets_fallback, lb_subsets_fallback_panic,
+            original_dst_host_invalid, lb_healthy_panic, lb_subsets_selected, lb_subsets_fallback, lb_subsets_fallback_panic,
             membership_change, update_attempt, update_success, update_rejected,
         ],
         gauges: [upstream_cx_active, upstream_rq_active, upstream_rq_pending_active,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use causeway_xds::resource::cluster::{ProxyProtocolVersion, TcpKeepalive};
 use http::StatusCode;
 use rustls_pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use super::{Endpoint, Transport, Via};
 use crate::error::{Failure, ResponseFlag};
@@ -179,9 +180,11 @@ async fn open(
 async fn open_socket(address: &Address, transport: &Transport) -> Result<Io, ConnectErrorKind> {
     match address {
         Address::Socket(address) => {
-            let io = TcpStream::connect(address)
-                .await
-                .map_err(|e| ConnectErrorKind::Connect(Arc::new(e)))?;
+            let io = match transport.source_addresses.is_empty() {
+                true => TcpStream::connect(address).await,
+                false => connect_from(&transport.source_addresses, *address).await,
+            };
+            let io = io.map_err(|e| ConnectErrorKind::Connect(Arc::new(e)))?;
             // An error here means that the peer is gone already; the next read tells so.
             io.set_nodelay(true).ok();
             if let Some(keepalive) = &transport.tcp_keepalive {
@@ -195,6 +198,19 @@ async fn open_socket(address: &Address, transport: &Transport) -> Result<Io, Con
             .map_err(|e| ConnectErrorKind::Connect(Arc::new(e))),
         Address::Named { .. } => Err(ConnectErrorKind::Unresolved),
     }
+}
+
+/// From the address of the endpoint's family, or the first one.
+async fn connect_from(sources: &[SocketAddr], address: SocketAddr) -> io::Result<TcpStream> {
+    let alike = sources.iter().find(|s| s.is_ipv4() == address.is_ipv4());
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if let Some(source) = alike.or(sources.first()) {
+        socket.bind(*source)?;
+    }
+    socket.connect(address).await
 }
 
 /// Sets TCP keep-alive on a connection.

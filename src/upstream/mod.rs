@@ -11,6 +11,7 @@ pub mod outcomes;
 pub mod pool;
 pub mod via;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub struct Transport {
     pub proxy_protocol: Option<ProxyProtocolVersion>,
     pub connect_timeout: Duration,
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Where connections come from, one of a family; empty leaves it to the system.
+    pub source_addresses: Vec<SocketAddr>,
     /// How long an unused connection is kept; zero keeps it.
     pub idle_timeout: Duration,
     /// Requests after which a connection is closed; zero is no limit.

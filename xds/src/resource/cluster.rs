@@ -1,8 +1,10 @@
 //! Cluster.
 
+mod bind;
 mod decode;
 mod dns;
 mod health_check;
+mod original_dst;
 mod outlier;
 mod policy;
 mod protocol;
@@ -10,10 +12,12 @@ mod proxy_protocol;
 mod socket;
 mod subset;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use health_check::{HealthCheck, HttpProbe, Intervals, Probe, TcpProbe};
+pub use original_dst::OriginalDst;
 pub use outlier::{Enforcing, FailurePercentage, OutlierDetection, SuccessRate};
 pub use socket::SocketMatch;
 pub use subset::{Fallback, Selector, SelectorFallback, Subsets};
@@ -49,6 +53,9 @@ pub struct Cluster {
     /// Say to the endpoint whose connection it is, before anything else
     /// (`ProxyProtocolUpstreamTransport`).
     pub proxy_protocol: Option<ProxyProtocolVersion>,
+    /// The addresses that connections come from, one of a family, the first one by default
+    /// (`upstream_bind_config`). Empty: the system chooses.
+    pub source_addresses: Vec<SocketAddr>,
     /// TCP keep-alive on upstream sockets.
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// The management server that is told what its endpoints have to do (`lrs_server`).
@@ -81,6 +88,8 @@ pub enum Discovery {
     },
     /// `STRICT_DNS`, `LOGICAL_DNS`, or the cluster type `envoy.clusters.dns`.
     Dns(Arc<Dns>),
+    /// `ORIGINAL_DST`.
+    OriginalDst(OriginalDst),
 }
 
 /// Endpoints by name.

@@ -52,7 +52,7 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "Cluster.cleanup_interval",
-        "for clusters of type ORIGINAL_DST, which are refused",
+        "for clusters of type ORIGINAL_DST only",
     ),
     (
         "Cluster.dns_failure_refresh_rate",

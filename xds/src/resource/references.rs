@@ -113,7 +113,7 @@ fn of_routes(routes: &RouteConfiguration, found: &mut Vec<Reference>) {
 
 fn of_cluster(cluster: &Cluster, found: &mut Vec<Reference>) {
     match &cluster.discovery {
-        Discovery::Static(_) => {}
+        Discovery::Static(_) | Discovery::OriginalDst(_) => {}
         Discovery::Eds {
             service_name,
             source,

@@ -25,7 +25,7 @@ use crate::proto::envoy::extensions::load_balancing_policies::{
     wrr_locality::v3::WrrLocality,
 };
 use crate::proto::google::protobuf::UInt64Value;
-use crate::reject::{FieldPath, Invalid};
+use crate::reject::Invalid;
 use crate::resource::context::{
     At, Context, accept, enumeration, fault, flag, number, percent, refuse, required, unknown_type,
     unpack,
@@ -47,6 +47,8 @@ pub(super) struct Fields {
     pub common_lb_config: Option<CommonLbConfig>,
     pub load_balancing_policy: Option<LoadBalancingPolicy>,
     pub lb_subset_config: Option<LbSubsetConfig>,
+    /// The cluster chooses by itself, as its type says.
+    pub provided: bool,
 }
 
 impl Balancing {
@@ -69,6 +71,19 @@ impl Balancing {
         }
         if let Some(subsets) = fields.lb_subset_config {
             balancing.subsets = Subsets::classic(subsets).at("lb_subset_config")?;
+        }
+        let provided = fields.lb_policy == LbPolicy::ClusterProvided as i32;
+        match (fields.provided, provided) {
+            (true, true) if balancing.subsets.is_some() => {
+                let reason = "cannot be combined with CLUSTER_PROVIDED";
+                return Err(Invalid::at("lb_subset_config", reason));
+            }
+            (true, true) => return Ok(balancing),
+            (true, false) => {
+                let reason = "must be CLUSTER_PROVIDED for a cluster of type ORIGINAL_DST";
+                return Err(Invalid::at("lb_policy", reason));
+            }
+            (false, _) => {}
         }
         balancing.policy = classic(fields.lb_policy, fields.lb_config, hashing)?;
         Ok(balancing)
@@ -318,9 +333,8 @@ fn classic(lb_policy: i32, config: Option<LbConfig>, hashing: Hashing) -> Result
         Some(LbConfig::MaglevLbConfig(MaglevLbConfig { table_size })) => {
             table = table_of(table_size).at("maglev_lb_config")?;
         }
-        Some(LbConfig::OriginalDstLbConfig(_)) => {
-            return Err(Invalid::unsupported(FieldPath::root())).at("original_dst_lb_config");
-        }
+        // For clusters of type ORIGINAL_DST.
+        Some(LbConfig::OriginalDstLbConfig(_)) => {}
     }
     match policy {
         LbPolicy::RoundRobin => Ok(Policy::RoundRobin),
@@ -333,6 +347,10 @@ fn classic(lb_policy: i32, config: Option<LbConfig>, hashing: Hashing) -> Result
             table_size: table,
             hashing,
         })),
+        LbPolicy::ClusterProvided => Err(Invalid::at(
+            "lb_policy",
+            "CLUSTER_PROVIDED does not fit the type of the cluster",
+        )),
         other => Err(Invalid::at(
             "lb_policy",
             format!("{} is not supported yet", other.as_str_name()),

@@ -20,6 +20,7 @@ use crate::type_url::{ResourceType, pack};
 mod health_check;
 mod load_reports;
 mod names;
+mod original_dst;
 mod policy;
 
 const HTTP: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -227,9 +228,6 @@ fn a_cluster_is_refused_by_path() {
             ("connect_timeout: must not be negative", |c| {
                 c.connect_timeout = seconds(-1)
             }),
-            ("type: ORIGINAL_DST is not supported yet", |c| {
-                c.cluster_discovery_type = Some(ClusterDiscoveryType::Type(4));
-            }),
             ("type: 9 is not a known value", |c| {
                 c.cluster_discovery_type = Some(ClusterDiscoveryType::Type(9));
             }),
@@ -266,16 +264,20 @@ fn a_cluster_is_refused_by_path() {
                     ..Default::default()
                 });
             }),
-            ("upstream_bind_config: not supported yet", |c| {
-                c.upstream_bind_config = Some(Default::default());
+            ("upstream_bind_config.freebind: not supported yet", |c| {
+                c.upstream_bind_config = Some(core::BindConfig {
+                    freebind: Some(proto::BoolValue { value: true }),
+                    ..Default::default()
+                });
             }),
             (
                 "transport_socket_matches[0].transport_socket: must be given",
                 |c| c.transport_socket_matches = vec![Default::default()],
             ),
-            ("lb_policy: CLUSTER_PROVIDED is not supported yet", |c| {
-                c.lb_policy = 6
-            }),
+            (
+                "lb_policy: CLUSTER_PROVIDED does not fit the type of the cluster",
+                |c| c.lb_policy = 6,
+            ),
             (
                 "round_robin_lb_config.slow_start_config: not supported yet",
                 |c| {
