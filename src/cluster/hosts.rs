@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use causeway_xds::resource::cluster::{Hashing, Policy};
+use causeway_xds::resource::cluster::{Balancing, Hashing, Policy};
 
 use super::hashing::{Candidate, HashTable};
 use super::schedule::schedule;
+use super::slow_start::SlowStart;
 use crate::upstream::Endpoint;
 
 /// Draws of one choice, whatever the configuration says: it bounds what a request can cost.
@@ -18,6 +19,7 @@ pub struct Hosts {
     members: Vec<u32>,
     turns: Turns,
     table: Option<Table>,
+    slow_start: Option<Box<SlowStart>>,
 }
 
 /// For policies that hash.
@@ -67,7 +69,8 @@ impl Turns {
 
 impl Hosts {
     /// `members` are places in `all`.
-    pub fn new(all: &[Arc<Endpoint>], members: Vec<u32>, policy: &Policy) -> Self {
+    pub fn new(all: &[Arc<Endpoint>], members: Vec<u32>, balancing: &Balancing) -> Self {
+        let policy = &balancing.policy;
         let weight = |place: &u32| all[*place as usize].attributes.weight.max(1);
         let weights: Vec<u32> = members.iter().map(weight).collect();
         let total: f64 = weights.iter().map(|w| f64::from(*w)).sum();
@@ -79,10 +82,13 @@ impl Hosts {
             Policy::RoundRobin | Policy::LeastRequest { choices: Some(_) } => Turns::new(&weights),
             _ => Turns::default(),
         };
+        let slow_start = balancing.slow_start.as_ref();
+        let slow_start = slow_start.and_then(|model| SlowStart::of(model, all, &members));
         Self {
             members,
             turns,
             table,
+            slow_start: slow_start.map(Box::new),
         }
     }
 
@@ -92,6 +98,7 @@ impl Hosts {
             members: shares.iter().map(|(place, _)| *place).collect(),
             turns: Turns::default(),
             table: hash_table(all, shares, policy),
+            slow_start: None,
         }
     }
 
@@ -99,6 +106,11 @@ impl Hosts {
     pub fn pick(&self, all: &[Arc<Endpoint>], policy: &Policy, hash: Option<u64>) -> Option<u32> {
         if let [only] = *self.members.as_slice() {
             return Some(only);
+        }
+        if let Some(slow_start) = &self.slow_start
+            && let Some(place) = slow_start.pick(all, &self.members, policy)
+        {
+            return Some(place);
         }
         let member = |turn: u32| self.members.get(turn as usize).copied();
         let busy = |place: u32| all[place as usize].stats.rq_active.value();

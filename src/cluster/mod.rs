@@ -9,6 +9,7 @@ pub mod outlier;
 mod priority;
 mod schedule;
 mod selection;
+mod slow_start;
 mod subsets;
 
 use std::borrow::Cow;

@@ -210,7 +210,6 @@ impl Level {
         balancing: &Balancing,
         factor: u32,
     ) -> Candidates {
-        let policy = &balancing.policy;
         let eligible = |members: &[u32]| -> Vec<u32> {
             let is = |place: &&u32| {
                 wanted.is_none_or(|wanted| all[**place as usize].availability() == wanted)
@@ -233,23 +232,24 @@ impl Level {
                 .collect();
             // Without any weight localities have no say.
             if localities.iter().any(|(weight, _)| *weight > 0) {
-                return by_locality(all, localities, policy);
+                return by_locality(all, localities, balancing);
             }
         }
         let members: Vec<u32> = self.members().collect();
-        Candidates::Together(Hosts::new(all, eligible(&members), policy))
+        Candidates::Together(Hosts::new(all, eligible(&members), balancing))
     }
 }
 
 fn by_locality(
     all: &[Arc<Endpoint>],
     localities: Vec<(u32, Vec<u32>)>,
-    policy: &Policy,
+    balancing: &Balancing,
 ) -> Candidates {
+    let policy = &balancing.policy;
     if !policy.hashes() {
         let weights: Vec<u32> = localities.iter().map(|(weight, _)| *weight).collect();
         let hosts = localities.into_iter();
-        let hosts = hosts.map(|(_, members)| Hosts::new(all, members, policy));
+        let hosts = hosts.map(|(_, members)| Hosts::new(all, members, balancing));
         return Candidates::ByLocality(Turns::new(&weights), hosts.collect());
     }
     // One table for all: a locality's weight is spread over its endpoints.

@@ -47,6 +47,8 @@ struct State {
     /// What was found out about its health: [`Finding`]s.
     findings: AtomicU8,
     checked: AtomicBool,
+    /// On [`clock_ms`]: it became known, or passed its health checks after it had failed them.
+    fresh_since: AtomicU64,
     outcomes: Outcomes,
 }
 
@@ -75,11 +77,12 @@ impl Finding {
 /// would wait for `connect_timeout`.
 pub const SHUN: Duration = Duration::from_secs(10);
 
-/// Milliseconds since the program first asked.
-fn clock_ms() -> u64 {
+/// Milliseconds on a clock of this process. Zero is long ago.
+pub fn clock_ms() -> u64 {
+    const BEGIN: u64 = 1 << 40;
     static START: OnceLock<Instant> = OnceLock::new();
     let start = START.get_or_init(Instant::now);
-    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    BEGIN.saturating_add(u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX))
 }
 
 #[derive(Debug, Default)]
@@ -121,13 +124,12 @@ impl Endpoint {
 
     pub fn new(key: EndpointKey, attributes: Attributes) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self::build(
-            NEXT.fetch_add(1, Relaxed),
-            key,
-            attributes,
-            Arc::default(),
-            Arc::default(),
-        )
+        let state = State {
+            fresh_since: clock_ms().into(),
+            ..State::default()
+        };
+        let uid = NEXT.fetch_add(1, Relaxed);
+        Self::build(uid, key, attributes, Arc::default(), Arc::new(state))
     }
 
     fn build(
@@ -202,11 +204,25 @@ impl Endpoint {
     /// Notes what was found; returns whether that is new.
     pub fn find(&self, finding: Finding, holds: bool) -> bool {
         let bit = finding as u8;
+        if finding == Finding::FailedActive && !holds && self.is_found(finding) {
+            self.state.fresh_since.store(clock_ms(), Relaxed);
+        }
         let before = match holds {
             true => self.state.findings.fetch_or(bit, Relaxed),
             false => self.state.findings.fetch_and(!bit, Relaxed),
         };
         (before & bit != 0) != holds
+    }
+
+    /// As if it had been known for long.
+    #[cfg(test)]
+    pub fn grow_old(&self) {
+        self.state.fresh_since.store(0, Relaxed);
+    }
+
+    /// Since when it may be chosen, on [`clock_ms`], as far as health checks go.
+    pub fn fresh_since(&self) -> u64 {
+        self.state.fresh_since.load(Relaxed)
     }
 
     pub fn is_found(&self, finding: Finding) -> bool {

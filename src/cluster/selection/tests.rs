@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use causeway_xds::resource::Address;
-use causeway_xds::resource::cluster::{HashFunction, Hashing, Maglev, RingHash};
+use causeway_xds::resource::cluster::{HashFunction, Hashing, Maglev, RingHash, SlowStart};
 use causeway_xds::resource::load_assignment::{
     Endpoint as Model, EndpointHealth, LocalityEndpoints,
 };
@@ -256,4 +256,28 @@ fn an_endpoint_with_too_many_requests_gives_up_what_is_beyond_its_part() {
         let place = pick(hash) as usize;
         assert!(all[place].stats.rq_active.value() <= 100);
     }
+}
+
+#[test]
+fn a_new_endpoint_gets_its_share_little_by_little() {
+    let slow = Balancing {
+        slow_start: Some(SlowStart {
+            window: std::time::Duration::from_secs(3600),
+            aggression: 1.0,
+            least: 0.1,
+        }),
+        ..Balancing::default()
+    };
+    let before = assignment(vec![group(0, 0, &[(1, HEALTHY)])]);
+    let after = assignment(vec![group(0, 0, &[(1, HEALTHY), (2, HEALTHY)])]);
+    let first = EndpointSet::build(&before, &slow, &[], false, &EndpointSet::default());
+    first.all()[0].grow_old();
+    let set = EndpointSet::build(&after, &slow, &[], false, &first);
+    let new = (0..2000).filter(|_| {
+        let chosen = set.selection().choose(set.all(), &slow.policy, None);
+        chosen.place == Some(1)
+    });
+    // A tenth of the weight of the other: 182 on average, with a deviation of 13.
+    let new = new.count();
+    assert!((90..=280).contains(&new), "{new}");
 }

@@ -9,6 +9,7 @@ mod outlier;
 mod policy;
 mod protocol;
 mod proxy_protocol;
+mod slow_start;
 mod socket;
 mod subset;
 
@@ -19,6 +20,7 @@ use std::time::Duration;
 pub use health_check::{HealthCheck, HttpProbe, Intervals, Probe, TcpProbe};
 pub use original_dst::OriginalDst;
 pub use outlier::{Enforcing, FailurePercentage, OutlierDetection, SuccessRate};
+pub use slow_start::SlowStart;
 pub use socket::SocketMatch;
 pub use subset::{Fallback, Selector, SelectorFallback, Subsets};
 
@@ -133,6 +135,8 @@ pub struct Balancing {
     pub panic_threshold: f64,
     /// Nothing is chosen then (`fail_traffic_on_panic`).
     pub fail_on_panic: bool,
+    /// Of round robin and least request.
+    pub slow_start: Option<SlowStart>,
     /// Requests are served by endpoints with the labels that they ask for (`lb_subset_config`).
     pub subsets: Option<Subsets>,
 }
@@ -195,6 +199,7 @@ impl Default for Balancing {
             by_locality: false,
             panic_threshold: 50.0,
             fail_on_panic: false,
+            slow_start: None,
             subsets: None,
         }
     }

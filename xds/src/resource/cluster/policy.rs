@@ -1,6 +1,6 @@
 //! Load-balancing policy: the classic fields, and the list of extensions that replaces them.
 
-use super::{Balancing, HashFunction, Hashing, Maglev, Policy, RingHash, Subsets};
+use super::{Balancing, HashFunction, Hashing, Maglev, Policy, RingHash, SlowStart, Subsets};
 use crate::proto::Any;
 use crate::proto::UInt32Value;
 use crate::proto::core::TypedExtensionConfig;
@@ -52,7 +52,7 @@ pub(super) struct Fields {
 }
 
 impl Balancing {
-    pub(super) fn decode(fields: Fields, ctx: &Context<'_>) -> Result<Self, Invalid> {
+    pub(super) fn decode(mut fields: Fields, ctx: &Context<'_>) -> Result<Self, Invalid> {
         let mut balancing = Self::default();
         let mut hashing = Hashing::default();
         if let Some(common) = fields.common_lb_config {
@@ -85,6 +85,7 @@ impl Balancing {
             }
             (false, _) => {}
         }
+        balancing.slow_start = slow_start(fields.lb_policy, fields.lb_config.as_mut())?;
         balancing.policy = classic(fields.lb_policy, fields.lb_config, hashing)?;
         Ok(balancing)
     }
@@ -133,7 +134,7 @@ impl Balancing {
                     slow_start_config,
                     locality_lb_config,
                 } = unpack(any)?;
-                refuse!(slow_start_config);
+                self.slow_start = SlowStart::listed(slow_start_config)?;
                 self.locality(locality_lb_config, ctx)?;
                 Policy::RoundRobin
             }
@@ -206,7 +207,8 @@ impl Balancing {
             enable_full_scan,
             selection_method,
         } = message;
-        refuse!(active_request_bias, slow_start_config);
+        refuse!(active_request_bias);
+        self.slow_start = SlowStart::listed(slow_start_config)?;
         self.locality(locality_lb_config, ctx)?;
         let choices = choices_of(choice_count)?;
         let full = match enumeration(selection_method, "selection_method")? {
@@ -317,13 +319,8 @@ fn classic(lb_policy: i32, config: Option<LbConfig>, hashing: Hashing) -> Result
     );
     match config {
         None => {}
-        Some(LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config })) => {
-            let check = || -> Result<(), Invalid> {
-                refuse!(slow_start_config);
-                Ok(())
-            };
-            check().at("round_robin_lb_config")?;
-        }
+        // Nothing else is in it.
+        Some(LbConfig::RoundRobinLbConfig(_)) => {}
         Some(LbConfig::LeastRequestLbConfig(config)) => {
             choices = least_request(config).at("least_request_lb_config")?;
         }
@@ -358,13 +355,33 @@ fn classic(lb_policy: i32, config: Option<LbConfig>, hashing: Hashing) -> Result
     }
 }
 
+/// What the configuration of the chosen policy says of it; that of another one has no effect.
+fn slow_start(policy: i32, config: Option<&mut LbConfig>) -> Result<Option<SlowStart>, Invalid> {
+    let (found, of, at) = match config {
+        Some(LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config })) => (
+            slow_start_config.take(),
+            LbPolicy::RoundRobin,
+            "round_robin_lb_config",
+        ),
+        Some(LbConfig::LeastRequestLbConfig(config)) => (
+            config.slow_start_config.take(),
+            LbPolicy::LeastRequest,
+            "least_request_lb_config",
+        ),
+        _ => return Ok(None),
+    };
+    let slow_start = SlowStart::classic(found).at(at)?;
+    Ok(slow_start.filter(|_| policy == of as i32))
+}
+
 fn least_request(message: LeastRequestLbConfig) -> Result<u32, Invalid> {
     let LeastRequestLbConfig {
         choice_count,
         active_request_bias,
-        slow_start_config,
+        // Taken out already.
+        slow_start_config: _,
     } = message;
-    refuse!(active_request_bias, slow_start_config);
+    refuse!(active_request_bias);
     choices_of(choice_count)
 }
 

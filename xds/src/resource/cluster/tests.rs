@@ -279,10 +279,13 @@ fn a_cluster_is_refused_by_path() {
                 |c| c.lb_policy = 6,
             ),
             (
-                "round_robin_lb_config.slow_start_config: not supported yet",
+                "round_robin_lb_config.slow_start_config.slow_start_window: must not be negative",
                 |c| {
                     c.lb_config = Some(LbConfig::RoundRobinLbConfig(inner::RoundRobinLbConfig {
-                        slow_start_config: Some(Default::default()),
+                        slow_start_config: Some(inner::SlowStartConfig {
+                            slow_start_window: seconds(-1),
+                            ..Default::default()
+                        }),
                     }));
                 },
             ),

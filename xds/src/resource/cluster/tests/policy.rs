@@ -282,3 +282,41 @@ fn what_no_subset_can_be_is_refused_by_path() {
         assert!(refusal.ends_with(wanted), "{refusal}");
     }
 }
+
+#[test]
+fn slow_start_belongs_to_the_policy_that_it_is_written_for() {
+    let fields = "slow_start_config: {slow_start_window: 30s, min_weight_percent: {value: 20}, \
+                  aggression: {default_value: 2, runtime_key: a}}";
+    let wanted = Some(SlowStart {
+        window: Duration::from_secs(30),
+        aggression: 2.0,
+        least: 0.2,
+    });
+    let round = listed(&format!(
+        "{}, {fields}",
+        of_type("round_robin.v3.RoundRobin")
+    ));
+    assert_eq!(round.unwrap().slow_start, wanted);
+    let least = listed(&format!(
+        "{}, {fields}",
+        of_type("least_request.v3.LeastRequest")
+    ));
+    assert_eq!(least.unwrap().slow_start, wanted);
+    let classic = |policy: &str| {
+        let config = format!("lb_policy: {policy}, least_request_lb_config: {{{fields}}}");
+        read(&config).unwrap().slow_start
+    };
+    assert_eq!(classic("LEAST_REQUEST"), wanted);
+    assert_eq!(classic("RANDOM"), None);
+    let none = "round_robin_lb_config: {slow_start_config: {}}";
+    assert_eq!(read(none).unwrap().slow_start, None);
+    let refusal = read(
+        "round_robin_lb_config: {slow_start_config: {slow_start_window: 1s, \
+         aggression: {default_value: 0, runtime_key: a}}}",
+    );
+    let refusal = refusal.unwrap_err();
+    assert!(
+        refusal.ends_with("aggression.default_value: must be above 0"),
+        "{refusal}"
+    );
+}
