@@ -55,8 +55,12 @@ impl Balancing {
     pub(super) fn decode(mut fields: Fields, ctx: &Context<'_>) -> Result<Self, Invalid> {
         let mut balancing = Self::default();
         let mut hashing = Hashing::default();
-        if let Some(common) = fields.common_lb_config {
+        if let Some(common) = fields.common_lb_config.take() {
             hashing = balancing.common(common, ctx).at("common_lb_config")?;
+        }
+        if fields.provided {
+            check_provided(&fields)?;
+            return Ok(balancing);
         }
         // The list wins over the classic fields whenever it is there.
         if let Some(extension) = fields.load_balancing_policy {
@@ -71,19 +75,6 @@ impl Balancing {
         }
         if let Some(subsets) = fields.lb_subset_config {
             balancing.subsets = Subsets::classic(subsets).at("lb_subset_config")?;
-        }
-        let provided = fields.lb_policy == LbPolicy::ClusterProvided as i32;
-        match (fields.provided, provided) {
-            (true, true) if balancing.subsets.is_some() => {
-                let reason = "cannot be combined with CLUSTER_PROVIDED";
-                return Err(Invalid::at("lb_subset_config", reason));
-            }
-            (true, true) => return Ok(balancing),
-            (true, false) => {
-                let reason = "must be CLUSTER_PROVIDED for a cluster of type ORIGINAL_DST";
-                return Err(Invalid::at("lb_policy", reason));
-            }
-            (false, _) => {}
         }
         balancing.slow_start = slow_start(fields.lb_policy, fields.lb_config.as_mut())?;
         balancing.policy = classic(fields.lb_policy, fields.lb_config, hashing)?;
@@ -307,6 +298,32 @@ impl Balancing {
         Hashing::decode(use_hostname_for_hashing, hash_balance_factor)
             .at("consistent_hashing_lb_config")
     }
+}
+
+/// A cluster that chooses by itself has to say so in every form that it uses.
+fn check_provided(fields: &Fields) -> Result<(), Invalid> {
+    const LISTED: &str =
+        "envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided";
+    let wrong = |field: &str, wanted: &str| {
+        let reason = format!("must be {wanted} for a cluster of type ORIGINAL_DST");
+        Err(Invalid::at(field, reason))
+    };
+    if fields.lb_policy != LbPolicy::ClusterProvided as i32 {
+        return wrong("lb_policy", "CLUSTER_PROVIDED");
+    }
+    if let Some(list) = &fields.load_balancing_policy {
+        let first = list.policies.first();
+        let first = first.and_then(|p| p.typed_extension_config.as_ref()?.typed_config.as_ref());
+        if first.is_none_or(|any| message_name(&any.type_url) != LISTED) {
+            return wrong("load_balancing_policy", "ClusterProvided");
+        }
+    }
+    let subsets = fields.lb_subset_config.as_ref();
+    if subsets.is_some_and(|subsets| !subsets.subset_selectors.is_empty()) {
+        let reason = "cannot be combined with CLUSTER_PROVIDED";
+        return Err(Invalid::at("lb_subset_config", reason));
+    }
+    Ok(())
 }
 
 fn classic(lb_policy: i32, config: Option<LbConfig>, hashing: Hashing) -> Result<Policy, Invalid> {

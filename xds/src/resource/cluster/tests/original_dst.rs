@@ -55,6 +55,12 @@ fn what_does_not_belong_together_is_refused() {
             "lb_policy: must be CLUSTER_PROVIDED for a cluster of type ORIGINAL_DST",
         ),
         (
+            "type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED, load_balancing_policy: {policies: \
+             [{typed_extension_config: {name: r, typed_config: {'@type': type.googleapis.com/\
+             envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin}}}]}",
+            "load_balancing_policy: must be ClusterProvided for a cluster of type ORIGINAL_DST",
+        ),
+        (
             "type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED, load_assignment: {cluster_name: c}",
             "load_assignment: the cluster is of type ORIGINAL_DST",
         ),
