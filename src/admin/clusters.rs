@@ -61,6 +61,20 @@ fn cluster_text(cluster: &Cluster, added: bool, out: &mut String) {
         "observability_name::{}",
         cluster.model.stat_name()
     ));
+    if let Some(detection) = &cluster.outlier {
+        let averages = [
+            ("", &detection.external),
+            ("local_origin_", &detection.local_origin),
+        ];
+        for (kind, average) in averages {
+            let mean = percent(average.mean.get());
+            line(format_args!("outlier::{kind}success_rate_average::{mean}"));
+            let threshold = percent(average.threshold.get());
+            line(format_args!(
+                "outlier::{kind}success_rate_ejection_threshold::{threshold}"
+            ));
+        }
+    }
     for (priority, limits) in by_priority(cluster) {
         line(format_args!(
             "{priority}::max_connections::{}",
@@ -83,7 +97,7 @@ fn cluster_text(cluster: &Cluster, added: bool, out: &mut String) {
     if let Discovery::Eds { service_name, .. } = &cluster.model.discovery {
         line(format_args!("eds_service_name::{service_name}"));
     }
-    for endpoint in cluster.endpoints.all() {
+    for endpoint in cluster.known_endpoints().iter() {
         for (stat, value) in numbers(endpoint) {
             line(format_args!("{endpoint}::{stat}::{value}"));
         }
@@ -104,8 +118,33 @@ fn cluster_text(cluster: &Cluster, added: bool, out: &mut String) {
             "{endpoint}::priority::{}",
             attributes.priority
         ));
-        line(format_args!("{endpoint}::success_rate::-1"));
-        line(format_args!("{endpoint}::local_origin_success_rate::-1"));
+        for (kind, rate) in rates(endpoint) {
+            let rate = rate.map_or_else(|| "-1".to_owned(), |rate| rate.to_string());
+            line(format_args!("{endpoint}::{kind}::{rate}"));
+        }
+    }
+}
+
+/// Of the last interval of outlier detection, where there were requests enough.
+fn rates(endpoint: &Endpoint) -> [(&'static str, Option<f64>); 2] {
+    let outcomes = endpoint.outcomes();
+    [
+        ("success_rate", outcomes.external.shown()),
+        ("local_origin_success_rate", outcomes.local_origin.shown()),
+    ]
+}
+
+/// With six digits, as Envoy prints it.
+fn percent(value: Option<f64>) -> String {
+    let Some(value) = value else {
+        return "-1".to_owned();
+    };
+    let before = format!("{:.0}", value.trunc().abs());
+    let after = 6_usize.saturating_sub(before.len());
+    let text = format!("{value:.after$}");
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
     }
 }
 
@@ -117,6 +156,10 @@ fn flags(endpoint: &Endpoint) -> String {
         (
             endpoint.is_found(Finding::FailedActive),
             "/failed_active_hc",
+        ),
+        (
+            endpoint.is_found(Finding::FailedOutlier),
+            "/failed_outlier_check",
         ),
         (
             !matches!(health, Unknown | Healthy | Degraded),
@@ -175,12 +218,25 @@ fn cluster_value(cluster: &Cluster, added: bool) -> Value {
     if added {
         value["added_via_api"] = json!(true);
     }
+    if let Some(detection) = &cluster.outlier {
+        let thresholds = [
+            ("success_rate_ejection_threshold", &detection.external),
+            (
+                "local_origin_success_rate_ejection_threshold",
+                &detection.local_origin,
+            ),
+        ];
+        for (name, average) in thresholds {
+            if let Some(threshold) = average.threshold.get() {
+                value[name] = json!({ "value": threshold });
+            }
+        }
+    }
     if let Discovery::Eds { service_name, .. } = &cluster.model.discovery {
         value["eds_service_name"] = json!(service_name);
     }
     let hosts: Vec<Value> = cluster
-        .endpoints
-        .all()
+        .known_endpoints()
         .iter()
         .map(|e| host_value(e))
         .collect();
@@ -220,11 +276,17 @@ fn host_value(endpoint: &Endpoint) -> Value {
     });
     let active = [
         (Finding::FailedActive, "failed_active_health_check"),
+        (Finding::FailedOutlier, "failed_outlier_check"),
         (Finding::DegradedActive, "failed_active_degraded_check"),
     ];
     for (finding, name) in active {
         if endpoint.is_found(finding) {
             value["health_status"][name] = json!(true);
+        }
+    }
+    for (name, rate) in rates(endpoint) {
+        if let Some(rate) = rate {
+            value[name] = json!({ "value": rate });
         }
     }
     if !attributes.hostname.is_empty() {

@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use causeway_xds::resource::LoadAssignment;
-use causeway_xds::resource::cluster::Balancing;
+use causeway_xds::resource::cluster::{Balancing, SocketMatch};
 
 use super::selection::Selection;
+use super::subsets::Subsets;
 use crate::upstream::endpoint::{Attributes, Availability};
 use crate::upstream::{Endpoint, EndpointKey};
 
@@ -15,15 +16,18 @@ use crate::upstream::{Endpoint, EndpointKey};
 pub struct EndpointSet {
     all: Vec<Arc<Endpoint>>,
     selection: Selection,
+    /// Then it is they that choose.
+    subsets: Option<Box<Subsets>>,
     healthy: usize,
 }
 
 impl EndpointSet {
     /// Builds from an assignment; endpoints that were in `previous` stay the same objects.
-    /// With `checked`, new ones have to pass a check first.
+    /// `sockets`: those that only some endpoints are connected to by. With `checked`, new ones have to pass a check first.
     pub fn build(
         assignment: &LoadAssignment,
         balancing: &Balancing,
+        sockets: &[SocketMatch],
         checked: bool,
         previous: &Self,
     ) -> Self {
@@ -44,12 +48,20 @@ impl EndpointSet {
                     priority: group.priority,
                     locality: group.locality.clone(),
                     check: endpoint.check.clone(),
+                    socket: SocketMatch::find(
+                        sockets,
+                        &endpoint.socket_labels,
+                        &group.socket_labels,
+                    ),
                 };
                 let checked = checked && !endpoint.check.disabled;
                 let endpoint = match before.get(&key) {
                     Some(same) if same.attributes == attributes => Arc::clone(same),
-                    Some(same) => Arc::new(same.with(attributes)),
-                    None => Arc::new(Endpoint::new(key, attributes)),
+                    // Another socket is another kind of connection.
+                    Some(same) if same.attributes.socket == attributes.socket => {
+                        Arc::new(same.with(attributes))
+                    }
+                    _ => Arc::new(Endpoint::new(key, attributes)),
                 };
                 endpoint.await_check(checked);
                 all.push(endpoint);
@@ -58,11 +70,15 @@ impl EndpointSet {
         let is_healthy = |e: &&Arc<Endpoint>| e.availability() == Availability::Healthy;
         let healthy = all.iter().filter(is_healthy).count();
         // Most clusters have one endpoint, and nothing to choose.
+        let subsets = balancing.subsets.as_ref();
         let selection = match (all.len(), healthy) {
+            _ if subsets.is_some() => Selection::default(),
             (1, 1) => Selection::default(),
             _ => Selection::new(&all, assignment, balancing),
         };
+        let subsets = subsets.map(|model| Subsets::new(model, &all, assignment, balancing));
         Self {
+            subsets: subsets.map(Box::new),
             selection,
             healthy,
             all,
@@ -82,13 +98,17 @@ impl EndpointSet {
     /// The only endpoint, if nothing speaks against it.
     pub(super) fn only(&self) -> Option<&Arc<Endpoint>> {
         match self.all.as_slice() {
-            [only] if self.healthy == 1 => Some(only),
+            [only] if self.healthy == 1 && self.subsets.is_none() => Some(only),
             _ => None,
         }
     }
 
     pub(super) fn selection(&self) -> &Selection {
         &self.selection
+    }
+
+    pub(super) fn subsets(&self) -> Option<&Subsets> {
+        self.subsets.as_deref()
     }
 
     /// Endpoints of `self` that `next` does not have, by pool.

@@ -1,8 +1,12 @@
 //! Consistent hashing: the same mapping from a hash to an endpoint as Envoy's, for the same
 //! endpoints, so that proxies of both kinds send a user to the same place.
 
-use causeway_xds::resource::cluster::{Maglev, RingHash};
+use causeway_xds::resource::cluster::{HashFunction, Maglev, RingHash};
 use xxhash_rust::xxh64::xxh64;
+
+use self::murmur::murmur_hash;
+
+mod murmur;
 
 /// What is hashed for an endpoint, and its share of the traffic; shares add up to 1.
 #[derive(Clone, Debug)]
@@ -47,7 +51,11 @@ impl HashTable {
             while there < wanted {
                 text.truncate(stem);
                 text.push_str(&number.to_string());
-                points.push((xxh64(text.as_bytes(), 0), candidate.index));
+                let hash = match config.function {
+                    HashFunction::XxHash => xxh64(text.as_bytes(), 0),
+                    HashFunction::MurmurHash2 => murmur_hash(text.as_bytes()),
+                };
+                points.push((hash, candidate.index));
                 number += 1;
                 there += 1.0;
             }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use causeway_xds::resource::cluster::Policy;
+use causeway_xds::resource::cluster::{Balancing, Hashing, Policy};
 
 use super::hashing::{Candidate, HashTable};
 use super::schedule::schedule;
+use super::slow_start::SlowStart;
 use crate::upstream::Endpoint;
 
 /// Draws of one choice, whatever the configuration says: it bounds what a request can cost.
@@ -17,7 +18,17 @@ pub const MAX_DRAWS: u32 = 128;
 pub struct Hosts {
     members: Vec<u32>,
     turns: Turns,
-    table: Option<HashTable>,
+    table: Option<Table>,
+    slow_start: Option<Box<SlowStart>>,
+}
+
+/// For policies that hash.
+#[derive(Debug)]
+struct Table {
+    places: HashTable,
+    /// Each endpoint with its share of all traffic, where that bounds what it gets.
+    shares: Vec<(u32, f64)>,
+    balance_factor: u32,
 }
 
 /// A schedule, and how far it is.
@@ -58,7 +69,8 @@ impl Turns {
 
 impl Hosts {
     /// `members` are places in `all`.
-    pub fn new(all: &[Arc<Endpoint>], members: Vec<u32>, policy: &Policy) -> Self {
+    pub fn new(all: &[Arc<Endpoint>], members: Vec<u32>, balancing: &Balancing) -> Self {
+        let policy = &balancing.policy;
         let weight = |place: &u32| all[*place as usize].attributes.weight.max(1);
         let weights: Vec<u32> = members.iter().map(weight).collect();
         let total: f64 = weights.iter().map(|w| f64::from(*w)).sum();
@@ -70,10 +82,13 @@ impl Hosts {
             Policy::RoundRobin | Policy::LeastRequest { choices: Some(_) } => Turns::new(&weights),
             _ => Turns::default(),
         };
+        let slow_start = balancing.slow_start.as_ref();
+        let slow_start = slow_start.and_then(|model| SlowStart::of(model, all, &members));
         Self {
             members,
             turns,
             table,
+            slow_start: slow_start.map(Box::new),
         }
     }
 
@@ -83,6 +98,7 @@ impl Hosts {
             members: shares.iter().map(|(place, _)| *place).collect(),
             turns: Turns::default(),
             table: hash_table(all, shares, policy),
+            slow_start: None,
         }
     }
 
@@ -90,6 +106,11 @@ impl Hosts {
     pub fn pick(&self, all: &[Arc<Endpoint>], policy: &Policy, hash: Option<u64>) -> Option<u32> {
         if let [only] = *self.members.as_slice() {
             return Some(only);
+        }
+        if let Some(slow_start) = &self.slow_start
+            && let Some(place) = slow_start.pick(all, &self.members, policy)
+        {
+            return Some(place);
         }
         let member = |turn: u32| self.members.get(turn as usize).copied();
         let busy = |place: u32| all[place as usize].stats.rq_active.value();
@@ -112,26 +133,90 @@ impl Hosts {
             }
             Policy::RingHash(_) | Policy::Maglev(_) => {
                 let hash = hash.unwrap_or_else(|| fastrand::u64(..));
-                self.table.as_ref()?.get(hash)
+                self.table.as_ref()?.get(all, hash)
             }
         }
     }
 }
 
-fn hash_table(all: &[Arc<Endpoint>], shares: &[(u32, f64)], policy: &Policy) -> Option<HashTable> {
-    let candidates = |use_hostname: bool| -> Vec<Candidate> {
+fn hash_table(all: &[Arc<Endpoint>], shares: &[(u32, f64)], policy: &Policy) -> Option<Table> {
+    let candidates = |hashing: &Hashing| -> Vec<Candidate> {
         let candidate = |(place, share): &(u32, f64)| Candidate {
             index: *place,
-            key: hash_key(&all[*place as usize], use_hostname),
+            key: hash_key(&all[*place as usize], hashing.use_hostname),
             share: *share,
         };
         shares.iter().map(candidate).collect()
     };
-    match policy {
-        Policy::RingHash(config) => Some(HashTable::ring(&candidates(config.use_hostname), config)),
-        Policy::Maglev(config) => Some(HashTable::maglev(&candidates(config.use_hostname), config)),
-        _ => None,
+    let (places, hashing) = match policy {
+        Policy::RingHash(config) => (
+            HashTable::ring(&candidates(&config.hashing), config),
+            config.hashing,
+        ),
+        Policy::Maglev(config) => (
+            HashTable::maglev(&candidates(&config.hashing), config),
+            config.hashing,
+        ),
+        _ => return None,
+    };
+    let balance_factor = hashing.balance_factor;
+    Some(Table {
+        places,
+        shares: balance_factor.map_or_else(Vec::new, |_| shares.to_vec()),
+        balance_factor: balance_factor.unwrap_or_default(),
+    })
+}
+
+impl Table {
+    fn get(&self, all: &[Arc<Endpoint>], hash: u64) -> Option<u32> {
+        let place = self.places.get(hash)?;
+        if self.shares.is_empty() || active(all, place) == 0 {
+            return Some(place);
+        }
+        Some(self.bounded(all, place, hash))
     }
+
+    /// Another place instead of one that has more than its part of the requests under way. The
+    /// others come in an order that the hash makes, each time the same for it; if all have too
+    /// many, the least loaded one is taken.
+    fn bounded(&self, all: &[Arc<Endpoint>], first: u32, hash: u64) -> u32 {
+        let total: u64 = self
+            .shares
+            .iter()
+            .map(|(place, _)| active(all, *place))
+            .sum();
+        let slots = ((total + 1) * u64::from(self.balance_factor)).div_ceil(100);
+        let load = |(place, share): &(u32, f64)| load(active(all, *place), slots, *share);
+        let own = self.shares.iter().find(|(place, _)| *place == first);
+        let Some(own) = own.map(load).filter(|load| *load > 1.0) else {
+            return first;
+        };
+        let mut others = self.shares.clone();
+        fastrand::Rng::with_seed(hash).shuffle(&mut others);
+        let mut least = (first, own);
+        for other in others.iter().filter(|(place, _)| *place != first) {
+            let load = load(other);
+            if load <= 1.0 {
+                return other.0;
+            }
+            if load < least.1 {
+                least = (other.0, load);
+            }
+        }
+        least.0
+    }
+}
+
+/// Requests under way.
+fn active(all: &[Arc<Endpoint>], place: u32) -> u64 {
+    let active = all[place as usize].stats.rq_active.value();
+    u64::try_from(active).unwrap_or_default()
+}
+
+/// How much of its part of all slots is taken; at least one slot is everyone's.
+#[expect(clippy::cast_precision_loss, reason = "numbers of requests")]
+fn load(active: u64, slots: u64, share: f64) -> f64 {
+    active as f64 / (slots as f64 * share).ceil().max(1.0)
 }
 
 fn hash_key(endpoint: &Endpoint, use_hostname: bool) -> String {

@@ -4,16 +4,26 @@ mod endpoints;
 mod hashing;
 pub mod health_check;
 mod hosts;
+mod original_dst;
+pub mod outlier;
 mod priority;
 mod schedule;
 mod selection;
+mod slow_start;
+mod subsets;
 
+use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
 use causeway_xds::resource::cluster as model;
+use causeway_xds::resource::metadata::Labels;
 use http::StatusCode;
+use http::header::HeaderMap;
 
 pub use endpoints::EndpointSet;
+pub use original_dst::OriginalDst;
+use outlier::{Detection, Outcome};
 
 use crate::error::{Failure, ResponseFlag};
 use crate::upstream::endpoint::{Availability, EndpointStats};
@@ -29,6 +39,10 @@ pub struct Cluster {
     /// Endpoints that it had, for as long as something still runs to them.
     pub former: Vec<Former>,
     pub model: Arc<model::Cluster>,
+    /// What is told of each attempt, if somebody wants to know.
+    pub outlier: Option<Arc<Detection>>,
+    /// Of a cluster without endpoints of its own: they are where clients want to go.
+    pub original_dst: Option<Arc<OriginalDst>>,
 }
 
 /// An endpoint that is gone. What runs to it goes on until its cluster is gone as well.
@@ -54,6 +68,36 @@ impl Former {
     }
 }
 
+/// What speaks for one endpoint or another.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish<'w> {
+    /// Of the request, where the policy is one that hashes.
+    pub hash: Option<u64>,
+    /// What the endpoint should have, where there are subsets.
+    pub labels: Option<&'w Labels>,
+    /// Where to go, where the cluster has no endpoints of its own.
+    pub destination: Option<SocketAddr>,
+}
+
+/// An endpoint that was chosen.
+#[derive(Clone, Debug)]
+pub enum Picked<'c> {
+    Of(&'c Arc<Endpoint>),
+    /// Nobody else may have it any more.
+    Own(Arc<Endpoint>),
+}
+
+impl std::ops::Deref for Picked<'_> {
+    type Target = Arc<Endpoint>;
+
+    fn deref(&self) -> &Arc<Endpoint> {
+        match self {
+            Self::Of(endpoint) => endpoint,
+            Self::Own(endpoint) => endpoint,
+        }
+    }
+}
+
 /// Why no endpoint was chosen. Each variant is one row in docs/OPERATIONS, "503 by cause".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PickError {
@@ -61,6 +105,8 @@ pub enum PickError {
     Empty,
     #[error("none of the {0} endpoints may be chosen")]
     NoneEligible(usize),
+    #[error("more destinations are in use than may be")]
+    TooMany,
     #[error("{0} endpoints were tried, there is no other")]
     AllTried(usize),
 }
@@ -87,12 +133,43 @@ impl Cluster {
             endpoints: Arc::new(endpoints),
             former: self.former.clone(),
             model: Arc::clone(&self.model),
+            outlier: self.outlier.clone(),
+            original_dst: self.original_dst.clone(),
+        }
+    }
+
+    /// Where a request or a connection is to go, where the cluster leaves that to it.
+    pub fn destination(
+        &self,
+        headers: Option<&HeaderMap>,
+        restored: Option<SocketAddr>,
+    ) -> Option<SocketAddr> {
+        let invalid = &self.transport.stats.original_dst_host_invalid;
+        let original_dst = self.original_dst.as_ref()?;
+        original_dst.destination(headers, restored, invalid)
+    }
+
+    /// The endpoints as they are now.
+    pub fn known_endpoints(&self) -> Cow<'_, [Arc<Endpoint>]> {
+        match &self.original_dst {
+            None => Cow::Borrowed(self.endpoints.all()),
+            Some(original_dst) => Cow::Owned(original_dst.all()),
+        }
+    }
+
+    /// Tells outlier detection, if there is any, what an attempt came to.
+    pub fn note(&self, endpoint: &Endpoint, outcome: impl Into<Option<Outcome>>) {
+        if let Some(detection) = &self.outlier
+            && let Some(outcome) = outcome.into()
+        {
+            detection.note(endpoint, outcome);
         }
     }
 
     /// Shows in the statistics how many endpoints there are and how they are.
     pub fn gauge_members(&self) {
-        let all = self.endpoints.all().iter();
+        let known = self.known_endpoints();
+        let all = known.iter();
         let count = |wanted| all.clone().filter(|e| e.availability() == wanted).count();
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let stats = &self.transport.stats;
@@ -101,27 +178,46 @@ impl Cluster {
         stats.membership_healthy.set(gauge(healthy));
         let degraded = count(Availability::Degraded);
         stats.membership_degraded.set(gauge(degraded));
+        if let Some(subsets) = self.endpoints.subsets() {
+            stats.lb_subsets_active.set(gauge(subsets.count()));
+            let duplicates = &stats.lb_subsets_single_host_per_subset_duplicate;
+            duplicates.set(gauge(subsets.duplicates));
+        }
     }
 
-    /// Chooses an endpoint; by `hash`, if the policy is one that hashes.
+    /// Chooses an endpoint.
     ///
     /// # Errors
     /// [`PickError`]: there is none to choose.
-    pub fn pick(&self, hash: Option<u64>) -> Result<&Arc<Endpoint>, PickError> {
+    pub fn pick(&self, wish: Wish<'_>) -> Result<Picked<'_>, PickError> {
         if let Some(only) = self.endpoints.only() {
-            return Ok(only);
+            return Ok(Picked::Of(only));
         }
         let all = self.endpoints.all();
         if all.is_empty() {
+            if let Some(original_dst) = &self.original_dst
+                && let Some(destination) = wish.destination
+            {
+                let endpoint = original_dst.endpoint(destination, &self.transport.stats);
+                return endpoint.map(Picked::Own).ok_or(PickError::TooMany);
+            }
             return Err(PickError::Empty);
         }
         let policy = &self.model.balancing.policy;
-        let chosen = self.endpoints.selection().choose(all, policy, hash);
+        let chosen = match self.endpoints.subsets() {
+            None => self.endpoints.selection().choose(all, policy, wish.hash),
+            Some(subsets) => {
+                let stats = &self.transport.stats;
+                subsets.choose(all, policy, wish.hash, wish.labels, stats)
+            }
+        };
         if chosen.panic {
             self.transport.stats.lb_healthy_panic.inc();
         }
         let endpoint = chosen.place.and_then(|place| all.get(place as usize));
-        endpoint.ok_or(PickError::NoneEligible(all.len()))
+        endpoint
+            .map(Picked::Of)
+            .ok_or(PickError::NoneEligible(all.len()))
     }
 
     /// The endpoint at this address, if it may be chosen.
@@ -140,21 +236,27 @@ impl Cluster {
         &self,
         tried: &[u64],
         draws: u32,
-        hash: Option<u64>,
-    ) -> Result<&Arc<Endpoint>, PickError> {
+        wish: Wish<'_>,
+    ) -> Result<Picked<'_>, PickError> {
         for draw in 0..=u64::from(draws.min(hosts::MAX_DRAWS)) {
             // Another hash each time, far from the first: the same would lead to the same endpoint.
             let attempt = tried.len() as u64 + draw;
-            let endpoint = self.pick(hash.map(|hash| hash ^ attempt.wrapping_neg()))?;
+            let hash = wish.hash.map(|hash| hash ^ attempt.wrapping_neg());
+            let endpoint = self.pick(Wish { hash, ..wish })?;
             if !endpoint.is_shunned() && !tried.contains(&endpoint.uid) {
                 return Ok(endpoint);
             }
+        }
+        if self.endpoints.subsets().is_some() {
+            // Not everybody would do.
+            return Err(PickError::AllTried(tried.len()));
         }
         let mut untried = self
             .endpoints
             .all()
             .iter()
             .filter(|e| e.is_available() && !tried.contains(&e.uid));
-        untried.next().ok_or(PickError::AllTried(tried.len()))
+        let next = untried.next().map(Picked::Of);
+        next.ok_or(PickError::AllTried(tried.len()))
     }
 }

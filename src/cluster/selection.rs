@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use causeway_xds::resource::LoadAssignment;
 use causeway_xds::resource::cluster::{Balancing, Policy};
-use causeway_xds::resource::load_assignment::LocalityEndpoints;
 
 use super::hosts::{Hosts, Turns};
 use super::priority::{Counts, loads};
@@ -41,9 +40,35 @@ pub struct Chosen {
     pub panic: bool,
 }
 
+impl Chosen {
+    pub const NOBODY: Self = Self {
+        place: None,
+        panic: false,
+    };
+
+    pub fn of(place: u32) -> Self {
+        Self {
+            place: Some(place),
+            panic: false,
+        }
+    }
+}
+
 impl Selection {
     pub fn new(all: &[Arc<Endpoint>], assignment: &LoadAssignment, balancing: &Balancing) -> Self {
-        let levels = levels(all, assignment);
+        Self::of(all, assignment, balancing, &|_| true, false)
+    }
+
+    /// Of some of all endpoints. With `scaled`, the weight of a locality is in proportion to how
+    /// many of its endpoints take part.
+    pub fn of(
+        all: &[Arc<Endpoint>],
+        assignment: &LoadAssignment,
+        balancing: &Balancing,
+        takes_part: &dyn Fn(u32) -> bool,
+        scaled: bool,
+    ) -> Self {
+        let levels = levels(all, assignment, takes_part, scaled);
         let numbers: Vec<Counts> = levels.iter().map(|l| l.counts(all, |_| 1)).collect();
         let weights: Vec<Counts> = match assignment.weighted_health {
             true => {
@@ -98,10 +123,7 @@ impl Selection {
             }
         };
         let Some(share) = share else {
-            return Chosen {
-                place: None,
-                panic: false,
-            };
+            return Chosen::NOBODY;
         };
         let place = match &share.candidates {
             Candidates::Together(hosts) => hosts.pick(all, policy, hash),
@@ -118,14 +140,25 @@ impl Selection {
 }
 
 /// Endpoints of one priority.
-struct Level<'a> {
-    /// The localities, each with the places of its endpoints.
-    localities: Vec<(&'a LocalityEndpoints, Vec<u32>)>,
+struct Level {
+    localities: Vec<Group>,
+}
+
+/// Endpoints of one locality in a priority.
+struct Group {
+    weight: u32,
+    /// Their places.
+    members: Vec<u32>,
 }
 
 /// By priority. One that nobody has is empty.
-fn levels<'a>(all: &[Arc<Endpoint>], assignment: &'a LoadAssignment) -> Vec<Level<'a>> {
-    let mut levels: Vec<Level<'a>> = Vec::new();
+fn levels(
+    all: &[Arc<Endpoint>],
+    assignment: &LoadAssignment,
+    takes_part: &dyn Fn(u32) -> bool,
+    scaled: bool,
+) -> Vec<Level> {
+    let mut levels: Vec<Level> = Vec::new();
     let mut place = 0_u32;
     for group in &assignment.localities {
         let level = group.priority as usize;
@@ -135,17 +168,23 @@ fn levels<'a>(all: &[Arc<Endpoint>], assignment: &'a LoadAssignment) -> Vec<Leve
             });
         }
         let count = u32::try_from(group.endpoints.len()).unwrap_or(u32::MAX);
-        let members: Vec<u32> = (place..place.saturating_add(count)).collect();
+        let members = (place..place.saturating_add(count)).filter(|place| takes_part(*place));
+        let members: Vec<u32> = members.collect();
         place = place.saturating_add(count);
-        levels[level].localities.push((group, members));
+        let weight = match scaled {
+            true => scaled_to(group.weight, members.len(), group.endpoints.len()),
+            false => group.weight,
+        };
+        levels[level].localities.push(Group { weight, members });
     }
     debug_assert_eq!(place as usize, all.len());
     levels
 }
 
-impl Level<'_> {
+impl Level {
     fn members(&self) -> impl Iterator<Item = u32> + '_ {
-        self.localities.iter().flat_map(|(_, m)| m.iter().copied())
+        let localities = self.localities.iter();
+        localities.flat_map(|group| group.members.iter().copied())
     }
 
     fn counts(&self, all: &[Arc<Endpoint>], weight: impl Fn(&Endpoint) -> u64) -> Counts {
@@ -171,7 +210,6 @@ impl Level<'_> {
         balancing: &Balancing,
         factor: u32,
     ) -> Candidates {
-        let policy = &balancing.policy;
         let eligible = |members: &[u32]| -> Vec<u32> {
             let is = |place: &&u32| {
                 wanted.is_none_or(|wanted| all[**place as usize].availability() == wanted)
@@ -180,37 +218,38 @@ impl Level<'_> {
         };
         // In panic localities do not count either.
         if balancing.by_locality && wanted.is_some() {
-            let most = self.localities.iter().map(|(group, _)| group.weight);
+            let most = self.localities.iter().map(|group| group.weight);
             let most = most.max().unwrap_or_default();
             let localities: Vec<(u32, Vec<u32>)> = self
                 .localities
                 .iter()
-                .map(|(group, members)| {
-                    let eligible = eligible(members);
-                    let part = kept(&eligible, members, factor);
+                .map(|group| {
+                    let eligible = eligible(&group.members);
+                    let part = kept(&eligible, &group.members, factor);
                     let weight = part_of(group.weight, part, most);
                     (weight, eligible)
                 })
                 .collect();
             // Without any weight localities have no say.
             if localities.iter().any(|(weight, _)| *weight > 0) {
-                return by_locality(all, localities, policy);
+                return by_locality(all, localities, balancing);
             }
         }
         let members: Vec<u32> = self.members().collect();
-        Candidates::Together(Hosts::new(all, eligible(&members), policy))
+        Candidates::Together(Hosts::new(all, eligible(&members), balancing))
     }
 }
 
 fn by_locality(
     all: &[Arc<Endpoint>],
     localities: Vec<(u32, Vec<u32>)>,
-    policy: &Policy,
+    balancing: &Balancing,
 ) -> Candidates {
+    let policy = &balancing.policy;
     if !policy.hashes() {
         let weights: Vec<u32> = localities.iter().map(|(weight, _)| *weight).collect();
         let hosts = localities.into_iter();
-        let hosts = hosts.map(|(_, members)| Hosts::new(all, members, policy));
+        let hosts = hosts.map(|(_, members)| Hosts::new(all, members, balancing));
         return Candidates::ByLocality(Turns::new(&weights), hosts.collect());
     }
     // One table for all: a locality's weight is spread over its endpoints.
@@ -243,6 +282,13 @@ fn kept(eligible: &[u32], members: &[u32], factor: u32) -> f64 {
         0 => 0.0,
         count => (f64::from(factor) / 100.0 * eligible.len() as f64 / count as f64).min(1.0),
     }
+}
+
+/// A weight for some of several, rounded.
+fn scaled_to(weight: u32, some: usize, several: usize) -> u32 {
+    let (some, several) = (some as u64, several.max(1) as u64);
+    let scaled = (u64::from(weight) * some + several / 2) / several;
+    u32::try_from(scaled).unwrap_or(u32::MAX)
 }
 
 /// Schedules are made of whole numbers, so that weights are blown up before a part of them is taken;

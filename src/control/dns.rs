@@ -4,7 +4,7 @@
 //! The first answer is delivered even when nothing was found, so that nobody waits for what is not
 //! there. Later on a name that cannot be looked up keeps the addresses it had.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -19,13 +19,13 @@ use causeway_xds::proto::core::{self, Metadata};
 use causeway_xds::proto::endpoint::endpoint::HealthCheckConfig;
 use causeway_xds::proto::endpoint::lb_endpoint::HostIdentifier;
 use causeway_xds::proto::endpoint::{self, LbEndpoint, LocalityLbEndpoints};
-use causeway_xds::proto::google::protobuf::{Value, value::Kind};
-use causeway_xds::proto::{ClusterLoadAssignment, Struct, UInt32Value};
+use causeway_xds::proto::{ClusterLoadAssignment, UInt32Value};
 use causeway_xds::resource::Address;
 use causeway_xds::resource::cluster::{Dns, DnsFamily};
 use causeway_xds::resource::load_assignment::{
-    Endpoint, EndpointCheck, EndpointHealth, LocalityEndpoints,
+    Endpoint, EndpointCheck, EndpointHealth, LB_METADATA, LocalityEndpoints, SOCKET_METADATA,
 };
+use causeway_xds::resource::metadata::{Label, Labels};
 use causeway_xds::source::{Batch, Batches, Extent, Origin, Source, Update};
 use causeway_xds::type_url::pack_as;
 use tracing::{debug, warn};
@@ -239,6 +239,7 @@ fn locality(model: &LocalityEndpoints, answers: &Answers) -> LocalityLbEndpoints
             sub_zone: model.locality.sub_zone.clone(),
         }),
         priority: model.priority,
+        metadata: metadata(&[(SOCKET_METADATA, &model.socket_labels)]),
         load_balancing_weight: (model.weight > 0).then_some(UInt32Value {
             value: model.weight,
         }),
@@ -264,7 +265,11 @@ fn lb_endpoint(address: AddressKind, host: &str, model: &Endpoint, scale: u32) -
     };
     LbEndpoint {
         health_status: health(model.health) as i32,
-        metadata: metadata(model),
+        metadata: metadata(&[
+            ("causeway", &own_labels(model)),
+            (LB_METADATA, &model.labels),
+            (SOCKET_METADATA, &model.socket_labels),
+        ]),
         load_balancing_weight: Some(UInt32Value {
             value: (model.weight / scale).max(1),
         }),
@@ -300,21 +305,19 @@ fn health(model: EndpointHealth) -> core::HealthStatus {
     }
 }
 
+fn own_labels(model: &Endpoint) -> Labels {
+    let id = Some(model.id.as_str()).filter(|id| !id.is_empty());
+    id.map(|id| ("id".to_owned(), Label::text(id)))
+        .into_iter()
+        .collect()
+}
+
 /// What the decoder of endpoints reads of it.
-fn metadata(model: &Endpoint) -> Option<Metadata> {
-    let known = [
-        ("causeway", "id", &model.id),
-        ("envoy.lb", "hash_key", &model.hash_key),
-    ];
-    let entry = |(namespace, key, value): (&str, &str, &String)| {
-        let value = Value {
-            kind: Some(Kind::StringValue(value.clone())),
-        };
-        let fields = [(key.to_owned(), value)].into_iter().collect();
-        (namespace.to_owned(), Struct { fields })
-    };
-    let given = known.into_iter().filter(|(_, _, value)| !value.is_empty());
-    let filter_metadata: std::collections::HashMap<_, _> = given.map(entry).collect();
+fn metadata(namespaces: &[(&str, &Labels)]) -> Option<Metadata> {
+    let given = namespaces.iter().filter(|(_, labels)| !labels.is_empty());
+    let filter_metadata: HashMap<_, _> = given
+        .map(|(namespace, labels)| ((*namespace).to_owned(), Label::to_struct(labels)))
+        .collect();
     (!filter_metadata.is_empty()).then(|| Metadata {
         filter_metadata,
         ..Default::default()

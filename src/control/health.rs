@@ -88,6 +88,7 @@ impl Health {
                     endpoint: Arc::clone(endpoint),
                     transport: Arc::clone(&cluster.transport),
                     stats: Arc::clone(&counts),
+                    outlier: cluster.outlier.clone(),
                     changes: Arc::clone(&self.changes),
                     events: events.clone(),
                 };
@@ -174,6 +175,7 @@ fn is_same(a: &Cluster, b: &Cluster) -> bool {
     };
     let (before, after) = (checks(a), checks(b));
     a.model.health_check == b.model.health_check
+        && a.model.outlier == b.model.outlier
         && Arc::ptr_eq(&a.transport, &b.transport)
         && after
             .iter()

@@ -20,12 +20,14 @@
 //! All of it runs on one task of the control runtime. Others reach it by [`ControlHandle`].
 
 pub mod cache;
+mod destinations;
 pub mod dns;
 mod guard;
 mod health;
 mod keeper;
 mod linger;
 mod load;
+mod outlier;
 mod pipeline;
 pub mod sources;
 pub mod status;
@@ -49,12 +51,15 @@ pub use pipeline::Pipeline;
 pub use status::{Readiness, Rejection, ResourceStatus, State, Version};
 
 use crate::cluster::health_check::Urgency;
+use crate::cluster::outlier::{Received, Report};
 use crate::filter::Registry;
 use crate::snapshot::{Publisher, Retired, Snapshot};
 use crate::telemetry::stats::Stats;
 use cache::Cache;
+use destinations::Destinations;
 use health::Health;
 use keeper::{Keeper, Task};
+use outlier::Outliers;
 use pipeline::{Parts, Roots};
 use sources::{Servers, Sources};
 pub use subscriptions::ServerKey;
@@ -139,6 +144,8 @@ pub struct Control {
     gated: bool,
     keeper: Option<Keeper>,
     health: Health,
+    outliers: Outliers,
+    destinations: Destinations,
     stats: Arc<Stats>,
     batches: mpsc::Receiver<Batch>,
     queries: mpsc::Receiver<Query>,
@@ -194,6 +201,8 @@ impl Control {
             awaited: awaited.collect(),
             stats: Arc::clone(&stats),
             health: Health::default(),
+            outliers: Outliers::default(),
+            destinations: Destinations::default(),
             pipeline: Pipeline::new(Parts {
                 stats,
                 publisher,
@@ -233,6 +242,7 @@ impl Control {
             keeper.start(Instant::now());
         }
         let changes = self.health.changes();
+        let (mut reported, mut reports) = (self.pipeline.take_reports(), Vec::new());
         if let Some(servers) = self.load_reports.take() {
             self.sources.report_all(&servers);
         }
@@ -246,6 +256,7 @@ impl Control {
                 Some(batch) = self.batches.recv() => self.batch(batch),
                 Some(query) = self.queries.recv() => query(&self.pipeline),
                 changed = changes.next() => self.health_changed(changed, Instant::now()),
+                _ = receive(&mut reported, &mut reports) => self.reported(&mut reports, Instant::now()),
                 () = sleep_until(deadline) => self.tick(Instant::now()),
             }
         }
@@ -309,7 +320,9 @@ impl Control {
             !late
         });
         self.note_roots();
-        let due = self.health.due(now);
+        let mut due = self.health.due(now);
+        due.extend(self.outliers.due(now));
+        self.destinations.sweep(now);
         self.pipeline.refresh(&due, now);
         while let Some(task) = self.keeper.as_mut().and_then(|keeper| keeper.due(now)) {
             self.keep(task);
@@ -391,12 +404,16 @@ impl Control {
         }
     }
 
-    /// Starts and stops health checks as the clusters now in use ask for.
+    /// Starts and stops health checks and outlier detection as the clusters now in use ask for.
     fn follow_health(&mut self) {
         let names = self.pipeline.take_checked();
         if !names.is_empty() {
             let snapshot = self.pipeline.snapshot();
             self.health.follow(&names, &snapshot, &self.stats);
+            let now = Instant::now();
+            self.destinations.follow(&names, &snapshot, now);
+            let changed = self.outliers.follow(&names, &snapshot, &self.stats, now);
+            self.pipeline.refresh(&changed, now);
         }
     }
 
@@ -405,12 +422,26 @@ impl Control {
         self.pipeline.refresh(&due, now);
     }
 
+    /// Ejections are for the next request to see: they are not collected.
+    fn reported(&mut self, reports: &mut Vec<Report>, now: Instant) {
+        let changed = self.outliers.reported(reports, now);
+        reports.clear();
+        let changed: Vec<Arc<str>> = changed.into_iter().collect();
+        if !changed.is_empty() {
+            self.pipeline.refresh(&changed, now);
+        }
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
         let sources = self.awaited.iter().filter_map(|a| a.deadline);
         let keeper = self.keeper.as_ref().and_then(Keeper::next_deadline);
         let pipeline = self.pipeline.next_deadline();
         let health = self.health.next_deadline();
-        sources.chain(pipeline).chain(keeper).chain(health).min()
+        let outliers = self.outliers.next_deadline();
+        let own = sources.chain(pipeline).chain(keeper);
+        let destinations = self.destinations.next_deadline();
+        let watched = health.into_iter().chain(outliers).chain(destinations);
+        own.chain(watched).min()
     }
 }
 
@@ -425,6 +456,18 @@ impl Root {
     /// Whether it is there at once, and asking it early does no harm.
     fn is_local(&self) -> bool {
         matches!(self.from, RootSource::Source(_))
+    }
+}
+
+/// Waits for reports; for ever if nobody can make any.
+async fn receive(reported: &mut Option<Received>, reports: &mut Vec<Report>) {
+    const AT_ONCE: usize = 256;
+    let count = match reported {
+        Some(reported) => reported.recv_many(reports, AT_ONCE).await,
+        None => 0,
+    };
+    if count == 0 {
+        std::future::pending().await
     }
 }
 

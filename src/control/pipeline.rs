@@ -22,6 +22,7 @@ use super::subscriptions::{Change, Subscriptions};
 use super::view::{Held, View};
 use super::warming::{Key, Warming};
 use super::{BindFailure, Reconcile};
+use crate::cluster::outlier::Received;
 use crate::filter::{Context, Registry};
 use crate::snapshot::{Compiled, Compiler, Publisher, Retired, Snapshot};
 use crate::telemetry::stats::Stats;
@@ -49,7 +50,7 @@ pub struct Pipeline {
     guard: Guard,
     /// Resources whose newest version could not be used, to be tried again when it is sent again.
     failed: BTreeSet<Key>,
-    /// Clusters whose health checks have to be looked after.
+    /// Clusters whose health checks or outlier detection have to be looked after.
     checked: Vec<Arc<str>>,
     first_checks: FirstChecks,
 }
@@ -193,7 +194,12 @@ impl Pipeline {
         self.let_go(now);
     }
 
-    /// The clusters with health checks that changed since the last call.
+    /// Where data threads report outliers; there once.
+    pub(super) fn take_reports(&mut self) -> Option<Received> {
+        self.compiler.take_reports()
+    }
+
+    /// The clusters with health checks or outlier detection that changed since the last call.
     pub(super) fn take_checked(&mut self) -> Vec<Arc<str>> {
         std::mem::take(&mut self.checked)
     }

@@ -18,7 +18,7 @@ use super::exchange::Exchange;
 use super::mirror::Running;
 use super::observed::Observed;
 use super::request::suit;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Wish};
 use crate::error::ResponseFlag;
 use crate::filter::body::{BodyError, BoxBody};
 use crate::filter::call::{CallError, Calls, Members};
@@ -28,7 +28,7 @@ use crate::snapshot::Reader;
 use crate::upstream::body::RequestBody;
 use crate::upstream::endpoint::Availability;
 use crate::upstream::pool::{self, Lease};
-use crate::upstream::{Permit, Via};
+use crate::upstream::{Endpoint, Permit, Via};
 
 /// A stream, as its filters see what is around it.
 pub struct Surroundings<'e> {
@@ -122,10 +122,11 @@ async fn ask(
 ) -> Result<Response<BoxBody>, CallError> {
     let unreachable = |what: &dyn std::fmt::Display| CallError::Unreachable(what.to_string());
     let transport = &cluster.transport;
-    let endpoint = cluster.pick(None).map_err(|error| {
+    let picked = cluster.pick(Wish::default()).map_err(|error| {
         transport.stats.upstream_cx_none_healthy.inc();
         unreachable(&error)
     })?;
+    let endpoint: &Arc<Endpoint> = &picked;
     let limit = &transport.limits_of(Default::default()).requests;
     let permit = limit.acquire().ok_or_else(|| unreachable(&"overflow"))?;
     let running = Running::begin(endpoint, transport);

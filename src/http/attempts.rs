@@ -1,5 +1,6 @@
 //! Asking endpoints of a cluster until one answers well enough.
 
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,11 +17,12 @@ use super::exchange::Exchange;
 use super::failures;
 use super::head::{UpgradeRequest, strip_response};
 use super::mirror::Copies;
+use super::outcome;
 use super::replay::Replay;
 use super::request::prepare;
 use super::retry::{Reset, Retries, Verdict};
 use super::timeouts::{EXPECTED_TIMEOUT, Timeouts};
-use crate::cluster::{Cluster, PickError};
+use crate::cluster::{Cluster, PickError, Picked, Wish};
 use crate::error::Failure;
 use crate::route::Chosen;
 use crate::route::action::{Forward, milliseconds};
@@ -45,6 +47,8 @@ pub struct Ask<'a> {
     pub upgrade: Option<&'a UpgradeRequest>,
     /// Of the request, where the cluster's policy hashes.
     pub hash: Option<u64>,
+    /// Where to go, where the cluster leaves that to requests.
+    pub destination: Option<SocketAddr>,
     pub timeouts: Timeouts,
     /// Whether the upstream is told `x-envoy-*`.
     pub tell: bool,
@@ -53,9 +57,9 @@ pub struct Ask<'a> {
 type Answer = (Lease, Response<Incoming>);
 
 /// An attempt that got no answer.
-struct Lost {
-    failure: Failure,
-    reset: Reset,
+pub struct Lost {
+    pub failure: Failure,
+    pub reset: Reset,
     timed_out: bool,
 }
 
@@ -66,6 +70,11 @@ impl Lost {
             reset,
             timed_out: false,
         }
+    }
+
+    /// Of the attempt or of the route.
+    pub fn is_timeout(&self) -> bool {
+        self.timed_out || self.failure.details == failures::ROUTE_TIMEOUT
     }
 
     /// Nothing that another attempt could mend.
@@ -104,6 +113,8 @@ struct Attempts<'a> {
     again: bool,
     /// What was sent may have to be sent again.
     resend: bool,
+    /// The endpoint that is asked, and whether it was connected to.
+    asked: Option<(Picked<'a>, bool)>,
     /// Endpoints that did not do.
     tried: Vec<u64>,
     /// Of the attempt before, when no connection came about.
@@ -121,6 +132,7 @@ struct Rest<'a> {
     forward: &'a Forward,
     upgrade: Option<&'a UpgradeRequest>,
     hash: Option<u64>,
+    destination: Option<SocketAddr>,
     retries: Option<Box<Retries>>,
     timeouts: Timeouts,
     tell: bool,
@@ -142,6 +154,7 @@ pub async fn ask(
         copies,
         upgrade,
         hash,
+        destination,
         timeouts,
         tell,
     } = ask;
@@ -171,6 +184,7 @@ pub async fn ask(
             forward,
             upgrade,
             hash,
+            destination,
             retries,
             timeouts,
             tell,
@@ -181,6 +195,7 @@ pub async fn ask(
         count: 1,
         again: false,
         resend,
+        asked: None,
         tried: Vec::new(),
         unreachable: None,
         replay: None,
@@ -193,6 +208,12 @@ impl<'a> Attempts<'a> {
     async fn run(mut self, exchange: &mut Exchange) -> (Result<Answer, Failure>, u32) {
         loop {
             let attempt = self.attempt(exchange).await;
+            if let Some(detection) = &self.cluster.outlier
+                && let Some((endpoint, connected)) = self.asked.take()
+                && let Some(outcome) = outcome::of(attempt.as_ref().map(|(_, r)| r), connected)
+            {
+                detection.note(&endpoint, outcome);
+            }
             let stats = &self.cluster.transport.stats;
             let retries = match self.body.is_given_up() {
                 false => self.ask.retries.as_mut(),
@@ -281,13 +302,13 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    fn pick(&mut self, exchange: &Exchange) -> Result<&'a Arc<Endpoint>, Lost> {
+    fn pick(&mut self, exchange: &Exchange) -> Result<Picked<'a>, Lost> {
         let cluster = self.cluster;
         if let Some(wanted) = exchange.filters.wanted_endpoint()
             && self.tried.is_empty()
         {
             match cluster.at(wanted.address) {
-                Some(endpoint) => return Ok(endpoint),
+                Some(endpoint) => return Ok(Picked::Of(endpoint)),
                 None if wanted.strict => {
                     cluster.transport.stats.upstream_cx_none_healthy.inc();
                     return Err(Lost::finally(PickError::NoneEligible(0).into()));
@@ -295,16 +316,20 @@ impl<'a> Attempts<'a> {
                 None => {}
             }
         }
-        let hash = self.ask.hash;
+        let wish = Wish {
+            hash: self.ask.hash,
+            labels: self.ask.chosen.labels(),
+            destination: self.ask.destination,
+        };
         let others = self.ask.retries.as_ref().map_or(0, |r| r.other_hosts());
         let picked = match others {
-            0 => cluster.pick(hash),
-            draws => cluster.pick_other(&self.tried, draws, hash),
+            0 => cluster.pick(wish),
+            draws => cluster.pick_other(&self.tried, draws, wish),
         };
         let picked = match (picked, self.unreachable.take()) {
             // One that cannot be reached is not tried again at once.
             (Err(_), Some(failure)) => return Err(Lost::finally(failure)),
-            (Err(PickError::AllTried(_)), None) => cluster.pick(hash),
+            (Err(PickError::AllTried(_)), None) => cluster.pick(wish),
             (picked, _) => picked,
         };
         picked.map_err(|error| {
@@ -317,13 +342,15 @@ impl<'a> Attempts<'a> {
     async fn attempt(&mut self, exchange: &mut Exchange) -> Result<Answer, Lost> {
         let transport = &self.cluster.transport;
         loop {
-            let endpoint = self.pick(exchange)?;
+            let picked = self.pick(exchange)?;
+            let endpoint: &Arc<Endpoint> = &picked;
             let limit = &transport.limits_of(self.ask.forward.priority).requests;
             let Some(permit) = limit.acquire() else {
                 transport.dropped.inc();
                 return Err(Lost::of(failures::overflow(limit.max()), Reset::Overflow));
             };
             exchange.asked(endpoint, transport, permit);
+            self.asked = Some((picked.clone(), false));
             let pooled = if self.again {
                 None
             } else {
@@ -349,6 +376,7 @@ impl<'a> Attempts<'a> {
                     }
                 }
             };
+            self.asked = Some((picked.clone(), true));
             if lease.is_http2() && self.ask.upgrade.is_some_and(|u| u.connect) {
                 return Err(Lost::finally(failures::no_tunnel()));
             }

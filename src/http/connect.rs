@@ -9,7 +9,8 @@ use http::StatusCode;
 use super::exchange::Exchange;
 use super::failures;
 use super::timeouts::Timeouts;
-use crate::cluster::Cluster;
+use crate::cluster::outlier::Outcome;
+use crate::cluster::{Cluster, Wish};
 use crate::error::Failure;
 use crate::route::action::Forward;
 use crate::upstream::pool::{self, RawConnection};
@@ -19,12 +20,12 @@ use crate::upstream::{Endpoint, Via};
 pub async fn open(
     cluster: &Cluster,
     forward: &Forward,
-    hash: Option<u64>,
+    wish: Wish<'_>,
     timeouts: &Timeouts,
     exchange: &mut Exchange,
 ) -> Result<(Arc<Endpoint>, RawConnection), Failure> {
     let transport = &cluster.transport;
-    let endpoint = Arc::clone(cluster.pick(hash).inspect_err(|_| {
+    let endpoint = Arc::clone(&*cluster.pick(wish).inspect_err(|_| {
         transport.stats.upstream_cx_none_healthy.inc();
     })?);
     let limit = &transport.limits_of(forward.priority).requests;
@@ -37,6 +38,7 @@ pub async fn open(
     let mut opening = pin!(pool::open_raw(&endpoint, transport, via.as_deref()));
     let opened = std::future::poll_fn(|cx| {
         if let Poll::Ready(opened) = Pin::new(&mut opening).poll(cx) {
+            cluster.note(&endpoint, Outcome::of(&opened));
             return Poll::Ready(opened.map_err(Failure::from));
         }
         exchange.poll_watch(cx).map(|fired| {

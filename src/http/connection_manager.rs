@@ -42,6 +42,8 @@ pub struct Accepted {
     /// `None` for a Unix socket.
     pub peer: Option<SocketAddr>,
     pub local: Option<SocketAddr>,
+    /// Where the connection was bound for before it was redirected.
+    pub restored: Option<SocketAddr>,
     /// `None` for a connection in clear text.
     pub session: Option<Rc<Session>>,
     /// What a listener filter saw in the TLS handshake; may be empty.
@@ -68,6 +70,8 @@ pub struct Connection {
     /// `None` for a Unix socket.
     pub peer_address: Option<SocketAddr>,
     pub local: Option<SocketAddr>,
+    /// Where the connection was bound for before it was redirected.
+    pub restored: Option<SocketAddr>,
     /// What a listener filter saw in the TLS handshake; may be empty.
     pub requested_server_name: String,
     pub server_name: HeaderValue,
@@ -195,6 +199,7 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
         addresses: accepted.peer.zip(accepted.local),
         peer_address: accepted.peer,
         local: accepted.local,
+        restored: accepted.restored,
         local_port: accepted.local.map(|a| a.port()),
         reader: accepted.reader,
         server_name,

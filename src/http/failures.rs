@@ -11,6 +11,9 @@ use crate::upstream::pool::{Lease, SendError};
 /// `max_stream_duration` is over.
 pub const MAX_DURATION: &str = "max_duration_timeout";
 
+/// The timeout of the route has passed.
+pub const ROUTE_TIMEOUT: &str = "response_timeout";
+
 /// The route's timeout, or that of an attempt.
 pub fn timeout(details: &'static str, timeouts: &Timeouts) -> Failure {
     let flag = ResponseFlag::UpstreamTimeout;
@@ -24,7 +27,7 @@ pub fn timeout(details: &'static str, timeouts: &Timeouts) -> Failure {
 pub fn deadline(fired: Fired, exchange: &Exchange, timeouts: &Timeouts) -> Failure {
     match fired {
         Fired::RouteTimeout(_) => {
-            let failure = timeout("response_timeout", timeouts).because(fired);
+            let failure = timeout(ROUTE_TIMEOUT, timeouts).because(fired);
             exchange.upstream_failed(failure.status);
             failure
         }

@@ -10,7 +10,8 @@ use tokio::time::timeout;
 
 use super::replay::Replay;
 use super::request::prepare;
-use crate::cluster::Cluster;
+use crate::cluster::outlier::Outcome;
+use crate::cluster::{Cluster, Wish};
 use crate::route::Route;
 use crate::route::action::{Action, Mirror, split_port};
 use crate::upstream::body::{Kept, Piece};
@@ -127,9 +128,14 @@ impl Copy {
         let Action::Forward(forward) = &route.action else {
             return;
         };
-        let Ok(endpoint) = cluster.pick(None) else {
+        let wish = Wish {
+            destination: cluster.destination(Some(&head.headers), None),
+            ..Wish::default()
+        };
+        let Ok(picked) = cluster.pick(wish) else {
             return transport.stats.upstream_cx_none_healthy.inc();
         };
+        let endpoint = &*picked;
         let limits = transport.limits_of(forward.priority);
         let Some(_permit) = limits.requests.acquire() else {
             return;
@@ -138,6 +144,7 @@ impl Copy {
         let via = Via::of_request(transport, &head.headers, None);
         let checkout = pool::checkout(endpoint, transport, via.as_ref(), false);
         let Ok(mut lease) = checkout.await else {
+            cluster.note(endpoint, Outcome::Unreachable);
             return;
         };
         let bodyless = body.is_empty();
@@ -145,8 +152,10 @@ impl Copy {
         let body = Kept::whole(body).read();
         let sent = lease.send(http::Request::from_parts(head, body)).await;
         let Ok(mut response) = sent else {
+            cluster.note(endpoint, Outcome::Reset);
             return;
         };
+        cluster.note(endpoint, Outcome::Answered(response.status().as_u16()));
         transport
             .stats
             .upstream_rq

@@ -15,6 +15,7 @@ mod head;
 mod mirror;
 mod names;
 mod observed;
+mod outcome;
 mod path;
 mod replay;
 mod reply;

@@ -24,7 +24,7 @@ use super::retry::Retries;
 use super::timeouts::Timeouts;
 use super::upgrade;
 use super::view::View;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Wish};
 use crate::error::{Failure, ResponseFlag};
 use crate::route::Chosen;
 use crate::route::action::Forward;
@@ -102,14 +102,24 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
         }
         _ => Hashed::default(),
     };
+    let restored = connection.restored;
+    let destination = match &cluster {
+        Some(cluster) => cluster.destination(Some(&head.headers), restored),
+        None => None,
+    };
     let connect = upgrade.as_ref().is_some_and(|u| u.connect);
     if connect
         && forward.upgrades.iter().any(|u| u.terminate)
         && let Some(cluster) = &cluster
         && let Some(downstream) = on_upgrade.take()
     {
+        let wish = Wish {
+            hash: hashed.hash,
+            labels: chosen.labels(),
+            destination,
+        };
         let mut response =
-            match connect::open(cluster, forward, hashed.hash, &timeouts, &mut exchange).await {
+            match connect::open(cluster, forward, wish, &timeouts, &mut exchange).await {
                 Ok(upstream) => {
                     exchange.watch.upgraded();
                     upgrade::accept(downstream, upstream, idle, exchange)
@@ -128,6 +138,7 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
         copies,
         upgrade: upgrade.as_ref(),
         hash: hashed.hash,
+        destination,
         timeouts,
         tell,
     };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::inspect::Findings;
-use super::worker::Current;
+use super::worker::{Current, Directory};
 use crate::http::{self, Accepted};
 use crate::net::Io;
 use crate::runtime::drain::Drain;
@@ -47,6 +47,7 @@ pub async fn accept_forever(
     acceptor: Acceptor,
     current: Rc<RefCell<Current>>,
     reader: Rc<RefCell<Reader>>,
+    directory: Directory,
 ) {
     loop {
         match acceptor.accept().await {
@@ -55,7 +56,10 @@ pub async fn accept_forever(
                     let current = current.borrow();
                     (Arc::clone(&current.spec), current.drain.clone())
                 };
-                tokio::task::spawn_local(connection(io, peer, spec, drain, Rc::clone(&reader)));
+                let directory = directory.clone();
+                let reader = Rc::clone(&reader);
+                let connection = connection(io, peer, (spec, drain), reader, directory);
+                tokio::task::spawn_local(connection);
             }
             Err(error) => {
                 let spec = Arc::clone(&current.borrow().spec);
@@ -90,22 +94,41 @@ impl Drop for Guard {
 async fn connection(
     mut io: Io,
     peer: Option<SocketAddr>,
-    spec: Arc<ListenerSpec>,
-    drain: Drain,
+    (mut spec, mut drain): (Arc<ListenerSpec>, Drain),
     reader: Rc<RefCell<Reader>>,
+    directory: Directory,
 ) {
-    let guard = Box::new(Guard::new(&spec.stats));
+    let mut guard = Box::new(Guard::new(&spec.stats));
     let local = io.tcp().and_then(|tcp| tcp.local_addr().ok());
     let mut findings = Findings::new(peer, local);
     if !spec.model.listener_filters.is_empty() && !look(&mut io, &mut findings, &spec, &drain).await
     {
         return;
     }
+    if let Some(destination) = findings.restored
+        && spec.model.use_original_dst
+        && let Some((other, its_drain)) = directory.find(destination)
+        && other.name != spec.name
+    {
+        // From here on it is a connection of that listener, with filters of its own.
+        (spec, drain) = (other, its_drain);
+        guard = Box::new(Guard::new(&spec.stats));
+        findings = Findings::new(findings.peer, Some(destination));
+        let filters = !spec.model.listener_filters.is_empty();
+        if filters && !look(&mut io, &mut findings, &spec, &drain).await {
+            return;
+        }
+        findings.restored = findings.restored.or(Some(destination));
+    }
     let Some(chain) = spec.chain(&findings.facts()).cloned() else {
         return spec.stats.no_filter_chain_match.inc();
     };
     let Findings {
-        peer, local, hello, ..
+        peer,
+        local,
+        restored,
+        hello,
+        ..
     } = findings;
     if let ChainKind::Tcp(proxy) = &chain.kind
         && !tcp::admits(proxy, peer)
@@ -120,6 +143,7 @@ async fn connection(
             let accepted = Accepted {
                 peer,
                 local,
+                restored,
                 session,
                 requested_server_name: hello.server_name,
                 reader,
@@ -129,7 +153,12 @@ async fn connection(
             http::serve(io, accepted, Arc::clone(manager)).await;
         }
         ChainKind::Tcp(proxy) => {
-            let downstream = tcp::Downstream { io, peer, local };
+            let downstream = tcp::Downstream {
+                io,
+                peer,
+                local,
+                restored,
+            };
             tcp::proxy(downstream, Arc::clone(proxy), &reader, guard).await;
         }
     }

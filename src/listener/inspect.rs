@@ -20,6 +20,8 @@ pub struct Findings {
     /// Who the client is: the peer, or whom its PROXY protocol header names.
     pub peer: Option<SocketAddr>,
     pub local: Option<SocketAddr>,
+    /// Where the connection was bound for, if a filter found that out.
+    pub restored: Option<SocketAddr>,
     /// Who really connected.
     direct: Option<IpAddr>,
     is_tls: bool,
@@ -34,6 +36,7 @@ impl Findings {
         Self {
             peer,
             local,
+            restored: None,
             direct: peer.map(|peer| peer.ip()),
             is_tls: false,
             hello: ClientHello::default(),
@@ -76,8 +79,15 @@ impl Findings {
                             destination,
                         } = told;
                         (self.peer, self.local) = (Some(source), Some(destination));
+                        self.restored = Some(destination);
                     }
                     self.unfinished = false;
+                }
+                ListenerFilterKind::OriginalDst => {
+                    if let Some(destination) = original_destination(io) {
+                        self.local = Some(destination);
+                        self.restored = Some(destination);
+                    }
                 }
                 ListenerFilterKind::TlsInspector(rules) => self.look_for_tls(io, rules).await?,
                 ListenerFilterKind::HttpInspector if self.is_tls => {}
@@ -116,6 +126,17 @@ impl Findings {
             }
         }
     }
+}
+
+/// Where the client meant to connect to, before the system redirected it here. `None`: it did not.
+fn original_destination(io: &Io) -> Option<SocketAddr> {
+    let tcp = io.tcp()?;
+    let socket = socket2::SockRef::from(tcp);
+    let found = match tcp.local_addr().ok()? {
+        SocketAddr::V4(_) => socket.original_dst_v4(),
+        SocketAddr::V6(_) => socket.original_dst_v6(),
+    };
+    found.ok()?.as_socket()
 }
 
 /// The protocol of the first request, if it is HTTP.

@@ -25,8 +25,8 @@ use crate::telemetry::stats::Stats;
 
 /// What a data thread is told.
 pub enum Command {
-    /// Accept on this socket; replaces a listener of that name.
-    Listen(Arc<ListenerSpec>, Socket),
+    /// Accept on this socket, or only take what others hand over; replaces a listener of that name.
+    Listen(Arc<ListenerSpec>, Option<Socket>),
     /// Serve new connections by this specification, on the socket it has.
     Update(Arc<ListenerSpec>),
     /// Close the socket; connections drain.
@@ -190,6 +190,7 @@ impl Listeners {
                 let sockets = listen::bind(*address, self.threads.len().max(1))?;
                 Ok(sockets.into_iter().map(Socket::Tcp).collect())
             }
+            BindAddress::Unbound(_) => Ok(Vec::new()),
             BindAddress::Pipe(path) => {
                 // A socket file that a dead process left behind would block the address for ever.
                 if std::os::unix::net::UnixStream::connect(path).is_err() {
@@ -206,10 +207,13 @@ impl Listeners {
         if let Some(Socket::Tcp(socket)) = sockets.first() {
             self.addresses.set(&spec.name, Some(socket.local_addr()?));
         }
+        if matches!(spec.bind, BindAddress::Unbound(_)) {
+            self.tell(|| Command::Listen(Arc::clone(spec), None));
+        }
         for (thread, socket) in self.threads.iter().zip(&sockets) {
             // A thread that is gone takes its sockets with it; the process is ending.
             thread
-                .send(Command::Listen(Arc::clone(spec), socket.try_clone()?))
+                .send(Command::Listen(Arc::clone(spec), Some(socket.try_clone()?)))
                 .ok();
         }
         let bound = Bound {

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,13 +15,60 @@ use super::accept::{Acceptor, accept_forever};
 use super::{Command, Socket};
 use crate::runtime::drain::Drain;
 use crate::runtime::timer;
-use crate::snapshot::{ListenerSpec, Reader};
+use crate::snapshot::{BindAddress, ListenerSpec, Reader};
 use crate::upstream::pool;
 
 /// A listener as one data thread has it.
 struct Active {
     current: Rc<RefCell<Current>>,
-    accepting: AbortHandle,
+    /// `None`: others hand connections over.
+    accepting: Option<AbortHandle>,
+}
+
+/// The listeners of a data thread by their address: who takes what was bound for it.
+#[derive(Clone, Default)]
+pub struct Directory(Rc<RefCell<HashMap<SocketAddr, Rc<RefCell<Current>>>>>);
+
+impl Directory {
+    fn enter(&self, active: &Active) {
+        if let Some(address) = address(active) {
+            let current = Rc::clone(&active.current);
+            self.0.borrow_mut().insert(address, current);
+        }
+    }
+
+    fn leave(&self, active: &Active) {
+        let Some(address) = address(active) else {
+            return;
+        };
+        let mut all = self.0.borrow_mut();
+        if all
+            .get(&address)
+            .is_some_and(|there| Rc::ptr_eq(there, &active.current))
+        {
+            all.remove(&address);
+        }
+    }
+
+    /// The listener with this address, or else the one with its port on all addresses.
+    pub fn find(&self, address: SocketAddr) -> Option<(Arc<ListenerSpec>, Drain)> {
+        let all = self.0.borrow();
+        let any: IpAddr = match address {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let found = all.get(&address);
+        let found = found.or_else(|| all.get(&SocketAddr::new(any, address.port())))?;
+        let current = found.borrow();
+        Some((Arc::clone(&current.spec), current.drain.clone()))
+    }
+}
+
+fn address(active: &Active) -> Option<SocketAddr> {
+    match &active.current.borrow().spec.bind {
+        BindAddress::Socket(address) | BindAddress::Unbound(address) => Some(*address),
+        BindAddress::Pipe(_) => None,
+    }
 }
 
 /// What new connections are served by. Replaced on a change; the old token then drains the
@@ -43,6 +91,7 @@ impl Current {
 pub async fn run(mut commands: mpsc::UnboundedReceiver<Command>, reader: Reader) {
     let reader = Rc::new(RefCell::new(reader));
     let mut listeners: HashMap<Arc<str>, Active> = HashMap::new();
+    let directory = Directory::default();
     tokio::task::spawn_local(timer::sweep_forever());
     let mut housekeeping = tokio::time::interval(pool::SWEEP);
     housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -57,8 +106,14 @@ pub async fn run(mut commands: mpsc::UnboundedReceiver<Command>, reader: Reader)
         match command {
             Some(Command::Listen(spec, socket)) => {
                 let name = Arc::clone(&spec.name);
-                match start(spec, socket, &reader) {
-                    Ok(active) => drop(listeners.insert(name, active)),
+                match start(spec, socket, &reader, &directory) {
+                    Ok(active) => {
+                        if let Some(before) = listeners.remove(&name) {
+                            directory.leave(&before);
+                        }
+                        directory.enter(&active);
+                        listeners.insert(name, active);
+                    }
                     Err(error) => tracing::error!(listener = %name, %error, "cannot accept"),
                 }
             }
@@ -68,9 +123,18 @@ pub async fn run(mut commands: mpsc::UnboundedReceiver<Command>, reader: Reader)
                     old.drain.begin();
                 }
             }
-            Some(Command::Stop(name)) => drop(listeners.remove(&name)),
+            Some(Command::Stop(name)) => {
+                if let Some(active) = listeners.remove(&name) {
+                    directory.leave(&active);
+                }
+            }
             Some(Command::Retire(retired)) => pool::retire(&retired.endpoints, retired.cut),
-            Some(Command::Drain) => listeners.clear(),
+            Some(Command::Drain) => {
+                listeners
+                    .values()
+                    .for_each(|active| directory.leave(active));
+                listeners.clear();
+            }
             Some(Command::Exit) | None => return,
         }
     }
@@ -78,22 +142,29 @@ pub async fn run(mut commands: mpsc::UnboundedReceiver<Command>, reader: Reader)
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.accepting.abort();
+        if let Some(accepting) = &self.accepting {
+            accepting.abort();
+        }
         self.current.borrow().drain.begin();
     }
 }
 
 fn start(
     spec: Arc<ListenerSpec>,
-    socket: Socket,
+    socket: Option<Socket>,
     reader: &Rc<RefCell<Reader>>,
+    directory: &Directory,
 ) -> io::Result<Active> {
     let acceptor = match socket {
-        Socket::Tcp(socket) => Acceptor::Tcp(TcpListener::from_std(socket)?),
-        Socket::Unix(socket) => Acceptor::Unix(UnixListener::from_std(socket)?),
+        None => None,
+        Some(Socket::Tcp(socket)) => Some(Acceptor::Tcp(TcpListener::from_std(socket)?)),
+        Some(Socket::Unix(socket)) => Some(Acceptor::Unix(UnixListener::from_std(socket)?)),
     };
     let current = Rc::new(RefCell::new(Current::new(spec)));
-    let accepting = accept_forever(acceptor, Rc::clone(&current), Rc::clone(reader));
-    let accepting = tokio::task::spawn_local(accepting).abort_handle();
+    let accepting = acceptor.map(|acceptor| {
+        let (current, reader) = (Rc::clone(&current), Rc::clone(reader));
+        let accepting = accept_forever(acceptor, current, reader, directory.clone());
+        tokio::task::spawn_local(accepting).abort_handle()
+    });
     Ok(Active { current, accepting })
 }

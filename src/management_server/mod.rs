@@ -107,6 +107,11 @@ fn one(server: &ServerRef, alpn: &'static str, statics: &Statics) -> Result<Serv
             let cluster = cluster
                 .ok_or_else(|| here(format!("{name:?} is not among static_resources.clusters")))?;
             let wrong = |reason: String| here(format!("cluster {name:?}: {reason}"));
+            if !cluster.sockets.is_empty() {
+                return Err(wrong(
+                    "transport_socket_matches is not supported here".to_owned(),
+                ));
+            }
             let security = match &cluster.tls {
                 None => Security::None,
                 Some(tls) => {
@@ -180,6 +185,9 @@ fn addresses(cluster: &Cluster) -> Result<Vec<Address>, String> {
     let assignment = match &cluster.discovery {
         Discovery::Static(assignment) => assignment,
         Discovery::Dns(dns) => &dns.assignment,
+        Discovery::OriginalDst(_) => {
+            return Err("of type ORIGINAL_DST is nowhere by itself".to_owned());
+        }
         Discovery::Eds { .. } => {
             let reason = "gets its endpoints by EDS, which needs a management server first";
             return Err(reason.to_owned());

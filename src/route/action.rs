@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use causeway_xds::resource::metadata::Labels;
 use causeway_xds::resource::route as model;
 use http::StatusCode;
 use http::header::HeaderValue;
@@ -28,6 +29,8 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Forward {
     pub destination: Destination,
+    /// What subsets of the cluster are asked for.
+    pub labels: Labels,
     pub cluster_not_found: StatusCode,
     pub path_rewrite: Rewrite,
     pub host_rewrite: HostRewrite,
@@ -104,6 +107,7 @@ impl Forward {
             told = retry.per_try_timeout;
         }
         Self {
+            labels: model.labels.clone(),
             destination,
             cluster_not_found: status(model.cluster_not_found),
             path_rewrite: Rewrite::compile(&model.path_rewrite, matcher),

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use causeway_xds::resource::metadata::Labels;
 use causeway_xds::resource::route as model;
 use http::header::HeaderValue;
 
@@ -36,6 +37,8 @@ pub struct WeightedCluster {
     /// Overrides `weight`.
     key: Option<Key>,
     pub host: Option<HeaderValue>,
+    /// What the route asks for and what the cluster does.
+    pub labels: Labels,
     /// With those of the route and what is around it.
     pub edits: HeaderEdits,
     pub filters: PerRoute,
@@ -76,6 +79,7 @@ impl Weighted {
                 cluster: ClusterName::compile(&cluster.cluster),
                 weight: cluster.weight,
                 key: (!prefix.is_empty()).then(|| layers.key(&format!("{prefix}.{name}"))),
+                labels: cluster.labels.clone(),
                 host: host.and_then(|host| HeaderValue::from_str(host).ok()),
                 edits,
                 filters,

@@ -21,7 +21,7 @@ mod text;
 use std::sync::Arc;
 
 use causeway_xds::extension::TypedExtension;
-use causeway_xds::resource::metadata::MetadataValue;
+use causeway_xds::resource::metadata::{Labels, MetadataValue};
 use causeway_xds::resource::route as model;
 
 use action::{Around, Forward};
@@ -88,6 +88,15 @@ impl Chosen {
 
     pub fn filters(&self) -> &PerRoute {
         self.cluster().map_or(&self.route.filters, |c| &c.filters)
+    }
+
+    /// What subsets of the cluster are asked for.
+    pub fn labels(&self) -> Option<&Labels> {
+        match (self.cluster(), &self.route.action) {
+            (Some(cluster), _) => Some(&cluster.labels),
+            (None, Action::Forward(forward)) => Some(&forward.labels),
+            _ => None,
+        }
     }
 
     /// The host that the weighted cluster is asked for.

@@ -6,16 +6,17 @@ mod listener;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use causeway_xds::ResourceType;
 use causeway_xds::reject::{Invalid, Rejected};
 use causeway_xds::resource::cluster::{Discovery, UpstreamProtocol};
-use causeway_xds::resource::tls::{CertificateRef, SecretValue};
+use causeway_xds::resource::tls::{CertificateRef, SecretValue, UpstreamTls};
 use causeway_xds::resource::{self as model, Resource};
 use causeway_xds::store::{Changes, ResourceStore, is_reserved};
+use causeway_xds::{FieldPath, ResourceType};
 
 use self::filters::{FilterUsers, With};
 use super::Snapshot;
-use crate::cluster::{Cluster, EndpointSet, Former};
+use crate::cluster::outlier::{self, Detection};
+use crate::cluster::{Cluster, EndpointSet, Former, OriginalDst};
 use crate::filter::Registry;
 use crate::route::{RouteTable, VirtualHost};
 use crate::telemetry::access_log::LogFiles;
@@ -35,6 +36,10 @@ pub struct Compiler {
     /// Virtual hosts that are resources of their own, by route configuration.
     virtual_hosts: HashMap<String, BTreeSet<String>>,
     filter_users: FilterUsers,
+    outlier_keys: Arc<outlier::Keys>,
+    reports: outlier::Reports,
+    /// Until somebody takes it.
+    reported: Option<outlier::Received>,
 }
 
 /// What a compilation led to.
@@ -45,7 +50,7 @@ pub struct Compiled {
     /// Valid resources that cannot be used all the same: a certificate file that is not there.
     /// Their earlier version stays in use.
     pub rejected: Vec<Rejected>,
-    /// Clusters with health checks that are new, changed or gone.
+    /// Clusters whose endpoints control has to look after that are new, changed or gone.
     pub checked: Vec<Arc<str>>,
 }
 
@@ -72,7 +77,11 @@ type Failed = Invalid;
 
 impl Compiler {
     pub fn new(stats: Arc<Stats>, registry: Registry) -> Self {
+        let (reports, reported) = outlier::reports();
         Self {
+            outlier_keys: Arc::new(outlier::Keys::new(&registry.context().layers)),
+            reports,
+            reported: Some(reported),
             stats,
             log_files: LogFiles::default(),
             registry,
@@ -81,6 +90,11 @@ impl Compiler {
             virtual_hosts: HashMap::new(),
             filter_users: FilterUsers::default(),
         }
+    }
+
+    /// Where data threads report outliers; there once.
+    pub fn take_reports(&mut self) -> Option<outlier::Received> {
+        self.reported.take()
     }
 
     /// The snapshot after `previous`. `changes` names everything in `store` that is not as
@@ -228,7 +242,12 @@ impl Compiler {
         let endpoints = endpoint_set(store, model, old_set);
         let mut former = Vec::new();
         if let Some(before) = &before {
-            let gone = before.endpoints.gone(&endpoints);
+            let mut gone = before.endpoints.gone(&endpoints);
+            if let Some(before) = &before.original_dst
+                && same.is_none_or(|same| original_dst_of(&same.model) != original_dst_of(model))
+            {
+                gone.extend(before.all());
+            }
             former.extend(before.former.iter().filter(|f| f.is_used()).cloned());
             former.extend(gone.iter().map(|endpoint| Former::from(&**endpoint)));
             retire(&gone, &[], false, out);
@@ -238,7 +257,11 @@ impl Compiler {
         }
         transport.stats.membership_change.inc();
         let name: Arc<str> = Arc::clone(&transport.cluster);
+        let outlier = self.outlier(&name, model, before.as_deref());
+        let original_dst = original_dst(&name, model, same);
         let cluster = Cluster {
+            outlier,
+            original_dst,
             name: Arc::clone(&name),
             transport,
             endpoints: Arc::new(endpoints),
@@ -246,11 +269,29 @@ impl Compiler {
             model: Arc::clone(model),
         };
         cluster.gauge_members();
-        let checked = |model: &model::Cluster| model.health_check.is_some();
-        if checked(&cluster.model) || before.is_some_and(|before| checked(&before.model)) {
+        if is_watched(&cluster.model) || before.is_some_and(|before| is_watched(&before.model)) {
             out.checked.push(Arc::clone(&name));
         }
         out.snapshot.clusters.insert(name, Arc::new(cluster));
+    }
+
+    /// The same as before while its configuration is.
+    fn outlier(
+        &self,
+        name: &Arc<str>,
+        model: &model::Cluster,
+        before: Option<&Cluster>,
+    ) -> Option<Arc<Detection>> {
+        let wanted = model.outlier.as_ref()?;
+        match before.and_then(|before| before.outlier.as_ref()) {
+            Some(before) if before.model == *wanted => Some(Arc::clone(before)),
+            _ => Some(Arc::new(Detection::new(
+                Arc::clone(name),
+                wanted.clone(),
+                Arc::clone(&self.outlier_keys),
+                self.reports.clone(),
+            ))),
+        }
     }
 
     /// The snapshot after `previous`, with the endpoints of these clusters as they are known to be now.
@@ -293,9 +334,9 @@ impl Compiler {
         // The end of a circuit is the end of what its users have open. Other clusters come and go by
         // the rules of xDS: what is under way finishes.
         let cut = is_reserved(&cluster.name);
-        retire(cluster.endpoints.all(), &cluster.former, cut, out);
+        retire(&cluster.known_endpoints(), &cluster.former, cut, out);
         out.snapshot.clusters.remove(&*cluster.name);
-        if cluster.model.health_check.is_some() {
+        if is_watched(&cluster.model) {
             out.checked.push(Arc::clone(&cluster.name));
         }
         self.stats.cluster_manager.cluster_removed.inc();
@@ -319,18 +360,24 @@ impl Compiler {
             server_name: model.http.auto_sni.is_some(),
             validation: model.http.auto_san_validation,
         };
-        let tls = match &model.tls {
-            None => None,
-            Some(tls) => {
-                let user = (ResourceType::Cluster, model.name.clone());
-                self.note_secrets(tls.client_certificate.iter(), &user);
-                if let Some(secret) = &tls.validation_secret {
-                    self.note_secret(&secret.name, &user);
-                }
-                let tls = ClientTls::build(tls, &alpn, per_request, &secrets(store));
-                Some(tls.map_err(|e| Invalid::at("transport_socket.typed_config", e.to_string()))?)
+        let mut build = |tls: Option<&UpstreamTls>, at: FieldPath| {
+            let Some(tls) = tls else { return Ok(None) };
+            let user = (ResourceType::Cluster, model.name.clone());
+            self.note_secrets(tls.client_certificate.iter(), &user);
+            if let Some(secret) = &tls.validation_secret {
+                self.note_secret(&secret.name, &user);
             }
+            let tls = ClientTls::build(tls, &alpn, per_request, &secrets(store));
+            let at = at.field("transport_socket").field("typed_config");
+            tls.map(Some).map_err(|e| Invalid::new(at, e.to_string()))
         };
+        let tls = build(model.tls.as_ref(), FieldPath::root())?;
+        let mut sockets = Vec::new();
+        for (index, socket) in model.sockets.iter().enumerate() {
+            let at = FieldPath::root().field("transport_socket_matches");
+            sockets.push(build(socket.tls.as_ref(), at.index(index))?);
+        }
+        let secured = model.tls_contexts().next().is_some();
         let limits = Arc::new(Limits::default());
         limits.set(&model.limits);
         let high_limits = Arc::new(Limits::default());
@@ -338,11 +385,13 @@ impl Compiler {
         Ok(Transport {
             cluster: Arc::from(model.name.as_str()),
             protocol,
-            auto_sni: model.http.auto_sni.clone().filter(|_| tls.is_some()),
+            auto_sni: model.http.auto_sni.clone().filter(|_| secured),
             tls,
+            sockets,
             proxy_protocol: model.proxy_protocol,
             connect_timeout: model.connect_timeout,
             tcp_keepalive: model.tcp_keepalive,
+            source_addresses: model.source_addresses.clone(),
             idle_timeout: match (model.proxy_protocol, model.http.idle_timeout) {
                 (None, timeout) => timeout,
                 (Some(_), timeout) if timeout.is_zero() => via::SHORT_IDLE,
@@ -456,10 +505,13 @@ fn endpoint_set(
     before: &EndpointSet,
 ) -> EndpointSet {
     let checked = cluster.health_check.is_some();
-    let build =
-        |a: &model::LoadAssignment| EndpointSet::build(a, &cluster.balancing, checked, before);
-    if let Discovery::Static(assignment) = &cluster.discovery {
-        return build(assignment);
+    let build = |a: &model::LoadAssignment| {
+        EndpointSet::build(a, &cluster.balancing, &cluster.sockets, checked, before)
+    };
+    match &cluster.discovery {
+        Discovery::Static(assignment) => return build(assignment),
+        Discovery::OriginalDst(_) => return EndpointSet::default(),
+        Discovery::Eds { .. } | Discovery::Dns(_) => {}
     }
     let name = assignment_of(&cluster.discovery).unwrap_or_default();
     match resource(store, ResourceType::LoadAssignment, name) {
@@ -471,7 +523,7 @@ fn endpoint_set(
 /// The load assignment that holds a cluster's endpoints, if it is a resource of its own.
 fn assignment_of(discovery: &Discovery) -> Option<&str> {
     match discovery {
-        Discovery::Static(_) => None,
+        Discovery::Static(_) | Discovery::OriginalDst(_) => None,
         Discovery::Eds { service_name, .. } => Some(service_name),
         Discovery::Dns(dns) => Some(&dns.resource),
     }
@@ -512,12 +564,39 @@ fn retire(endpoints: &[Arc<Endpoint>], former: &[Former], cut: bool, out: &mut C
     }
 }
 
+fn original_dst_of(model: &model::Cluster) -> Option<&model::cluster::OriginalDst> {
+    match &model.discovery {
+        Discovery::OriginalDst(original_dst) => Some(original_dst),
+        _ => None,
+    }
+}
+
+/// The same as before while its configuration and that of its connections is.
+fn original_dst(
+    name: &Arc<str>,
+    model: &model::Cluster,
+    before: Option<&Arc<Cluster>>,
+) -> Option<Arc<OriginalDst>> {
+    let wanted = original_dst_of(model)?;
+    match before.and_then(|before| before.original_dst.as_ref()) {
+        Some(before) if before.model == *wanted => Some(Arc::clone(before)),
+        _ => Some(Arc::new(OriginalDst::new(Arc::clone(name), wanted.clone()))),
+    }
+}
+
+/// Whether control has to look after its endpoints.
+fn is_watched(model: &model::Cluster) -> bool {
+    model.health_check.is_some() || model.outlier.is_some() || original_dst_of(model).is_some()
+}
+
 /// Whether connections made for `a` may be used for `b`.
 fn same_transport(a: &model::Cluster, b: &model::Cluster) -> bool {
     a.tls == b.tls
+        && a.sockets == b.sockets
         && a.proxy_protocol == b.proxy_protocol
         && a.http == b.http
         && a.connect_timeout == b.connect_timeout
         && a.tcp_keepalive == b.tcp_keepalive
+        && a.source_addresses == b.source_addresses
         && a.alt_stat_name == b.alt_stat_name
 }

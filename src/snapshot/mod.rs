@@ -69,12 +69,14 @@ impl ListenerSpec {
 pub enum BindAddress {
     Socket(SocketAddr),
     Pipe(PathBuf),
+    /// Nobody listens there; other listeners hand connections over.
+    Unbound(SocketAddr),
 }
 
 impl std::fmt::Display for BindAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Socket(address) => address.fmt(f),
+            Self::Socket(address) | Self::Unbound(address) => address.fmt(f),
             Self::Pipe(path) => path.display().fmt(f),
         }
     }

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use self::log::Log;
-use crate::cluster::Cluster;
+use crate::cluster::outlier::Outcome;
+use crate::cluster::{Cluster, Wish};
 use crate::error::{Failure, ResponseFlag};
 use crate::net::Io;
 use crate::net::copy::{self, End, Ended, Side};
@@ -45,6 +46,8 @@ pub struct Downstream {
     pub io: Io,
     pub peer: Option<SocketAddr>,
     pub local: Option<SocketAddr>,
+    /// Where the connection was bound for before it was redirected.
+    pub restored: Option<SocketAddr>,
 }
 
 /// Proxies one connection. Returns once the two are joined; the copying goes on in a task of its
@@ -55,19 +58,25 @@ pub async fn proxy(
     reader: &RefCell<Reader>,
     guard: Box<dyn Any>,
 ) {
-    let Downstream { io, peer, local } = downstream;
+    let Downstream {
+        io,
+        peer,
+        local,
+        restored,
+    } = downstream;
     let began = Instant::now();
     spec.stats.downstream_cx_total.inc();
     let name = choose(&spec);
     let log = Log::begin(&spec, name, peer, local);
     let cluster = reader.borrow_mut().load().clusters.get(name).cloned();
-    let (endpoint, upstream) = match open(&spec, cluster.as_deref(), peer.zip(local)).await {
-        Ok(opened) => opened,
-        Err(failure) => {
-            log.failed(&failure);
-            return report(&spec, peer, &failure);
-        }
-    };
+    let (endpoint, upstream) =
+        match open(&spec, cluster.as_deref(), peer.zip(local), restored).await {
+            Ok(opened) => opened,
+            Err(failure) => {
+                log.failed(&failure);
+                return report(&spec, peer, &failure);
+            }
+        };
     log.connected(&endpoint);
     let tied = Arc::clone(&endpoint);
     let usage = spec.usage.as_ref().map(Activity::begin);
@@ -125,6 +134,7 @@ async fn open(
     spec: &TcpProxySpec,
     cluster: Option<&Cluster>,
     addresses: Option<(SocketAddr, SocketAddr)>,
+    restored: Option<SocketAddr>,
 ) -> Result<(Arc<Endpoint>, RawConnection), Failure> {
     let Some(cluster) = cluster else {
         spec.stats.downstream_cx_no_route.inc();
@@ -134,10 +144,17 @@ async fn open(
     let via = Via::of_connection(&cluster.transport, addresses);
     let mut attempts = 1;
     loop {
-        let endpoint = cluster.pick(None).inspect_err(|_| {
+        let wish = Wish {
+            destination: cluster.destination(None, restored),
+            ..Wish::default()
+        };
+        let picked = cluster.pick(wish).inspect_err(|_| {
             cluster.transport.stats.upstream_cx_none_healthy.inc();
         })?;
-        match pool::open_raw(endpoint, &cluster.transport, via.as_deref()).await {
+        let endpoint: &Arc<Endpoint> = &picked;
+        let opened = pool::open_raw(endpoint, &cluster.transport, via.as_deref()).await;
+        cluster.note(endpoint, Outcome::of(&opened));
+        match opened {
             Ok(upstream) => return Ok((Arc::clone(endpoint), upstream)),
             Err(error) if attempts < spec.max_connect_attempts && error.is_of_endpoint() => {
                 tracing::debug!(%endpoint, %error, "trying again");

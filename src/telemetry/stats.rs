@@ -220,9 +220,11 @@ group! {
             upstream_rq_retry_overflow, upstream_rq_retry_backoff_exponential,
             upstream_rq_retry_backoff_ratelimited, retry_or_shadow_abandoned,
             upstream_rq_per_try_timeout, upstream_rq_per_try_idle_timeout, upstream_rq_cancelled,
-            lb_healthy_panic, membership_change, update_attempt, update_success, update_rejected,
+            original_dst_host_invalid, lb_healthy_panic, lb_subsets_selected, lb_subsets_fallback, lb_subsets_fallback_panic,
+            membership_change, update_attempt, update_success, update_rejected,
         ],
         gauges: [upstream_cx_active, upstream_rq_active, upstream_rq_pending_active,
+            lb_subsets_active, lb_subsets_single_host_per_subset_duplicate,
             membership_total, membership_healthy, membership_degraded, membership_excluded],
         histograms: [upstream_rq_time, upstream_cx_connect_ms],
         codes: [upstream_rq = "upstream_rq_" true, retry_rq = "retry.upstream_rq_" true],
@@ -235,6 +237,30 @@ group! {
     HealthCheckStats {
         counters: [attempt, success, failure, network_failure],
         gauges: [healthy, degraded],
+        histograms: [],
+        codes: []
+    }
+}
+
+group! {
+    /// `cluster.<name>.outlier_detection.`
+    OutlierStats {
+        counters: [
+            ejections_total, ejections_overflow, ejections_consecutive_5xx, ejections_success_rate,
+            ejections_enforced_total,
+            ejections_detected_consecutive_5xx, ejections_enforced_consecutive_5xx,
+            ejections_detected_consecutive_gateway_failure,
+            ejections_enforced_consecutive_gateway_failure,
+            ejections_detected_consecutive_local_origin_failure,
+            ejections_enforced_consecutive_local_origin_failure,
+            ejections_detected_success_rate, ejections_enforced_success_rate,
+            ejections_detected_local_origin_success_rate,
+            ejections_enforced_local_origin_success_rate,
+            ejections_detected_failure_percentage, ejections_enforced_failure_percentage,
+            ejections_detected_local_origin_failure_percentage,
+            ejections_enforced_local_origin_failure_percentage,
+        ],
+        gauges: [ejections_active],
         histograms: [],
         codes: []
     }
@@ -331,6 +357,7 @@ pub struct Stats {
     http: Scopes<HttpStats>,
     clusters: Scopes<ClusterStats>,
     health_checks: Scopes<HealthCheckStats>,
+    outliers: Scopes<OutlierStats>,
     listeners: Scopes<ListenerStats>,
     listener_http: Scopes<ListenerHttpStats>,
     tcp: Scopes<TcpStats>,
@@ -383,6 +410,12 @@ impl Stats {
     }
     pub fn forget_health_check(&self, cluster: &str) {
         forget(&self.health_checks, &format!("{cluster}.health_check"));
+    }
+    pub fn outlier_detection(&self, cluster: &str) -> Arc<OutlierStats> {
+        handle(&self.outliers, &format!("{cluster}.outlier_detection"))
+    }
+    pub fn forget_outlier_detection(&self, cluster: &str) {
+        forget(&self.outliers, &format!("{cluster}.outlier_detection"));
     }
     pub fn listener(&self, name: &str) -> Arc<ListenerStats> {
         handle(&self.listeners, name)
@@ -477,6 +510,7 @@ impl Stats {
             HealthCheckStats::visit,
             f,
         );
+        scoped("cluster", copy(&self.outliers), OutlierStats::visit, f);
         scoped("listener", self.listeners(), ListenerStats::visit, f);
         scoped("tcp", self.tcp_proxies(), TcpStats::visit, f);
         scoped(

@@ -2,19 +2,21 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_xds::resource::Address;
-use causeway_xds::resource::cluster::TcpKeepalive;
+use causeway_xds::resource::cluster::{ProxyProtocolVersion, TcpKeepalive};
 use http::StatusCode;
 use rustls_pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use super::{Endpoint, Transport, Via};
 use crate::error::{Failure, ResponseFlag};
 use crate::net::Io;
+use crate::tls::ClientTls;
 
 /// Why there is no connection. Carries the address and the phase, for the log.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -111,9 +113,11 @@ pub async fn connect(
     let limit = transport.connect_timeout;
     let attempt = async {
         let address = &endpoint.key.address;
-        let io = open(address, transport, via).await?;
+        let socket = endpoint.attributes.socket;
+        let proxied = transport.proxy_protocol_of(socket);
+        let io = open(address, transport, proxied, via).await?;
         phase = "tls handshake";
-        secure(io, address, transport, via).await
+        secure(io, address, transport.tls_of(socket), via).await
     };
     let result = match tokio::time::timeout(limit, attempt).await {
         Ok(result) => result,
@@ -144,26 +148,29 @@ pub async fn connect(
     }
 }
 
-/// Connects for a health check: counted nowhere, and without a deadline of its own.
+/// Connects for a health check, by the socket of the endpoint: counted nowhere, and without a deadline of its own.
 ///
 /// # Errors
 /// [`ConnectErrorKind`]
 pub async fn open_uncounted(
     address: &Address,
+    socket: Option<usize>,
     transport: &Transport,
 ) -> Result<Io, ConnectErrorKind> {
-    let io = open(address, transport, Some(&Via::default())).await?;
-    secure(io, address, transport, None).await
+    let proxied = transport.proxy_protocol_of(socket);
+    let io = open(address, transport, proxied, Some(&Via::default())).await?;
+    secure(io, address, transport.tls_of(socket), None).await
 }
 
 /// Without TLS; what has to be said before that is said.
 async fn open(
     address: &Address,
     transport: &Transport,
+    proxied: Option<ProxyProtocolVersion>,
     via: Option<&Via>,
 ) -> Result<Io, ConnectErrorKind> {
     let mut io = open_socket(address, transport).await?;
-    if let (Some(version), Some(via)) = (transport.proxy_protocol, via) {
+    if let (Some(version), Some(via)) = (proxied, via) {
         let told = io.write_all(&via.header(version)).await;
         told.map_err(|e| ConnectErrorKind::Connect(Arc::new(e)))?;
     }
@@ -173,9 +180,11 @@ async fn open(
 async fn open_socket(address: &Address, transport: &Transport) -> Result<Io, ConnectErrorKind> {
     match address {
         Address::Socket(address) => {
-            let io = TcpStream::connect(address)
-                .await
-                .map_err(|e| ConnectErrorKind::Connect(Arc::new(e)))?;
+            let io = match transport.source_addresses.is_empty() {
+                true => TcpStream::connect(address).await,
+                false => connect_from(&transport.source_addresses, *address).await,
+            };
+            let io = io.map_err(|e| ConnectErrorKind::Connect(Arc::new(e)))?;
             // An error here means that the peer is gone already; the next read tells so.
             io.set_nodelay(true).ok();
             if let Some(keepalive) = &transport.tcp_keepalive {
@@ -189,6 +198,19 @@ async fn open_socket(address: &Address, transport: &Transport) -> Result<Io, Con
             .map_err(|e| ConnectErrorKind::Connect(Arc::new(e))),
         Address::Named { .. } => Err(ConnectErrorKind::Unresolved),
     }
+}
+
+/// From the address of the endpoint's family, or the first one.
+async fn connect_from(sources: &[SocketAddr], address: SocketAddr) -> io::Result<TcpStream> {
+    let alike = sources.iter().find(|s| s.is_ipv4() == address.is_ipv4());
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if let Some(source) = alike.or(sources.first()) {
+        socket.bind(*source)?;
+    }
+    socket.connect(address).await
 }
 
 /// Sets TCP keep-alive on a connection.
@@ -210,10 +232,10 @@ pub fn keep_alive(io: &TcpStream, keepalive: &TcpKeepalive) {
 async fn secure(
     io: Io,
     address: &Address,
-    transport: &Transport,
+    tls: Option<&ClientTls>,
     via: Option<&Via>,
 ) -> Result<Io, ConnectErrorKind> {
-    let Some(tls) = &transport.tls else {
+    let Some(tls) = tls else {
         return Ok(io);
     };
     // TLS over a Unix socket is refused when the snapshot is compiled.

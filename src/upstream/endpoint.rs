@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use causeway_xds::resource::Address;
 use causeway_xds::resource::load_assignment::{EndpointCheck, EndpointHealth, Locality};
 
+use super::outcomes::Outcomes;
 use crate::telemetry::stats::{Counter, Gauge};
 
 /// What makes an endpoint the same one in the next snapshot. The id is part of it: agents reuse
@@ -46,6 +47,9 @@ struct State {
     /// What was found out about its health: [`Finding`]s.
     findings: AtomicU8,
     checked: AtomicBool,
+    /// On [`clock_ms`]: it became known, or passed its health checks after it had failed them.
+    fresh_since: AtomicU64,
+    outcomes: Outcomes,
 }
 
 /// What is known of an endpoint's health beside what its source says. Several may hold.
@@ -58,6 +62,14 @@ pub enum Finding {
     PendingActive = 2,
     /// Health checks say that it is degraded.
     DegradedActive = 4,
+    /// It answered badly, and is left out for a while.
+    FailedOutlier = 8,
+}
+
+impl Finding {
+    /// What health checks find out.
+    const ACTIVE: u8 =
+        Self::FailedActive as u8 | Self::PendingActive as u8 | Self::DegradedActive as u8;
 }
 
 /// How long an endpoint that could not be connected to is left alone while there are others. A
@@ -65,11 +77,12 @@ pub enum Finding {
 /// would wait for `connect_timeout`.
 pub const SHUN: Duration = Duration::from_secs(10);
 
-/// Milliseconds since the program first asked.
-fn clock_ms() -> u64 {
+/// Milliseconds on a clock of this process. Zero is long ago.
+pub fn clock_ms() -> u64 {
+    const BEGIN: u64 = 1 << 40;
     static START: OnceLock<Instant> = OnceLock::new();
     let start = START.get_or_init(Instant::now);
-    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    BEGIN.saturating_add(u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX))
 }
 
 #[derive(Debug, Default)]
@@ -96,6 +109,8 @@ pub struct Attributes {
     pub priority: u32,
     pub locality: Locality,
     pub check: EndpointCheck,
+    /// Which of the cluster's sockets it is connected to by; `None`: the one of all others.
+    pub socket: Option<usize>,
 }
 
 impl Endpoint {
@@ -109,13 +124,12 @@ impl Endpoint {
 
     pub fn new(key: EndpointKey, attributes: Attributes) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self::build(
-            NEXT.fetch_add(1, Relaxed),
-            key,
-            attributes,
-            Arc::default(),
-            Arc::default(),
-        )
+        let state = State {
+            fresh_since: clock_ms().into(),
+            ..State::default()
+        };
+        let uid = NEXT.fetch_add(1, Relaxed);
+        Self::build(uid, key, attributes, Arc::default(), Arc::new(state))
     }
 
     fn build(
@@ -182,13 +196,17 @@ impl Endpoint {
             self.find(Finding::FailedActive, true);
             self.find(Finding::PendingActive, true);
         } else if was && !checked {
-            self.state.findings.store(0, Relaxed);
+            let findings = &self.state.findings;
+            findings.fetch_and(!Finding::ACTIVE, Relaxed);
         }
     }
 
     /// Notes what was found; returns whether that is new.
     pub fn find(&self, finding: Finding, holds: bool) -> bool {
         let bit = finding as u8;
+        if finding == Finding::FailedActive && !holds && self.is_found(finding) {
+            self.state.fresh_since.store(clock_ms(), Relaxed);
+        }
         let before = match holds {
             true => self.state.findings.fetch_or(bit, Relaxed),
             false => self.state.findings.fetch_and(!bit, Relaxed),
@@ -196,12 +214,28 @@ impl Endpoint {
         (before & bit != 0) != holds
     }
 
+    /// As if it had been known for long.
+    #[cfg(test)]
+    pub fn grow_old(&self) {
+        self.state.fresh_since.store(0, Relaxed);
+    }
+
+    /// Since when it may be chosen, on [`clock_ms`], as far as health checks go.
+    pub fn fresh_since(&self) -> u64 {
+        self.state.fresh_since.load(Relaxed)
+    }
+
     pub fn is_found(&self, finding: Finding) -> bool {
         self.state.findings.load(Relaxed) & finding as u8 != 0
     }
 
+    /// What requests to it came to, for outlier detection.
+    pub fn outcomes(&self) -> &Outcomes {
+        &self.state.outcomes
+    }
+
     pub fn availability(&self) -> Availability {
-        if self.is_found(Finding::FailedActive) {
+        if self.is_found(Finding::FailedActive) || self.is_found(Finding::FailedOutlier) {
             return Availability::Unhealthy;
         }
         match self.attributes.health {

@@ -7,9 +7,11 @@ pub mod body;
 pub mod connect;
 pub mod endpoint;
 pub mod limits;
+pub mod outcomes;
 pub mod pool;
 pub mod via;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,11 +34,15 @@ pub struct Transport {
     pub cluster: Arc<str>,
     pub protocol: Protocol,
     pub tls: Option<ClientTls>,
-    /// Only beside `tls`.
+    /// Instead of `tls`, for endpoints that match one.
+    pub sockets: Vec<Option<ClientTls>>,
+    /// Only where there is TLS.
     pub auto_sni: Option<AutoSni>,
     pub proxy_protocol: Option<ProxyProtocolVersion>,
     pub connect_timeout: Duration,
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Where connections come from, one of a family; empty leaves it to the system.
+    pub source_addresses: Vec<SocketAddr>,
     /// How long an unused connection is kept; zero keeps it.
     pub idle_timeout: Duration,
     /// Requests after which a connection is closed; zero is no limit.
@@ -57,6 +63,19 @@ pub struct Transport {
 }
 
 impl Transport {
+    /// Of connections by this one of `sockets`, or none of them.
+    pub fn tls_of(&self, socket: Option<usize>) -> Option<&ClientTls> {
+        match socket {
+            None => self.tls.as_ref(),
+            Some(index) => self.sockets.get(index)?.as_ref(),
+        }
+    }
+
+    /// As [`Self::tls_of`].
+    pub fn proxy_protocol_of(&self, socket: Option<usize>) -> Option<ProxyProtocolVersion> {
+        self.proxy_protocol.filter(|_| socket.is_none())
+    }
+
     pub fn limits_of(&self, priority: Priority) -> &Limits {
         match priority {
             Priority::Default => &self.limits,

@@ -219,9 +219,9 @@ async fn a_bad_file_is_refused_with_its_place_and_a_hint() {
         (
             "unsupported field",
             "static_resources:\n  clusters:\n  - name: a\n    type: STATIC\n    \
-             outlier_detection: {consecutive_5xx: 3}\n    load_assignment: {cluster_name: a}\n",
+             upstream_config: {name: x}\n    load_assignment: {cluster_name: a}\n",
             &[
-                "bad.yaml: line 5, column 5: cluster \"a\": outlier_detection: ",
+                "bad.yaml: line 5, column 5: cluster \"a\": upstream_config: ",
                 "not supported",
             ],
         ),

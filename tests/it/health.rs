@@ -5,11 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 
 use crate::support::DEADLINE;
 use crate::support::app::TestApp;
-use crate::support::bootstrap::{bootstrap, forwarding};
+use crate::support::bootstrap::{bootstrap, forwarding, http2_cluster};
 use crate::support::client::Http1;
 use crate::support::origin::Origin;
 
@@ -263,4 +270,61 @@ async fn changes_of_health_are_logged() {
         assert_eq!(line["cluster_name"], "c");
         assert_eq!(line["health_checker_type"], "HTTP");
     }
+}
+
+/// A server of gRPC that says of service `app` what it is told, and answers everything else.
+async fn grpc_origin(serving: &Arc<AtomicU16>) -> Origin {
+    let serving = Arc::clone(serving);
+    Origin::tcp(move |stream| {
+        let serving = Arc::clone(&serving);
+        async move {
+            let service = service_fn(move |request: Request<Incoming>| {
+                let serving = Arc::clone(&serving);
+                async move {
+                    let check = request.uri().path() == "/grpc.health.v1.Health/Check";
+                    let asked = request.into_body().collect().await.unwrap().to_bytes();
+                    let answer = match check {
+                        // A message of one number (field 1), for a message of one text (field 1).
+                        true => {
+                            assert_eq!(&asked[..], b"\0\0\0\0\x05\x0a\x03app");
+                            let status = serving.load(SeqCst).to_be_bytes()[1];
+                            Bytes::from(vec![0, 0, 0, 0, 2, 8, status])
+                        }
+                        false => Bytes::from("a"),
+                    };
+                    let trailers = HeaderMap::from_iter([(
+                        http::HeaderName::from_static("grpc-status"),
+                        HeaderValue::from_static("0"),
+                    )]);
+                    let body = Full::new(answer).with_trailers(async { Some(Ok(trailers)) });
+                    Ok::<_, std::convert::Infallible>(Response::new(body))
+                }
+            });
+            let server = http2::Builder::new(TokioExecutor::new());
+            // Ends with its peer, in whatever way.
+            let io = TokioIo::new(stream);
+            server.serve_connection(io, service).await.ok();
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_server_of_grpc_says_itself_whether_it_serves() {
+    const SERVING: u16 = 1;
+    const NOT_SERVING: u16 = 2;
+    let told = Arc::new(AtomicU16::new(SERVING));
+    let origin = grpc_origin(&told).await;
+    let check = checked(&[], &json!({"grpc_health_check": {"service_name": "app"}}));
+    let mut cluster = http2_cluster("c", origin.address);
+    for field in ["health_checks", "common_lb_config"] {
+        cluster[field] = check[field].clone();
+    }
+    let app = serving(cluster).await;
+    assert_eq!(answers(&app).await, names(&["a"]));
+    told.store(NOT_SERVING, SeqCst);
+    let nobody = names(&["no healthy upstream"]);
+    until("it serves nobody", async || answers(&app).await == nobody).await;
+    told.store(SERVING, SeqCst);
+    until("it is back", async || answers(&app).await == names(&["a"])).await;
 }

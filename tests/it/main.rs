@@ -15,6 +15,7 @@ mod support;
 mod admin;
 mod bootstrap;
 mod chains;
+mod choosing;
 mod coordinator;
 mod dangers;
 mod demo;

@@ -286,15 +286,16 @@ mod tests {
         };
         assert_eq!(cluster("connect_timeout"), Fate::Supported);
         assert_eq!(cluster("track_cluster_stats"), Fate::Ignored);
-        assert_eq!(cluster("upstream_bind_config"), Fate::Rejected);
+        assert_eq!(cluster("upstream_bind_config"), Fate::Supported);
+        assert_eq!(cluster("upstream_config"), Fate::Rejected);
         let Fate::Partly(policies) = cluster("lb_policy") else {
             panic!("some policies are not there")
         };
         assert!(
             policies.contains(&"RANDOM".to_owned())
-                && !policies.contains(&"CLUSTER_PROVIDED".into())
+                && !policies.contains(&"LOAD_BALANCING_POLICY_CONFIG".into())
         );
-        assert_eq!(cluster("original_dst_lb_config"), Fate::Rejected);
+        assert_eq!(cluster("original_dst_lb_config"), Fate::Supported);
         let route = |field| {
             let message = "envoy.config.route.v3.RouteAction";
             fate(ResourceType::RouteConfiguration, message, field)

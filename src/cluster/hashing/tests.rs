@@ -1,3 +1,5 @@
+use causeway_xds::resource::cluster::{HashFunction, Hashing};
+
 use super::*;
 
 fn candidates(of: &[(&str, f64)]) -> Vec<Candidate> {
@@ -24,11 +26,15 @@ fn mapped(table: &HashTable, keys: u32) -> Vec<u32> {
 const RING: RingHash = RingHash {
     minimum_size: 1024,
     maximum_size: 8 << 20,
-    use_hostname: false,
+    function: HashFunction::XxHash,
+    hashing: Hashing {
+        use_hostname: false,
+        balance_factor: None,
+    },
 };
 const MAGLEV: Maglev = Maglev {
     table_size: 65_537,
-    use_hostname: false,
+    hashing: RING.hashing,
 };
 
 /// How many of `after` stand elsewhere, the endpoint that is gone apart.
@@ -120,4 +126,18 @@ fn who_stays_keeps_nearly_all_of_its_users() {
 fn nobody_is_chosen_of_nobody() {
     assert_eq!(HashTable::ring(&[], &RING).get(7), None);
     assert_eq!(HashTable::maglev(&[], &MAGLEV).get(7), None);
+}
+
+#[test]
+fn points_by_murmur_stand_elsewhere() {
+    let candidates = candidates(&[("a", 1.0), ("b", 1.0)]);
+    let murmur = RingHash {
+        function: HashFunction::MurmurHash2,
+        ..RING
+    };
+    let HashTable::Ring(points) = HashTable::ring(&candidates, &murmur) else {
+        panic!("not a ring")
+    };
+    assert_eq!(points.len(), 1024);
+    assert!(points.iter().any(|(hash, _)| *hash == murmur_hash(b"a_17")));
 }

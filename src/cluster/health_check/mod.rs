@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
+use super::outlier::Detection;
 use crate::telemetry::access_log::LogFile;
 use crate::telemetry::stats::HealthCheckStats;
 use crate::upstream::endpoint::Finding;
@@ -70,6 +71,8 @@ pub struct Checker {
     pub endpoint: Arc<Endpoint>,
     pub transport: Arc<Transport>,
     pub stats: Arc<HealthCheckStats>,
+    /// What is told that a check succeeded.
+    pub outlier: Option<Arc<Detection>>,
     pub changes: Arc<Changes>,
     /// Where changes are logged.
     pub events: Vec<Arc<LogFile>>,
@@ -156,6 +159,12 @@ impl Checker {
                 true => info!(cluster = %self.cluster, %endpoint, "endpoint is healthy"),
                 false => warn!(cluster = %self.cluster, %endpoint, "endpoint is unhealthy"),
             }
+        }
+        if matches!(verdict, Verdict::Success { .. })
+            && !endpoint.is_found(Finding::FailedActive)
+            && let Some(outlier) = &self.outlier
+        {
+            outlier.check_passed(endpoint);
         }
         if first {
             self.changes.note(&self.cluster, Urgency::AtOnce);

@@ -58,6 +58,8 @@ impl Failed {
 pub struct Prober {
     probe: Probe,
     address: Address,
+    /// As the endpoint's.
+    socket: Option<usize>,
     authority: String,
     reuse: bool,
     connection: Option<Connection>,
@@ -85,6 +87,7 @@ impl Prober {
         Self {
             probe: check.probe.clone(),
             address,
+            socket: endpoint.attributes.socket,
             authority: authority.unwrap_or_default().to_owned(),
             reuse: check.reuse_connection,
             connection: None,
@@ -115,7 +118,7 @@ impl Prober {
     }
 
     async fn connect(&self, transport: &Transport) -> Result<Io, Failed> {
-        open_uncounted(&self.address, transport)
+        open_uncounted(&self.address, self.socket, transport)
             .await
             .map_err(Failed::network)
     }

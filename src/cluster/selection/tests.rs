@@ -1,8 +1,10 @@
 use std::collections::BTreeMap;
 
 use causeway_xds::resource::Address;
-use causeway_xds::resource::cluster::{Maglev, RingHash};
-use causeway_xds::resource::load_assignment::{Endpoint as Model, EndpointHealth};
+use causeway_xds::resource::cluster::{HashFunction, Hashing, Maglev, RingHash, SlowStart};
+use causeway_xds::resource::load_assignment::{
+    Endpoint as Model, EndpointHealth, LocalityEndpoints,
+};
 
 use super::*;
 use crate::cluster::EndpointSet;
@@ -19,11 +21,14 @@ fn group(priority: u32, weight: u32, ports: &[(u16, EndpointHealth)]) -> Localit
         weight: 1,
         health: *health,
         check: Default::default(),
+        labels: Default::default(),
+        socket_labels: Default::default(),
     };
     LocalityEndpoints {
         locality: Default::default(),
         priority,
         weight,
+        socket_labels: Default::default(),
         endpoints: ports.iter().map(endpoint).collect(),
     }
 }
@@ -41,7 +46,7 @@ fn counts(
     balancing: &Balancing,
     rounds: u32,
 ) -> (BTreeMap<u16, u32>, u32) {
-    let set = EndpointSet::build(assignment, balancing, false, &EndpointSet::default());
+    let set = EndpointSet::build(assignment, balancing, &[], false, &EndpointSet::default());
     let selection = Selection::new(set.all(), assignment, balancing);
     let mut counts = BTreeMap::new();
     let mut panics = 0;
@@ -66,11 +71,12 @@ fn policies() -> Vec<Policy> {
         Policy::RingHash(RingHash {
             minimum_size: 1024,
             maximum_size: 1 << 20,
-            use_hostname: false,
+            function: HashFunction::XxHash,
+            hashing: Hashing::default(),
         }),
         Policy::Maglev(Maglev {
             table_size: 251,
-            use_hostname: false,
+            hashing: Hashing::default(),
         }),
     ]
 }
@@ -198,7 +204,7 @@ fn a_hash_leads_to_the_same_endpoint_every_time() {
             group(0, 0, &[(1, HEALTHY), (2, UNHEALTHY), (3, HEALTHY)]),
             group(1, 0, &[(4, HEALTHY)]),
         ]);
-        let set = EndpointSet::build(&of, &balancing, false, &EndpointSet::default());
+        let set = EndpointSet::build(&of, &balancing, &[], false, &EndpointSet::default());
         let pick = |hash| {
             let selection = set.selection();
             selection.choose(set.all(), &policy, Some(hash)).place
@@ -208,4 +214,70 @@ fn a_hash_leads_to_the_same_endpoint_every_time() {
             assert!(pick(hash).is_some());
         }
     }
+}
+
+#[test]
+fn an_endpoint_with_too_many_requests_gives_up_what_is_beyond_its_part() {
+    let endpoints: Vec<_> = (1..=4)
+        .map(|port| (port, EndpointHealth::Healthy))
+        .collect();
+    let assignment = assignment(vec![group(0, 0, &endpoints)]);
+    let hashing = Hashing {
+        use_hostname: false,
+        balance_factor: Some(150),
+    };
+    let bounded = Balancing {
+        policy: Policy::Maglev(Maglev {
+            table_size: 101,
+            hashing,
+        }),
+        ..Balancing::default()
+    };
+    let set = EndpointSet::build(&assignment, &bounded, &[], false, &EndpointSet::default());
+    let pick = |hash| {
+        let chosen = set
+            .selection()
+            .choose(set.all(), &bounded.policy, Some(hash));
+        chosen.place.unwrap()
+    };
+    let first = pick(7);
+    let all = set.all();
+    all.iter().for_each(|e| e.stats.rq_active.inc());
+    assert_eq!(pick(7), first);
+    // Of 7 requests and the one that comes, times 1.5, a quarter is 3.
+    all[first as usize].stats.rq_active.set(4);
+    let other = pick(7);
+    assert_ne!(other, first);
+    assert_eq!(pick(7), other, "the same one every time");
+    // When all have too many, the least of them is taken.
+    all.iter().for_each(|e| e.stats.rq_active.set(100));
+    all[other as usize].stats.rq_active.set(99);
+    for hash in 0..20 {
+        let place = pick(hash) as usize;
+        assert!(all[place].stats.rq_active.value() <= 100);
+    }
+}
+
+#[test]
+fn a_new_endpoint_gets_its_share_little_by_little() {
+    let slow = Balancing {
+        slow_start: Some(SlowStart {
+            window: std::time::Duration::from_secs(3600),
+            aggression: 1.0,
+            least: 0.1,
+        }),
+        ..Balancing::default()
+    };
+    let before = assignment(vec![group(0, 0, &[(1, HEALTHY)])]);
+    let after = assignment(vec![group(0, 0, &[(1, HEALTHY), (2, HEALTHY)])]);
+    let first = EndpointSet::build(&before, &slow, &[], false, &EndpointSet::default());
+    first.all()[0].grow_old();
+    let set = EndpointSet::build(&after, &slow, &[], false, &first);
+    let new = (0..2000).filter(|_| {
+        let chosen = set.selection().choose(set.all(), &slow.policy, None);
+        chosen.place == Some(1)
+    });
+    // A tenth of the weight of the other: 182 on average, with a deviation of 13.
+    let new = new.count();
+    assert!((90..=280).contains(&new), "{new}");
 }

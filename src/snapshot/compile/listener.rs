@@ -65,6 +65,7 @@ impl Compiler {
         out: &mut Compiled,
     ) -> Result<ListenerSpec, Failed> {
         let bind = match &model.address {
+            Address::Socket(address) if !model.bind_to_port => BindAddress::Unbound(*address),
             Address::Socket(address) => BindAddress::Socket(*address),
             Address::Pipe(path) => BindAddress::Pipe(path.clone()),
             Address::Named { .. } => return Err(Invalid::at("address", "is not an IP address")),

@@ -204,6 +204,7 @@ fn cluster_by_discovery() -> Value {
         "circuit_breakers": {"thresholds": [{"retry_budget": {}}]},
         "lrs_server": {"self": {}},
         "common_lb_config": {},
+        "outlier_detection": {},
         "upstream_connection_options": {"tcp_keepalive": {}},
         "typed_extension_protocol_options": {OPTIONS: any(OPTIONS, options)},
         "transport_socket": {"name": "p", "typed_config": proxied},

@@ -61,6 +61,24 @@ impl Address {
         }
     }
 
+    /// An IP address and a port.
+    pub(crate) fn decode_socket(message: SocketAddress) -> Result<SocketAddr, Invalid> {
+        match Self::socket(message)? {
+            Self::Socket(address) => Ok(address),
+            other => Err(Invalid::at(
+                "address",
+                format!("{:?} is not an IP address", other.host()),
+            )),
+        }
+    }
+
+    fn host(&self) -> String {
+        match self {
+            Self::Named { host, .. } => host.clone(),
+            other => other.to_string(),
+        }
+    }
+
     fn socket(message: SocketAddress) -> Result<Self, Invalid> {
         let SocketAddress {
             protocol,

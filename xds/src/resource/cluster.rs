@@ -1,16 +1,28 @@
 //! Cluster.
 
+mod bind;
 mod decode;
 mod dns;
 mod health_check;
+mod original_dst;
+mod outlier;
 mod policy;
 mod protocol;
 mod proxy_protocol;
+mod slow_start;
+mod socket;
+mod subset;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use health_check::{HealthCheck, HttpProbe, Intervals, Probe, TcpProbe};
+pub use original_dst::OriginalDst;
+pub use outlier::{Enforcing, FailurePercentage, OutlierDetection, SuccessRate};
+pub use slow_start::SlowStart;
+pub use socket::SocketMatch;
+pub use subset::{Fallback, Selector, SelectorFallback, Subsets};
 
 use super::config_source::{ConfigSource, Place};
 use super::headers::HeaderCase;
@@ -29,6 +41,8 @@ pub struct Cluster {
     pub balancing: Balancing,
     /// How the health of endpoints is found out; nothing if it is not.
     pub health_check: Option<HealthCheck>,
+    /// How endpoints are left out that answer badly; nothing if they are not.
+    pub outlier: Option<OutlierDetection>,
     /// How long changes of health are collected before balancers see them, after the first one.
     /// Default 1 s; zero is not at all (`update_merge_window`).
     pub merge_window: Duration,
@@ -37,9 +51,14 @@ pub struct Cluster {
     pub high_limits: Limits,
     pub http: UpstreamHttp,
     pub tls: Option<UpstreamTls>,
+    /// Instead of `tls` and `proxy_protocol`, for the endpoints that match (`transport_socket_matches`).
+    pub sockets: Vec<SocketMatch>,
     /// Say to the endpoint whose connection it is, before anything else
     /// (`ProxyProtocolUpstreamTransport`).
     pub proxy_protocol: Option<ProxyProtocolVersion>,
+    /// The addresses that connections come from, one of a family, the first one by default
+    /// (`upstream_bind_config`). Empty: the system chooses.
+    pub source_addresses: Vec<SocketAddr>,
     /// TCP keep-alive on upstream sockets.
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// The management server that is told what its endpoints have to do (`lrs_server`).
@@ -47,6 +66,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Every TLS context.
+    pub fn tls_contexts(&self) -> impl Iterator<Item = &UpstreamTls> {
+        let matched = self.sockets.iter().filter_map(|socket| socket.tls.as_ref());
+        self.tls.iter().chain(matched)
+    }
+
     /// What it is called in statistics.
     pub fn stat_name(&self) -> &str {
         match self.alt_stat_name.as_str() {
@@ -66,6 +91,8 @@ pub enum Discovery {
     },
     /// `STRICT_DNS`, `LOGICAL_DNS`, or the cluster type `envoy.clusters.dns`.
     Dns(Arc<Dns>),
+    /// `ORIGINAL_DST`.
+    OriginalDst(OriginalDst),
 }
 
 /// Endpoints by name.
@@ -109,6 +136,10 @@ pub struct Balancing {
     pub panic_threshold: f64,
     /// Nothing is chosen then (`fail_traffic_on_panic`).
     pub fail_on_panic: bool,
+    /// Of round robin and least request.
+    pub slow_start: Option<SlowStart>,
+    /// Requests are served by endpoints with the labels that they ask for (`lb_subset_config`).
+    pub subsets: Option<Subsets>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,8 +162,27 @@ pub struct RingHash {
     pub minimum_size: u64,
     /// Default and bound 8,388,608.
     pub maximum_size: u64,
+    /// How points are found; default xxHash.
+    pub function: HashFunction,
+    pub hashing: Hashing,
+}
+
+/// `RingHash.HashFunction`. Of requests the hash is always xxHash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HashFunction {
+    #[default]
+    XxHash,
+    MurmurHash2,
+}
+
+/// What is common to the policies that hash (`ConsistentHashingLbConfig`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hashing {
     /// Whether an endpoint stands at the hash of its host name instead of its address.
     pub use_hostname: bool,
+    /// Percent of its share of the requests under way that an endpoint takes at most, at least 100;
+    /// what is beyond goes to others. `None`: there is no bound (`hash_balance_factor`).
+    pub balance_factor: Option<u32>,
 }
 
 /// Consistent hashing by table (`Maglev`, `maglev_lb_config`).
@@ -140,7 +190,7 @@ pub struct RingHash {
 pub struct Maglev {
     /// A prime; default 65,537, at most 5,000,011.
     pub table_size: u64,
-    pub use_hostname: bool,
+    pub hashing: Hashing,
 }
 
 impl Default for Balancing {
@@ -150,6 +200,8 @@ impl Default for Balancing {
             by_locality: false,
             panic_threshold: 50.0,
             fail_on_panic: false,
+            slow_start: None,
+            subsets: None,
         }
     }
 }

@@ -56,7 +56,7 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "Cluster.cleanup_interval",
-        "for clusters of type ORIGINAL_DST, which are refused",
+        "for clusters of type ORIGINAL_DST only",
     ),
     (
         "Cluster.dns_failure_refresh_rate",
@@ -325,7 +325,7 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "LbEndpoint.metadata",
-        "all but causeway's id and hash_key of envoy.lb: metadata has no reader",
+        "all but causeway's id, envoy.lb and envoy.transport_socket_match: the rest has no reader",
     ),
     (
         "Listener.access_log",
@@ -400,7 +400,10 @@ pub const IGNORED: &[(&str, &str)] = &[
         "LocalityLbConfig.zone_aware_lb_config",
         "all but fail_traffic_on_panic: there is no local cluster to compare zones with",
     ),
-    ("LocalityLbEndpoints.metadata", "metadata has no reader"),
+    (
+        "LocalityLbEndpoints.metadata",
+        "all but envoy.transport_socket_match: the rest has no reader",
+    ),
     (
         "LocalityLbEndpoints.proximity",
         "without effect in Envoy too",

@@ -28,6 +28,11 @@ pub struct Listener {
     /// Name in statistics; empty means the address.
     pub stat_prefix: String,
     pub address: Address,
+    /// Connections come in by it. Default true; otherwise only those that a listener with
+    /// `use_original_dst` hands over.
+    pub bind_to_port: bool,
+    /// Connections that were bound for another address go to the listener that has it, if one does.
+    pub use_original_dst: bool,
     /// In order; what they find out is what chains are chosen by.
     pub listener_filters: Vec<ListenerFilter>,
     /// For all of them together (`listener_filters_timeout`). Default 15 s; zero is none.

@@ -4,6 +4,7 @@ use super::address::Address;
 use super::context::{
     At, Context, accept, each, enumeration, fault, not_empty, number, refuse, required,
 };
+use super::metadata::{Label, Labels};
 use crate::proto::core::{self, HealthStatus, Metadata};
 use crate::proto::endpoint::lb_endpoint::HostIdentifier;
 use crate::proto::endpoint::locality_lb_endpoints::LbConfig;
@@ -14,7 +15,9 @@ use crate::reject::Invalid;
 /// Namespace of our own keys in metadata.
 const OUR_METADATA: &str = "causeway";
 /// Envoy's, of endpoints.
-const LB_METADATA: &str = "envoy.lb";
+pub const LB_METADATA: &str = "envoy.lb";
+/// Envoy's, of endpoints and localities.
+pub const SOCKET_METADATA: &str = "envoy.transport_socket_match";
 
 /// `envoy.config.endpoint.v3.ClusterLoadAssignment`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,6 +38,8 @@ pub struct LocalityEndpoints {
     pub priority: u32,
     /// Among the localities of its priority (`load_balancing_weight`); 0 when not given.
     pub weight: u32,
+    /// As [`Endpoint::socket_labels`], for those that match nothing by their own.
+    pub socket_labels: Labels,
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -60,6 +65,10 @@ pub struct Endpoint {
     pub weight: u32,
     pub health: EndpointHealth,
     pub check: EndpointCheck,
+    /// What subsets are made by (metadata `envoy.lb`).
+    pub labels: Labels,
+    /// What transport sockets are chosen by (metadata `envoy.transport_socket_match`).
+    pub socket_labels: Labels,
 }
 
 /// What is different for the health checks of one endpoint (`health_check_config`).
@@ -173,6 +182,8 @@ impl LocalityEndpoints {
             lb_config,
         } = message;
         let weight = number(load_balancing_weight, "load_balancing_weight", 1..=u32::MAX)?;
+        let mut metadata = metadata.unwrap_or_default();
+        let socket_labels = Label::all(metadata.filter_metadata.remove(SOCKET_METADATA));
         accept!(ctx, "LocalityLbEndpoints": metadata, proximity);
         check_lb_config(lb_config)?;
         const MAX_PRIORITY: u32 = 128;
@@ -197,6 +208,7 @@ impl LocalityEndpoints {
             locality: locality.map(Locality::from).unwrap_or_default(),
             priority,
             weight: weight.unwrap_or_default(),
+            socket_labels,
             endpoints,
         })
     }
@@ -248,12 +260,14 @@ impl Endpoint {
         };
         let (address, hostname, check) =
             decode_host(endpoint, decode_address, ctx).at("endpoint")?;
-        let (id, hash_key) = decode_metadata(metadata, ctx).at("metadata")?;
+        let told = decode_metadata(metadata, ctx).at("metadata")?;
         Ok(Self {
             address,
             hostname,
-            id,
-            hash_key,
+            id: told.id,
+            hash_key: told.hash_key,
+            labels: told.labels,
+            socket_labels: told.socket_labels,
             weight: number(load_balancing_weight, "load_balancing_weight", 1..=u32::MAX)?
                 .unwrap_or(1),
             health: EndpointHealth::decode(health_status)?,
@@ -281,35 +295,43 @@ fn decode_host(
     Ok((address, hostname, check.at("health_check_config")?))
 }
 
-/// Our id, and the key for consistent hashing. Other metadata is for policies that do not exist here
-/// (subsets, transport socket matches) and are refused where they are asked for.
-fn decode_metadata(
-    metadata: Option<Metadata>,
-    ctx: &Context<'_>,
-) -> Result<(String, String), Invalid> {
+/// What is read of an endpoint's metadata. What else it holds is for nobody.
+struct Told {
+    id: String,
+    hash_key: String,
+    labels: Labels,
+    socket_labels: Labels,
+}
+
+fn decode_metadata(metadata: Option<Metadata>, ctx: &Context<'_>) -> Result<Told, Invalid> {
     let mut metadata = metadata.unwrap_or_default();
     let ours = metadata.filter_metadata.remove(OUR_METADATA);
-    let balancing = metadata.filter_metadata.get_mut(LB_METADATA);
-    let hash_key = match balancing.and_then(|lb| lb.fields.remove("hash_key")) {
-        Some(value) => match value.kind {
-            Some(Kind::StringValue(key)) => key,
-            // Envoy goes by the address then.
-            _ => String::new(),
-        },
-        None => String::new(),
-    };
+    let labels = Label::all(metadata.filter_metadata.remove(LB_METADATA));
+    let socket_labels = Label::all(metadata.filter_metadata.remove(SOCKET_METADATA));
     metadata
         .filter_metadata
         .retain(|_, values| !values.fields.is_empty());
     accept!(ctx, "LbEndpoint": metadata);
     let id = ours.and_then(|mut ours| ours.fields.remove("id"));
-    match id.map(|value| value.kind) {
-        None => Ok((String::new(), hash_key)),
-        Some(Some(Kind::StringValue(id))) => Ok((id, hash_key)),
-        Some(_) => Err(fault("is not a string"))
-            .at("id")
-            .at_key("filter_metadata", OUR_METADATA),
-    }
+    let id = match id.map(|value| value.kind) {
+        None => String::new(),
+        Some(Some(Kind::StringValue(id))) => id,
+        Some(_) => {
+            return Err(fault("is not a string"))
+                .at("id")
+                .at_key("filter_metadata", OUR_METADATA);
+        }
+    };
+    Ok(Told {
+        id,
+        hash_key: match labels.get("hash_key") {
+            Some(Label::Text(key)) => key.clone(),
+            // Envoy goes by the address then.
+            _ => String::new(),
+        },
+        labels,
+        socket_labels,
+    })
 }
 
 impl EndpointCheck {

@@ -113,7 +113,7 @@ fn of_routes(routes: &RouteConfiguration, found: &mut Vec<Reference>) {
 
 fn of_cluster(cluster: &Cluster, found: &mut Vec<Reference>) {
     match &cluster.discovery {
-        Discovery::Static(_) => {}
+        Discovery::Static(_) | Discovery::OriginalDst(_) => {}
         Discovery::Eds {
             service_name,
             source,
@@ -133,19 +133,13 @@ fn of_cluster(cluster: &Cluster, found: &mut Vec<Reference>) {
             optional: false,
         }),
     }
-    if let Some(certificate) = cluster
-        .tls
-        .as_ref()
-        .and_then(|t| t.client_certificate.as_ref())
-    {
-        of_certificate(certificate, found);
-    }
-    if let Some(SecretRef { name, source }) = cluster
-        .tls
-        .as_ref()
-        .and_then(|t| t.validation_secret.as_ref())
-    {
-        of_secret(name, source.as_ref(), found);
+    for tls in cluster.tls_contexts() {
+        if let Some(certificate) = &tls.client_certificate {
+            of_certificate(certificate, found);
+        }
+        if let Some(SecretRef { name, source }) = &tls.validation_secret {
+            of_secret(name, source.as_ref(), found);
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use super::config_source::ConfigSource;
 use super::fraction::RuntimeFraction;
 use super::headers::HeaderEdits;
 use super::matcher::{CookieMatcher, HeaderMatcher, QueryMatcher};
+use super::metadata::Labels;
 pub use super::metadata::MetadataValue;
 use crate::extension::TypedExtension;
 
@@ -150,6 +151,8 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Forward {
     pub destination: Destination,
+    /// What subsets of the cluster are asked for (`metadata_match`).
+    pub labels: Labels,
     /// Status when the cluster does not exist; default 503.
     pub cluster_not_found: u16,
     pub path_rewrite: PathRewrite,

@@ -180,8 +180,8 @@ fn a_refused_version_leaves_the_accepted_one_in_force() {
     assert_eq!(
         refused,
         [
-            "cluster \"x\": lb_policy: CLUSTER_PROVIDED is not supported yet",
-            "cluster \"z\": lb_policy: CLUSTER_PROVIDED is not supported yet",
+            "cluster \"x\": lb_policy: CLUSTER_PROVIDED does not fit the type of the cluster",
+            "cluster \"z\": lb_policy: CLUSTER_PROVIDED does not fit the type of the cluster",
         ]
     );
     let entry = store.entry(ResourceType::Cluster, "x").unwrap();

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use super::dns::DnsFields;
+use super::original_dst::Fields as OwnDiscovery;
 use super::{
-    Balancing, Cluster, Discovery, Dns, HealthCheck, Limits, RetryBudget, TcpKeepalive,
-    UpstreamHttp, UpstreamProtocol, policy,
+    Balancing, Cluster, Discovery, Dns, HealthCheck, Limits, OriginalDst, OutlierDetection,
+    RetryBudget, SocketMatch, TcpKeepalive, UpstreamHttp, UpstreamProtocol, policy,
 };
 use crate::proto;
 use crate::proto::core::{self, RoutingPriority};
 use crate::proto::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig,
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbConfig,
 };
 use crate::proto::envoy::config::cluster::v3::{
     CircuitBreakers, UpstreamConnectionOptions,
@@ -19,7 +20,7 @@ use crate::proto::envoy::config::cluster::v3::{
 use crate::reject::Invalid;
 use crate::resource::config_source::{ConfigSource, Place};
 use crate::resource::context::{
-    At, Context, accept, duration, enumeration, fault, is_default, not_empty, number, refuse,
+    At, Context, accept, duration, each, enumeration, fault, is_default, not_empty, number, refuse,
     required,
 };
 use crate::resource::load_assignment::LoadAssignment;
@@ -89,12 +90,8 @@ impl Cluster {
             lb_config,
         } = message;
         refuse!(
-            transport_socket_matches,
             transport_socket_matcher,
             per_connection_buffer_high_watermark_timeout,
-            outlier_detection,
-            upstream_bind_config,
-            lb_subset_config,
             protocol_selection,
             close_connections_on_host_health_failure,
             filters,
@@ -141,7 +138,6 @@ impl Cluster {
             respect_dns_ttl,
             use_tcp_for_dns_lookups,
             wait_for_warm_on_init,
-            cleanup_interval,
             metadata,
             ignore_health_on_host_removal,
             lrs_report_endpoint_metrics,
@@ -150,6 +146,31 @@ impl Cluster {
             preconnect_policy,
         );
 
+        let original_dst = matches!(
+            cluster_discovery_type,
+            Some(ClusterDiscoveryType::Type(kind)) if kind == DiscoveryType::OriginalDst as i32
+        );
+        let own = match original_dst {
+            true => Some(OwnDiscovery {
+                cleanup_interval,
+                config: match &lb_config {
+                    Some(LbConfig::OriginalDstLbConfig(config)) => Some(config.clone()),
+                    _ => None,
+                },
+                has_assignment: load_assignment.is_some(),
+                has_eds: eds_cluster_config.is_some(),
+            }),
+            false => {
+                accept!(ctx, "Cluster": cleanup_interval);
+                None
+            }
+        };
+        if original_dst && !health_checks.is_empty() {
+            return Err(Invalid::at(
+                "health_checks",
+                "not supported for a cluster of type ORIGINAL_DST",
+            ));
+        }
         let name = not_empty(name, "name")?;
         let timeout = duration(connect_timeout, "connect_timeout")?;
         let connect_timeout = timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT);
@@ -169,7 +190,13 @@ impl Cluster {
             },
             ctx,
         )?;
-        if matches!(http.protocol, UpstreamProtocol::Auto(_)) && tls.is_none() {
+        let sockets = each(
+            "transport_socket_matches",
+            transport_socket_matches,
+            |one| SocketMatch::decode(one, ctx),
+        )?;
+        let clear = tls.is_none() || sockets.iter().any(|socket| socket.tls.is_none());
+        if matches!(http.protocol, UpstreamProtocol::Auto(_)) && clear {
             // There is nothing else to choose a protocol by.
             return Err(Invalid::at(
                 "transport_socket",
@@ -180,18 +207,25 @@ impl Cluster {
             .map_or(Ok(Default::default()), |c| Limits::decode(c, ctx))
             .at("circuit_breakers")?;
         Ok(Self {
-            discovery: Discovery::decode(
-                &name,
-                cluster_discovery_type,
-                load_assignment,
-                eds_cluster_config,
-                dns,
-                ctx,
-            )?,
+            discovery: match own {
+                Some(own) => OriginalDst::decode(own)?,
+                None => Discovery::decode(
+                    &name,
+                    cluster_discovery_type,
+                    load_assignment,
+                    eds_cluster_config,
+                    dns,
+                    ctx,
+                )?,
+            },
             name,
             alt_stat_name,
             connect_timeout,
             health_check: HealthCheck::decode_list(health_checks)?,
+            outlier: outlier_detection
+                .map(OutlierDetection::decode)
+                .transpose()
+                .at("outlier_detection")?,
             merge_window: merge_window(common_lb_config.as_ref()).at("common_lb_config")?,
             balancing: Balancing::decode(
                 policy::Fields {
@@ -199,6 +233,8 @@ impl Cluster {
                     lb_config,
                     common_lb_config,
                     load_balancing_policy,
+                    lb_subset_config,
+                    provided: original_dst,
                 },
                 ctx,
             )?,
@@ -206,7 +242,11 @@ impl Cluster {
             high_limits,
             http,
             tls,
+            sockets,
             proxy_protocol,
+            source_addresses: upstream_bind_config
+                .map_or(Ok(Vec::new()), super::bind::decode)
+                .at("upstream_bind_config")?,
             tcp_keepalive: upstream_connection_options
                 .map_or(Ok(None), |options| decode_connection(options, ctx))
                 .at("upstream_connection_options")?,

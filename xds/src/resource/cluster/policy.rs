@@ -1,11 +1,12 @@
 //! Load-balancing policy: the classic fields, and the list of extensions that replaces them.
 
-use super::{Balancing, Maglev, Policy, RingHash};
+use super::{Balancing, HashFunction, Hashing, Maglev, Policy, RingHash, SlowStart, Subsets};
 use crate::proto::Any;
+use crate::proto::UInt32Value;
 use crate::proto::core::TypedExtensionConfig;
 use crate::proto::envoy::config::cluster::v3::cluster::{
-    CommonLbConfig, LbConfig, LbPolicy, LeastRequestLbConfig, MaglevLbConfig, RingHashLbConfig,
-    RoundRobinLbConfig,
+    CommonLbConfig, LbConfig, LbPolicy, LbSubsetConfig, LeastRequestLbConfig, MaglevLbConfig,
+    RingHashLbConfig, RoundRobinLbConfig,
     common_lb_config::{
         ConsistentHashingLbConfig as ClassicHashing, LocalityConfigSpecifier as ClassicLocality,
         LocalityWeightedLbConfig, ZoneAwareLbConfig,
@@ -20,10 +21,11 @@ use crate::proto::envoy::extensions::load_balancing_policies::{
     random::v3::Random,
     ring_hash::v3 as ring_hash,
     round_robin::v3::RoundRobin,
+    subset::v3::Subset,
     wrr_locality::v3::WrrLocality,
 };
 use crate::proto::google::protobuf::UInt64Value;
-use crate::reject::{FieldPath, Invalid};
+use crate::reject::Invalid;
 use crate::resource::context::{
     At, Context, accept, enumeration, fault, flag, number, percent, refuse, required, unknown_type,
     unpack,
@@ -44,23 +46,38 @@ pub(super) struct Fields {
     pub lb_config: Option<LbConfig>,
     pub common_lb_config: Option<CommonLbConfig>,
     pub load_balancing_policy: Option<LoadBalancingPolicy>,
+    pub lb_subset_config: Option<LbSubsetConfig>,
+    /// The cluster chooses by itself, as its type says.
+    pub provided: bool,
 }
 
 impl Balancing {
-    pub(super) fn decode(fields: Fields, ctx: &Context<'_>) -> Result<Self, Invalid> {
+    pub(super) fn decode(mut fields: Fields, ctx: &Context<'_>) -> Result<Self, Invalid> {
         let mut balancing = Self::default();
-        let mut use_hostname = false;
-        if let Some(common) = fields.common_lb_config {
-            use_hostname = balancing.common(common, ctx).at("common_lb_config")?;
+        let mut hashing = Hashing::default();
+        if let Some(common) = fields.common_lb_config.take() {
+            hashing = balancing.common(common, ctx).at("common_lb_config")?;
+        }
+        if fields.provided {
+            check_provided(&fields)?;
+            return Ok(balancing);
         }
         // The list wins over the classic fields whenever it is there.
         if let Some(extension) = fields.load_balancing_policy {
+            if fields.lb_subset_config.is_some() {
+                let reason = "cannot be combined with load_balancing_policy";
+                return Err(Invalid::at("lb_subset_config", reason));
+            }
             balancing
                 .first_supported(extension, 0, ctx)
                 .at("load_balancing_policy")?;
             return Ok(balancing);
         }
-        balancing.policy = classic(fields.lb_policy, fields.lb_config, use_hostname)?;
+        if let Some(subsets) = fields.lb_subset_config {
+            balancing.subsets = Subsets::classic(subsets).at("lb_subset_config")?;
+        }
+        balancing.slow_start = slow_start(fields.lb_policy, fields.lb_config.as_mut())?;
+        balancing.policy = classic(fields.lb_policy, fields.lb_config, hashing)?;
         Ok(balancing)
     }
 
@@ -108,7 +125,7 @@ impl Balancing {
                     slow_start_config,
                     locality_lb_config,
                 } = unpack(any)?;
-                refuse!(slow_start_config);
+                self.slow_start = SlowStart::listed(slow_start_config)?;
                 self.locality(locality_lb_config, ctx)?;
                 Policy::RoundRobin
             }
@@ -132,7 +149,7 @@ impl Balancing {
                 self.by_locality |= locality_weighted_lb_config.is_some();
                 Policy::Maglev(Maglev {
                     table_size: table_of(table_size)?,
-                    use_hostname: hashing(consistent_hashing_lb_config)?,
+                    hashing: decode_hashing(consistent_hashing_lb_config)?,
                 })
             }
             "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality" => {
@@ -146,6 +163,20 @@ impl Balancing {
                 self.first_supported(inner, depth + 1, ctx)
                     .at("endpoint_picking_policy")?;
                 self.by_locality = true;
+                self.policy
+            }
+            "envoy.extensions.load_balancing_policies.subset.v3.Subset" => {
+                let mut message: Subset = unpack(any)?;
+                if depth >= MAX_NESTING {
+                    return Err(fault("policies are nested too deeply"));
+                }
+                if self.subsets.is_some() {
+                    return Err(fault("there are subsets around it already"));
+                }
+                let inner = required(message.subset_lb_policy.take(), "subset_lb_policy")?;
+                self.subsets = Some(Subsets::extension(message)?);
+                self.first_supported(inner, depth + 1, ctx)
+                    .at("subset_lb_policy")?;
                 self.policy
             }
             _ => return Ok(false),
@@ -167,7 +198,8 @@ impl Balancing {
             enable_full_scan,
             selection_method,
         } = message;
-        refuse!(active_request_bias, slow_start_config);
+        refuse!(active_request_bias);
+        self.slow_start = SlowStart::listed(slow_start_config)?;
         self.locality(locality_lb_config, ctx)?;
         let choices = choices_of(choice_count)?;
         let full = match enumeration(selection_method, "selection_method")? {
@@ -180,7 +212,7 @@ impl Balancing {
     }
 
     fn ring_hash(&mut self, message: ring_hash::RingHash) -> Result<Policy, Invalid> {
-        use ring_hash::ring_hash::HashFunction;
+        use ring_hash::ring_hash::HashFunction as Function;
         #[allow(deprecated, reason = "still sent; the newer form wins")]
         let ring_hash::RingHash {
             hash_function,
@@ -191,17 +223,17 @@ impl Balancing {
             consistent_hashing_lb_config,
             locality_weighted_lb_config,
         } = message;
-        refuse!(hash_balance_factor);
-        if enumeration::<HashFunction>(hash_function, "hash_function")? == HashFunction::MurmurHash2
-        {
-            return Err(murmur());
-        }
-        self.by_locality |= locality_weighted_lb_config.is_some();
-        let use_hostname = match consistent_hashing_lb_config {
-            None => use_hostname_for_hashing,
-            some => hashing(some)?,
+        let function = match enumeration(hash_function, "hash_function")? {
+            Function::DefaultHash | Function::XxHash => HashFunction::XxHash,
+            Function::MurmurHash2 => HashFunction::MurmurHash2,
         };
-        RingHash::decode(minimum_ring_size, maximum_ring_size, use_hostname).map(Policy::RingHash)
+        self.by_locality |= locality_weighted_lb_config.is_some();
+        let hashing = match consistent_hashing_lb_config {
+            None => Hashing::decode(use_hostname_for_hashing, hash_balance_factor)?,
+            some => decode_hashing(some)?,
+        };
+        RingHash::decode(minimum_ring_size, maximum_ring_size, function, hashing)
+            .map(Policy::RingHash)
     }
 
     fn locality(
@@ -223,8 +255,8 @@ impl Balancing {
         Ok(())
     }
 
-    /// What is said for every policy. Returns `use_hostname_for_hashing`.
-    fn common(&mut self, message: CommonLbConfig, ctx: &Context<'_>) -> Result<bool, Invalid> {
+    /// What is said for every policy. Returns what is for those that hash.
+    fn common(&mut self, message: CommonLbConfig, ctx: &Context<'_>) -> Result<Hashing, Invalid> {
         let CommonLbConfig {
             healthy_panic_threshold,
             update_merge_window: _,
@@ -261,50 +293,62 @@ impl Balancing {
             hash_balance_factor,
         }) = consistent_hashing_lb_config
         else {
-            return Ok(false);
+            return Ok(Hashing::default());
         };
-        let check = || -> Result<(), Invalid> {
-            refuse!(hash_balance_factor);
-            Ok(())
-        };
-        check().at("consistent_hashing_lb_config")?;
-        Ok(use_hostname_for_hashing)
+        Hashing::decode(use_hostname_for_hashing, hash_balance_factor)
+            .at("consistent_hashing_lb_config")
     }
 }
 
-fn classic(
-    lb_policy: i32,
-    config: Option<LbConfig>,
-    use_hostname: bool,
-) -> Result<Policy, Invalid> {
+/// A cluster that chooses by itself has to say so in every form that it uses.
+fn check_provided(fields: &Fields) -> Result<(), Invalid> {
+    const LISTED: &str =
+        "envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided";
+    let wrong = |field: &str, wanted: &str| {
+        let reason = format!("must be {wanted} for a cluster of type ORIGINAL_DST");
+        Err(Invalid::at(field, reason))
+    };
+    if fields.lb_policy != LbPolicy::ClusterProvided as i32 {
+        return wrong("lb_policy", "CLUSTER_PROVIDED");
+    }
+    if let Some(list) = &fields.load_balancing_policy {
+        let first = list.policies.first();
+        let first = first.and_then(|p| p.typed_extension_config.as_ref()?.typed_config.as_ref());
+        if first.is_none_or(|any| message_name(&any.type_url) != LISTED) {
+            return wrong("load_balancing_policy", "ClusterProvided");
+        }
+    }
+    let subsets = fields.lb_subset_config.as_ref();
+    if subsets.is_some_and(|subsets| !subsets.subset_selectors.is_empty()) {
+        let reason = "cannot be combined with CLUSTER_PROVIDED";
+        return Err(Invalid::at("lb_subset_config", reason));
+    }
+    Ok(())
+}
+
+fn classic(lb_policy: i32, config: Option<LbConfig>, hashing: Hashing) -> Result<Policy, Invalid> {
     let policy = enumeration(lb_policy, "lb_policy")?;
     // A configuration for another policy has no effect, as in Envoy; it has to be right all the same.
     let (mut ring, mut table, mut choices) = (
-        RingHash::decode(None, None, use_hostname)?,
+        RingHash::decode(None, None, HashFunction::XxHash, hashing)?,
         DEFAULT_TABLE,
         choices_of(None)?,
     );
     match config {
         None => {}
-        Some(LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config })) => {
-            let check = || -> Result<(), Invalid> {
-                refuse!(slow_start_config);
-                Ok(())
-            };
-            check().at("round_robin_lb_config")?;
-        }
+        // Nothing else is in it.
+        Some(LbConfig::RoundRobinLbConfig(_)) => {}
         Some(LbConfig::LeastRequestLbConfig(config)) => {
             choices = least_request(config).at("least_request_lb_config")?;
         }
         Some(LbConfig::RingHashLbConfig(config)) => {
-            ring = classic_ring(config, use_hostname).at("ring_hash_lb_config")?;
+            ring = classic_ring(config, hashing).at("ring_hash_lb_config")?;
         }
         Some(LbConfig::MaglevLbConfig(MaglevLbConfig { table_size })) => {
             table = table_of(table_size).at("maglev_lb_config")?;
         }
-        Some(LbConfig::OriginalDstLbConfig(_)) => {
-            return Err(Invalid::unsupported(FieldPath::root())).at("original_dst_lb_config");
-        }
+        // For clusters of type ORIGINAL_DST.
+        Some(LbConfig::OriginalDstLbConfig(_)) => {}
     }
     match policy {
         LbPolicy::RoundRobin => Ok(Policy::RoundRobin),
@@ -315,8 +359,12 @@ fn classic(
         LbPolicy::RingHash => Ok(Policy::RingHash(ring)),
         LbPolicy::Maglev => Ok(Policy::Maglev(Maglev {
             table_size: table,
-            use_hostname,
+            hashing,
         })),
+        LbPolicy::ClusterProvided => Err(Invalid::at(
+            "lb_policy",
+            "CLUSTER_PROVIDED does not fit the type of the cluster",
+        )),
         other => Err(Invalid::at(
             "lb_policy",
             format!("{} is not supported yet", other.as_str_name()),
@@ -324,13 +372,33 @@ fn classic(
     }
 }
 
+/// What the configuration of the chosen policy says of it; that of another one has no effect.
+fn slow_start(policy: i32, config: Option<&mut LbConfig>) -> Result<Option<SlowStart>, Invalid> {
+    let (found, of, at) = match config {
+        Some(LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config })) => (
+            slow_start_config.take(),
+            LbPolicy::RoundRobin,
+            "round_robin_lb_config",
+        ),
+        Some(LbConfig::LeastRequestLbConfig(config)) => (
+            config.slow_start_config.take(),
+            LbPolicy::LeastRequest,
+            "least_request_lb_config",
+        ),
+        _ => return Ok(None),
+    };
+    let slow_start = SlowStart::classic(found).at(at)?;
+    Ok(slow_start.filter(|_| policy == of as i32))
+}
+
 fn least_request(message: LeastRequestLbConfig) -> Result<u32, Invalid> {
     let LeastRequestLbConfig {
         choice_count,
         active_request_bias,
-        slow_start_config,
+        // Taken out already.
+        slow_start_config: _,
     } = message;
-    refuse!(active_request_bias, slow_start_config);
+    refuse!(active_request_bias);
     choices_of(choice_count)
 }
 
@@ -338,28 +406,34 @@ fn choices_of(given: Option<crate::proto::UInt32Value>) -> Result<u32, Invalid> 
     Ok(number(given, "choice_count", 2..=u32::MAX)?.unwrap_or(2))
 }
 
-fn classic_ring(message: RingHashLbConfig, use_hostname: bool) -> Result<RingHash, Invalid> {
+fn classic_ring(message: RingHashLbConfig, hashing: Hashing) -> Result<RingHash, Invalid> {
     let RingHashLbConfig {
         minimum_ring_size,
         hash_function,
         maximum_ring_size,
     } = message;
-    match enumeration(hash_function, "hash_function")? {
-        ClassicFunction::XxHash => {}
-        ClassicFunction::MurmurHash2 => return Err(murmur()),
-    }
-    RingHash::decode(minimum_ring_size, maximum_ring_size, use_hostname)
+    let function = match enumeration(hash_function, "hash_function")? {
+        ClassicFunction::XxHash => HashFunction::XxHash,
+        ClassicFunction::MurmurHash2 => HashFunction::MurmurHash2,
+    };
+    RingHash::decode(minimum_ring_size, maximum_ring_size, function, hashing)
 }
 
-fn murmur() -> Invalid {
-    Invalid::at("hash_function", "MURMUR_HASH_2 is not supported yet")
+impl Hashing {
+    fn decode(use_hostname: bool, factor: Option<UInt32Value>) -> Result<Self, Invalid> {
+        Ok(Self {
+            use_hostname,
+            balance_factor: number(factor, "hash_balance_factor", 100..=u32::MAX)?,
+        })
+    }
 }
 
 impl RingHash {
     fn decode(
         minimum: Option<UInt64Value>,
         maximum: Option<UInt64Value>,
-        use_hostname: bool,
+        function: HashFunction,
+        hashing: Hashing,
     ) -> Result<Self, Invalid> {
         let size = |given: Option<UInt64Value>, field: &str, default| {
             let size = given.map_or(default, |v| v.value);
@@ -371,7 +445,8 @@ impl RingHash {
         let ring = Self {
             minimum_size: size(minimum, "minimum_ring_size", DEFAULT_RING)?,
             maximum_size: size(maximum, "maximum_ring_size", MAX_RING)?,
-            use_hostname,
+            function,
+            hashing,
         };
         if ring.minimum_size > ring.maximum_size {
             return Err(Invalid::at(
@@ -407,20 +482,18 @@ fn is_prime(n: u64) -> bool {
             .all(|d| !n.is_multiple_of(d))
 }
 
-/// `use_hostname_for_hashing`.
-fn hashing(message: Option<ConsistentHashingLbConfig>) -> Result<bool, Invalid> {
+fn decode_hashing(message: Option<ConsistentHashingLbConfig>) -> Result<Hashing, Invalid> {
     let Some(ConsistentHashingLbConfig {
         use_hostname_for_hashing,
         hash_balance_factor,
         hash_policy,
     }) = message
     else {
-        return Ok(false);
+        return Ok(Hashing::default());
     };
-    let check = || -> Result<(), Invalid> {
-        refuse!(hash_balance_factor, hash_policy);
-        Ok(())
+    let decode = || {
+        refuse!(hash_policy);
+        Hashing::decode(use_hostname_for_hashing, hash_balance_factor)
     };
-    check().at("consistent_hashing_lb_config")?;
-    Ok(use_hostname_for_hashing)
+    decode().at("consistent_hashing_lb_config")
 }

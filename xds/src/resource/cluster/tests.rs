@@ -12,6 +12,7 @@ use crate::proto::envoy::r#type::v3::Percent;
 use crate::proto::google::protobuf::{Struct, Value, value};
 use crate::proto::upstream_http::http_protocol_options as upstream;
 use crate::proto::{self, HttpProtocolOptions};
+use crate::resource::metadata::{Label, Labels};
 use crate::resource::testing::*;
 use crate::resource::{Address, Resource};
 use crate::type_url::{ResourceType, pack};
@@ -19,6 +20,7 @@ use crate::type_url::{ResourceType, pack};
 mod health_check;
 mod load_reports;
 mod names;
+mod original_dst;
 mod policy;
 
 const HTTP: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -234,9 +236,6 @@ fn a_cluster_is_refused_by_path() {
             ("connect_timeout: must not be negative", |c| {
                 c.connect_timeout = seconds(-1)
             }),
-            ("type: ORIGINAL_DST is not supported yet", |c| {
-                c.cluster_discovery_type = Some(ClusterDiscoveryType::Type(4));
-            }),
             ("type: 9 is not a known value", |c| {
                 c.cluster_discovery_type = Some(ClusterDiscoveryType::Type(9));
             }),
@@ -267,23 +266,34 @@ fn a_cluster_is_refused_by_path() {
             ("health_checks[0].interval: must be given", |c| {
                 c.health_checks = vec![Default::default()]
             }),
-            ("outlier_detection: not supported yet", |c| {
-                c.outlier_detection = Some(Default::default());
+            ("outlier_detection.monitors: not supported yet", |c| {
+                c.outlier_detection = Some(cluster_proto::OutlierDetection {
+                    monitors: vec![Default::default()],
+                    ..Default::default()
+                });
             }),
-            ("upstream_bind_config: not supported yet", |c| {
-                c.upstream_bind_config = Some(Default::default());
-            }),
-            ("transport_socket_matches: not supported yet", |c| {
-                c.transport_socket_matches = vec![Default::default()];
-            }),
-            ("lb_policy: CLUSTER_PROVIDED is not supported yet", |c| {
-                c.lb_policy = 6
+            ("upstream_bind_config.freebind: not supported yet", |c| {
+                c.upstream_bind_config = Some(core::BindConfig {
+                    freebind: Some(proto::BoolValue { value: true }),
+                    ..Default::default()
+                });
             }),
             (
-                "round_robin_lb_config.slow_start_config: not supported yet",
+                "transport_socket_matches[0].transport_socket: must be given",
+                |c| c.transport_socket_matches = vec![Default::default()],
+            ),
+            (
+                "lb_policy: CLUSTER_PROVIDED does not fit the type of the cluster",
+                |c| c.lb_policy = 6,
+            ),
+            (
+                "round_robin_lb_config.slow_start_config.slow_start_window: must not be negative",
                 |c| {
                     c.lb_config = Some(LbConfig::RoundRobinLbConfig(inner::RoundRobinLbConfig {
-                        slow_start_config: Some(Default::default()),
+                        slow_start_config: Some(inner::SlowStartConfig {
+                            slow_start_window: seconds(-1),
+                            ..Default::default()
+                        }),
                     }));
                 },
             ),
@@ -540,6 +550,8 @@ fn endpoints_are_read() {
                 weight: 7,
                 health: EndpointHealth::Draining,
                 check: EndpointCheck::default(),
+                labels: Labels::from([("hash_key".to_owned(), Label::text("k"))]),
+                socket_labels: Labels::new(),
             },
             Endpoint {
                 address: Address::Socket("[::1]:81".parse().unwrap()),
@@ -549,6 +561,8 @@ fn endpoints_are_read() {
                 weight: 1,
                 health: EndpointHealth::Unknown,
                 check: EndpointCheck::default(),
+                labels: Labels::new(),
+                socket_labels: Labels::new(),
             },
         ]
     );
@@ -660,12 +674,15 @@ fn an_assignment_is_refused_by_path() {
 #[test]
 fn what_nobody_reads_of_endpoints_is_accepted_and_noted() {
     let mut message = assignment();
-    message.endpoints[0].metadata = Some(Metadata::default());
+    message.endpoints[0].metadata = Some(Metadata {
+        filter_metadata: HashMap::from([("app".to_owned(), Struct::default())]),
+        ..Default::default()
+    });
     let version = Struct {
         fields: HashMap::from([("version".to_owned(), Value::default())]),
     };
     message.endpoints[0].lb_endpoints[0].metadata = Some(Metadata {
-        filter_metadata: HashMap::from([("envoy.lb".to_owned(), version)]),
+        filter_metadata: HashMap::from([("app".to_owned(), version)]),
         ..Default::default()
     });
     assert_eq!(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::chain_match::{ChainMatch, ChainMatcher};
-use super::{FilterChain, Listener, ListenerFilter, filters};
+use super::{FilterChain, Listener, ListenerFilter, ListenerFilterKind, filters};
 use crate::proto;
 use crate::proto::listener;
 use crate::reject::Invalid;
@@ -68,10 +68,8 @@ impl Listener {
             api_listener,
             listener_specifier,
         );
-        refuse_true!(use_original_dst, transparent, freebind);
-        if !flag(bind_to_port, true) {
-            return Err(Invalid::at("bind_to_port", "not supported yet"));
-        }
+        refuse_true!(transparent, freebind);
+        let use_original_dst = flag(use_original_dst, false);
         let timeout = duration(listener_filters_timeout, "listener_filters_timeout")?;
         accept!(ctx, "Listener":
             stats_matcher,
@@ -92,9 +90,16 @@ impl Listener {
             bypass_overload_manager,
             tcp_keepalive,
         );
-        let listener_filters = each("listener_filters", listener_filters, |filter| {
+        let mut listener_filters = each("listener_filters", listener_filters, |filter| {
             ListenerFilter::decode(filter, ctx)
         })?;
+        let mut kinds = listener_filters.iter().map(|filter| &filter.kind);
+        if use_original_dst && !kinds.any(|kind| *kind == ListenerFilterKind::OriginalDst) {
+            listener_filters.push(ListenerFilter {
+                kind: ListenerFilterKind::OriginalDst,
+                disabled: None,
+            });
+        }
 
         let address = Address::decode_literal(required(address, "address")?).at("address")?;
         let name = match name.is_empty() {
@@ -114,6 +119,8 @@ impl Listener {
             name,
             stat_prefix,
             address,
+            bind_to_port: flag(bind_to_port, true),
+            use_original_dst,
             listener_filters,
             listener_filters_timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
             continue_on_listener_filters_timeout,

@@ -15,6 +15,7 @@ use crate::type_url::message_name;
 
 const TLS_INSPECTOR: &str = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
 const HTTP_INSPECTOR: &str = "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector";
+const ORIGINAL_DST: &str = "envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
 const PROXY_PROTOCOL: &str = "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
 
 /// What looks at a connection before a chain is chosen for it.
@@ -31,6 +32,8 @@ pub enum ListenerFilterKind {
     TlsInspector(TlsInspector),
     /// Tells HTTP/1.0, HTTP/1.1 and HTTP/2 in clear text apart.
     HttpInspector,
+    /// Finds out where a redirected connection was bound for (`SO_ORIGINAL_DST`).
+    OriginalDst,
 }
 
 /// Reads a PROXY protocol header and takes the client's address from it
@@ -125,6 +128,8 @@ impl ListenerFilter {
             HTTP_INSPECTOR => unpack(&any).map(|filters::http_inspector::v3::HttpInspector {}| {
                 ListenerFilterKind::HttpInspector
             }),
+            ORIGINAL_DST => unpack(&any)
+                .map(|filters::original_dst::v3::OriginalDst {}| ListenerFilterKind::OriginalDst),
             PROXY_PROTOCOL => unpack(&any)
                 .and_then(|message| ProxyProtocol::decode(message, ctx))
                 .map(ListenerFilterKind::ProxyProtocol),

@@ -325,14 +325,8 @@ fn a_listener_is_refused_by_path() {
             ("additional_addresses: not supported yet", |l| {
                 l.additional_addresses = vec![Default::default()];
             }),
-            ("use_original_dst: not supported yet", |l| {
-                l.use_original_dst = boolean(true)
-            }),
             ("transparent: not supported yet", |l| {
                 l.transparent = boolean(true)
-            }),
-            ("bind_to_port: not supported yet", |l| {
-                l.bind_to_port = boolean(false)
             }),
             ("udp_listener_config: not supported yet", |l| {
                 l.udp_listener_config = Some(Default::default());
@@ -485,4 +479,19 @@ fn a_listener_without_a_name_is_called_by_its_address() {
     assert_eq!(name.as_deref(), Some("127.0.0.1:8080"));
     message.address = None;
     assert_eq!(refusal(&message), "address: must be given");
+}
+
+#[test]
+fn a_listener_may_take_what_was_bound_for_others_and_others_only_what_they_are_given() {
+    let mut message = with_tcp(tcp_proxy());
+    message.use_original_dst = boolean(true);
+    message.bind_to_port = boolean(false);
+    let listener = typed(&message);
+    assert!(listener.use_original_dst && !listener.bind_to_port);
+    // Whoever looks for it does so by a filter, which is there once.
+    let kinds = |listener: &Listener| {
+        let filters = listener.listener_filters.iter();
+        filters.map(|f| f.kind.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(&listener), [ListenerFilterKind::OriginalDst]);
 }

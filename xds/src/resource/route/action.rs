@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::destination;
 use super::{
     Action, Destination, DirectResponse, Forward, GrpcTimeout, HashPolicy, HostRewrite,
     MaxStreamDuration, Mirror, PathMatch, PathRewrite, Priority, Redirect, Retry, TemplateRewrite,
@@ -117,7 +118,6 @@ impl Forward {
             host_rewrite_specifier,
         } = message;
         refuse!(
-            metadata_match,
             path_rewrite,
             retry_policy_typed_config,
             rate_limits,
@@ -126,6 +126,9 @@ impl Forward {
             internal_redirect_action,
             hedge_policy,
         );
+        let labels = destination::labels(metadata_match);
+        let mut destination = Destination::decode(cluster_specifier, ctx)?;
+        destination.inherit(&labels);
         accept!(ctx, "RouteAction":
             flush_timeout,
             early_data_policy,
@@ -165,7 +168,8 @@ impl Forward {
         }
         let grpc_offset = duration(grpc_timeout_offset, "grpc_timeout_offset")?;
         Ok(Self {
-            destination: Destination::decode(cluster_specifier, ctx)?,
+            destination,
+            labels,
             cluster_not_found: not_found_status(cluster_not_found_response_code)?,
             path_rewrite,
             host_rewrite: HostRewrite::decode(host_rewrite_specifier, ctx)?,

@@ -1,16 +1,19 @@
 //! Which cluster a request goes to: message to typed.
 
 use crate::extension::TypedExtension;
+use crate::proto::core::Metadata;
 use crate::proto::route::weighted_cluster::cluster_weight::HostRewriteSpecifier;
 use crate::proto::route::weighted_cluster::{ClusterWeight, RandomValueSpecifier};
 use crate::proto::route::{self, route_action::ClusterSpecifier};
 use crate::reject::Invalid;
 use crate::resource::context::{
-    At, Context, accept, each, fault, filter_config, not_empty, refuse, required,
+    At, Context, accept, each, fault, filter_config, not_empty, required,
 };
 use crate::resource::headers::{
     EditFields, HeaderEdits, header_name, header_or_pseudo_name, header_value,
 };
+use crate::resource::load_assignment::LB_METADATA;
+use crate::resource::metadata::{Label, Labels};
 
 /// `cluster`, `cluster_header` or `weighted_clusters`.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +51,8 @@ pub enum Selection {
 /// `envoy.config.route.v3.WeightedCluster.ClusterWeight`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WeightedCluster {
+    /// What subsets of the cluster are asked for, with what the route does (`metadata_match`).
+    pub labels: Labels,
     pub cluster: ClusterName,
     pub weight: u32,
     /// `host_rewrite_literal`, over the route's own rewrite.
@@ -58,6 +63,18 @@ pub struct WeightedCluster {
 }
 
 impl Destination {
+    /// What the route asks for, each of several clusters asks for as well.
+    pub(super) fn inherit(&mut self, labels: &Labels) {
+        if let Self::Weighted(weighted) = self {
+            for cluster in &mut weighted.clusters {
+                for (key, label) in labels {
+                    let own = cluster.labels.entry(key.clone());
+                    own.or_insert_with(|| label.clone());
+                }
+            }
+        }
+    }
+
     pub(super) fn decode(
         message: Option<ClusterSpecifier>,
         ctx: &Context<'_>,
@@ -152,6 +169,12 @@ impl WeightedClusters {
     }
 }
 
+/// What endpoints are asked for (`metadata_match`). As in Envoy, only what balancers read of it.
+pub(super) fn labels(metadata_match: Option<Metadata>) -> Labels {
+    let mut metadata = metadata_match.unwrap_or_default();
+    Label::all(metadata.filter_metadata.remove(LB_METADATA))
+}
+
 impl WeightedCluster {
     fn decode(message: ClusterWeight, ctx: &Context<'_>) -> Result<Self, Invalid> {
         let ClusterWeight {
@@ -166,7 +189,6 @@ impl WeightedCluster {
             typed_per_filter_config,
             host_rewrite_specifier,
         } = message;
-        refuse!(metadata_match);
         let host = match host_rewrite_specifier {
             None => None,
             Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => {
@@ -187,6 +209,7 @@ impl WeightedCluster {
                 response_headers_to_add,
                 response_headers_to_remove,
             })?,
+            labels: labels(metadata_match),
             filter_config: filter_config(typed_per_filter_config, ctx)?,
         })
     }

@@ -55,7 +55,8 @@ fn classic_policies_have_their_own_settings() {
     let ring = RingHash {
         minimum_size: 1024,
         maximum_size: 8 << 20,
-        use_hostname: false,
+        function: HashFunction::XxHash,
+        hashing: Hashing::default(),
     };
     assert_eq!(policy("lb_policy: RING_HASH"), Policy::RingHash(ring));
     let sized = "lb_policy: RING_HASH, ring_hash_lb_config: {minimum_ring_size: 10, \
@@ -64,13 +65,17 @@ fn classic_policies_have_their_own_settings() {
     let sized_ring = RingHash {
         minimum_size: 10,
         maximum_size: 20,
-        use_hostname: true,
+        function: HashFunction::XxHash,
+        hashing: Hashing {
+            use_hostname: true,
+            balance_factor: None,
+        },
     };
     assert_eq!(policy(sized), Policy::RingHash(sized_ring));
     let table = |table_size| {
         Policy::Maglev(Maglev {
             table_size,
-            use_hostname: false,
+            hashing: Hashing::default(),
         })
     };
     assert_eq!(policy("lb_policy: MAGLEV"), table(65_537));
@@ -112,7 +117,18 @@ fn listed_policies_have_their_own_settings() {
     let Policy::RingHash(of) = hostname.policy else {
         panic!("{hostname:?}")
     };
-    assert!(of.use_hostname && hostname.by_locality && of.minimum_size == 7);
+    assert!(of.hashing.use_hostname && hostname.by_locality && of.minimum_size == 7);
+
+    let murmur = "lb_policy: RING_HASH, ring_hash_lb_config: {hash_function: MURMUR_HASH_2}, \
+                  common_lb_config: {consistent_hashing_lb_config: {hash_balance_factor: 120}}";
+    let listed_murmur = format!("{ring}, hash_function: MURMUR_HASH_2, hash_balance_factor: 120");
+    for murmur in [policy(murmur), listed(&listed_murmur).unwrap().policy] {
+        let Policy::RingHash(of) = murmur else {
+            panic!("{murmur:?}")
+        };
+        assert_eq!(of.function, HashFunction::MurmurHash2);
+        assert_eq!(of.hashing.balance_factor, Some(120));
+    }
 
     let maglev = of_type("maglev.v3.Maglev");
     let maglev = listed(&format!("{maglev}, table_size: 11")).unwrap();
@@ -165,16 +181,17 @@ fn what_no_balancer_can_do_is_refused_by_path() {
             "ring_hash_lb_config.maximum_ring_size: 8388609 is above 8388608",
         ),
         (
-            "ring_hash_lb_config: {hash_function: MURMUR_HASH_2}",
-            "ring_hash_lb_config.hash_function: MURMUR_HASH_2 is not supported yet",
+            "ring_hash_lb_config: {hash_function: 7}",
+            "ring_hash_lb_config.hash_function: 7 is not a known value",
         ),
         (
             "common_lb_config: {healthy_panic_threshold: {value: 101}}",
             "common_lb_config.healthy_panic_threshold: 101 is not within 0 and 100",
         ),
         (
-            "common_lb_config: {consistent_hashing_lb_config: {hash_balance_factor: 120}}",
-            "common_lb_config.consistent_hashing_lb_config.hash_balance_factor: not supported yet",
+            "common_lb_config: {consistent_hashing_lb_config: {hash_balance_factor: 99}}",
+            "common_lb_config.consistent_hashing_lb_config.hash_balance_factor: 99 is not within \
+             100 and 4294967295",
         ),
     ] {
         let refusal = of(fields);
@@ -195,6 +212,111 @@ fn policies_are_not_nested_without_end() {
     let refusal = read(&policy).unwrap_err();
     assert!(
         refusal.ends_with("policies are nested too deeply"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn subsets_are_the_same_in_both_forms() {
+    let fields = "fallback_policy: DEFAULT_SUBSET, default_subset: {v: '1'}, list_as_any: true, \
+                  panic_mode_any: true, locality_weight_aware: true, scale_locality_weight: true, \
+                  subset_selectors: [{keys: [b, a], fallback_policy: KEYS_SUBSET, \
+                  fallback_keys_subset: [a]}, {keys: [a], single_host_per_subset: true}]";
+    let classic = read(&format!(
+        "lb_policy: RANDOM, lb_subset_config: {{{fields}}}"
+    ))
+    .unwrap();
+    let inner =
+        list(&[&of_type("random.v3.Random")]).replace("load_balancing_policy", "subset_lb_policy");
+    let subset = of_type("subset.v3.Subset");
+    let extension = listed(&format!("{subset}, {fields}, {inner}")).unwrap();
+    assert_eq!(classic, extension);
+    assert_eq!(classic.policy, Policy::Random);
+    let subsets = classic.subsets.unwrap();
+    assert_eq!(subsets.fallback, Fallback::Default);
+    let keys = |of: &[&str]| of.iter().map(|key| (*key).to_owned()).collect();
+    assert_eq!(subsets.selectors[0].keys, keys(&["a", "b"]));
+    assert_eq!(
+        subsets.selectors[0].fallback,
+        Some(SelectorFallback::Keys(keys(&["a"])))
+    );
+    assert!(subsets.selectors[1].single_host && subsets.selectors[1].fallback.is_none());
+    // Without a selector the classic field is not in effect.
+    assert_eq!(read("lb_subset_config: {}").unwrap().subsets, None);
+    let empty = listed(&format!("{subset}, {inner}")).unwrap();
+    assert!(empty.subsets.is_some());
+}
+
+#[test]
+fn what_no_subset_can_be_is_refused_by_path() {
+    let selector = |fields: &str| format!("lb_subset_config: {{subset_selectors: [{{{fields}}}]}}");
+    let keys = "keys: [a, b], fallback_policy: KEYS_SUBSET";
+    let random = list(&[&of_type("random.v3.Random")]);
+    for (fields, wanted) in [
+        (
+            selector("keys: [a, b], fallback_keys_subset: [a]"),
+            "subset_selectors[0].fallback_keys_subset: can be set only for KEYS_SUBSET",
+        ),
+        (
+            selector(keys),
+            "subset_selectors[0].fallback_keys_subset: must not be empty",
+        ),
+        (
+            selector(&format!("{keys}, fallback_keys_subset: [c]")),
+            "subset_selectors[0].fallback_keys_subset: must be some of the keys",
+        ),
+        (
+            selector(&format!("{keys}, fallback_keys_subset: [b, a]")),
+            "subset_selectors[0].fallback_keys_subset: must not be all of the keys",
+        ),
+        (
+            "lb_subset_config: {metadata_fallback_policy: FALLBACK_LIST}".to_owned(),
+            "lb_subset_config.metadata_fallback_policy: not supported yet",
+        ),
+        (
+            format!("{}, {random}", selector("keys: [a]")),
+            "lb_subset_config: cannot be combined with load_balancing_policy",
+        ),
+    ] {
+        let refusal = read(&fields).unwrap_err();
+        assert!(refusal.ends_with(wanted), "{refusal}");
+    }
+}
+
+#[test]
+fn slow_start_belongs_to_the_policy_that_it_is_written_for() {
+    let fields = "slow_start_config: {slow_start_window: 30s, min_weight_percent: {value: 20}, \
+                  aggression: {default_value: 2, runtime_key: a}}";
+    let wanted = Some(SlowStart {
+        window: Duration::from_secs(30),
+        aggression: 2.0,
+        least: 0.2,
+    });
+    let round = listed(&format!(
+        "{}, {fields}",
+        of_type("round_robin.v3.RoundRobin")
+    ));
+    assert_eq!(round.unwrap().slow_start, wanted);
+    let least = listed(&format!(
+        "{}, {fields}",
+        of_type("least_request.v3.LeastRequest")
+    ));
+    assert_eq!(least.unwrap().slow_start, wanted);
+    let classic = |policy: &str| {
+        let config = format!("lb_policy: {policy}, least_request_lb_config: {{{fields}}}");
+        read(&config).unwrap().slow_start
+    };
+    assert_eq!(classic("LEAST_REQUEST"), wanted);
+    assert_eq!(classic("RANDOM"), None);
+    let none = "round_robin_lb_config: {slow_start_config: {}}";
+    assert_eq!(read(none).unwrap().slow_start, None);
+    let refusal = read(
+        "round_robin_lb_config: {slow_start_config: {slow_start_window: 1s, \
+         aggression: {default_value: 0, runtime_key: a}}}",
+    );
+    let refusal = refusal.unwrap_err();
+    assert!(
+        refusal.ends_with("aggression.default_value: must be above 0"),
         "{refusal}"
     );
 }
