@@ -16,12 +16,16 @@ pub mod retry;
 pub mod rewrite;
 mod table;
 
+use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use causeway_xds::resource::metadata::MetadataValue;
 use causeway_xds::resource::route as model;
 
 use crate::filter::{PerRoute, Registry};
+use crate::matching::headers::joined;
+use crate::matching::tree::{Input, Inputs, Tree};
 use action::{Around, Forward};
 use destination::{ClusterName, Destination, Weighted, WeightedCluster};
 use index::Index;
@@ -99,10 +103,20 @@ pub struct VirtualHost {
     pub name: String,
     pub domains: Vec<String>,
     routes: Vec<Arc<Route>>,
-    index: Option<Index>,
+    order: Order,
     /// What follows a `;` in a path is not looked at.
     ignore_path_parameters: bool,
     pub require_tls: model::RequireTls,
+}
+
+/// How the first route that matches is found.
+#[derive(Debug)]
+enum Order {
+    /// By asking one after the other.
+    Each,
+    Indexed(Index),
+    /// A tree says which are asked.
+    Tree(Tree<Range<usize>>),
 }
 
 /// What a request looks like to the matchers.
@@ -140,11 +154,24 @@ impl<R: RequestView> RequestView for WithoutParameters<'_, R> {
     }
 }
 
+/// What a tree may ask of a request.
+struct OfRequest<'r, R>(&'r R);
+
+impl<R: RequestView> Inputs for OfRequest<'_, R> {
+    fn value<'i>(&'i self, input: &Input) -> Option<Cow<'i, [u8]>> {
+        match input {
+            Input::RequestHeader(name) => joined(self.0.values(name)),
+            // Refused when the resource was decoded.
+            _ => None,
+        }
+    }
+}
+
 impl VirtualHost {
     /// The first route that matches.
     pub fn find(&self, request: &impl RequestView) -> Option<&Arc<Route>> {
         if request.is_connect() {
-            let mut routes = self.routes.iter();
+            let mut routes = self.asked(request).iter();
             return routes.find(|route| route.matcher.matches_connect(request));
         }
         if self.ignore_path_parameters {
@@ -154,11 +181,25 @@ impl VirtualHost {
     }
 
     fn first(&self, request: &impl RequestView) -> Option<&Arc<Route>> {
-        match &self.index {
-            None => self.routes.iter().find(|r| r.matcher.matches(request)),
-            Some(index) => index
+        match &self.order {
+            Order::Indexed(index) => index
                 .find(request, |position| &self.routes[position].matcher)
                 .map(|position| &self.routes[position]),
+            Order::Each | Order::Tree(_) => self
+                .asked(request)
+                .iter()
+                .find(|r| r.matcher.matches(request)),
+        }
+    }
+
+    /// The routes of which the first that matches counts.
+    fn asked(&self, request: &impl RequestView) -> &[Arc<Route>] {
+        match &self.order {
+            Order::Tree(tree) => {
+                let found = tree.find(&OfRequest(request)).cloned();
+                &self.routes[found.unwrap_or_default()]
+            }
+            Order::Each | Order::Indexed(_) => &self.routes,
         }
     }
 
@@ -180,7 +221,11 @@ impl VirtualHost {
             name: host.name.clone(),
             domains: host.domains.clone(),
             routes: routes.collect(),
-            index: Index::of(host.routes.iter().map(|route| &route.matcher)),
+            order: match &host.tree {
+                Some(tree) => Order::Tree(Tree::compile(tree, &mut Range::clone)),
+                None => Index::of(host.routes.iter().map(|route| &route.matcher))
+                    .map_or(Order::Each, Order::Indexed),
+            },
             ignore_path_parameters: config.ignore_path_parameters,
             require_tls: host.require_tls,
         })

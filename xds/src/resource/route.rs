@@ -9,13 +9,16 @@ mod mirror;
 mod redirect;
 mod retry;
 mod template;
+mod tree;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::config_source::ConfigSource;
 use super::fraction::RuntimeFraction;
 use super::headers::HeaderEdits;
+use super::matcher::tree::Tree;
 use super::matcher::{CookieMatcher, HeaderMatcher, QueryMatcher};
 pub use super::metadata::MetadataValue;
 use crate::extension::TypedExtension;
@@ -64,6 +67,9 @@ pub struct VirtualHost {
     /// Lower case. `*`, `*.suffix`, `*-suffix`, `prefix.*` or exact, port included if given.
     pub domains: Vec<String>,
     pub routes: Vec<Route>,
+    /// Which of `routes` are looked through, each in order: all of them when there is no tree
+    /// (`matcher`, whose actions are `Route` and `RouteList`).
+    pub tree: Option<Arc<Tree<Range<usize>>>>,
     pub require_tls: RequireTls,
     pub edits: HeaderEdits,
     /// `include_request_attempt_count`.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Action, MetadataValue, Mirror, PathMatch, PathTemplate, RequireTls, Retry, Route,
-    RouteConfiguration, RouteMatch, VirtualHost, VirtualHostKey, domains,
+    RouteConfiguration, RouteMatch, VirtualHost, VirtualHostKey, domains, tree,
 };
 use crate::proto::core::Metadata;
 use crate::proto::google::protobuf::value;
@@ -165,7 +165,6 @@ impl VirtualHost {
             route_specifiers,
         } = message;
         refuse!(
-            matcher,
             rate_limits,
             cors,
             retry_policy_typed_config,
@@ -176,10 +175,16 @@ impl VirtualHost {
         if domains.is_empty() {
             return Err(Invalid::at("domains", "must not be empty"));
         }
+        if matcher.is_some() && !routes.is_empty() {
+            return Err(Invalid::at("matcher", "is given together with routes"));
+        }
+        let mut routes = each("routes", routes, |route| Route::decode(route, ctx))?;
+        let tree = matcher.map(|matcher| tree::decode(matcher, &mut routes, ctx));
         Ok(Self {
             name: not_empty(name, "name")?,
             domains: each("domains", domains, domains::decode)?,
-            routes: each("routes", routes, |route| Route::decode(route, ctx))?,
+            tree: tree.transpose().at("matcher")?.map(Arc::new),
+            routes,
             require_tls: match enumeration(require_tls, "require_tls")? {
                 TlsRequirementType::None => RequireTls::None,
                 TlsRequirementType::ExternalOnly => RequireTls::ExternalOnly,
@@ -210,8 +215,12 @@ impl VirtualHost {
                 continue;
             };
             if direct.body.len() > max as usize {
+                let place = match &self.tree {
+                    None => format!("routes[{index}].direct_response.body"),
+                    Some(_) => format!("matcher: route {index} of it: direct_response.body"),
+                };
                 return Err(Invalid::at(
-                    format!("routes[{index}].direct_response.body"),
+                    place,
                     format!("{} bytes are more than {max}", direct.body.len()),
                 ));
             }
@@ -221,7 +230,7 @@ impl VirtualHost {
 }
 
 impl Route {
-    fn decode(message: route::Route, ctx: &Context<'_>) -> Result<Self, Invalid> {
+    pub(super) fn decode(message: route::Route, ctx: &Context<'_>) -> Result<Self, Invalid> {
         #[allow(deprecated, reason = "named so that nothing is skipped")]
         let route::Route {
             name,
