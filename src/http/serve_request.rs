@@ -274,21 +274,20 @@ fn decide(
             asks: names.internal,
             client,
         }),
-        Action::Direct { status, body } => {
+        Action::Direct {
+            status,
+            body,
+            format,
+        } => {
             manager.stats.rq_direct_response.inc();
-            let mut headers = HeaderMap::new();
-            if !body.is_empty() {
-                headers.insert(
-                    http::header::CONTENT_TYPE,
-                    http::HeaderValue::from_static("text/plain"),
-                );
-            }
             exchange.answered(*status);
             exchange.detail("direct_response");
+            let format = format.as_deref();
+            let (body, mut headers) = reply::written(body, format, parts, exchange);
             edit_response(chosen.edits(), &mut headers, Some(exchange));
             Ok(Decided::Reply {
                 status: *status,
-                body: body.clone(),
+                body,
                 headers,
             })
         }
@@ -331,7 +330,7 @@ fn choose(connection: &Connection, parts: &Parts) -> Found {
     {
         return Found::ToHttps;
     }
-    let view = View::of(parts);
+    let view = View::of(parts).with(connection.session.as_deref());
     let Some(route) = virtual_host.find(&view) else {
         return Found::Nothing;
     };

@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use super::body::Body;
 use super::clock;
 use super::exchange::Exchange;
+use super::failures::MAX_DURATION;
 use super::head::{UpgradeRequest, strip_response};
 use super::request::edit_response;
 use super::router::server_header;
@@ -20,6 +21,7 @@ use crate::error::ResponseFlag;
 use crate::net::Io;
 use crate::net::copy::{self, Ended, Side};
 use crate::route::HeaderEdits;
+use crate::runtime::timer::Deadline;
 use crate::upstream::Endpoint;
 use crate::upstream::pool::{self, Counted, Lease, RawConnection};
 
@@ -109,7 +111,7 @@ async fn tunnel(downstream: OnUpgrade, far: Far, idle: Duration, exchange: Box<E
         let _active = Active(&exchange);
         match (downstream_side(downstream), upstream) {
             (Some(down), Some(up)) => {
-                copy::both(down, up, idle, |down, up| {
+                let copied = copy::both(down, up, idle, |down, up| {
                     exchange
                         .progress
                         .sent
@@ -118,8 +120,14 @@ async fn tunnel(downstream: OnUpgrade, far: Far, idle: Duration, exchange: Box<E
                         .progress
                         .received
                         .set(exchange.progress.received.get() + up);
-                })
-                .await
+                });
+                match exchange.watch.duration_left() {
+                    None => copied.await,
+                    Some(left) => tokio::select! {
+                        ended = copied => ended,
+                        () = Deadline::after(left) => return over(&exchange),
+                    },
+                }
             }
             _ => return tracing::error!("an upgraded connection is of an unknown kind"),
         }
@@ -137,6 +145,13 @@ async fn tunnel(downstream: OnUpgrade, far: Far, idle: Duration, exchange: Box<E
         }
         Ended::Broken(_, error) => tracing::debug!(%error, "tunnel broke off"),
     }
+    exchange.complete();
+}
+
+/// The stream has lasted for as long as it may.
+fn over(exchange: &Exchange) {
+    // No flag, as with any other stream.
+    exchange.detail(MAX_DURATION);
     exchange.complete();
 }
 

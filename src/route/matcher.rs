@@ -1,7 +1,7 @@
 //! Matching one request against one route.
 
 use causeway_xds::resource::matcher::{CookieMatcher, QueryMatch, QueryMatcher};
-use causeway_xds::resource::route::{PathMatch, RouteMatch};
+use causeway_xds::resource::route::{CertificateMatch, PathMatch, RouteMatch};
 use regex::Regex;
 
 use super::RequestView;
@@ -27,6 +27,7 @@ struct Rare {
     cookies: Vec<CompiledCookie>,
     share: Option<Share>,
     grpc: bool,
+    certificate: CertificateMatch,
 }
 
 /// What a query parameter must be.
@@ -92,7 +93,10 @@ impl RouteMatcher {
             PathMatch::Connect => PathMatcher::Connect,
         };
         let share = model.fraction.as_ref().map(|f| Share::compile(f, layers));
-        let rare = share.is_some() || model.grpc || !model.cookies.is_empty();
+        let rare = share.is_some()
+            || model.grpc
+            || !model.cookies.is_empty()
+            || model.certificate != CertificateMatch::default();
         Self {
             path,
             headers: model.headers.iter().map(HeaderCondition::compile).collect(),
@@ -102,6 +106,7 @@ impl RouteMatcher {
                     cookies: model.cookies.iter().map(CompiledCookie::compile).collect(),
                     share,
                     grpc: model.grpc,
+                    certificate: model.certificate,
                 })
             }),
         }
@@ -126,12 +131,19 @@ impl RouteMatcher {
 impl Rare {
     fn matches(&self, request: &impl RequestView) -> bool {
         (!self.grpc || is_grpc(request))
+            && fits(self.certificate, request.certificate())
             && self.cookies.iter().all(|cookie| cookie.matches(request))
             && self
                 .share
                 .as_ref()
                 .is_none_or(|share| share.takes(request.random()))
     }
+}
+
+/// Whether a client's certificate is one that is asked for: as [`RequestView::certificate`].
+fn fits(asked: CertificateMatch, shown: Option<bool>) -> bool {
+    let is = |asked: Option<bool>, really| asked.is_none_or(|asked| asked == really);
+    is(asked.presented, shown.is_some()) && is(asked.validated, shown == Some(true))
 }
 
 impl PathMatcher {

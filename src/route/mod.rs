@@ -24,6 +24,7 @@ use causeway_xds::resource::metadata::MetadataValue;
 use causeway_xds::resource::route as model;
 
 use crate::filter::{PerRoute, Registry};
+use crate::formatter::BodyFormat;
 use crate::matching::headers::joined;
 use crate::matching::tree::{Input, Inputs, Tree};
 use action::{Around, Forward};
@@ -129,6 +130,10 @@ pub trait RequestView: Headers {
     fn is_connect(&self) -> bool {
         false
     }
+    /// Whether the client has shown a certificate, and whether somebody trusted vouches for it.
+    fn certificate(&self) -> Option<bool> {
+        None
+    }
     /// A number that is the same whenever this request is looked at.
     fn random(&self) -> u64;
 }
@@ -148,6 +153,9 @@ impl<R: RequestView> RequestView for WithoutParameters<'_, R> {
     }
     fn query(&self) -> &str {
         self.0.query()
+    }
+    fn certificate(&self) -> Option<bool> {
+        self.0.certificate()
     }
     fn random(&self) -> u64 {
         self.0.random()
@@ -243,15 +251,24 @@ struct Level<'a> {
 impl Level<'_> {
     fn route(&self, route: &model::Route) -> Route {
         let Self { host, config, .. } = *self;
+        let action = self.action(route);
+        let mut edits = HeaderEdits::compile(
+            [&route.edits, &host.edits, &config.edits].into_iter(),
+            config.most_specific_edits_win,
+        );
+        if let Action::Direct {
+            format: Some(format),
+            ..
+        } = &action
+        {
+            format.text.note(&mut edits.wants);
+        }
         Route {
             name: route.name.clone(),
             metadata: route.metadata.clone(),
             matcher: RouteMatcher::compile(&route.matcher, self.layers()),
-            action: self.action(route),
-            edits: HeaderEdits::compile(
-                [&route.edits, &host.edits, &config.edits].into_iter(),
-                config.most_specific_edits_win,
-            ),
+            action,
+            edits,
             filters: self
                 .registry
                 .per_route(host.filter_config.iter().chain(&route.filter_config)),
@@ -290,6 +307,10 @@ impl Level<'_> {
             model::Action::Direct(direct) => Action::Direct {
                 status: action::status(direct.status),
                 body: direct.body.clone(),
+                format: direct
+                    .format
+                    .as_ref()
+                    .map(|format| Box::new(BodyFormat::compile(format))),
             },
         }
     }

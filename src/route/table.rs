@@ -198,7 +198,7 @@ mod tests {
             name: name.into(),
             domains: domains.iter().map(|d| (*d).to_owned()).collect(),
             routes: vec![],
-            order: super::Order::Each,
+            order: crate::route::Order::Each,
             ignore_path_parameters: false,
             require_tls: model::RequireTls::None,
         })

@@ -80,6 +80,7 @@ fn route(random: &mut fastrand::Rng) -> RouteMatch {
         cookies: vec![],
         fraction: (random.u8(0..5) == 0).then_some(some),
         grpc: false,
+        certificate: Default::default(),
     }
 }
 
@@ -91,6 +92,7 @@ fn virtual_host(routes: Vec<RouteMatch>) -> Arc<VirtualHost> {
         action: model::Action::Direct(DirectResponse {
             status: 200,
             body: bytes::Bytes::new(),
+            format: None,
         }),
         edits: Default::default(),
         filter_config: vec![],
@@ -190,6 +192,7 @@ fn ten_thousand_routes_are_not_asked_one_by_one() {
         cookies: vec![],
         fraction: None,
         grpc: false,
+        certificate: Default::default(),
     });
     let host = virtual_host(routes.collect());
     for (path, there) in [
@@ -222,6 +225,7 @@ fn parameters_of_a_path_are_passed_over_when_they_do_not_count() {
             cookies: vec![],
             fraction: None,
             grpc: false,
+            certificate: Default::default(),
         }]
     };
     let request = Request {

@@ -47,6 +47,7 @@ fn any() -> RouteMatch {
         cookies: vec![],
         fraction: None,
         grpc: false,
+        certificate: CertificateMatch::default(),
     }
 }
 

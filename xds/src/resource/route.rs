@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::config_source::ConfigSource;
+use super::format::FormatString;
 use super::fraction::RuntimeFraction;
 use super::headers::HeaderEdits;
 use super::matcher::tree::Tree;
@@ -127,6 +128,17 @@ pub struct RouteMatch {
     pub fraction: Option<RuntimeFraction>,
     /// Only requests of gRPC, by their `content-type`.
     pub grpc: bool,
+    /// What the client's certificate must be (`tls_context`).
+    pub certificate: CertificateMatch,
+}
+
+/// `envoy.config.route.v3.RouteMatch.TlsContextMatchOptions`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CertificateMatch {
+    /// Whether one is shown; `None`: either will do.
+    pub presented: Option<bool>,
+    /// Whether one is shown that somebody who is trusted vouches for; `None`: either will do.
+    pub validated: Option<bool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -273,10 +285,12 @@ pub enum RedirectPath {
 }
 
 /// `envoy.config.route.v3.DirectResponseAction`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DirectResponse {
     pub status: u16,
     pub body: bytes::Bytes,
+    /// What is sent instead of `body`, which it may refer to (`%LOCAL_REPLY_BODY%`).
+    pub format: Option<FormatString>,
 }
 
 /// The two parts of the name of a virtual host that is a resource of its own. The name of a route

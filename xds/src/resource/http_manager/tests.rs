@@ -170,10 +170,10 @@ fn who_is_believed_about_the_client_is_read() {
 #[test]
 fn how_long_a_connection_drains_is_accepted_and_noted() {
     let mut message = manager();
-    message.drain_timeout = seconds(5);
+    message.flush_access_log_on_new_request = true;
     assert_eq!(
         decoded(&with_manager(message)).ignored,
-        ["HttpConnectionManager.drain_timeout"]
+        ["HttpConnectionManager.flush_access_log_on_new_request"]
     );
 }
 

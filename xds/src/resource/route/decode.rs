@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use super::{
-    Action, MetadataValue, Mirror, PathMatch, PathTemplate, RequireTls, Retry, Route,
-    RouteConfiguration, RouteMatch, VirtualHost, VirtualHostKey, domains, tree,
+    Action, CertificateMatch, MetadataValue, Mirror, PathMatch, PathTemplate, RequireTls, Retry,
+    Route, RouteConfiguration, RouteMatch, VirtualHost, VirtualHostKey, domains, tree,
 };
 use crate::proto::core::Metadata;
 use crate::proto::google::protobuf::value;
-use crate::proto::route::route_match::{ConnectMatcher, GrpcRouteMatchOptions, PathSpecifier};
+use crate::proto::route::route_match::{
+    ConnectMatcher, GrpcRouteMatchOptions, PathSpecifier, TlsContextMatchOptions,
+};
 use crate::proto::route::virtual_host::TlsRequirementType;
 use crate::proto::route::{self, Vhds};
 use crate::proto::{self, UInt32Value, UInt64Value};
@@ -329,7 +331,7 @@ impl RouteMatch {
             filter_state,
             path_specifier,
         } = message;
-        refuse!(tls_context, dynamic_metadata, filter_state);
+        refuse!(dynamic_metadata, filter_state);
         let grpc = grpc.map(|GrpcRouteMatchOptions {}| ()).is_some();
         Ok(Self {
             path: PathMatch::decode(required(path_specifier, "path_specifier")?, ctx)?,
@@ -348,6 +350,16 @@ impl RouteMatch {
                 .transpose()
                 .at("runtime_fraction")?,
             grpc,
+            certificate: tls_context.map_or_else(CertificateMatch::default, |tls| {
+                let TlsContextMatchOptions {
+                    presented,
+                    validated,
+                } = tls;
+                CertificateMatch {
+                    presented: presented.map(|flag| flag.value),
+                    validated: validated.map(|flag| flag.value),
+                }
+            }),
         })
     }
 }
