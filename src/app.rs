@@ -269,19 +269,25 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
 /// Reads and compiles static resources without opening anything, and returns what is refused;
 /// with `strict`, also resources that set a field without effect.
 pub fn check(updates: Vec<Update>, strict: bool) -> Vec<Rejected> {
+    compile(updates, strict).1
+}
+
+/// As [`check`], with what would be served from.
+pub fn compile(updates: Vec<Update>, strict: bool) -> (Arc<Snapshot>, Vec<Rejected>) {
     struct Nothing;
     impl Reconcile for Nothing {
         fn reconcile(&mut self, _: &Snapshot, _: &Snapshot, _: &[Retired]) -> Vec<BindFailure> {
             Vec::new()
         }
     }
+    let publisher = Publisher::default();
     let (mut control, _handle) = Control::new(Start {
         registry: Registry::new(Context {
             strict,
             ..Context::default()
         }),
         stats: Arc::default(),
-        publisher: Publisher::default(),
+        publisher: publisher.clone(),
         reconcile: Box::new(Nothing),
         roots: Vec::new(),
         servers: Box::new(NoServers),
@@ -290,7 +296,8 @@ pub fn check(updates: Vec<Update>, strict: bool) -> Vec<Rejected> {
         deletions: Default::default(),
         cache: None,
     });
-    control.begin(updates).rejected
+    let rejected = control.begin(updates).rejected;
+    (publisher.current(), rejected)
 }
 
 /// Static resources are all or nothing: a process that starts with half of them would hide it.

@@ -481,3 +481,6 @@ pub fn strip_response(headers: &mut HeaderMap) -> Result<(), TwoFramings> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

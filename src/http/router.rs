@@ -90,7 +90,7 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
         // A request has one cluster.
         kept.cluster.set(Arc::clone(&cluster.name)).ok();
     }
-    edit_request(head, forward, chosen, tell, &exchange);
+    edit_request(head, forward, chosen, tell, &*exchange);
     exchange.keep_request(head, Some(&chosen.edits().wants));
 
     let hashed = match &cluster {

@@ -197,7 +197,7 @@ fn decide(
     }
     let mut names = facts.names;
     if manager.early_edits.edits_requests() {
-        edit_head(&manager.early_edits, parts, exchange);
+        edit_head(&manager.early_edits, parts, &*exchange);
         names = Names::of(&parts.headers);
     }
     let rules = &manager.model.forwarded;

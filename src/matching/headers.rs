@@ -1,6 +1,7 @@
 //! The fields of a message, and what they must be.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use causeway_xds::resource::matcher::{HeaderMatch, HeaderMatcher};
 use http::header::{HeaderMap, HeaderValue, ValueIter};
@@ -78,6 +79,17 @@ pub fn cookie_value<'c>(cookies: &'c [u8], name: &str) -> Option<&'c [u8]> {
             .and_then(|v| v.strip_suffix(b"\""));
         (key == name.as_bytes()).then(|| inner.unwrap_or(value))
     })
+}
+
+impl fmt::Display for HeaderCondition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let not = if self.invert { "not: " } else { "" };
+        write!(f, "{not}header {:?} {}", self.name, self.test)?;
+        match self.missing_is_empty {
+            true => f.write_str(" (missing is empty)"),
+            false => Ok(()),
+        }
+    }
 }
 
 impl HeaderCondition {

@@ -1,5 +1,7 @@
 //! Matching one request against one route.
 
+use std::fmt;
+
 use causeway_xds::resource::matcher::{CookieMatcher, QueryMatch, QueryMatcher};
 use causeway_xds::resource::route::{CertificateMatch, PathMatch, RouteMatch};
 use regex::Regex;
@@ -28,6 +30,15 @@ struct Rare {
     share: Option<Share>,
     grpc: bool,
     certificate: CertificateMatch,
+}
+
+/// Part of what a route asks of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// In words.
+    pub text: String,
+    /// Whether the request meets it.
+    pub holds: bool,
 }
 
 /// What a query parameter must be.
@@ -121,6 +132,45 @@ impl RouteMatcher {
         matches!(self.path, PathMatcher::Connect) && self.matches_rest(request)
     }
 
+    /// Each condition in words, and whether a request meets it.
+    pub fn conditions(&self, request: &impl RequestView) -> Vec<Condition> {
+        let mut all = vec![Condition {
+            text: self.path.to_string(),
+            holds: match request.is_connect() {
+                true => matches!(self.path, PathMatcher::Connect),
+                false => self.path.matches(request.path()),
+            },
+        }];
+        let mut add = |text: String, holds| all.push(Condition { text, holds });
+        for header in &self.headers {
+            add(header.to_string(), header.matches(request));
+        }
+        for query in &self.query {
+            let text = format!("query parameter {:?} {}", query.name, query.test);
+            add(text, query.matches(request.query()));
+        }
+        let Some(rare) = &self.rare else {
+            return all;
+        };
+        if rare.grpc {
+            add("request is gRPC".to_owned(), is_grpc(request));
+        }
+        for cookie in &rare.cookies {
+            let not = if cookie.invert { "not: " } else { "" };
+            let text = format!("{not}cookie {:?} {}", cookie.name, cookie.test);
+            add(text, cookie.matches(request));
+        }
+        if rare.certificate != CertificateMatch::default() {
+            let text = format!("client certificate: {:?}", rare.certificate);
+            add(text, fits(rare.certificate, request.certificate()));
+        }
+        if let Some(share) = &rare.share {
+            let text = "request is in the route's share (drawn anew for each request)";
+            add(text.to_owned(), share.takes(request.random()));
+        }
+        all
+    }
+
     fn matches_rest(&self, request: &impl RequestView) -> bool {
         self.headers.iter().all(|h| h.matches(request))
             && self.query.iter().all(|q| q.matches(request.query()))
@@ -163,6 +213,25 @@ impl PathMatcher {
             Self::Regex(regex) => regex.is_match(path),
             Self::Connect => false,
         }
+    }
+}
+
+impl fmt::Display for PathMatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, text, ignore_case) = match self {
+            Self::Root => ("begins with", "/", false),
+            Self::Prefix { text, ignore_case } => ("begins with", text.as_str(), *ignore_case),
+            Self::Exact { text, ignore_case } => ("is", text.as_str(), *ignore_case),
+            Self::SeparatedPrefix { text, ignore_case } => (
+                "is or continues behind a slash",
+                text.as_str(),
+                *ignore_case,
+            ),
+            Self::Regex(regex) => ("matches", regex.as_str(), false),
+            Self::Connect => return f.write_str("method is CONNECT"),
+        };
+        let case = if ignore_case { " in any case" } else { "" };
+        write!(f, "path {what} {text:?}{case}")
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod action;
 pub mod destination;
 pub mod edits;
+pub mod explain;
 mod fraction;
 pub mod hash;
 mod index;

@@ -90,10 +90,23 @@ impl Rules {
         self.roots.is_none() && self.certificate_hashes.is_empty() && self.key_hashes.is_empty()
     }
 
-    /// Whoever satisfies them is known to somebody.
-    pub(super) fn vouch(&self) -> bool {
+    /// Whether somebody knows whose certificate this is, which has satisfied them.
+    fn vouch_for(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
         let pinned = !self.certificate_hashes.is_empty() || !self.key_hashes.is_empty();
-        pinned || (self.roots.is_some() && !self.accept_untrusted)
+        let (false, Some(roots)) = (pinned, &self.roots) else {
+            return pinned;
+        };
+        if !self.accept_untrusted {
+            return true;
+        }
+        // Let in whatever its chain says, so that this has to be looked at once more.
+        let Some((first, others)) = chain.split_first() else {
+            return false;
+        };
+        EndEntityCert::try_from(first).is_ok_and(|cert| {
+            let usage = KeyUsage::client_auth();
+            self.check_chain(&cert, roots, others, usage, now).is_ok()
+        })
     }
 
     /// They say whose the certificate has to be, or that it does not matter.
@@ -277,6 +290,13 @@ impl Clients {
             hints,
             required,
         }
+    }
+}
+
+impl Clients {
+    /// Whether somebody who is trusted vouches for a certificate that was let in.
+    pub(super) fn vouch_for(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
+        self.rules.vouch_for(chain, now)
     }
 }
 
