@@ -354,3 +354,23 @@ async fn a_tunnel_to_a_former_kernel_ends_with_the_circuit() {
     ws::until_closed(&mut socket).await;
     old.has_no_connection().await;
 }
+
+#[tokio::test]
+async fn an_upgraded_stream_ends_with_its_duration() {
+    let origin = ws::echo_origin().await;
+    let manager = http(&json!({
+        "route_config": routes(&json!([{
+            "match": {"prefix": "/"},
+            "route": {"cluster": "a", "max_stream_duration": {"max_stream_duration": "0.3s"}},
+        }])),
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+    }));
+    let text = bootstrap(
+        &[listener("web", &manager)],
+        &[cluster("a", origin.address)],
+    );
+    let app = TestApp::bootstrap(&text.to_string()).await;
+    let mut socket = ws::open(app.listener("web"), "h", "/").await;
+    // Nobody ends it, and nothing else here has a limit.
+    ws::until_closed(&mut socket).await;
+}
