@@ -45,7 +45,10 @@ async fn health_in_every_spelling() {
 async fn what_would_happen_to_a_request_is_told_by_the_snapshot_in_force() {
     let listener = forwarding("web", "a");
     let clusters = [cluster("a", SocketAddr::from(([127, 0, 0, 1], 9)))];
-    let app = TestApp::bootstrap(&bootstrap(&[listener], &clusters).to_string()).await;
+    let mut config = bootstrap(&[listener], &clusters);
+    let address = json!({"socket_address": {"address": "127.0.0.1", "port_value": 0}});
+    config["admin"] = json!({ "address": address });
+    let app = TestApp::bootstrap(&config.to_string()).await;
     let path = "/explain?url=http://any.test/x%3Fy&header=x-a:1&header=x-b:2&client_ip=192.0.2.1";
     let text = app.admin(path).await.text();
     let last = text.lines().last().unwrap();

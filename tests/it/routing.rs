@@ -288,6 +288,9 @@ async fn a_connection_that_was_idle_for_too_long_still_takes_one_request() {
     let text = bootstrap(&[listener("web", &manager)], &[]).to_string();
     let app = TestApp::bootstrap(&text).await;
     let mut raw = Raw::connect(app.listener("web")).await;
+    // Before its first byte there is no telling what it speaks.
+    raw.send("GET / HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    assert_eq!(raw.answer().await.header("connection"), "");
     let stats = app.running.stats.http("web");
     eventually("the connection is idle", || {
         stats.downstream_cx_idle_timeout.value() == 1

@@ -294,6 +294,8 @@ impl Http2Options {
         mut message: Http2ProtocolOptions,
         ctx: &Context<'_>,
     ) -> Result<Self, Invalid> {
+        let allow_connect = message.allow_connect;
+        refuse!(allow_connect);
         let max_concurrent_streams = message.max_concurrent_streams.take();
         number(
             max_concurrent_streams,
@@ -342,7 +344,6 @@ impl Http2Options {
             stream_reset_rate,
         } = message;
         refuse!(
-            allow_connect,
             allow_metadata,
             custom_settings_parameters,
             connection_keepalive
@@ -388,6 +389,7 @@ impl Http2Options {
             max_concurrent_streams: streams?,
             initial_stream_window_size: stream_window?,
             initial_connection_window_size: connection_window?,
+            allow_connect,
             keepalive: None,
         })
     }

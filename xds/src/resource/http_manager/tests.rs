@@ -468,12 +468,6 @@ fn protocol_options_are_refused_by_path() {
                 },
             ),
             (
-                "http2_protocol_options.allow_connect: not supported yet",
-                |m| {
-                    http2(m).allow_connect = true;
-                },
-            ),
-            (
                 "http2_protocol_options.initial_stream_window_size: \
              65534 is not within 65535 and 2147483647",
                 |m| http2(m).initial_stream_window_size = uint(65_534),
