@@ -18,7 +18,7 @@ use crate::http::names::Names;
 use crate::http::request::{edit_head, edit_request};
 use crate::http::timeouts::Timeouts;
 use crate::http::view::View;
-use crate::route::action::{Forward, split_port};
+use crate::route::action::split_port;
 use crate::route::{Action, Chosen, RouteTable, host_key};
 use crate::snapshot::{BindAddress, ChainKind, HttpManagerSpec, ListenerSpec, RouteRef, Snapshot};
 
@@ -259,10 +259,8 @@ fn route(
     imagined.route = Some(Arc::clone(&chosen.route));
     filters(&manager.model, out);
     match &chosen.route.action {
-        Action::Forward(forward) => {
-            forwarded_to(
-                snapshot, manager, forward, &chosen, &mut parts, &imagined, out,
-            );
+        Action::Forward(_) => {
+            forwarded_to(snapshot, manager, &chosen, &mut parts, &imagined, out);
         }
         Action::Direct { status, body, .. } => {
             let says = format!(
@@ -335,12 +333,14 @@ fn filters(manager: &HttpManager, out: &mut Explanation) {
 fn forwarded_to(
     snapshot: &Snapshot,
     manager: &HttpManagerSpec,
-    forward: &Forward,
     chosen: &Chosen,
     parts: &mut Parts,
     imagined: &Imagined,
     out: &mut Explanation,
 ) {
+    let Action::Forward(forward) = &chosen.route.action else {
+        return;
+    };
     let tell = !manager.filters.router.suppress_envoy_headers;
     let asks = Names::of(&parts.headers).internal;
     let (was, target) = (parts.headers.clone(), parts.uri.clone());

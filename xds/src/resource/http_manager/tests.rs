@@ -168,12 +168,12 @@ fn who_is_believed_about_the_client_is_read() {
 }
 
 #[test]
-fn how_long_a_connection_drains_is_accepted_and_noted() {
+fn a_field_without_effect_is_accepted_and_noted() {
     let mut message = manager();
-    message.flush_access_log_on_new_request = true;
+    message.http1_safe_max_connection_duration = true;
     assert_eq!(
         decoded(&with_manager(message)).ignored,
-        ["HttpConnectionManager.flush_access_log_on_new_request"]
+        ["HttpConnectionManager.http1_safe_max_connection_duration"]
     );
 }
 
