@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use causeway_xds::ResourceType;
+use causeway_xds::resource::resource_name;
 use clap::Parser as _;
 use http::header::HOST;
 use http::{Request, Uri};
@@ -29,7 +31,9 @@ pub(super) fn run(args: ExplainArgs) -> Result<()> {
         (Some(admin), _) => super::runtime()?.block_on(asked(admin, &args))?,
         (None, Some(file)) => {
             crate::tls::install_provider();
-            let found = explain(&*snapshot(file)?, &question)?;
+            let (snapshot, clusters) = read(file)?;
+            question.clusters = clusters;
+            let found = explain(&snapshot, &question)?;
             match args.format {
                 Format::Text => found.to_text(),
                 Format::Json => format!("{:#}\n", json!({ "steps": found.steps })),
@@ -41,8 +45,8 @@ pub(super) fn run(args: ExplainArgs) -> Result<()> {
     Ok(())
 }
 
-/// What a file would make a proxy serve from.
-fn snapshot(file: &Path) -> Result<Arc<Snapshot>> {
+/// What a file would make a proxy serve from, and its clusters.
+fn read(file: &Path) -> Result<(Arc<Snapshot>, Vec<String>)> {
     let updates = match Resources::read(file)? {
         Some(resources) => resources.updates(),
         None => {
@@ -56,10 +60,13 @@ fn snapshot(file: &Path) -> Result<Arc<Snapshot>> {
             }
         }
     };
-    let (snapshot, rejected) = app::compile(updates, false);
+    let clusters = updates.iter().filter(|u| u.kind == ResourceType::Cluster);
+    let clusters = clusters.flat_map(|update| &update.upserts);
+    let clusters = clusters.filter_map(resource_name).collect();
+    let (snapshot, rejected) = app::compile(updates);
     match rejected.first() {
         Some(rejected) => Err(anyhow!("{}: {rejected}", file.display())),
-        None => Ok(snapshot),
+        None => Ok((snapshot, clusters)),
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Question {
     pub client: IpAddr,
     /// The listener that it would reach; `None`: the one of the URL's port, or the only one.
     pub listener: Option<String>,
+    /// Clusters that there are, although the snapshot does not have them yet.
+    pub clusters: Vec<String>,
 }
 
 /// Why a question cannot be answered.
@@ -84,6 +86,7 @@ impl Question {
             headers: map,
             client: Ipv4Addr::LOCALHOST.into(),
             listener: None,
+            clusters: Vec::new(),
         })
     }
 

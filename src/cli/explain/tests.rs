@@ -64,7 +64,7 @@ fn snapshot() -> Arc<Snapshot> {
     let overrides = Overrides::default();
     let config = BootstrapConfig::parse("b", BOOTSTRAP, &overrides).expect("a bootstrap");
     let updates: Vec<Update> = config.static_updates.clone();
-    let (snapshot, rejected) = crate::app::compile(updates, false);
+    let (snapshot, rejected) = crate::app::compile(updates);
     assert!(rejected.is_empty(), "{rejected:?}");
     snapshot
 }
@@ -148,6 +148,21 @@ fn what_ends_a_request_here_is_told() {
         assert!(last.starts_with("outcome"), "{text}");
         assert!(last.contains(outcome), "{text}");
     }
+}
+
+#[test]
+fn a_cluster_that_has_to_look_its_endpoints_up_is_known() {
+    let file = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    let text = BOOTSTRAP.replace("  - name: api\n", "  - name: api\n    type: STRICT_DNS\n");
+    std::fs::write(file.path(), text).unwrap();
+    let (snapshot, clusters) = read(file.path()).unwrap();
+    let mut question = Question::parse("http://shop.test/api", "GET", &[]).unwrap();
+    question.clusters = clusters;
+    let text = explain(&snapshot, &question).unwrap().to_text();
+    assert!(
+        text.contains("to cluster \"api\" (its endpoints are not known here)"),
+        "{text}"
+    );
 }
 
 #[test]

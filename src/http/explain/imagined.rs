@@ -19,6 +19,8 @@ pub struct Imagined {
     pub client: IpAddr,
     pub route: Option<Arc<Route>>,
     pub cluster: String,
+    /// As [`Question::clusters`](super::Question::clusters).
+    pub known: Vec<String>,
 }
 
 /// With its head.

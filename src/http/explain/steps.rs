@@ -170,6 +170,7 @@ fn admit(
         client: question.client,
         route: None,
         cluster: String::new(),
+        known: question.clusters.clone(),
     };
     let mut names = facts.names;
     if manager.early_edits.edits_requests() {
@@ -380,12 +381,17 @@ fn forwarded_to(
         out.say("cluster", format!("{cluster:?}, drawn by weight this time"));
     }
     match snapshot.clusters.get(cluster.as_str()) {
-        Some(found) => {
+        Some(found) if !(found.endpoints.all().is_empty() && imagined.known.contains(cluster)) => {
             let count = found.endpoints.all().len();
             let says = format!("forwarded to cluster {cluster:?} ({count} endpoints)");
             out.say("outcome", says);
         }
-        None => {
+        _ if imagined.known.contains(cluster) => {
+            let says =
+                format!("forwarded to cluster {cluster:?} (its endpoints are not known here)");
+            out.say("outcome", says);
+        }
+        _ => {
             let status = forward.cluster_not_found.as_u16();
             let says = format!("{status}: there is no cluster {cluster:?} (NC, cluster_not_found)");
             out.say("outcome", says);
