@@ -271,28 +271,44 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
 /// Reads and compiles static resources without opening anything, and returns what is refused;
 /// with `strict`, also resources that set a field without effect.
 pub fn check(updates: Vec<Update>, strict: bool) -> Vec<Rejected> {
+    compiled(updates, strict, true).1
+}
+
+/// What would be served from, and what is refused. Nothing waits for endpoints, so that clusters
+/// which have to look theirs up are missing.
+pub fn compile(updates: Vec<Update>) -> (Arc<Snapshot>, Vec<Rejected>) {
+    compiled(updates, false, false)
+}
+
+fn compiled(updates: Vec<Update>, strict: bool, gated: bool) -> (Arc<Snapshot>, Vec<Rejected>) {
     struct Nothing;
     impl Reconcile for Nothing {
         fn reconcile(&mut self, _: &Snapshot, _: &Snapshot, _: &[Retired]) -> Vec<BindFailure> {
             Vec::new()
         }
     }
+    let publisher = Publisher::default();
     let (mut control, _handle) = Control::new(Start {
         registry: Registry::new(Context {
             strict,
             ..Context::default()
         }),
         stats: Arc::default(),
-        publisher: Publisher::default(),
+        publisher: publisher.clone(),
         reconcile: Box::new(Nothing),
         roots: Vec::new(),
         servers: Box::new(NoServers),
         load_reports: None,
-        gated: true,
+        gated,
         deletions: Default::default(),
         cache: None,
     });
-    control.begin(updates).rejected
+    let outcome = match gated {
+        true => control.begin(updates),
+        false => control.begin_without_waiting(updates),
+    };
+    let rejected = outcome.rejected;
+    (publisher.current(), rejected)
 }
 
 /// Static resources are all or nothing: a process that starts with half of them would hide it.

@@ -3,6 +3,7 @@
 mod args;
 mod capabilities;
 mod checks;
+mod explain;
 mod process;
 mod validate;
 mod xds;
@@ -106,6 +107,7 @@ fn run(cli: Cli) -> Result<()> {
             }
         }
         Command::Validate(args) => validate::run(args),
+        Command::Explain(args) => explain::run(args),
         Command::Serve(args) if args.mode == Mode::Validate => validate::run(args.into()),
         Command::Serve(args) => start(&located(args)?),
     }

@@ -1,13 +1,11 @@
 //! What becomes of answers that are made here (`local_reply_config`).
 
 use bytes::Bytes;
-use causeway_xds::resource::format::FormatString;
 use causeway_xds::resource::http_manager::{LocalReplies as Model, LocalReplyMapper};
 use http::StatusCode;
-use http::header::HeaderValue;
 
-use crate::access_log::{Filter, Text};
-use crate::formatter::Wants;
+use crate::access_log::Filter;
+use crate::formatter::{BodyFormat, Wants};
 use crate::route::edits::Level;
 
 /// The rules of one connection manager.
@@ -25,12 +23,6 @@ pub struct Mapper {
     pub body: Option<Bytes>,
     pub format: Option<BodyFormat>,
     pub edits: Level,
-}
-
-#[derive(Debug)]
-pub struct BodyFormat {
-    pub text: Text,
-    pub content_type: HeaderValue,
 }
 
 impl LocalReplies {
@@ -69,24 +61,6 @@ impl Mapper {
                 .map(|body| Bytes::copy_from_slice(body.as_bytes())),
             format: model.format.as_ref().map(BodyFormat::compile),
             edits: Level::compile(&model.add, &[]),
-        }
-    }
-}
-
-impl BodyFormat {
-    fn compile(model: &FormatString) -> Self {
-        let (content_type, usual) = match model {
-            FormatString::Text { content_type, .. } => (content_type, "text/plain"),
-            FormatString::Json { content_type, .. } => (content_type, "application/json"),
-        };
-        let usual = HeaderValue::from_static(usual);
-        Self {
-            text: Text::compile(model),
-            content_type: match content_type.is_empty() {
-                true => usual,
-                // Checked when the resource was decoded.
-                false => HeaderValue::from_str(content_type).unwrap_or(usual),
-            },
         }
     }
 }

@@ -6,11 +6,11 @@ use std::io;
 use std::sync::Arc;
 
 use causeway_xds::resource::access_log::AccessLog;
-use causeway_xds::resource::format::{Format, FormatString};
+use causeway_xds::resource::format::Format;
 
 pub use filter::Filter;
 
-use crate::formatter::{Facts, JsonTemplate, Template, Wants};
+use crate::formatter::{Facts, Template, Text, Wants};
 use crate::telemetry::access_log::{LogFile, LogFiles};
 
 /// One access logger, ready to write.
@@ -19,44 +19,6 @@ pub struct Logger {
     filter: Option<Filter>,
     text: Text,
     file: Arc<LogFile>,
-}
-
-/// What a text is made by.
-#[derive(Debug)]
-pub enum Text {
-    Plain(Template),
-    Json(JsonTemplate),
-}
-
-impl Text {
-    pub fn compile(model: &FormatString) -> Self {
-        match model {
-            FormatString::Text {
-                format, omit_empty, ..
-            } => Self::Plain(Template::compile(
-                format,
-                if *omit_empty { "" } else { "-" },
-            )),
-            FormatString::Json {
-                shape, omit_empty, ..
-            } => Self::Json(JsonTemplate::compile(shape, *omit_empty)),
-        }
-    }
-
-    /// Adds what it needs to have kept.
-    pub fn note(&self, wants: &mut Wants) {
-        match self {
-            Self::Plain(template) => template.note(wants),
-            Self::Json(template) => template.note(wants),
-        }
-    }
-
-    pub fn render(&self, facts: &dyn Facts) -> Vec<u8> {
-        match self {
-            Self::Plain(template) => template.render(facts),
-            Self::Json(template) => template.render(facts),
-        }
-    }
 }
 
 impl Logger {

@@ -6,6 +6,7 @@
 //! | [`stats`] | `/stats`, `/stats/prometheus`, `/reset_counters` |
 //! | [`metrics`] | `/metrics`, under our own names |
 //! | `dump` | `/config_dump` |
+//! | `explain` | `/explain`: what would happen to a request |
 //! | `clusters` | `/clusters`, `/listeners` |
 //! | `csds` | the same over gRPC |
 //! | `command` | everything that changes something, POST only |
@@ -17,6 +18,7 @@ mod clusters;
 mod command;
 mod csds;
 mod dump;
+mod explain;
 mod family;
 mod health;
 mod mask;
@@ -128,6 +130,10 @@ const HELP: &[(&str, &str)] = &[
         "stop accepting (?graceful ?inboundonly)",
     ),
     (
+        "/explain",
+        "what would happen to a request (?url= &method= &header=name:value &client_ip= &listener= &format=json)",
+    ),
+    (
         "/health",
         "health as a JSON object; also /livez and /readyz",
     ),
@@ -176,6 +182,7 @@ pub fn router(state: AdminState) -> Router {
         .route("/reset_counters", post(stats::reset_counters))
         .route("/metrics", get(metrics::metrics))
         .route("/config_dump", get(dump::config_dump))
+        .route("/explain", get(explain::explain))
         .route("/clusters", get(clusters::clusters))
         .route("/listeners", get(clusters::listeners))
         .route("/logging", post(command::logging))

@@ -46,6 +46,8 @@ pub(super) enum Command {
     Xds(XdsCommand),
     /// Print as JSON which fields and extensions of xDS resources are supported.
     Capabilities(OutputArgs),
+    /// Tell step by step what would happen to a request.
+    Explain(ExplainArgs),
     /// Print version and build facts.
     Version,
 }
@@ -231,6 +233,38 @@ impl From<ServeArgs> for ValidateArgs {
             serve,
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExplainArgs {
+    /// What would be asked for, with scheme and host: `http://app.example.org/path?query`.
+    pub url: String,
+    /// A header field, `NAME: VALUE`; may be given several times.
+    #[arg(short = 'H', long = "header", value_name = "NAME:VALUE")]
+    pub headers: Vec<String>,
+    /// The method.
+    #[arg(short = 'X', long, default_value = "GET")]
+    pub method: String,
+    /// The address that the request would come from.
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    pub client_ip: String,
+    /// The listener that it would reach (default: the one of the URL's port, or the only one).
+    #[arg(long, value_name = "NAME")]
+    pub listener: Option<String>,
+    /// A bootstrap, or a file or folder of resources, as `validate` takes them.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "admin",
+        required_unless_present = "admin"
+    )]
+    pub config: Option<PathBuf>,
+    /// Ask a proxy that runs, at its management port: `http://127.0.0.1:9901`.
+    #[arg(long, value_name = "URL")]
+    pub admin: Option<String>,
+    /// How to print it.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -235,6 +235,14 @@ impl Control {
             .apply(&mut Batch::new(updates), Instant::now())
     }
 
+    /// As [`Control::begin`], and goes on without what is not there, as it would after a while.
+    pub fn begin_without_waiting(&mut self, updates: Vec<Update>) -> Outcome {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        let outcome = self.begin(updates);
+        self.tick(Instant::now() + DAY);
+        outcome
+    }
+
     /// Works until `shutdown` is done. Needs a tokio runtime with time.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
         let mut shutdown = std::pin::pin!(shutdown);

@@ -7,12 +7,14 @@
 mod facts;
 mod json;
 mod template;
+mod text;
 mod time;
 mod wants;
 
 pub use facts::{Facts, Key, Value};
 pub use json::JsonTemplate;
 pub use template::{Template, grpc_status_number};
+pub use text::{BodyFormat, Text};
 pub use wants::Wants;
 
 /// No text is longer: a format may ask for the same header over and over.

@@ -200,3 +200,56 @@ fn what_is_asked_for_is_kept_and_nothing_else() {
     assert_eq!(wants.request_fields, ["x-a"]);
     assert!(wants.response_fields.is_empty());
 }
+
+#[test]
+fn no_format_makes_the_formatter_panic() {
+    let pieces = [
+        "%",
+        "%%",
+        "(",
+        ")",
+        ":",
+        "?",
+        "REQ",
+        "RESP",
+        "TRAILER",
+        "START_TIME",
+        "x",
+        ":path",
+        "é",
+        "%REQ(x)%",
+        "%REQ(X?:PATH):3%",
+        "%START_TIME(%Y-%3f%Ez%s)%",
+        "%START_TIME(%",
+        "QUERY_PARAM",
+        "%RESPONSE_CODE%",
+        "%PROTOCOL:2%",
+        "%METADATA(ROUTE:ns:n:d):1%",
+        "99999999999999999999",
+        "%COMMON_DURATION(DS_RX_BEG:US_TX_BEG:us)%",
+        "%GRPC_STATUS(NUMBER)%",
+        "%PATH(NQ:ORIG)%",
+    ];
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut good = 0;
+    for _ in 0..50_000 {
+        let text: String = (0..random.usize(..8))
+            .map(|_| random.choice(pieces).unwrap())
+            .collect();
+        let Ok(format) = Format::parse(&text) else {
+            continue;
+        };
+        good += 1;
+        let template = Template::compile(&format, "-");
+        let template = if random.bool() {
+            template.quoted()
+        } else {
+            template
+        };
+        assert!(
+            template.render(&Double::default()).len() <= MAX_TEXT,
+            "{text}"
+        );
+    }
+    assert!(good > 2_000, "{good}");
+}

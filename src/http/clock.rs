@@ -218,6 +218,11 @@ impl Clock {
         }
     }
 
+    /// There is no [`Tick::IdleTimeout`] any more.
+    pub fn stop_idle(&mut self) {
+        self.idle = Duration::ZERO;
+    }
+
     /// Call when polled.
     pub fn poll(&mut self, cx: &mut Context<'_>, connection: &Connection) -> Tick {
         let busy = connection.is_busy();

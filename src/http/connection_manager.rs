@@ -85,6 +85,8 @@ pub struct Connection {
     activity: Arc<Activity>,
     /// When the last request ended, or the connection began.
     idle_since: Cell<Instant>,
+    /// It had no request for too long, so that the next one is its last.
+    expired: Cell<bool>,
     /// When the clock is to look at the latest.
     look: Cell<Instant>,
 }
@@ -122,7 +124,10 @@ impl Connection {
 
     /// Whether the connection is to end once what runs now has ended.
     pub fn is_ending(&self) -> bool {
-        self.drain.has_begun() || self.left.get() == Some(0) || self.manager.draining.load(Relaxed)
+        self.drain.has_begun()
+            || self.left.get() == Some(0)
+            || self.expired.get()
+            || self.manager.draining.load(Relaxed)
     }
 
     pub fn request_began(&self) {
@@ -210,6 +215,7 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
         left: Cell::new(manager.model.max_requests),
         activity: Arc::new(activity),
         idle_since: Cell::new(Instant::now()),
+        expired: Cell::new(false),
         look: Cell::new(Instant::now() + NEVER),
         manager,
     });
@@ -281,6 +287,7 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
     let mut drained = std::pin::pin!(connection.drain.begun());
     let mut draining = false;
     let mut lifetime = lifetime(model);
+    let mut expiry: Option<Deadline> = None;
     let ended = std::future::poll_fn(|cx| {
         loop {
             if let Poll::Ready(result) = Pin::new(&mut http).poll(cx) {
@@ -297,9 +304,24 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
                 Pin::new(&mut http).graceful_shutdown();
                 continue;
             }
+            if let Some(end) = &mut expiry
+                && !connection.is_busy()
+                && Pin::new(end).poll(cx).is_ready()
+            {
+                return Poll::Ready(Err(Tick::IdleTimeout));
+            }
             return match clock.poll(cx, &connection) {
                 Tick::Nothing => Poll::Pending,
                 Tick::Streams => continue,
+                Tick::IdleTimeout => {
+                    // A request that is on its way already is still served.
+                    connection.manager.stats.downstream_cx_idle_timeout.inc();
+                    connection.expired.set(true);
+                    clock.stop_idle();
+                    let limits = &model.timeouts;
+                    expiry = Some(Deadline::after(limits.drain + limits.delayed_close));
+                    continue;
+                }
                 tick => Poll::Ready(Err(tick)),
             };
         }
@@ -337,7 +359,6 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
             }
         }
         Err(Tick::IdleTimeout) => {
-            stats.downstream_cx_idle_timeout.inc();
             if let Some(io) = &mut leftover {
                 // Said before lingering: a client that does not know would send another request.
                 io.shutdown().await.ok();
@@ -431,6 +452,9 @@ async fn serve_http2(io: Io, connection: Rc<Connection>) {
         .initial_connection_window_size(windows.connection)
         // Twice what is allowed: what is between is refused by a reset, as Envoy does.
         .max_header_list_size(model.max_request_headers_kb.saturating_mul(2 * 1024));
+    if options.allow_connect {
+        builder.enable_connect_protocol();
+    }
     let service = {
         let connection = Rc::clone(&connection);
         service_fn(move |request| serve_request::handle(Rc::clone(&connection), request))

@@ -7,10 +7,12 @@
 use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use causeway_xds::resource::http_manager::{HttpManager, StripPort, Underscores};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
+    SEC_WEBSOCKET_KEY, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -29,6 +31,8 @@ pub struct UpgradeRequest {
     pub protocol: HeaderValue,
     /// The method CONNECT, and not a field.
     pub connect: bool,
+    /// By extended CONNECT over HTTP/2 (RFC 8441); what goes on is an upgrade of HTTP/1.1.
+    pub extended: bool,
 }
 
 /// What [`sanitise`] found.
@@ -50,6 +54,7 @@ pub fn sanitise(
     local_port: Option<u16>,
     heads: Option<&Mutex<Heads>>,
 ) -> Result<Facts, Failure> {
+    let extended = extended_connect(parts);
     version(parts, manager)?;
     strict::method(parts, manager)?;
     let names = Names::of(&parts.headers);
@@ -62,7 +67,7 @@ pub fn sanitise(
     target(parts, manager)?;
     underscores(&mut parts.headers, manager.underscores)?;
     host(parts, manager, local_port)?;
-    let upgrade = hop_by_hop(parts, names)?;
+    let upgrade = hop_by_hop(parts, names)?.or(extended);
     if names.cookie && parts.version == Version::HTTP_2 {
         join_cookies(&mut parts.headers);
     }
@@ -74,6 +79,7 @@ pub fn sanitise(
             upgrade: Some(UpgradeRequest {
                 protocol: HeaderValue::from_static("CONNECT"),
                 connect: true,
+                extended: false,
             }),
             redirect: None,
             names,
@@ -84,6 +90,28 @@ pub fn sanitise(
         upgrade,
         redirect,
         names,
+    })
+}
+
+/// Makes of an extended CONNECT the request for an upgrade that it stands for, as Envoy does; with
+/// the key that RFC 6455 section 4.1 asks for, since there is none over HTTP/2.
+fn extended_connect(parts: &mut Parts) -> Option<UpgradeRequest> {
+    if parts.method != Method::CONNECT || parts.version != Version::HTTP_2 {
+        return None;
+    }
+    let protocol = parts.extensions.remove::<hyper::ext::Protocol>()?;
+    let protocol = HeaderValue::from_str(protocol.as_str()).ok()?;
+    parts.method = Method::GET;
+    if protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+        && !parts.headers.contains_key(SEC_WEBSOCKET_KEY)
+        && let Ok(key) = HeaderValue::from_str(&STANDARD.encode(fastrand::u128(..).to_le_bytes()))
+    {
+        parts.headers.insert(SEC_WEBSOCKET_KEY, key);
+    }
+    Some(UpgradeRequest {
+        protocol,
+        connect: false,
+        extended: true,
     })
 }
 
@@ -334,6 +362,7 @@ fn hop_by_hop(parts: &mut Parts, names: Names) -> Result<Option<UpgradeRequest>,
     Ok(protocol.filter(|_| asked).map(|protocol| UpgradeRequest {
         protocol,
         connect: false,
+        extended: false,
     }))
 }
 
@@ -481,3 +510,6 @@ pub fn strip_response(headers: &mut HeaderMap) -> Result<(), TwoFramings> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

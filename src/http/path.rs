@@ -133,6 +133,8 @@ fn decode_unreserved(path: &str) -> Option<String> {
     let hex = |b: Option<&u8>| b.and_then(|b| char::from(*b).to_digit(16));
     let mut out = String::with_capacity(path.len());
     let mut chars = path.char_indices();
+    // Where the last `%` is that begins nothing.
+    let mut lone = None;
     while let Some((at, c)) = chars.next() {
         let code = match c {
             '%' => hex(bytes.get(at + 1)).zip(hex(bytes.get(at + 2))),
@@ -150,7 +152,19 @@ fn decode_unreserved(path: &str) -> Option<String> {
                     out.push('%');
                 }
             }
+            ('%', None) => {
+                lone = Some(out.len());
+                out.push('%');
+            }
             _ => out.push(c),
+        }
+        // `%2%65` must not become `%2e`, which the next reader would decode once more.
+        if let Some(at) = lone
+            && out.len() - at == 3
+            && out.as_bytes()[at + 1..].iter().all(u8::is_ascii_hexdigit)
+        {
+            out.insert_str(at + 1, "25");
+            lone = None;
         }
     }
     Some(out)
@@ -185,6 +199,10 @@ mod tests {
             ("/a%2fb", "/a%2fb"),
             ("/é/./x", "/é/x"),
             ("//", "/"),
+            ("/%2%65%2%65/x", "/%252e%252e/x"),
+            ("/%%32F", "/%252F"),
+            ("/%%326", "/%2526"),
+            ("/%2", "/%2"),
         ] {
             let got = apply(given, &rules(EscapedSlashes::Keep));
             assert_eq!(got, Outcome::Path(normal.into()), "{given}");
@@ -207,6 +225,46 @@ mod tests {
             apply("/a%00", &rules(EscapedSlashes::Keep)),
             Outcome::Reject(_)
         ));
+    }
+
+    #[test]
+    fn a_path_in_its_one_form_stays_as_it_is() {
+        let mut random = fastrand::Rng::with_seed(1);
+        let slashes = [
+            EscapedSlashes::Keep,
+            EscapedSlashes::UnescapeAndForward,
+            EscapedSlashes::UnescapeAndRedirect,
+            EscapedSlashes::Reject,
+        ];
+        let mut changed = 0;
+        for _ in 0..200_000 {
+            let mut path = "/".to_owned();
+            for _ in 0..random.usize(..12) {
+                let pieces = [
+                    "/", "%", "2", "3", "5", "6", "f", "C", "e", ".", "\\", "a", "é", "%2f", "%2E",
+                ];
+                path.push_str(random.choice(pieces).unwrap());
+            }
+            let rules = PathRules {
+                normalize: random.bool(),
+                merge_slashes: random.bool(),
+                escaped_slashes: random.choice(slashes).unwrap(),
+            };
+            let once = match apply(&path, &rules) {
+                Outcome::Path(once) => once.into_owned(),
+                Outcome::Redirect(once) => once,
+                Outcome::Reject(_) => continue,
+            };
+            changed += usize::from(once != path);
+            assert!(once.starts_with('/'), "{path} became {once}");
+            let twice = apply(&once, &rules);
+            assert_eq!(
+                twice,
+                Outcome::Path(once.as_str().into()),
+                "{path} by {rules:?}"
+            );
+        }
+        assert!(changed > 10_000);
     }
 
     #[test]

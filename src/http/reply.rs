@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use http::request::Parts;
 use http::{Response, StatusCode};
 
 use super::body::Body;
@@ -11,6 +12,7 @@ use super::exchange::Exchange;
 use super::observed::Observed;
 use crate::error::Failure;
 use crate::filter::LocalReply;
+use crate::formatter::BodyFormat;
 use crate::local_reply::{LocalReplies, Mapper};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -112,6 +114,31 @@ fn rewritten(
         headers.insert(CONTENT_TYPE, format.content_type.clone());
     }
     (status, body)
+}
+
+/// The body of a direct response, and the fields that go with it.
+pub fn written(
+    body: &Bytes,
+    format: Option<&BodyFormat>,
+    request: &Parts,
+    exchange: &Exchange,
+) -> (Bytes, HeaderMap) {
+    let mut headers = HeaderMap::new();
+    let mut kind = HeaderValue::from_static("text/plain");
+    let mut body = body.clone();
+    if let Some(format) = format {
+        let facts = Observed {
+            request: Some(request),
+            body: &body,
+            ..Observed::of(exchange)
+        };
+        body = Bytes::from(format.text.render(&facts));
+        kind = format.content_type.clone();
+    }
+    if !body.is_empty() {
+        headers.insert(CONTENT_TYPE, kind);
+    }
+    (body, headers)
 }
 
 /// A response with a body of ours; `headers` are kept.

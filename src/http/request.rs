@@ -11,6 +11,7 @@ use super::exchange::Exchange;
 use super::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PREFIX};
 use super::head::UpgradeRequest;
 use super::observed::Observed;
+use crate::formatter::Facts;
 use crate::route::action::Forward;
 use crate::route::rewrite::HostRewrite;
 use crate::route::{Chosen, HeaderEdits};
@@ -35,16 +36,30 @@ pub fn append_via(headers: &mut http::HeaderMap, via: &str) {
     }
 }
 
+/// Who knows more of a request than its head.
+pub trait Observer {
+    fn observe<'o>(&'o self, request: &'o Parts) -> impl Facts + 'o;
+}
+
+impl Observer for Exchange {
+    fn observe<'o>(&'o self, request: &'o Parts) -> impl Facts + 'o {
+        Observed {
+            request: Some(request),
+            ..Observed::of(self)
+        }
+    }
+}
+
 /// Edits that are the same for every attempt.
 pub fn edit_request(
     parts: &mut Parts,
     forward: &Forward,
     chosen: &Chosen,
     envoy_headers: bool,
-    exchange: &Exchange,
+    observer: &impl Observer,
 ) {
     // First, because what follows may depend on headers that are added here.
-    edit_head(chosen.edits(), parts, exchange);
+    edit_head(chosen.edits(), parts, observer);
     let host = match chosen.host() {
         Some(host) => Some(host.clone()),
         None => forward.host_rewrite.apply(&parts.headers, parts.uri.path()),
@@ -101,14 +116,12 @@ fn append_host(headers: &mut HeaderMap, host: &HeaderValue) {
 }
 
 /// Edits of a request, level after level.
-pub fn edit_head(edits: &HeaderEdits, parts: &mut Parts, exchange: &Exchange) {
+pub fn edit_head(edits: &HeaderEdits, parts: &mut Parts, observer: &impl Observer) {
     for level in edits.request_levels() {
         if !level.apply_plain(&mut parts.headers) {
-            let facts = Observed {
-                request: Some(parts),
-                ..Observed::of(exchange)
-            };
+            let facts = observer.observe(parts);
             let changes = level.evaluate(&parts.headers, &facts);
+            drop(facts);
             changes.apply(&mut parts.headers);
         }
     }

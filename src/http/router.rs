@@ -92,7 +92,7 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
         // A request has one cluster.
         kept.cluster.set(Arc::clone(&cluster.name)).ok();
     }
-    edit_request(head, forward, chosen, tell, &exchange);
+    edit_request(head, forward, chosen, tell, &*exchange);
     exchange.keep_request(head, Some(chosen));
 
     let hashed = match &cluster {
@@ -160,6 +160,12 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
             exchange.watch.upgraded();
             let ends = upgrade::Ends { lease, idle };
             upgrade::switch(response, asked, on_upgrade, ends, chosen.edits(), exchange)
+        }
+        // Any success would open the tunnel that the upstream did not.
+        (Ok((_, response)), Some(asked), _) if asked.extended && response.status().is_success() => {
+            let failure = failures::protocol_error().because("an upgrade was not accepted");
+            exchange.upstream_failed(failure.status);
+            failed(&failure, manner, tell, exchange)
         }
         (Ok((lease, response)), asked, _) => {
             exchange.watch.limit_idle(timeouts.per_try_idle);

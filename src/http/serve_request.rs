@@ -331,7 +331,7 @@ fn begin(
     }
     let mut names = facts.names;
     if manager.early_edits.edits_requests() {
-        edit_head(&manager.early_edits, parts, exchange);
+        edit_head(&manager.early_edits, parts, &*exchange);
         names = Names::of(&parts.headers);
     }
     let rules = &manager.model.forwarded;
@@ -413,19 +413,18 @@ fn act(
             to: std::mem::take(&mut routed.to),
             upgrade: routed.upgrade.take(),
         }),
-        Action::Direct { status, body } => {
+        Action::Direct {
+            status,
+            body,
+            format,
+        } => {
             manager.stats.rq_direct_response.inc();
-            let mut headers = HeaderMap::new();
-            if !body.is_empty() {
-                headers.insert(
-                    http::header::CONTENT_TYPE,
-                    http::HeaderValue::from_static("text/plain"),
-                );
-            }
             exchange.answered(*status);
+            let format = format.as_deref();
+            let (body, mut headers) = reply::written(body, format, parts, exchange);
             edit_response(chosen.edits(), &mut headers, Some(exchange));
             let mut reply = LocalReply::new(*status, "direct_response");
-            reply.body = body.clone();
+            reply.body = body;
             reply.headers = headers;
             Ok(Decided::Reply(Box::new(reply)))
         }
@@ -467,7 +466,7 @@ impl Routed {
             self.to_https = true;
             return;
         }
-        let view = View::of(parts);
+        let view = View::of(parts).with(connection.session.as_deref());
         let Some(route) = virtual_host.find(&view) else {
             return;
         };

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue, UPGRADE};
-use http::{Response, StatusCode};
+use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, UPGRADE};
+use http::{Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use super::body::Body;
 use super::clock;
 use super::exchange::Exchange;
+use super::failures::MAX_DURATION;
 use super::head::{UpgradeRequest, strip_response};
 use super::request::edit_response;
 use super::router::server_header;
@@ -20,6 +21,7 @@ use crate::error::ResponseFlag;
 use crate::net::Io;
 use crate::net::copy::{self, Ended, Side};
 use crate::route::HeaderEdits;
+use crate::runtime::timer::Deadline;
 use crate::upstream::Endpoint;
 use crate::upstream::pool::{self, Counted, Lease, RawConnection};
 
@@ -68,13 +70,18 @@ pub fn switch(
     head.extensions.clear();
     // A 101 has no body, so that no framing can be in doubt.
     strip_response(&mut head.headers).ok();
-    if !asked.connect {
+    if asked.extended {
+        // There is neither a 101 nor an answer to a key over HTTP/2 (RFC 8441 section 5).
+        head.status = StatusCode::OK;
+        head.version = Version::HTTP_2;
+        head.headers.remove(SEC_WEBSOCKET_ACCEPT);
+    } else if !asked.connect {
         head.headers.insert(UPGRADE, protocol);
         head.headers
             .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     }
     exchange.upstream_answered(status);
-    exchange.answered(status);
+    exchange.answered(head.status);
     server_header(&mut head.headers, &exchange.connection);
     edit_response(edits, &mut head.headers, Some(&exchange));
     if let Some(kept) = &exchange.kept {
@@ -108,8 +115,8 @@ async fn tunnel(downstream: OnUpgrade, far: Far, idle: Duration, exchange: Box<E
     let ended = {
         let _active = Active(&exchange);
         match (downstream_side(downstream), upstream) {
-            (Some(down), Some(up)) => {
-                copy::both(down, up, idle, |down, up| {
+            (down, Some(up)) => {
+                let copied = copy::both(down, up, idle, |down, up| {
                     exchange
                         .progress
                         .sent
@@ -118,8 +125,14 @@ async fn tunnel(downstream: OnUpgrade, far: Far, idle: Duration, exchange: Box<E
                         .progress
                         .received
                         .set(exchange.progress.received.get() + up);
-                })
-                .await
+                });
+                match exchange.watch.duration_left() {
+                    None => copied.await,
+                    Some(left) => tokio::select! {
+                        ended = copied => ended,
+                        () = Deadline::after(left) => return over(&exchange),
+                    },
+                }
             }
             _ => return tracing::error!("an upgraded connection is of an unknown kind"),
         }
@@ -140,6 +153,13 @@ async fn tunnel(downstream: OnUpgrade, far: Far, idle: Duration, exchange: Box<E
     exchange.complete();
 }
 
+/// The stream has lasted for as long as it may.
+fn over(exchange: &Exchange) {
+    // No flag, as with any other stream.
+    exchange.detail(MAX_DURATION);
+    exchange.complete();
+}
+
 /// Counts a tunnel for as long as it is open, also when it is cut.
 struct Active<'e>(&'e Exchange);
 
@@ -154,12 +174,12 @@ impl Drop for Active<'_> {
     }
 }
 
-fn downstream_side(upgraded: Upgraded) -> Option<Side> {
-    let parts = upgraded.downcast::<TokioIo<clock::Counted>>().ok()?;
-    Some(Side::new(
-        parts.io.into_inner().into_inner(),
-        parts.read_buf,
-    ))
+fn downstream_side(upgraded: Upgraded) -> Side {
+    match upgraded.downcast::<TokioIo<clock::Counted>>() {
+        Ok(parts) => Side::new(parts.io.into_inner().into_inner(), parts.read_buf),
+        // A stream of HTTP/2, which has no socket of its own.
+        Err(stream) => Side::new(Io::Stream(Box::new(TokioIo::new(stream))), Bytes::new()),
+    }
 }
 
 fn upstream_side(upgraded: Upgraded) -> Option<Side> {

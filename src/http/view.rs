@@ -8,6 +8,7 @@ use http::request::Parts;
 
 use crate::route::RequestView;
 use crate::route::matcher::{Headers, Values};
+use crate::tls::Session;
 
 /// The fields of a message.
 pub struct Fields<'h>(pub &'h HeaderMap);
@@ -21,6 +22,7 @@ impl Headers for Fields<'_> {
 /// A request.
 pub struct View<'r> {
     parts: &'r Parts,
+    session: Option<&'r Session>,
     /// Drawn when it is first asked for.
     random: Cell<Option<u64>>,
 }
@@ -29,8 +31,14 @@ impl<'r> View<'r> {
     pub fn of(parts: &'r Parts) -> Self {
         Self {
             parts,
+            session: None,
             random: Cell::new(None),
         }
+    }
+
+    /// With what the TLS handshake told of the client.
+    pub fn with(self, session: Option<&'r Session>) -> Self {
+        Self { session, ..self }
     }
 }
 
@@ -57,6 +65,10 @@ impl RequestView for View<'_> {
 
     fn is_connect(&self) -> bool {
         self.parts.method == Method::CONNECT
+    }
+
+    fn certificate(&self) -> Option<bool> {
+        Some(self.session?.peer.as_ref()?.validated)
     }
 
     fn random(&self) -> u64 {

@@ -178,6 +178,12 @@ impl Watch {
         self.alone = true;
     }
 
+    /// How much is left of the time that the whole stream may take; `None`: no limit.
+    pub fn duration_left(&self) -> Option<Duration> {
+        let limit = Some(self.duration).filter(|limit| !limit.is_zero())?;
+        Some(limit.saturating_sub(self.began.elapsed()))
+    }
+
     /// `connection`: whose task polls this, if it is the connection's own.
     pub fn poll(
         &mut self,

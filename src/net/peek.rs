@@ -26,7 +26,9 @@ pub async fn more(io: &Io, buffer: &mut [u8], seen: usize) -> io::Result<usize> 
                 let look = || look(unix, buffer, seen);
                 (ready, unix.try_io(Interest::READABLE, look))
             }
-            Io::ServerTls(_) | Io::ClientTls(_) => return Err(io::ErrorKind::Unsupported.into()),
+            Io::ServerTls(_) | Io::ClientTls(_) | Io::Stream(_) => {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
         };
         match peeked {
             // The end of the stream stands behind what was seen already.

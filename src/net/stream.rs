@@ -6,6 +6,8 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -16,6 +18,8 @@ pub enum Io {
     Unix(UnixStream),
     ServerTls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
     ClientTls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    /// A stream of an HTTP/2 connection that became a tunnel.
+    Stream(Box<TokioIo<Upgraded>>),
 }
 
 macro_rules! each {
@@ -25,6 +29,7 @@ macro_rules! each {
             Io::Unix($io) => $call,
             Io::ServerTls($io) => $call,
             Io::ClientTls($io) => $call,
+            Io::Stream($io) => $call,
         }
     };
 }
@@ -58,6 +63,7 @@ impl AsyncWrite for Io {
             Self::Unix(io) => poll_send(io, cx, bufs),
             Self::ServerTls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::ClientTls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Stream(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -67,6 +73,7 @@ impl AsyncWrite for Io {
             Self::Unix(io) => io.is_write_vectored(),
             Self::ServerTls(io) => io.is_write_vectored(),
             Self::ClientTls(io) => io.is_write_vectored(),
+            Self::Stream(io) => io.is_write_vectored(),
         }
     }
 
@@ -126,7 +133,7 @@ impl Io {
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(io) => Some(io),
-            Self::Unix(_) => None,
+            Self::Unix(_) | Self::Stream(_) => None,
             Self::ServerTls(io) => Some(io.get_ref().0),
             Self::ClientTls(io) => Some(io.get_ref().0),
         }

@@ -15,6 +15,7 @@ use super::hash::Hashing;
 use super::redirect::Redirect;
 use super::retry::Retry;
 use super::rewrite::{HostRewrite, Rewrite};
+use crate::formatter::BodyFormat;
 use crate::runtime::layers::Layers;
 
 pub use super::redirect::split_port;
@@ -23,7 +24,12 @@ pub use super::redirect::split_port;
 pub enum Action {
     Forward(Box<Forward>),
     Redirect(Redirect),
-    Direct { status: StatusCode, body: Bytes },
+    Direct {
+        status: StatusCode,
+        body: Bytes,
+        /// What is sent instead of `body`.
+        format: Option<Box<BodyFormat>>,
+    },
 }
 
 #[derive(Debug)]

@@ -1,16 +1,19 @@
 //! Matching one request against one route.
 
-use causeway_xds::resource::matcher::{
-    CookieMatcher, HeaderMatch, HeaderMatcher, QueryMatch, QueryMatcher,
-};
-use causeway_xds::resource::route::{PathMatch, RouteMatch};
-use http::header::{HeaderMap, HeaderValue, ValueIter};
+use std::fmt;
+
+use causeway_xds::resource::matcher::{CookieMatcher, QueryMatch, QueryMatcher};
+use causeway_xds::resource::route::{CertificateMatch, PathMatch, RouteMatch};
 use regex::Regex;
 
 use super::RequestView;
 use super::fraction::Share;
-use super::text::{Test, same, starts};
+use crate::matching::text::{Test, same, starts};
 use crate::runtime::layers::Layers;
+
+pub use crate::matching::headers::{
+    AnyHeader, HeaderCondition, Headers, Values, cookie_value, query_value,
+};
 
 #[derive(Debug)]
 pub struct RouteMatcher {
@@ -26,6 +29,16 @@ struct Rare {
     cookies: Vec<CompiledCookie>,
     share: Option<Share>,
     grpc: bool,
+    certificate: CertificateMatch,
+}
+
+/// Part of what a route asks of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// In words.
+    pub text: String,
+    /// Whether the request meets it.
+    pub holds: bool,
 }
 
 /// What a query parameter must be.
@@ -62,48 +75,6 @@ enum PathMatcher {
     Connect,
 }
 
-/// What a header must be.
-#[derive(Debug)]
-pub struct HeaderCondition {
-    name: String,
-    test: Test,
-    invert: bool,
-    missing_is_empty: bool,
-}
-
-/// The fields of a message.
-pub trait Headers {
-    fn values<'h>(&'h self, name: &str) -> Values<'h>;
-
-    /// The first value.
-    fn header(&self, name: &str) -> Option<&[u8]> {
-        self.values(name).next()
-    }
-}
-
-/// The values of one field, which may be a pseudo header.
-pub enum Values<'h> {
-    One(Option<&'h [u8]>),
-    All(ValueIter<'h, HeaderValue>),
-}
-
-impl<'h> Values<'h> {
-    pub fn of(headers: &'h HeaderMap, name: &str) -> Self {
-        Self::All(headers.get_all(name).into_iter())
-    }
-}
-
-impl<'h> Iterator for Values<'h> {
-    type Item = &'h [u8];
-
-    fn next(&mut self) -> Option<&'h [u8]> {
-        match self {
-            Self::One(value) => value.take(),
-            Self::All(values) => values.next().map(HeaderValue::as_bytes),
-        }
-    }
-}
-
 /// Matches the whole text, as RE2's full match does. The pattern was checked to compile when the
 /// resource was decoded, so the fallback (which matches nothing) is never reached.
 pub fn whole(pattern: &str) -> Regex {
@@ -133,7 +104,10 @@ impl RouteMatcher {
             PathMatch::Connect => PathMatcher::Connect,
         };
         let share = model.fraction.as_ref().map(|f| Share::compile(f, layers));
-        let rare = share.is_some() || model.grpc || !model.cookies.is_empty();
+        let rare = share.is_some()
+            || model.grpc
+            || !model.cookies.is_empty()
+            || model.certificate != CertificateMatch::default();
         Self {
             path,
             headers: model.headers.iter().map(HeaderCondition::compile).collect(),
@@ -143,6 +117,7 @@ impl RouteMatcher {
                     cookies: model.cookies.iter().map(CompiledCookie::compile).collect(),
                     share,
                     grpc: model.grpc,
+                    certificate: model.certificate,
                 })
             }),
         }
@@ -157,6 +132,45 @@ impl RouteMatcher {
         matches!(self.path, PathMatcher::Connect) && self.matches_rest(request)
     }
 
+    /// Each condition in words, and whether a request meets it.
+    pub fn conditions(&self, request: &impl RequestView) -> Vec<Condition> {
+        let mut all = vec![Condition {
+            text: self.path.to_string(),
+            holds: match request.is_connect() {
+                true => matches!(self.path, PathMatcher::Connect),
+                false => self.path.matches(request.path()),
+            },
+        }];
+        let mut add = |text: String, holds| all.push(Condition { text, holds });
+        for header in &self.headers {
+            add(header.to_string(), header.matches(request));
+        }
+        for query in &self.query {
+            let text = format!("query parameter {:?} {}", query.name, query.test);
+            add(text, query.matches(request.query()));
+        }
+        let Some(rare) = &self.rare else {
+            return all;
+        };
+        if rare.grpc {
+            add("request is gRPC".to_owned(), is_grpc(request));
+        }
+        for cookie in &rare.cookies {
+            let not = if cookie.invert { "not: " } else { "" };
+            let text = format!("{not}cookie {:?} {}", cookie.name, cookie.test);
+            add(text, cookie.matches(request));
+        }
+        if rare.certificate != CertificateMatch::default() {
+            let text = format!("client certificate: {:?}", rare.certificate);
+            add(text, fits(rare.certificate, request.certificate()));
+        }
+        if let Some(share) = &rare.share {
+            let text = "request is in the route's share (drawn anew for each request)";
+            add(text.to_owned(), share.takes(request.random()));
+        }
+        all
+    }
+
     fn matches_rest(&self, request: &impl RequestView) -> bool {
         self.headers.iter().all(|h| h.matches(request))
             && self.query.iter().all(|q| q.matches(request.query()))
@@ -167,12 +181,19 @@ impl RouteMatcher {
 impl Rare {
     fn matches(&self, request: &impl RequestView) -> bool {
         (!self.grpc || is_grpc(request))
+            && fits(self.certificate, request.certificate())
             && self.cookies.iter().all(|cookie| cookie.matches(request))
             && self
                 .share
                 .as_ref()
                 .is_none_or(|share| share.takes(request.random()))
     }
+}
+
+/// Whether a client's certificate is one that is asked for: as [`RequestView::certificate`].
+fn fits(asked: CertificateMatch, shown: Option<bool>) -> bool {
+    let is = |asked: Option<bool>, really| asked.is_none_or(|asked| asked == really);
+    is(asked.presented, shown.is_some()) && is(asked.validated, shown == Some(true))
 }
 
 impl PathMatcher {
@@ -195,31 +216,30 @@ impl PathMatcher {
     }
 }
 
+impl fmt::Display for PathMatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, text, ignore_case) = match self {
+            Self::Root => ("begins with", "/", false),
+            Self::Prefix { text, ignore_case } => ("begins with", text.as_str(), *ignore_case),
+            Self::Exact { text, ignore_case } => ("is", text.as_str(), *ignore_case),
+            Self::SeparatedPrefix { text, ignore_case } => (
+                "is or continues behind a slash",
+                text.as_str(),
+                *ignore_case,
+            ),
+            Self::Regex(regex) => ("matches", regex.as_str(), false),
+            Self::Connect => return f.write_str("method is CONNECT"),
+        };
+        let case = if ignore_case { " in any case" } else { "" };
+        write!(f, "path {what} {text:?}{case}")
+    }
+}
+
 /// As Envoy tells: `application/grpc`, alone or with the name of a coding behind a plus sign.
 fn is_grpc(request: &impl RequestView) -> bool {
     let kind = request.header("content-type");
     let rest = kind.and_then(|k| k.strip_prefix(b"application/grpc"));
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+"))
-}
-
-/// The first value of a parameter, as it is written: Envoy decodes neither names nor values here.
-pub fn query_value<'q>(query: &'q str, name: &str) -> Option<&'q [u8]> {
-    query.split('&').find_map(|pair| {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (key == name).then_some(value.as_bytes())
-    })
-}
-
-/// The first value of a cookie in one `Cookie` header, without the quotes around it.
-pub fn cookie_value<'c>(cookies: &'c [u8], name: &str) -> Option<&'c [u8]> {
-    cookies.split(|b| *b == b';').find_map(|pair| {
-        let equals = pair.iter().position(|b| *b == b'=')?;
-        let (key, value) = (pair[..equals].trim_ascii(), pair[equals + 1..].trim_ascii());
-        let inner = value
-            .strip_prefix(b"\"")
-            .and_then(|v| v.strip_suffix(b"\""));
-        (key == name.as_bytes()).then(|| inner.unwrap_or(value))
-    })
 }
 
 impl CompiledQuery {
@@ -257,67 +277,6 @@ impl CompiledCookie {
         let mut cookies = request.values("cookie");
         let value = cookies.find_map(|c| cookie_value(c, &self.name));
         value.is_some_and(|value| self.test.matches(value)) != self.invert
-    }
-}
-
-impl HeaderCondition {
-    pub fn compile(model: &HeaderMatcher) -> Self {
-        let test = match &model.value {
-            HeaderMatch::Present => Test::Present,
-            HeaderMatch::Absent => Test::Absent,
-            HeaderMatch::Range { start, end } => Test::Range {
-                start: *start,
-                end: *end,
-            },
-            HeaderMatch::String(matcher) => Test::string(matcher),
-        };
-        Self {
-            name: model.name.clone(),
-            test,
-            invert: model.invert,
-            missing_is_empty: model.treat_missing_as_empty,
-        }
-    }
-
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Each value counts by itself, and one that passes is enough.
-    pub fn matches(&self, headers: &impl Headers) -> bool {
-        self.holds(headers.values(&self.name))
-    }
-
-    /// Whether it matches these values of its field.
-    pub fn holds<'v>(&self, mut values: impl Iterator<Item = &'v [u8]>) -> bool {
-        let first = values.next();
-        let hit = match (&self.test, first) {
-            (Test::Present, value) => value.is_some(),
-            (Test::Absent, value) => value.is_none(),
-            (test, Some(first)) => test.matches(first) || values.any(|value| test.matches(value)),
-            (test, None) if self.missing_is_empty => test.matches(b""),
-            // A missing header never matches a value test, inverted or not (Envoy 1.40).
-            (_, None) => return false,
-        };
-        hit != self.invert
-    }
-}
-
-/// Header matchers of which one is enough.
-#[derive(Debug, Default)]
-pub struct AnyHeader(Vec<HeaderCondition>);
-
-impl AnyHeader {
-    pub fn compile(models: &[HeaderMatcher]) -> Self {
-        Self(models.iter().map(HeaderCondition::compile).collect())
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub fn matches(&self, headers: &impl Headers) -> bool {
-        self.0.iter().any(|matcher| matcher.matches(headers))
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod action;
 pub mod destination;
 pub mod edits;
+pub mod explain;
 mod fraction;
 pub mod hash;
 mod index;
@@ -16,14 +17,18 @@ pub mod redirect;
 pub mod retry;
 pub mod rewrite;
 mod table;
-mod text;
 
+use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use causeway_xds::extension::TypedExtension;
 use causeway_xds::resource::metadata::{Labels, MetadataValue};
 use causeway_xds::resource::route as model;
 
+use crate::formatter::BodyFormat;
+use crate::matching::headers::joined;
+use crate::matching::tree::{Input, Inputs, Tree};
 use action::{Around, Forward};
 use destination::{ClusterName, Destination, Weighted, WeightedCluster};
 use index::Index;
@@ -111,10 +116,20 @@ pub struct VirtualHost {
     pub name: String,
     pub domains: Vec<String>,
     routes: Vec<Arc<Route>>,
-    index: Option<Index>,
+    order: Order,
     /// What follows a `;` in a path is not looked at.
     ignore_path_parameters: bool,
     pub require_tls: model::RequireTls,
+}
+
+/// How the first route that matches is found.
+#[derive(Debug)]
+enum Order {
+    /// By asking one after the other.
+    Each,
+    Indexed(Index),
+    /// A tree says which are asked.
+    Tree(Tree<Range<usize>>),
 }
 
 /// What a request looks like to the matchers.
@@ -126,6 +141,10 @@ pub trait RequestView: Headers {
     /// Whether it asks for a tunnel, and so has no path.
     fn is_connect(&self) -> bool {
         false
+    }
+    /// Whether the client has shown a certificate, and whether somebody trusted vouches for it.
+    fn certificate(&self) -> Option<bool> {
+        None
     }
     /// A number that is the same whenever this request is looked at.
     fn random(&self) -> u64;
@@ -147,8 +166,24 @@ impl<R: RequestView> RequestView for WithoutParameters<'_, R> {
     fn query(&self) -> &str {
         self.0.query()
     }
+    fn certificate(&self) -> Option<bool> {
+        self.0.certificate()
+    }
     fn random(&self) -> u64 {
         self.0.random()
+    }
+}
+
+/// What a tree may ask of a request.
+struct OfRequest<'r, R>(&'r R);
+
+impl<R: RequestView> Inputs for OfRequest<'_, R> {
+    fn value<'i>(&'i self, input: &Input) -> Option<Cow<'i, [u8]>> {
+        match input {
+            Input::RequestHeader(name) => joined(self.0.values(name)),
+            // Refused when the resource was decoded.
+            _ => None,
+        }
     }
 }
 
@@ -156,7 +191,7 @@ impl VirtualHost {
     /// The first route that matches.
     pub fn find(&self, request: &impl RequestView) -> Option<&Arc<Route>> {
         if request.is_connect() {
-            let mut routes = self.routes.iter();
+            let mut routes = self.asked(request).iter();
             return routes.find(|route| route.matcher.matches_connect(request));
         }
         if self.ignore_path_parameters {
@@ -166,11 +201,25 @@ impl VirtualHost {
     }
 
     fn first(&self, request: &impl RequestView) -> Option<&Arc<Route>> {
-        match &self.index {
-            None => self.routes.iter().find(|r| r.matcher.matches(request)),
-            Some(index) => index
+        match &self.order {
+            Order::Indexed(index) => index
                 .find(request, |position| &self.routes[position].matcher)
                 .map(|position| &self.routes[position]),
+            Order::Each | Order::Tree(_) => self
+                .asked(request)
+                .iter()
+                .find(|r| r.matcher.matches(request)),
+        }
+    }
+
+    /// The routes of which the first that matches counts.
+    fn asked(&self, request: &impl RequestView) -> &[Arc<Route>] {
+        match &self.order {
+            Order::Tree(tree) => {
+                let found = tree.find(&OfRequest(request)).cloned();
+                &self.routes[found.unwrap_or_default()]
+            }
+            Order::Each | Order::Indexed(_) => &self.routes,
         }
     }
 
@@ -192,7 +241,11 @@ impl VirtualHost {
             name: host.name.clone(),
             domains: host.domains.clone(),
             routes: routes.collect(),
-            index: Index::of(host.routes.iter().map(|route| &route.matcher)),
+            order: match &host.tree {
+                Some(tree) => Order::Tree(Tree::compile(tree, &mut Range::clone)),
+                None => Index::of(host.routes.iter().map(|route| &route.matcher))
+                    .map_or(Order::Each, Order::Indexed),
+            },
             ignore_path_parameters: config.ignore_path_parameters,
             require_tls: host.require_tls,
         })
@@ -210,15 +263,24 @@ struct Level<'a> {
 impl Level<'_> {
     fn route(&self, route: &model::Route) -> Route {
         let Self { host, config, .. } = *self;
+        let action = self.action(route);
+        let mut edits = HeaderEdits::compile(
+            [&route.edits, &host.edits, &config.edits].into_iter(),
+            config.most_specific_edits_win,
+        );
+        if let Action::Direct {
+            format: Some(format),
+            ..
+        } = &action
+        {
+            format.text.note(&mut edits.wants);
+        }
         Route {
             name: route.name.clone(),
             metadata: route.metadata.clone(),
             matcher: RouteMatcher::compile(&route.matcher, self.layers()),
-            action: self.action(route),
-            edits: HeaderEdits::compile(
-                [&route.edits, &host.edits, &config.edits].into_iter(),
-                config.most_specific_edits_win,
-            ),
+            action,
+            edits,
             filters: self.filters(route, &[]),
             told: Told {
                 attempt: host.include_request_attempt_count,
@@ -263,6 +325,10 @@ impl Level<'_> {
             model::Action::Direct(direct) => Action::Direct {
                 status: action::status(direct.status),
                 body: direct.body.clone(),
+                format: direct
+                    .format
+                    .as_ref()
+                    .map(|format| Box::new(BodyFormat::compile(format))),
             },
         }
     }

@@ -150,18 +150,21 @@ impl RouteTable {
         self.by_name.is_empty()
     }
 
+    /// A host in the form in which domains are.
+    pub(super) fn compared<'h>(&self, host: &'h str) -> Cow<'h, str> {
+        lower(match self.ignore_port {
+            true => split_port(host).0,
+            false => host,
+        })
+    }
+
     /// Exact, then the longest suffix wildcard, then the longest prefix wildcard, then `*`.
     pub fn virtual_host(&self, host: &str) -> Option<&Arc<VirtualHost>> {
         if self.by_name.len() == 1 && self.any.is_some() {
             // The table of a proxy with one site, which is common enough.
             return self.any.as_ref();
         }
-        let host = if self.ignore_port {
-            split_port(host).0
-        } else {
-            host
-        };
-        let host = lower(host);
+        let host = self.compared(host);
         let host = host.as_ref();
         self.exact
             .get(host)
@@ -199,7 +202,7 @@ mod tests {
             name: name.into(),
             domains: domains.iter().map(|d| (*d).to_owned()).collect(),
             routes: vec![],
-            index: None,
+            order: crate::route::Order::Each,
             ignore_path_parameters: false,
             require_tls: model::RequireTls::None,
         })

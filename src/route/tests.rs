@@ -80,6 +80,7 @@ fn route(random: &mut fastrand::Rng) -> RouteMatch {
         cookies: vec![],
         fraction: (random.u8(0..5) == 0).then_some(some),
         grpc: false,
+        certificate: Default::default(),
     }
 }
 
@@ -91,6 +92,7 @@ fn virtual_host(routes: Vec<RouteMatch>) -> Arc<VirtualHost> {
         action: model::Action::Direct(DirectResponse {
             status: 200,
             body: bytes::Bytes::new(),
+            format: None,
         }),
         edits: Default::default(),
         filter_config: vec![],
@@ -100,6 +102,7 @@ fn virtual_host(routes: Vec<RouteMatch>) -> Arc<VirtualHost> {
         name: "v".into(),
         domains: vec!["*".into()],
         routes: routes.collect(),
+        tree: None,
         require_tls: model::RequireTls::None,
         edits: Default::default(),
         include_request_attempt_count: false,
@@ -124,7 +127,7 @@ fn the_index_finds_what_asking_in_order_finds() {
         let random = &mut fastrand::Rng::with_seed(seed);
         let count = random.usize(16..120);
         let host = virtual_host((0..count).map(|_| route(random)).collect());
-        assert!(host.index.is_some());
+        assert!(matches!(host.order, Order::Indexed(_)));
         for _ in 0..200 {
             let request = Request {
                 path: path(random, 1),
@@ -182,6 +185,7 @@ fn ten_thousand_routes_are_not_asked_one_by_one() {
         cookies: vec![],
         fraction: None,
         grpc: false,
+        certificate: Default::default(),
     });
     let host = virtual_host(routes.collect());
     for (path, there) in [
@@ -214,6 +218,7 @@ fn parameters_of_a_path_are_passed_over_when_they_do_not_count() {
             cookies: vec![],
             fraction: None,
             grpc: false,
+            certificate: Default::default(),
         }]
     };
     let request = Request {

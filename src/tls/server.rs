@@ -11,7 +11,7 @@ use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ResolvesServ
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, ServerConnection};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
@@ -33,8 +33,8 @@ pub struct ServerTls {
     without_protocol: Option<Arc<ServerConfig>>,
     pub handshake_timeout: Duration,
     certificates: Arc<Certificates>,
-    /// A certificate that a client may show is one that somebody knows.
-    validates: bool,
+    /// What the certificates of clients are checked by.
+    clients: Option<Arc<Clients>>,
 }
 
 /// The first certificate that the client's hello can use, by name then by order.
@@ -88,16 +88,17 @@ impl ServerTls {
         let provider = provider_for(&model.parameters);
         let checked = validation(&model.validation, model.validation_secret.as_ref(), secret)?;
         let rules = Rules::compile(&checked, &provider)?;
-        let validates = rules.vouch();
         let builder = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&versions(&model.parameters))
             .map_err(config)?;
         let required = model.require_client_certificate;
-        let builder = if !rules.is_empty() || required {
-            let clients = Clients::new(rules, required, checked.suppress_client_ca_list);
-            builder.with_client_cert_verifier(Arc::new(clients))
-        } else {
-            builder.with_no_client_auth()
+        let clients = (!rules.is_empty() || required).then(|| {
+            let suppress_hints = checked.suppress_client_ca_list;
+            Arc::new(Clients::new(rules, required, suppress_hints))
+        });
+        let builder = match &clients {
+            Some(clients) => builder.with_client_cert_verifier(Arc::clone(clients) as _),
+            None => builder.with_no_client_auth(),
         };
         let certificates = Arc::new(Certificates {
             keys,
@@ -125,7 +126,7 @@ impl ServerTls {
             without_protocol,
             handshake_timeout: model.handshake_timeout.unwrap_or(HANDSHAKE_TIMEOUT),
             certificates,
-            validates,
+            clients,
         })
     }
 
@@ -151,7 +152,11 @@ impl ServerTls {
 
     /// What a handshake came to.
     pub fn session(&self, connection: &ServerConnection) -> Session {
-        Session::of(connection, self.validates, || {
+        let vouched = |chain: &[CertificateDer<'_>]| {
+            let clients = self.clients.as_ref();
+            clients.is_some_and(|clients| clients.vouch_for(chain, UnixTime::now()))
+        };
+        Session::of(connection, vouched, || {
             let key = self.certificates.of(connection.server_name());
             let der = key.and_then(|key| key.end_entity_cert().ok());
             der.map_or_else(Vec::new, |der| Names::of(der).uris)

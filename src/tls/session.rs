@@ -34,13 +34,14 @@ pub struct PeerCertificate {
 impl Session {
     pub(super) fn of(
         connection: &ServerConnection,
-        validated: bool,
+        validated: impl FnOnce(&[CertificateDer<'_>]) -> bool,
         local_uris: impl FnOnce() -> Vec<String>,
     ) -> Self {
         let shown = connection
             .peer_certificates()
             .filter(|chain| !chain.is_empty());
         let peer = shown.map(|chain| {
+            let validated = validated(chain);
             let chain = chain.iter().map(|cert| cert.clone().into_owned());
             PeerCertificate::new(chain.collect(), validated)
         });

@@ -103,10 +103,21 @@ impl Rules {
         self.roots.is_some() || !self.domains.is_empty()
     }
 
-    /// Whoever satisfies them is known to somebody.
-    pub(super) fn vouch(&self) -> bool {
+    /// Whether somebody knows whose certificate this is, which has satisfied them.
+    fn vouch_for(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
         let pinned = !self.certificate_hashes.is_empty() || !self.key_hashes.is_empty();
-        pinned || (self.trusts() && !self.accept_untrusted)
+        if pinned || !self.trusts() || !self.accept_untrusted {
+            return pinned || self.trusts();
+        }
+        // Let in whatever its chain says, so that this has to be looked at once more.
+        let Some((first, others)) = chain.split_first() else {
+            return false;
+        };
+        EndEntityCert::try_from(first).is_ok_and(|cert| {
+            let usage = KeyUsage::client_auth();
+            let checked = |roots| self.check_chain(&cert, roots, others, usage, now).is_ok();
+            matches!(self.roots_for(&cert, first), Ok(Some(roots)) if checked(roots))
+        })
     }
 
     /// They say whose the certificate has to be, or that it does not matter.
@@ -136,11 +147,7 @@ impl Rules {
         now: UnixTime,
     ) -> Result<(), Error> {
         let cert = EndEntityCert::try_from(end_entity).map_err(told)?;
-        let roots = match self.domains.is_empty() {
-            true => self.roots.as_ref(),
-            false => Some(self.domain_of(&cert, end_entity)?),
-        };
-        if let Some(roots) = roots
+        if let Some(roots) = self.roots_for(&cert, end_entity)?
             && let Err(error) = self.check_chain(&cert, roots, intermediates, usage, now)
             && !self.accept_untrusted
         {
@@ -161,6 +168,18 @@ impl Rules {
         Err(Error::InvalidCertificate(
             CertificateError::ApplicationVerificationFailure,
         ))
+    }
+
+    /// Who vouches for a certificate, if anybody has to.
+    fn roots_for(
+        &self,
+        cert: &EndEntityCert<'_>,
+        der: &CertificateDer<'_>,
+    ) -> Result<Option<&RootCertStore>, Error> {
+        match self.domains.is_empty() {
+            true => Ok(self.roots.as_ref()),
+            false => self.domain_of(cert, der).map(Some),
+        }
     }
 
     /// Who vouches for the trust domain of a certificate (SPIFFE X.509-SVID, sections 2 and 5).
@@ -330,6 +349,13 @@ impl Clients {
             hints,
             required,
         }
+    }
+}
+
+impl Clients {
+    /// Whether somebody who is trusted vouches for a certificate that was let in.
+    pub(super) fn vouch_for(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
+        self.rules.vouch_for(chain, now)
     }
 }
 

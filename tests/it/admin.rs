@@ -41,6 +41,29 @@ async fn health_in_every_spelling() {
     assert_eq!(info["state"], "LIVE");
 }
 
+#[tokio::test]
+async fn what_would_happen_to_a_request_is_told_by_the_snapshot_in_force() {
+    let listener = forwarding("web", "a");
+    let clusters = [cluster("a", SocketAddr::from(([127, 0, 0, 1], 9)))];
+    let mut config = bootstrap(&[listener], &clusters);
+    let address = json!({"socket_address": {"address": "127.0.0.1", "port_value": 0}});
+    config["admin"] = json!({ "address": address });
+    let app = TestApp::bootstrap(&config.to_string()).await;
+    let path = "/explain?url=http://any.test/x%3Fy&header=x-a:1&header=x-b:2&client_ip=192.0.2.1";
+    let text = app.admin(path).await.text();
+    let last = text.lines().last().unwrap();
+    assert!(
+        last.starts_with("outcome") && last.contains("to cluster \"a\" (1 endpoints)"),
+        "{text}"
+    );
+    assert!(text.contains("192.0.2.1 (external)"), "{text}");
+    let steps = app.admin(&format!("{path}&format=json")).await.json();
+    assert_eq!(steps["steps"][0]["step"], "listener");
+    let bad = app.admin("/explain?url=nowhere").await;
+    assert_eq!(bad.status, 400);
+    assert!(bad.text().contains("\"nowhere\" is not an absolute URL"));
+}
+
 /// Whoever else can reach the port may ask whether the worker is well, and nothing more.
 #[tokio::test]
 async fn beyond_loopback_everything_but_health_needs_the_token() {

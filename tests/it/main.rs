@@ -34,6 +34,7 @@ mod pool;
 mod redis_bus;
 mod redis_inference;
 mod redis_marks;
+mod route_tree;
 mod routes;
 mod routing;
 mod shim;

@@ -235,3 +235,70 @@ async fn a_weighted_cluster_has_edits_and_a_host_of_its_own() {
     );
     assert_eq!(other[0].header("x-envoy-original-host"), "h");
 }
+
+#[tokio::test]
+async fn the_body_of_a_direct_response_is_made_by_its_format() {
+    let text = "%REQ(:METHOD)% %REQ(X-A)% %ROUTE_NAME% %RESPONSE_CODE%: %LOCAL_REPLY_BODY%";
+    let all = json!([
+        {
+            "name": "text",
+            "match": {"prefix": "/text"},
+            "direct_response": {
+                "status": 203,
+                "body": {"inline_string": "inner"},
+                "body_format": {"text_format_source": {"inline_string": text}},
+            },
+        },
+        {
+            "match": {"prefix": "/"},
+            "direct_response": {
+                "status": 200,
+                "body_format": {
+                    "json_format": {"path": "%REQ(:PATH)%", "code": "%RESPONSE_CODE%"},
+                    "content_type": "application/problem+json",
+                },
+            },
+        },
+    ]);
+    let app = app(&all, &[]).await;
+    let mut client = Http1::connect(app.listener("web")).await;
+    let asked = request("POST", "h", "/text")
+        .header("x-a", "1")
+        .body(full(""))
+        .unwrap();
+    let reply = client.send_body(asked).await;
+    assert_eq!(reply.status, 203);
+    assert_eq!(reply.text(), "POST 1 text 203: inner");
+    assert_eq!(reply.header("content-type"), "text/plain");
+    let reply = get(app.listener("web"), "h", "/x?y").await;
+    assert_eq!(reply.json(), json!({"path": "/x?y", "code": 200}));
+    assert_eq!(reply.header("content-type"), "application/problem+json");
+}
+
+#[tokio::test]
+async fn a_connection_that_was_idle_for_too_long_still_takes_one_request() {
+    let manager = http(&json!({
+        "route_config": routes(&json!([{
+            "match": {"prefix": "/"},
+            "direct_response": {"status": 200, "body": {"inline_string": "yes"}},
+        }])),
+        "common_http_protocol_options": {"idle_timeout": "0.05s"},
+        "drain_timeout": "3600s",
+    }));
+    let text = bootstrap(&[listener("web", &manager)], &[]).to_string();
+    let app = TestApp::bootstrap(&text).await;
+    let mut raw = Raw::connect(app.listener("web")).await;
+    // Before its first byte there is no telling what it speaks.
+    raw.send("GET / HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    assert_eq!(raw.answer().await.header("connection"), "");
+    let stats = app.running.stats.http("web");
+    eventually("the connection is idle", || {
+        stats.downstream_cx_idle_timeout.value() == 1
+    })
+    .await;
+    raw.send("GET / HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    let answer = raw.answer().await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "yes"));
+    assert_eq!(answer.header("connection"), "close");
+    raw.ended().await;
+}

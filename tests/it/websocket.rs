@@ -3,18 +3,21 @@
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::HeaderValue;
+use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{client_async, client_async_with_config};
+use tokio_tungstenite::{WebSocketStream, client_async, client_async_with_config};
 
 use crate::support::app::TestApp;
 use crate::support::bootstrap::{bootstrap, cluster, http, listener, routes};
 use crate::support::circuit::circuit;
+use crate::support::client::{Body, Http2, empty};
 use crate::support::origin::Origin;
 use crate::support::raw::{End, Raw};
 use crate::support::{own_address, within, ws};
@@ -353,4 +356,91 @@ async fn a_tunnel_to_a_former_kernel_ends_with_the_circuit() {
     app.remove(&circuit).await;
     ws::until_closed(&mut socket).await;
     old.has_no_connection().await;
+}
+
+#[tokio::test]
+async fn an_upgraded_stream_ends_with_its_duration() {
+    let origin = ws::echo_origin().await;
+    let manager = http(&json!({
+        "route_config": routes(&json!([{
+            "match": {"prefix": "/"},
+            "route": {"cluster": "a", "max_stream_duration": {"max_stream_duration": "0.3s"}},
+        }])),
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+    }));
+    let text = bootstrap(
+        &[listener("web", &manager)],
+        &[cluster("a", origin.address)],
+    );
+    let app = TestApp::bootstrap(&text.to_string()).await;
+    let mut socket = ws::open(app.listener("web"), "h", "/").await;
+    // Nobody ends it, and nothing else here has a limit.
+    ws::until_closed(&mut socket).await;
+}
+
+/// A request for a WebSocket over HTTP/2, which has no key and no `Upgrade` (RFC 8441).
+fn extended(host: &str) -> http::Request<Body> {
+    let mut request = http::Request::connect(format!("http://{host}/ws"))
+        .header("sec-websocket-version", "13")
+        .body(empty())
+        .unwrap();
+    let protocol = hyper::ext::Protocol::from_static("websocket");
+    request.extensions_mut().insert(protocol);
+    request
+}
+
+async fn extended_app(origin: &Origin) -> (TestApp, Http2) {
+    let manager = http(&json!({
+        "route_config": routes(&json!([
+            {"match": {"path": "/plain"}, "direct_response": {"status": 204}},
+            {"match": {"prefix": "/"}, "route": {"cluster": "a"}},
+        ])),
+        "http2_protocol_options": {"allow_connect": true},
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+    }));
+    let text = bootstrap(
+        &[listener("web", &manager)],
+        &[cluster("a", origin.address)],
+    );
+    let app = TestApp::bootstrap(&text.to_string()).await;
+    let client = Http2::connect(app.listener("web")).await;
+    // The settings of the proxy have come once it has answered.
+    assert_eq!(client.get("h", "/plain").await.status, 204);
+    (app, client)
+}
+
+#[tokio::test]
+async fn a_websocket_over_http2_is_an_upgrade_to_the_origin() {
+    let origin = ws::echo_origin().await;
+    let (_app, client) = extended_app(&origin).await;
+    let mut response = client.start(extended("h")).await.unwrap();
+    assert_eq!(response.status(), 200);
+    for name in ["sec-websocket-accept", "upgrade", "connection"] {
+        assert!(!response.headers().contains_key(name), "{name}");
+    }
+    let stream = within("a tunnel", hyper::upgrade::on(&mut response))
+        .await
+        .unwrap();
+    let stream = TokioIo::new(stream);
+    let mut socket = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+    for text in ["one", "two"] {
+        socket.send(Message::text(text)).await.unwrap();
+        let back = within("an echo", socket.next()).await.unwrap().unwrap();
+        assert_eq!(back, Message::text(text));
+    }
+    // Other requests go on beside it.
+    assert_eq!(client.get("h", "/plain").await.status, 204);
+    socket.close(None).await.unwrap();
+    within("the end", async {
+        while let Some(Ok(_)) = socket.next().await {}
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_origin_that_does_not_upgrade_is_no_tunnel_over_http2() {
+    let origin = Origin::fixed("declined").await;
+    let (_app, client) = extended_app(&origin).await;
+    let response = client.start(extended("h")).await.unwrap();
+    assert_eq!(response.status(), 502);
 }

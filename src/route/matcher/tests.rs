@@ -1,5 +1,6 @@
 use super::*;
-use causeway_xds::resource::matcher::{StringMatcher, StringPattern};
+use causeway_xds::resource::matcher::{HeaderMatch, HeaderMatcher, StringMatcher, StringPattern};
+use http::header::{HeaderMap, HeaderValue};
 
 struct Target(&'static str, HeaderMap);
 
@@ -46,6 +47,7 @@ fn any() -> RouteMatch {
         cookies: vec![],
         fraction: None,
         grpc: false,
+        certificate: CertificateMatch::default(),
     }
 }
 
@@ -200,4 +202,56 @@ fn a_cookie_is_found_among_others_and_may_be_unwanted() {
     }
     assert!(!cookie(false).matches(&request("/", vec![])));
     assert!(cookie(true).matches(&request("/", vec![])));
+}
+
+#[test]
+fn a_certificate_is_asked_for_or_its_absence() {
+    struct Shown(Option<bool>);
+    impl Headers for Shown {
+        fn values<'h>(&'h self, _: &str) -> Values<'h> {
+            Values::One(None)
+        }
+    }
+    impl RequestView for Shown {
+        fn path(&self) -> &str {
+            "/"
+        }
+        fn query(&self) -> &str {
+            ""
+        }
+        fn certificate(&self) -> Option<bool> {
+            self.0
+        }
+        fn random(&self) -> u64 {
+            0
+        }
+    }
+    let matches = |presented, validated, shown| {
+        let certificate = CertificateMatch {
+            presented,
+            validated,
+        };
+        let route = RouteMatch {
+            certificate,
+            ..any()
+        };
+        compile(route).matches(&Shown(shown))
+    };
+    let (none, strange, known) = (None, Some(false), Some(true));
+    assert_eq!(
+        [none, strange, known].map(|s| matches(Some(true), None, s)),
+        [false, true, true]
+    );
+    assert_eq!(
+        [none, strange, known].map(|s| matches(Some(false), None, s)),
+        [true, false, false]
+    );
+    assert_eq!(
+        [none, strange, known].map(|s| matches(None, Some(true), s)),
+        [false, false, true]
+    );
+    assert_eq!(
+        [none, strange, known].map(|s| matches(None, Some(false), s)),
+        [true, true, false]
+    );
 }

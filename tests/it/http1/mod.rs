@@ -48,12 +48,13 @@ async fn one_connection_serves_many_requests_over_one_upstream_connection() {
 }
 
 #[tokio::test]
-async fn an_idle_client_is_told_at_once_when_its_time_is_over() {
+async fn an_idle_client_is_told_when_its_drain_is_over() {
     let origin = Origin::fixed("ok").await;
     let manager = http(&json!({
         "route_config": to("a"),
         "common_http_protocol_options": {"idle_timeout": "0.1s"},
-        "delayed_close_timeout": "25s",
+        "drain_timeout": "0.05s",
+        "delayed_close_timeout": "0.05s",
     }));
     let clusters = [cluster("a", origin.address)];
     let text = bootstrap(&[listener("web", &manager)], &clusters).to_string();

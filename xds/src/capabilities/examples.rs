@@ -170,11 +170,37 @@ fn routes() -> Value {
                     },
                 },
                 {
-                    "match": {"path": "/"},
-                    "direct_response": {"status": 200, "body": {"inline_string": "x"}},
+                    "match": {"path": "/", "tls_context": {}},
+                    "direct_response": {
+                        "status": 200,
+                        "body": {"inline_string": "x"},
+                        "body_format": {"text_format": "x"},
+                    },
                 },
             ],
+        }, {
+            "name": "t",
+            "domains": ["t"],
+            "matcher": tree(),
         }],
+    })
+}
+
+fn tree() -> Value {
+    let input = any(
+        "envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
+        json!({"header_name": "x"}),
+    );
+    let input = json!({"name": "i", "typed_config": input});
+    let route = json!({"match": {"prefix": "/"}, "direct_response": {"status": 200}});
+    let route = any("envoy.config.route.v3.Route", route);
+    let action = json!({"action": {"name": "a", "typed_config": route}});
+    let single = json!({"single_predicate": {"input": input, "value_match": {"exact": "x"}}});
+    let list = json!([{"predicate": single, "on_match": action}]);
+    let map = json!({"input": input, "exact_match_map": {"map": {"x": action}}});
+    json!({
+        "matcher_list": {"matchers": list},
+        "on_no_match": {"matcher": {"matcher_tree": map}},
     })
 }
 

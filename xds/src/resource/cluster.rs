@@ -297,6 +297,8 @@ pub struct Http2Options {
     pub max_concurrent_streams: Option<u32>,
     pub initial_stream_window_size: Option<u32>,
     pub initial_connection_window_size: Option<u32>,
+    /// Upgrades by extended CONNECT (RFC 8441) are offered; never set in a cluster.
+    pub allow_connect: bool,
     /// Pings on the connection (`connection_keepalive`); never set in a listener.
     pub keepalive: Option<Http2Keepalive>,
 }

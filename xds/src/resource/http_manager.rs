@@ -234,6 +234,8 @@ pub struct Timeouts {
     pub request_headers: Duration,
     /// Between our last byte and the close. Default 1 s.
     pub delayed_close: Duration,
+    /// From the end of `idle` on, an HTTP/1 connection still takes a request. Default 5 s.
+    pub drain: Duration,
     /// From the beginning of a connection until it takes no more requests. Default none.
     pub max_connection: Duration,
 }
@@ -247,6 +249,7 @@ impl Default for Timeouts {
             request: Duration::ZERO,
             request_headers: Duration::ZERO,
             delayed_close: Duration::from_secs(1),
+            drain: Duration::from_secs(5),
             max_connection: Duration::ZERO,
         }
     }

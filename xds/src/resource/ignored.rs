@@ -275,10 +275,6 @@ pub const IGNORED: &[(&str, &str)] = &[
         "filters do not see the PROXY protocol",
     ),
     (
-        "HttpConnectionManager.drain_timeout",
-        "connections drain for as long as their streams last",
-    ),
-    (
         "HttpConnectionManager.drain_timeout_jitter",
         "connections drain at their own time anyway",
     ),

@@ -9,13 +9,17 @@ mod mirror;
 mod redirect;
 mod retry;
 mod template;
+mod tree;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::config_source::ConfigSource;
+use super::format::FormatString;
 use super::fraction::RuntimeFraction;
 use super::headers::HeaderEdits;
+use super::matcher::tree::Tree;
 use super::matcher::{CookieMatcher, HeaderMatcher, QueryMatcher};
 use super::metadata::Labels;
 pub use super::metadata::MetadataValue;
@@ -67,6 +71,9 @@ pub struct VirtualHost {
     /// Lower case. `*`, `*.suffix`, `*-suffix`, `prefix.*` or exact, port included if given.
     pub domains: Vec<String>,
     pub routes: Vec<Route>,
+    /// Which of `routes` are looked through, each in order: all of them when there is no tree
+    /// (`matcher`, whose actions are `Route` and `RouteList`).
+    pub tree: Option<Arc<Tree<Range<usize>>>>,
     pub require_tls: RequireTls,
     pub edits: HeaderEdits,
     /// `include_request_attempt_count`.
@@ -124,6 +131,17 @@ pub struct RouteMatch {
     pub fraction: Option<RuntimeFraction>,
     /// Only requests of gRPC, by their `content-type`.
     pub grpc: bool,
+    /// What the client's certificate must be (`tls_context`).
+    pub certificate: CertificateMatch,
+}
+
+/// `envoy.config.route.v3.RouteMatch.TlsContextMatchOptions`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CertificateMatch {
+    /// Whether one is shown; `None`: either will do.
+    pub presented: Option<bool>,
+    /// Whether one is shown that somebody who is trusted vouches for; `None`: either will do.
+    pub validated: Option<bool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -272,10 +290,12 @@ pub enum RedirectPath {
 }
 
 /// `envoy.config.route.v3.DirectResponseAction`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DirectResponse {
     pub status: u16,
     pub body: bytes::Bytes,
+    /// What is sent instead of `body`, which it may refer to (`%LOCAL_REPLY_BODY%`).
+    pub format: Option<FormatString>,
 }
 
 /// The two parts of the name of a virtual host that is a resource of its own. The name of a route

@@ -302,6 +302,8 @@ impl Http2Options {
         mut message: Http2ProtocolOptions,
         ctx: &Context<'_>,
     ) -> Result<Self, Invalid> {
+        let allow_connect = message.allow_connect;
+        refuse!(allow_connect);
         let max_concurrent_streams = message.max_concurrent_streams.take();
         number(
             max_concurrent_streams,
@@ -350,7 +352,6 @@ impl Http2Options {
             stream_reset_rate,
         } = message;
         refuse!(
-            allow_connect,
             allow_metadata,
             custom_settings_parameters,
             connection_keepalive
@@ -396,6 +397,7 @@ impl Http2Options {
             max_concurrent_streams: streams?,
             initial_stream_window_size: stream_window?,
             initial_connection_window_size: connection_window?,
+            allow_connect,
             keepalive: None,
         })
     }

@@ -50,10 +50,12 @@ struct Written<'t> {
 }
 
 impl Format {
+    /// Reads a format as it is written, `%COMMAND(argument):length%` among text.
+    ///
     /// # Errors
     /// A `%` that begins no command and is not doubled, a command that nobody knows, or one whose
     /// argument it does not take.
-    pub(crate) fn parse(text: &str) -> Result<Self, Invalid> {
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
         if text.len() > MAX_LENGTH {
             return Err(fault(format!("is longer than {MAX_LENGTH} bytes")));
         }

@@ -111,13 +111,11 @@ impl HttpManager {
             forward_proto_config,
         );
         refuse_true!(add_user_agent);
-        duration(drain_timeout, "drain_timeout")?;
         accept!(ctx, "HttpConnectionManager":
             tracing,
             http1_safe_max_connection_duration,
             http3_protocol_options,
             stream_flush_timeout,
-            drain_timeout,
             drain_timeout_jitter,
             access_log_flush_interval,
             flush_access_log_on_new_request,
@@ -151,6 +149,7 @@ impl HttpManager {
                 .unwrap_or(default.request_headers),
             delayed_close: duration(delayed_close_timeout, "delayed_close_timeout")?
                 .unwrap_or(default.delayed_close),
+            drain: duration(drain_timeout, "drain_timeout")?.unwrap_or(default.drain),
             max_connection: max_connection.unwrap_or(default.max_connection),
         };
         let max_request_headers_kb =

@@ -168,12 +168,12 @@ fn who_is_believed_about_the_client_is_read() {
 }
 
 #[test]
-fn how_long_a_connection_drains_is_accepted_and_noted() {
+fn a_field_without_effect_is_accepted_and_noted() {
     let mut message = manager();
-    message.drain_timeout = seconds(5);
+    message.http1_safe_max_connection_duration = true;
     assert_eq!(
         decoded(&with_manager(message)).ignored,
-        ["HttpConnectionManager.drain_timeout"]
+        ["HttpConnectionManager.http1_safe_max_connection_duration"]
     );
 }
 
@@ -465,12 +465,6 @@ fn protocol_options_are_refused_by_path() {
                 "http2_protocol_options.connection_keepalive: not supported yet",
                 |m| {
                     http2(m).connection_keepalive = Some(Default::default());
-                },
-            ),
-            (
-                "http2_protocol_options.allow_connect: not supported yet",
-                |m| {
-                    http2(m).allow_connect = true;
                 },
             ),
             (

@@ -21,6 +21,7 @@ use crate::reject::Invalid;
 use crate::resource::context::{
     At, Context, accept, duration, each, enumeration, fault, flag, not_empty, refuse,
 };
+use crate::resource::format::FormatString;
 use crate::resource::headers::{header_name, header_value};
 use crate::resource::matcher::substitution;
 use crate::resource::tls::DataSource;
@@ -50,7 +51,7 @@ impl Action {
             Kind::Redirect(action) => Redirect::decode(action, ctx)
                 .at("redirect")
                 .map(|r| Self::Redirect(Box::new(r))),
-            Kind::DirectResponse(action) => DirectResponse::decode(action)
+            Kind::DirectResponse(action) => DirectResponse::decode(action, ctx)
                 .at("direct_response")
                 .map(Self::Direct),
             Kind::FilterAction(_) => unsupported("filter_action"),
@@ -325,13 +326,12 @@ impl Upgrade {
 }
 
 impl DirectResponse {
-    fn decode(message: DirectResponseAction) -> Result<Self, Invalid> {
+    fn decode(message: DirectResponseAction, ctx: &Context<'_>) -> Result<Self, Invalid> {
         let DirectResponseAction {
             status,
             body,
             body_format,
         } = message;
-        refuse!(body_format);
         let status = match u16::try_from(status) {
             Ok(status @ 200..=599) => status,
             _ => {
@@ -349,6 +349,10 @@ impl DirectResponse {
         Ok(Self {
             status,
             body: body.into(),
+            format: body_format
+                .map(|format| FormatString::decode(format, ctx))
+                .transpose()
+                .at("body_format")?,
         })
     }
 }

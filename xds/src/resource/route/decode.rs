@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use super::{
-    Action, MetadataValue, Mirror, PathMatch, PathTemplate, RequireTls, Retry, Route,
-    RouteConfiguration, RouteMatch, VirtualHost, VirtualHostKey, domains,
+    Action, CertificateMatch, MetadataValue, Mirror, PathMatch, PathTemplate, RequireTls, Retry,
+    Route, RouteConfiguration, RouteMatch, VirtualHost, VirtualHostKey, domains, tree,
 };
 use crate::proto::core::Metadata;
 use crate::proto::google::protobuf::value;
-use crate::proto::route::route_match::{ConnectMatcher, GrpcRouteMatchOptions, PathSpecifier};
+use crate::proto::route::route_match::{
+    ConnectMatcher, GrpcRouteMatchOptions, PathSpecifier, TlsContextMatchOptions,
+};
 use crate::proto::route::virtual_host::TlsRequirementType;
 use crate::proto::route::{self, Vhds};
 use crate::proto::{self, UInt32Value, UInt64Value};
@@ -165,7 +167,6 @@ impl VirtualHost {
             route_specifiers,
         } = message;
         refuse!(
-            matcher,
             rate_limits,
             cors,
             retry_policy_typed_config,
@@ -176,10 +177,16 @@ impl VirtualHost {
         if domains.is_empty() {
             return Err(Invalid::at("domains", "must not be empty"));
         }
+        if matcher.is_some() && !routes.is_empty() {
+            return Err(Invalid::at("matcher", "is given together with routes"));
+        }
+        let mut routes = each("routes", routes, |route| Route::decode(route, ctx))?;
+        let tree = matcher.map(|matcher| tree::decode(matcher, &mut routes, ctx));
         Ok(Self {
             name: not_empty(name, "name")?,
             domains: each("domains", domains, domains::decode)?,
-            routes: each("routes", routes, |route| Route::decode(route, ctx))?,
+            tree: tree.transpose().at("matcher")?.map(Arc::new),
+            routes,
             require_tls: match enumeration(require_tls, "require_tls")? {
                 TlsRequirementType::None => RequireTls::None,
                 TlsRequirementType::ExternalOnly => RequireTls::ExternalOnly,
@@ -210,8 +217,12 @@ impl VirtualHost {
                 continue;
             };
             if direct.body.len() > max as usize {
+                let place = match &self.tree {
+                    None => format!("routes[{index}].direct_response.body"),
+                    Some(_) => format!("matcher: route {index} of it: direct_response.body"),
+                };
                 return Err(Invalid::at(
-                    format!("routes[{index}].direct_response.body"),
+                    place,
                     format!("{} bytes are more than {max}", direct.body.len()),
                 ));
             }
@@ -221,7 +232,7 @@ impl VirtualHost {
 }
 
 impl Route {
-    fn decode(message: route::Route, ctx: &Context<'_>) -> Result<Self, Invalid> {
+    pub(super) fn decode(message: route::Route, ctx: &Context<'_>) -> Result<Self, Invalid> {
         #[allow(deprecated, reason = "named so that nothing is skipped")]
         let route::Route {
             name,
@@ -320,7 +331,7 @@ impl RouteMatch {
             filter_state,
             path_specifier,
         } = message;
-        refuse!(tls_context, dynamic_metadata, filter_state);
+        refuse!(dynamic_metadata, filter_state);
         let grpc = grpc.map(|GrpcRouteMatchOptions {}| ()).is_some();
         Ok(Self {
             path: PathMatch::decode(required(path_specifier, "path_specifier")?, ctx)?,
@@ -339,6 +350,16 @@ impl RouteMatch {
                 .transpose()
                 .at("runtime_fraction")?,
             grpc,
+            certificate: tls_context.map_or_else(CertificateMatch::default, |tls| {
+                let TlsContextMatchOptions {
+                    presented,
+                    validated,
+                } = tls;
+                CertificateMatch {
+                    presented: presented.map(|flag| flag.value),
+                    validated: validated.map(|flag| flag.value),
+                }
+            }),
         })
     }
 }

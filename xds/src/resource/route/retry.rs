@@ -82,6 +82,14 @@ pub struct ResetHeader {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RetryOn(u32);
 
+impl std::fmt::Display for RetryOn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names = Self::NAMES.iter().filter(|(_, on)| self.has(*on));
+        let names: Vec<_> = names.map(|(name, _)| *name).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
 impl RetryOn {
     pub const SERVER_ERROR: Self = Self(1);
     pub const GATEWAY_ERROR: Self = Self(1 << 1);
@@ -117,26 +125,31 @@ impl RetryOn {
 
     /// One condition by its name.
     pub fn named(name: &str) -> Option<Self> {
-        Some(match name {
-            "5xx" => Self::SERVER_ERROR,
-            "gateway-error" => Self::GATEWAY_ERROR,
-            "connect-failure" => Self::CONNECT_FAILURE,
-            "envoy-ratelimited" => Self::ENVOY_RATE_LIMITED,
-            "retriable-4xx" => Self::RETRIABLE_4XX,
-            "refused-stream" => Self::REFUSED_STREAM,
-            "retriable-status-codes" => Self::RETRIABLE_STATUS_CODES,
-            "retriable-headers" => Self::RETRIABLE_HEADERS,
-            "reset" => Self::RESET,
-            "reset-before-request" => Self::RESET_BEFORE_REQUEST,
-            "http3-post-connect-failure" => Self::HTTP3_POST_CONNECT_FAILURE,
-            "cancelled" => Self::GRPC_CANCELLED,
-            "deadline-exceeded" => Self::GRPC_DEADLINE_EXCEEDED,
-            "resource-exhausted" => Self::GRPC_RESOURCE_EXHAUSTED,
-            "unavailable" => Self::GRPC_UNAVAILABLE,
-            "internal" => Self::GRPC_INTERNAL,
-            _ => return None,
-        })
+        let mut all = Self::NAMES.iter();
+        all.find(|(known, _)| *known == name).map(|(_, on)| *on)
     }
+
+    const NAMES: [(&'static str, Self); 16] = [
+        ("5xx", Self::SERVER_ERROR),
+        ("gateway-error", Self::GATEWAY_ERROR),
+        ("connect-failure", Self::CONNECT_FAILURE),
+        ("envoy-ratelimited", Self::ENVOY_RATE_LIMITED),
+        ("retriable-4xx", Self::RETRIABLE_4XX),
+        ("refused-stream", Self::REFUSED_STREAM),
+        ("retriable-status-codes", Self::RETRIABLE_STATUS_CODES),
+        ("retriable-headers", Self::RETRIABLE_HEADERS),
+        ("reset", Self::RESET),
+        ("reset-before-request", Self::RESET_BEFORE_REQUEST),
+        (
+            "http3-post-connect-failure",
+            Self::HTTP3_POST_CONNECT_FAILURE,
+        ),
+        ("cancelled", Self::GRPC_CANCELLED),
+        ("deadline-exceeded", Self::GRPC_DEADLINE_EXCEEDED),
+        ("resource-exhausted", Self::GRPC_RESOURCE_EXHAUSTED),
+        ("unavailable", Self::GRPC_UNAVAILABLE),
+        ("internal", Self::GRPC_INTERNAL),
+    ];
 
     /// A list of conditions, as a request writes it: those that are not known are passed over.
     pub fn lenient(list: &str) -> Self {

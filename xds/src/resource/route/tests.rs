@@ -209,7 +209,8 @@ fn redirects_and_direct_responses_are_read() {
         direct,
         DirectResponse {
             status: 418,
-            body: "from a file".into()
+            body: "from a file".into(),
+            format: None,
         }
     );
 }
@@ -453,9 +454,6 @@ fn a_match_is_refused_by_path() {
             ),
             ("match.query_parameters[0].name: must not be empty", |r| {
                 inner(r).query_parameters = vec![Default::default()];
-            }),
-            ("match.tls_context: not supported yet", |r| {
-                inner(r).tls_context = Some(Default::default())
             }),
             (
                 "match.path_separated_prefix: must not end with a slash",

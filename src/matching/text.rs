@@ -1,5 +1,7 @@
 //! Tests of one text: a header, a query parameter, a cookie.
 
+use std::fmt;
+
 use causeway_xds::resource::matcher::{StringMatcher, StringPattern};
 use regex::bytes::Regex;
 
@@ -33,6 +35,23 @@ pub fn same(a: &[u8], b: &[u8], ignore_case: bool) -> bool {
         a.eq_ignore_ascii_case(b)
     } else {
         a == b
+    }
+}
+
+impl fmt::Display for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, text, ignore_case) = match self {
+            Self::Present => return f.write_str("is there"),
+            Self::Absent => return f.write_str("is not there"),
+            Self::Range { start, end } => return write!(f, "is a number in {start}..{end}"),
+            Self::Regex(regex) => return write!(f, "matches {:?}", regex.as_str()),
+            Self::Exact { text, ignore_case } => ("is", text, ignore_case),
+            Self::Prefix { text, ignore_case } => ("begins with", text, ignore_case),
+            Self::Suffix { text, ignore_case } => ("ends with", text, ignore_case),
+            Self::Contains { text, ignore_case } => ("contains", text, ignore_case),
+        };
+        let case = if *ignore_case { " in any case" } else { "" };
+        write!(f, "{what} {:?}{case}", String::from_utf8_lossy(text))
     }
 }
 
