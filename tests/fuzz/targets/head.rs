@@ -21,7 +21,9 @@ fn parse(bytes: &[u8]) -> Option<Parts> {
     parsed.is_complete().then_some(())?;
     let (mut parts, ()) = Request::new(()).into_parts();
     parts.method = Method::from_bytes(head.method?.as_bytes()).ok()?;
-    parts.uri = head.path?.parse::<Uri>().ok()?;
+    // A fragment is refused by the bytes as they came, which are not here.
+    let target = head.path.filter(|target| !target.contains('#'))?;
+    parts.uri = target.parse::<Uri>().ok()?;
     for field in head.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
         let value = HeaderValue::from_bytes(field.value).ok()?;
