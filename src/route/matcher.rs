@@ -30,7 +30,7 @@ struct Rare {
 
 /// What a query parameter must be.
 #[derive(Debug)]
-struct CompiledQuery {
+pub(super) struct CompiledQuery {
     name: String,
     test: Test,
 }
@@ -223,7 +223,7 @@ pub fn cookie_value<'c>(cookies: &'c [u8], name: &str) -> Option<&'c [u8]> {
 }
 
 impl CompiledQuery {
-    fn compile(model: &QueryMatcher) -> Self {
+    pub(super) fn compile(model: &QueryMatcher) -> Self {
         Self {
             name: model.name.clone(),
             test: match &model.value {
@@ -234,7 +234,7 @@ impl CompiledQuery {
         }
     }
 
-    fn matches(&self, query: &str) -> bool {
+    pub(super) fn matches(&self, query: &str) -> bool {
         match (&self.test, query_value(query, &self.name)) {
             (Test::Absent, value) => value.is_none(),
             (test, Some(value)) => test.matches(value),
