@@ -3,5 +3,6 @@
 pub mod access;
 pub mod error_pages;
 pub mod forwarded;
+pub mod jwt_authn;
 pub mod path_prefix;
 pub mod usage;

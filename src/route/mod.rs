@@ -16,7 +16,7 @@ pub mod redirect;
 pub mod retry;
 pub mod rewrite;
 mod table;
-mod text;
+pub mod text;
 
 use std::sync::Arc;
 

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use super::RequestView;
 use super::matcher::{CompiledQuery, HeaderCondition, query_value};
 use crate::runtime::layers::{Key, Layers};
+use crate::util::percent_decoded;
 
 /// The rate limits of a route and of what is around it.
 #[derive(Debug)]
@@ -288,8 +289,9 @@ fn simple<'a, R: RequestView>(action: &'a Action, of: &Counted<'_, R>) -> Entry<
             key,
             skip_if_absent,
         } => {
-            let value = query_value(of.request.query(), parameter);
-            Entry::of(key, value.map(percent_decoded), *skip_if_absent)
+            let value = query_value(of.request.query(), parameter).map(percent_decoded);
+            let text = value.map(|v| String::from_utf8_lossy(&v).into_owned());
+            Entry::of(key, text, *skip_if_absent)
         }
         Action::AddressMatch {
             key,
@@ -328,23 +330,6 @@ fn text_at(value: &MetadataValue, at: &MetadataKey) -> Option<String> {
         MetadataValue::Text(text) if !text.is_empty() => Some(text.clone()),
         _ => None,
     }
-}
-
-/// As URLs write bytes; what is no such writing stays.
-fn percent_decoded(text: &[u8]) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let [first, more @ ..] = rest {
-        let digits = more
-            .get(..2)
-            .filter(|d| *first == b'%' && d.iter().all(u8::is_ascii_hexdigit));
-        let byte = digits
-            .and_then(|d| std::str::from_utf8(d).ok())
-            .and_then(|d| u8::from_str_radix(d, 16).ok());
-        out.push(byte.unwrap_or(*first));
-        rest = if byte.is_some() { &more[2..] } else { more };
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 #[cfg(test)]

@@ -160,9 +160,3 @@ fn limits_of_the_virtual_host_count_where_the_route_has_none() {
     let none: Arc<[Limit]> = Arc::new([]);
     assert!(RateLimits::compile(&[], false, &none, &layers).is_none());
 }
-
-#[test]
-fn what_is_no_escape_stays() {
-    assert_eq!(percent_decoded(b"a%20b%2"), "a b%2");
-    assert_eq!(percent_decoded(b"%zz%+1"), "%zz%+1");
-}
