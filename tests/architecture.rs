@@ -26,7 +26,7 @@ const ROWS: &[&[&str]] = &[
         "runtime",
         "net",
     ],
-    &["tls", "filter", "route", "access_log", "local_reply"],
+    &["tls", "route", "filter", "access_log", "local_reply"],
     &["upstream", "cluster", "management_server"],
     &["snapshot"],
     &["http", "tcp"],
@@ -321,7 +321,7 @@ fn a_forbidden_import_names_file_line_arrow_and_choice() {
     assert_eq!(complaints.len(), 1);
     assert!(complaints[0].starts_with("src/route/table.rs:3: `route -> http` is not an arrow"));
     assert!(
-        complaints[0].contains("route may import: config, error, filter, formatter, net, runtime")
+        complaints[0].contains("route may import: config, error, formatter, net, runtime")
     );
 }
 
