@@ -6,12 +6,15 @@
 pub mod body;
 pub mod call;
 mod chain;
+#[cfg(test)]
+mod contract;
 pub mod http;
 mod local_reply;
 pub mod registry;
 mod state;
 #[cfg(test)]
 mod testing;
+mod view;
 
 use std::any::Any;
 use std::fmt;

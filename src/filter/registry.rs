@@ -110,6 +110,7 @@ pub const FACTORIES: &[Factory] = &[
     http::access::FACTORY,
     http::error_pages::FACTORY,
     http::forwarded::FACTORY,
+    http::jwt_authn::FACTORY,
     http::path_prefix::FACTORY,
     http::usage::FACTORY,
 ];
