@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod error_pages;
+pub mod ext_authz;
 pub mod forwarded;
 pub mod jwt_authn;
 pub mod path_prefix;

@@ -109,6 +109,7 @@ pub enum LinkConfig<'c> {
 pub const FACTORIES: &[Factory] = &[
     http::access::FACTORY,
     http::error_pages::FACTORY,
+    http::ext_authz::FACTORY,
     http::forwarded::FACTORY,
     http::jwt_authn::FACTORY,
     http::path_prefix::FACTORY,

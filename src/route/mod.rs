@@ -7,7 +7,7 @@
 pub mod action;
 pub mod destination;
 pub mod edits;
-mod fraction;
+pub mod fraction;
 pub mod hash;
 mod index;
 pub mod matcher;

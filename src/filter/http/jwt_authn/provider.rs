@@ -185,7 +185,7 @@ impl Provider {
                 text.push('=');
             }
             if let Ok(value) = HeaderValue::try_from(text) {
-                headers.insert(name, value);
+                headers.append(name, value);
             }
         }
         for claim in &self.claims {
@@ -193,7 +193,7 @@ impl Provider {
             // What cannot be the value of a header is not sent, and nothing else in its place.
             let value = text.filter(|text| !text.is_empty());
             if let Some(Ok(value)) = value.map(HeaderValue::try_from) {
-                headers.insert(&claim.header, value);
+                headers.append(&claim.header, value);
             }
         }
     }

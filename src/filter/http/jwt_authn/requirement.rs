@@ -242,7 +242,7 @@ impl Requirement {
                 for requirement in list {
                     match requirement.check(request, providers, keys, found) {
                         Err(Stop::Denied(status)) => {
-                            if !status.is_weak() || told.is_none_or(Status::is_weak) {
+                            if told.is_none_or(|told: Status| told.weight() <= status.weight()) {
                                 told = Some(status);
                             }
                         }

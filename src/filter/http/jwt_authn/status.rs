@@ -110,8 +110,12 @@ impl Status {
         }
     }
 
-    /// Says little about why: another status of the same request is told instead.
-    pub const fn is_weak(self) -> bool {
-        matches!(self, Self::Missing | Self::UnknownIssuer)
+    /// How much it says about why: what says more is told, and of the same kind the later one.
+    pub const fn weight(self) -> u8 {
+        match self {
+            Self::Missing => 0,
+            Self::UnknownIssuer => 1,
+            _ => 2,
+        }
     }
 }
