@@ -8,6 +8,7 @@ pub mod call;
 mod chain;
 #[cfg(test)]
 mod contract;
+pub mod flag;
 pub mod http;
 mod local_reply;
 pub mod registry;
@@ -33,7 +34,7 @@ pub use state::{StreamState, WantedEndpoint};
 
 use crate::error::{Failure, ResponseFlag};
 use crate::formatter::{Facts, Wants};
-use crate::route::Said;
+use crate::route::{Route, Said};
 use crate::tls::Session;
 use body::{BodySlot, Read, Transform, Transformed, Whole};
 use call::Calls;
@@ -58,6 +59,11 @@ pub trait Around {
 
     /// Of the route, and of the cluster that the route leads to; may be empty.
     fn cluster(&self) -> &str;
+
+    /// Of the request; `None` also where it is not known any more.
+    fn route(&self) -> Option<&Route> {
+        None
+    }
 }
 
 /// What is there of a request and its response.
@@ -145,6 +151,10 @@ impl<'s> Stream<'s> {
     /// The cluster that the route leads to; may be empty.
     pub fn cluster(&self) -> &'s str {
         self.around.cluster()
+    }
+
+    pub fn route(&self) -> Option<&'s Route> {
+        self.around.route()
     }
 
     /// Something for this filter's [`HttpFilter::response`].

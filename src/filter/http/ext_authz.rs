@@ -16,23 +16,24 @@ use causeway_xds::proto::envoy::extensions::filters::http::ext_authz::v3 as prot
 use causeway_xds::proto::envoy::service::auth::v3::CheckResponse;
 use causeway_xds::refuse;
 use causeway_xds::reject::Invalid;
-use causeway_xds::resource::parts::{At, feature_flag, flag, required, runtime_fraction};
+use causeway_xds::resource::parts::{At, flag, required, runtime_fraction};
 use http::header::{HeaderName, HeaderValue, UPGRADE};
 use http::{Method, StatusCode};
 use proto::ext_authz_per_route::Override;
 
 use self::check::{Grpc, Seen, Shown, http_request};
-use self::config::{AnyOf, BodyRule, GrpcCall, HttpService, Service};
+pub use self::config::GrpcCall;
+use self::config::{AnyOf, BodyRule, HttpService, Service};
 use self::verdict::{Allowed, Denied, Edit, Verdict};
 use super::super::body::{Read, rejoined};
 use super::super::call::{CallError, fetch, unary};
+use super::super::flag::Flag;
 use super::super::registry::{Context, decode};
 use super::super::{Answer, Factory, Flow, HttpFilter, LocalReply, Stream, Then};
 use crate::error::ResponseFlag;
 use crate::formatter::Wants;
 use crate::route::RouteConfig;
 use crate::route::fraction::Share;
-use crate::runtime::layers::Key;
 use crate::telemetry::stats::Counter;
 
 const NAME: &str = "envoy.filters.http.ext_authz";
@@ -75,7 +76,7 @@ struct Inner {
     /// Bytes of the body of a refusal that the client gets to see.
     max_denied_body: Option<usize>,
     enabled: Option<Share>,
-    deny_at_disable: Option<(bool, Key)>,
+    deny_at_disable: Option<Flag>,
     stats: Stats,
 }
 
@@ -161,7 +162,7 @@ fn build(config: &TypedExtension, context: &Context) -> Result<Arc<dyn HttpFilte
         .transpose()
         .at("filter_enabled")?;
     let deny = deny_at_disable
-        .map(feature_flag)
+        .map(|flag| Flag::decode(flag, &context.layers))
         .transpose()
         .at("deny_at_disable")?;
     Ok(Arc::new(ExtAuthz(Arc::new(Inner {
@@ -191,7 +192,7 @@ fn build(config: &TypedExtension, context: &Context) -> Result<Arc<dyn HttpFilte
             max => Some(max as usize),
         },
         enabled: enabled.map(|share| Share::compile(&share, &context.layers)),
-        deny_at_disable: deny.map(|(flag, key)| (flag, context.layers.key(&key))),
+        deny_at_disable: deny,
         stats: Stats {
             ok: counter("ok"),
             denied: counter("denied"),
@@ -265,7 +266,7 @@ impl HttpFilter for ExtAuthz {
         if inner.enabled.as_ref().is_some_and(|share| !takes(share)) {
             inner.stats.disabled.inc();
             return match &inner.deny_at_disable {
-                Some((flag, key)) if key.flag().unwrap_or(*flag) => {
+                Some(flag) if flag.is_on() => {
                     let reply = LocalReply::new(inner.status_on_error, "ext_authz_error");
                     Flow::reply(reply.flagged(ResponseFlag::Unauthorized))
                 }
