@@ -2,7 +2,6 @@
 
 pub mod access;
 pub mod buffer;
-mod compression;
 pub mod compressor;
 pub mod decompressor;
 pub mod error_pages;

@@ -6,6 +6,7 @@
 pub mod body;
 pub mod call;
 mod chain;
+mod compression;
 #[cfg(test)]
 mod contract;
 pub mod flag;

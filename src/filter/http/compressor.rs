@@ -25,9 +25,9 @@ use proto::compressor_per_route::Override;
 use self::accept::{Choice, choose};
 use self::direction::Direction;
 pub use self::direction::has_token;
+use super::super::compression::{Encoding, compressor};
 use super::super::registry::{Context, decode};
 use super::super::{Answer, Factory, Flow, HttpFilter, Stream};
-use super::compression::{Encoding, compressor};
 use crate::route::RouteConfig;
 use crate::telemetry::stats::Counter;
 

@@ -14,10 +14,10 @@ use http::header::{
     TRANSFER_ENCODING,
 };
 
+use super::super::compression::{Decoding, Decompress, decompressor};
 use super::super::flag::Flag;
 use super::super::registry::{Context, decode};
 use super::super::{Answer, Factory, Flow, HttpFilter, Stream};
-use super::compression::{Decoding, Decompress, decompressor};
 use super::compressor::has_token;
 use crate::telemetry::stats::Counter;
 

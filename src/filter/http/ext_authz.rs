@@ -5,25 +5,17 @@
 
 mod check;
 mod config;
+mod per_route;
 #[cfg(test)]
 mod tests;
 mod verdict;
 
 use std::sync::Arc;
 
-use causeway_xds::extension::TypedExtension;
-use causeway_xds::proto::envoy::extensions::filters::http::ext_authz::v3 as proto;
-use causeway_xds::proto::envoy::service::auth::v3::CheckResponse;
-use causeway_xds::refuse;
-use causeway_xds::reject::Invalid;
-use causeway_xds::resource::parts::{At, flag, required, runtime_fraction};
-use http::header::{HeaderName, HeaderValue, UPGRADE};
-use http::{Method, StatusCode};
-use proto::ext_authz_per_route::Override;
-
 use self::check::{Grpc, Seen, Shown, http_request};
-pub use self::config::GrpcCall;
 use self::config::{AnyOf, BodyRule, HttpService, Service};
+pub use self::config::{GrpcCall, check_version};
+use self::per_route::PerRoute;
 use self::verdict::{Allowed, Denied, Edit, Verdict};
 use super::super::body::{Read, rejoined};
 use super::super::call::{CallError, fetch, unary};
@@ -32,9 +24,16 @@ use super::super::registry::{Context, decode};
 use super::super::{Answer, Factory, Flow, HttpFilter, LocalReply, Stream, Then};
 use crate::error::ResponseFlag;
 use crate::formatter::Wants;
-use crate::route::RouteConfig;
 use crate::route::fraction::Share;
 use crate::telemetry::stats::Counter;
+use causeway_xds::extension::TypedExtension;
+use causeway_xds::proto::envoy::extensions::filters::http::ext_authz::v3 as proto;
+use causeway_xds::proto::envoy::service::auth::v3::CheckResponse;
+use causeway_xds::refuse;
+use causeway_xds::reject::Invalid;
+use causeway_xds::resource::parts::{At, flag, required, runtime_fraction};
+use http::header::{HeaderName, HeaderValue, UPGRADE};
+use http::{Method, StatusCode};
 
 const NAME: &str = "envoy.filters.http.ext_authz";
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -49,7 +48,7 @@ pub const FACTORY: Factory = Factory {
     build,
     per_route: &[(
         "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute",
-        build_per_route,
+        per_route::build,
     )],
 };
 
@@ -89,19 +88,6 @@ struct Stats {
     failure_mode_allowed: Arc<Counter>,
     invalid: Arc<Counter>,
     ignored_metadata: Arc<Counter>,
-}
-
-/// What a route says.
-#[derive(Debug)]
-enum PerRoute {
-    Disabled,
-    Settings {
-        /// Sorted.
-        context: Vec<(String, String)>,
-        /// `Some(None)`: no body is read.
-        body: Option<Option<BodyRule>>,
-        service: Option<Arc<Service>>,
-    },
 }
 
 fn build(config: &TypedExtension, context: &Context) -> Result<Arc<dyn HttpFilter>, Invalid> {
@@ -203,48 +189,6 @@ fn build(config: &TypedExtension, context: &Context) -> Result<Arc<dyn HttpFilte
             ignored_metadata: counter("ignored_dynamic_metadata"),
         },
     }))))
-}
-
-fn build_per_route(config: &TypedExtension, _: &Context) -> Result<RouteConfig, Invalid> {
-    let proto::ExtAuthzPerRoute { r#override } = decode(config)?;
-    let settings = match required(r#override, "override")? {
-        Override::Disabled(true) => return Ok(RouteConfig::new(PerRoute::Disabled)),
-        Override::Disabled(false) => {
-            return Err(Invalid::at("disabled", "must be true if it is given"));
-        }
-        Override::CheckSettings(settings) => settings,
-    };
-    let (settings, wants) = check_settings(settings).at("check_settings")?;
-    Ok(RouteConfig::new(settings).wanting(wants))
-}
-
-fn check_settings(message: proto::CheckSettings) -> Result<(PerRoute, Wants), Invalid> {
-    let proto::CheckSettings {
-        context_extensions,
-        disable_request_body_buffering,
-        with_request_body,
-        emit_client_span: _, // there are no spans
-        service_override,
-    } = message;
-    let body = match (disable_request_body_buffering, with_request_body) {
-        (true, Some(_)) => {
-            let reason = "may not be given together with disable_request_body_buffering";
-            return Err(Invalid::at("with_request_body", reason));
-        }
-        (true, None) => Some(None),
-        (false, None) => None,
-        (false, Some(rule)) => Some(Some(BodyRule::decode(rule).at("with_request_body")?)),
-    };
-    let service = service_override.map(Service::overriding).transpose()?;
-    let wants = service.as_ref().map(Service::wants).unwrap_or_default();
-    let mut context: Vec<_> = context_extensions.into_iter().collect();
-    context.sort();
-    let settings = PerRoute::Settings {
-        context,
-        body,
-        service: service.map(Arc::new),
-    };
-    Ok((settings, wants))
 }
 
 /// What holds for one request.

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_xds::extension::TypedExtension;
-use causeway_xds::proto::core::ApiVersion;
 use causeway_xds::proto::envoy::config::ratelimit::v3::RateLimitServiceConfig;
 use causeway_xds::proto::envoy::extensions::common::ratelimit::v3 as common;
 use causeway_xds::proto::envoy::extensions::filters::http::ratelimit::v3 as proto;
@@ -36,7 +35,7 @@ use super::super::call::{CallError, unary};
 use super::super::registry::{Context, decode};
 use super::super::view::View;
 use super::super::{Answer, Factory, Flow, HttpFilter, LocalReply, Stream, Then};
-use super::ext_authz::GrpcCall;
+use super::ext_authz::{GrpcCall, check_version};
 use crate::error::ResponseFlag;
 use crate::formatter::Wants;
 use crate::route::RouteConfig;
@@ -240,9 +239,7 @@ fn service(message: RateLimitServiceConfig) -> Result<GrpcCall, Invalid> {
         grpc_service,
         transport_api_version,
     } = message;
-    if transport_api_version != ApiVersion::V3 as i32 {
-        return Err(Invalid::at("transport_api_version", "must be V3"));
-    }
+    check_version(transport_api_version)?;
     GrpcCall::decode(required(grpc_service, "grpc_service")?).at("grpc_service")
 }
 

@@ -22,33 +22,35 @@ impl<'c> Choice<'c> {
 /// Nothing: the body stays as it is.
 pub fn choose<'c>(accepted: &str, offered: &[Choice<'c>]) -> Option<&'c str> {
     let wanted: Vec<(&str, f32)> = accepted.split(',').filter_map(wanted).collect();
-    let is_named = |name: &str| wanted.iter().any(|(w, _)| w.eq_ignore_ascii_case(name));
-    let mut best: Option<(Choice<'c>, f32)> = None;
-    let mut identity = 0.0;
+    let is_named = |name: &str| wanted.iter().any(|(w, _)| *w == name);
+    let mut best: Option<(Option<Choice<'c>>, f32)> = None;
     for (name, weight) in &wanted {
         if *weight <= 0.0 {
             continue;
         }
-        if name.eq_ignore_ascii_case("identity") {
-            identity = *weight;
-            continue;
-        }
         let found = match *name {
-            "*" => offered.iter().find(|choice| !is_named(choice.name)),
-            name => offered
-                .iter()
-                .find(|choice| choice.name.eq_ignore_ascii_case(name)),
+            // To be left as it is may be what is wanted most.
+            "identity" => None,
+            "*" => match offered.iter().find(|choice| !is_named(choice.name)) {
+                None => continue,
+                found => found,
+            },
+            name => match offered.iter().find(|choice| choice.name == name) {
+                None => continue,
+                found => found,
+            },
         };
-        let Some(choice) = found else { continue };
+        let goes_first = found.is_some_and(|choice| choice.first);
         let better = best.is_none_or(|(other, most)| {
-            *weight > most || (*weight == most && choice.first && !other.first)
+            let other_first = other.is_some_and(|choice| choice.first);
+            *weight > most || (*weight == most && goes_first && !other_first)
         });
         if better {
-            best = Some((*choice, *weight));
+            best = Some((found.copied(), *weight));
         }
     }
-    let (choice, weight) = best?;
-    (weight >= identity).then_some(choice.name)
+    let (choice, _) = best?;
+    choice.map(|choice| choice.name)
 }
 
 /// One coding of `accept-encoding`, and how much it is wanted.
@@ -85,7 +87,7 @@ mod tests {
         for (accepted, chosen) in [
             ("gzip", Some("gzip")),
             ("br", Some("br")),
-            ("GZIP", Some("gzip")),
+            ("GZIP", None),
             ("zstd, br;q=0.5", Some("br")),
             ("br, gzip", Some("br")),
             ("gzip, br", Some("gzip")),
@@ -95,7 +97,8 @@ mod tests {
             ("gzip;q=0, *;q=0.1, br;q=0", None),
             ("identity", None),
             ("identity, gzip;q=0.5", None),
-            ("identity;q=0.5, gzip;q=0.5", Some("gzip")),
+            ("identity;q=0.5, gzip;q=0.5", None),
+            ("gzip;q=0.5, identity;q=0.5", Some("gzip")),
             ("", None),
             ("deflate", None),
             ("gzip;q=x", None),

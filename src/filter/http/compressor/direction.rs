@@ -9,7 +9,7 @@ use http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName,
 };
 
-use super::super::compression::{Compress, Encoding};
+use crate::filter::compression::{Compress, Encoding};
 use crate::filter::flag::Flag;
 use crate::filter::registry::Context;
 use crate::route::text::Test;

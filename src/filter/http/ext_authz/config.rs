@@ -9,7 +9,8 @@ use causeway_xds::refuse;
 use causeway_xds::reject::Invalid;
 use causeway_xds::resource::format::Format;
 use causeway_xds::resource::parts::{
-    At, GrpcService, HttpUri, each, fault, header_format, header_name, required, string_matchers,
+    At, GrpcService, HttpUri, each, enumeration, fault, header_format, header_name, required,
+    string_matchers,
 };
 use http::header::{HeaderName, HeaderValue};
 use proto::check_settings::ServiceOverride;
@@ -104,10 +105,7 @@ impl Service {
         match service {
             Services::HttpService(service) => Self::http(service),
             Services::GrpcService(service) => {
-                // As Envoy does; the HTTP service has no versions.
-                if version != ApiVersion::V3 as i32 {
-                    return Err(Invalid::at("transport_api_version", "must be V3"));
-                }
+                check_version(version)?;
                 Self::grpc(service)
             }
         }
@@ -137,6 +135,15 @@ impl Service {
             }
         }
         wants
+    }
+}
+
+/// There is one version that services speak, which is also what is meant where none is named.
+#[allow(deprecated, reason = "the older version is named to be refused")]
+pub fn check_version(version: i32) -> Result<(), Invalid> {
+    match enumeration(version, "transport_api_version")? {
+        ApiVersion::V3 | ApiVersion::Auto => Ok(()),
+        ApiVersion::V2 => Err(Invalid::at("transport_api_version", "must be V3")),
     }
 }
 

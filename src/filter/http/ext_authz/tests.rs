@@ -20,6 +20,7 @@ use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt as _;
 use proto::ext_authz::Services;
+use proto::ext_authz_per_route::Override;
 
 use super::*;
 use crate::filter::body::{BodySlot as _, BoxBody, Whole};
@@ -427,7 +428,7 @@ fn what_is_wrong_is_refused_by_its_path() {
         "services: must be given"
     );
     let mut old = grpc();
-    old.transport_api_version = 0;
+    old.transport_api_version = core::ApiVersion::V2 as i32;
     assert_eq!(refused(&old), "transport_api_version: must be V3");
     let mut empty = http();
     empty.with_request_body = Some(proto::BufferSettings::default());

@@ -57,8 +57,6 @@ pub enum Target {
 pub enum How {
     Set,
     Add,
-    /// To a field that is there, behind a comma.
-    Extend,
     AddIfAbsent,
     SetIfPresent,
 }
@@ -118,7 +116,7 @@ impl Verdict {
                     allowed.headers.push(edit(name, value, how));
                 }
                 if service.upstream_append.matches(name.as_str()) {
-                    allowed.headers.push(edit(name, value, How::Extend));
+                    allowed.headers.push(edit(name, value, How::Add));
                 }
                 if service.client_on_success.matches(name.as_str()) {
                     allowed.response.push(edit(name, value, How::Add));
@@ -264,11 +262,10 @@ fn edit(option: HeaderValueOption, side: Side) -> Option<Edit> {
         true => header.value.into_bytes(),
         false => header.raw_value,
     };
-    let how = match (append.map(|a| a.value), side) {
-        (Some(true), Side::Request) => How::Extend,
-        (Some(true), Side::Response) => How::Add,
-        (Some(false), _) => How::Set,
-        (None, _) => match HeaderAppendAction::try_from(append_action) {
+    let how = match append.map(|a| a.value) {
+        Some(true) => How::Add,
+        Some(false) => How::Set,
+        None => match HeaderAppendAction::try_from(append_action) {
             Ok(HeaderAppendAction::AddIfAbsent) => How::AddIfAbsent,
             Ok(HeaderAppendAction::OverwriteIfExists) => How::SetIfPresent,
             // Appending is the zero of the enumeration, and so not to be told from no word at all.
@@ -374,13 +371,6 @@ impl Edit {
             How::SetIfPresent => {
                 if headers.contains_key(name) {
                     headers.insert(name, value);
-                }
-            }
-            How::Extend => {
-                if let Some(there) = headers.get_mut(name) {
-                    let all = [there.as_bytes(), value.as_bytes()].join(&b","[..]);
-                    // Two values are one.
-                    *there = HeaderValue::from_bytes(&all).unwrap_or(value);
                 }
             }
         }

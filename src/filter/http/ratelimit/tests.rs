@@ -2,7 +2,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use causeway_xds::proto::core::grpc_service::{EnvoyGrpc, TargetSpecifier};
-use causeway_xds::proto::core::{self, GrpcService};
+use causeway_xds::proto::core::{self, ApiVersion, GrpcService};
 use causeway_xds::proto::envoy::service::ratelimit::v3::rate_limit_response::{
     Code, DescriptorStatus, RateLimit as CurrentLimit, rate_limit::Unit as CurrentUnit,
 };
