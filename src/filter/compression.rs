@@ -8,8 +8,6 @@ mod library;
 #[cfg(test)]
 mod tests;
 
-use bytes::Bytes;
-
 pub use decode::Decompress;
 pub use encode::Compress;
 pub use library::{compressor, decompressor};
@@ -55,9 +53,4 @@ pub struct Decoding {
     pub coding: Coding,
     /// So many times its own size may a body become.
     pub max_ratio: u64,
-}
-
-/// Takes what was written so far.
-fn taken(sink: &mut Vec<u8>) -> Bytes {
-    Bytes::from(std::mem::take(sink))
 }

@@ -9,11 +9,13 @@ use http::HeaderMap;
 use http_body::Frame;
 use zstd::stream::write::Decoder as ZstdDecoder;
 
-use super::{Coding, Decoding, taken};
+use super::{Coding, Decoding};
 use crate::filter::body::{BodyError, Frames, Transform};
 
 /// Bytes that are taken in at once, so that no more than a bound comes of them unseen.
 const STEP: usize = 4096;
+/// The logarithm of the largest window that a body may ask for (RFC 9659).
+const ZSTD_WINDOW: u32 = 23;
 /// What a body may become in any case, however small it was.
 const ALWAYS: u64 = 64 * 1024;
 
@@ -25,20 +27,24 @@ pub struct Decompress {
 }
 
 enum Decoder {
-    Gzip(MultiGzDecoder<Vec<u8>>),
-    Brotli(Box<DecompressorWriter<Vec<u8>>>),
-    Zstd(ZstdDecoder<'static, Vec<u8>>),
+    Gzip(MultiGzDecoder<Sink>),
+    Brotli(Box<DecompressorWriter<Sink>>),
+    Zstd(ZstdDecoder<'static, Sink>),
 }
 
 impl Decompress {
     /// # Errors
     /// The decoder cannot be had.
     pub fn new(decoding: &Decoding) -> Result<Self, io::Error> {
-        let sink = Vec::new();
+        let sink = Sink::default();
         let decoder = match decoding.coding {
             Coding::Gzip => Decoder::Gzip(MultiGzDecoder::new(sink)),
             Coding::Brotli => Decoder::Brotli(Box::new(DecompressorWriter::new(sink, STEP))),
-            Coding::Zstd => Decoder::Zstd(ZstdDecoder::new(sink)?),
+            Coding::Zstd => {
+                let mut decoder = ZstdDecoder::new(sink)?;
+                decoder.window_log_max(ZSTD_WINDOW)?;
+                Decoder::Zstd(decoder)
+            }
         };
         Ok(Self {
             decoder,
@@ -48,55 +54,69 @@ impl Decompress {
         })
     }
 
-    fn put(&mut self, data: Bytes, out: &mut Frames) -> Result<(), BodyError> {
-        self.given += data.len() as u64;
+    /// What comes of a step, within what may come of all so far.
+    fn step(
+        &mut self,
+        out: &mut Frames,
+        step: impl FnOnce(&mut Decoder) -> io::Result<()>,
+    ) -> Result<(), BodyError> {
         let most = self.taken.saturating_mul(self.max_ratio).max(ALWAYS);
-        if self.given > most {
-            return Err(BodyError::new("the body becomes too large"));
-        }
+        self.decoder.sink().left = most.saturating_sub(self.given);
+        step(&mut self.decoder).map_err(BodyError::new)?;
+        let data = std::mem::take(&mut self.decoder.sink().data);
+        self.given += data.len() as u64;
         if !data.is_empty() {
-            out.push_back(Frame::data(data));
+            out.push_back(Frame::data(data.into()));
         }
         Ok(())
     }
 }
 
+/// Takes no more than a bound: a few bytes may stand for millions.
+#[derive(Default)]
+struct Sink {
+    data: Vec<u8>,
+    left: u64,
+}
+
+impl Write for Sink {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let left = self.left.checked_sub(data.len() as u64);
+        self.left = left.ok_or_else(|| io::Error::other("the body becomes too large"))?;
+        self.data.extend_from_slice(data);
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl Decoder {
-    fn write(&mut self, data: &[u8]) -> io::Result<Bytes> {
+    fn sink(&mut self) -> &mut Sink {
         match self {
-            Self::Gzip(writer) => {
-                writer.write_all(data)?;
-                writer.flush()?;
-                Ok(taken(writer.get_mut()))
-            }
-            Self::Brotli(writer) => {
-                writer.write_all(data)?;
-                writer.flush()?;
-                Ok(taken(writer.get_mut()))
-            }
-            Self::Zstd(writer) => {
-                writer.write_all(data)?;
-                writer.flush()?;
-                Ok(taken(writer.get_mut()))
-            }
+            Self::Gzip(writer) => writer.get_mut(),
+            Self::Brotli(writer) => writer.get_mut(),
+            Self::Zstd(writer) => writer.get_mut(),
         }
     }
 
+    fn write(&mut self, data: &[u8]) -> io::Result<()> {
+        let writer: &mut dyn Write = match self {
+            Self::Gzip(writer) => writer,
+            Self::Brotli(writer) => writer,
+            Self::Zstd(writer) => writer,
+        };
+        writer.write_all(data)?;
+        writer.flush()
+    }
+
     /// What is left; a body that was cut short is an error where the coding can tell.
-    fn end(&mut self) -> io::Result<Bytes> {
+    fn end(&mut self) -> io::Result<()> {
         match self {
-            Self::Gzip(writer) => {
-                writer.try_finish()?;
-                Ok(taken(writer.get_mut()))
-            }
-            Self::Brotli(writer) => {
-                writer.close()?;
-                Ok(taken(writer.get_mut()))
-            }
-            Self::Zstd(writer) => {
-                writer.flush()?;
-                Ok(taken(writer.get_mut()))
-            }
+            Self::Gzip(writer) => writer.try_finish(),
+            Self::Brotli(writer) => writer.close(),
+            Self::Zstd(writer) => writer.flush(),
         }
     }
 }
@@ -105,15 +125,13 @@ impl Transform for Decompress {
     fn data(&mut self, data: Bytes, out: &mut Frames) -> Result<(), BodyError> {
         for piece in data.chunks(STEP) {
             self.taken += piece.len() as u64;
-            let plain = self.decoder.write(piece).map_err(BodyError::new)?;
-            self.put(plain, out)?;
+            self.step(out, |decoder| decoder.write(piece))?;
         }
         Ok(())
     }
 
     fn end(&mut self, trailers: Option<HeaderMap>, out: &mut Frames) -> Result<(), BodyError> {
-        let plain = self.decoder.end().map_err(BodyError::new)?;
-        self.put(plain, out)?;
+        self.step(out, Decoder::end)?;
         out.extend(trailers.map(Frame::trailers));
         Ok(())
     }

@@ -11,7 +11,7 @@ use http::HeaderMap;
 use http_body::Frame;
 use zstd::stream::write::Encoder as ZstdEncoder;
 
-use super::{Coding, Encoding, taken};
+use super::{Coding, Encoding};
 use crate::filter::body::{BodyError, Frames, Transform};
 use crate::telemetry::stats::Counter;
 
@@ -64,6 +64,11 @@ impl Compress {
             out.push_back(Frame::data(data));
         }
     }
+}
+
+/// Takes what was written so far.
+fn taken(sink: &mut Vec<u8>) -> Bytes {
+    Bytes::from(std::mem::take(sink))
 }
 
 impl Encoder {

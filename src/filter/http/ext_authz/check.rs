@@ -83,7 +83,7 @@ pub fn http_request(
             true => *name == HOST || !denied,
             false => shown.has(name.as_str(), false) && !is_hop_by_hop(name),
         };
-        if wanted && *name != CONTENT_LENGTH {
+        if wanted && *name != CONTENT_LENGTH && *name != PARTIAL_BODY {
             head.headers.insert(name, joined(&request.headers, name)?);
         }
     }
@@ -201,7 +201,9 @@ impl Grpc<'_> {
             protocol: protocol(request.version).to_owned(),
             ..HttpRequest::default()
         };
-        let names = request.headers.keys().filter(|name| **name != HOST);
+        // What only this filter may say is not taken from the client.
+        let own = |name: &HeaderName| *name == HOST || *name == PARTIAL_BODY;
+        let names = request.headers.keys().filter(|name| !own(name));
         let shown = |name: &&HeaderName| self.shown.has(name.as_str(), true);
         if self.raw_headers {
             let mut headers: Vec<Raw> = Vec::new();

@@ -308,6 +308,8 @@ async fn a_grpc_service_may_change_the_request() {
 
     let (head, body) = case.service.asked.borrow_mut().pop().unwrap();
     assert_eq!(head.uri, CHECK);
+    // HTTP/2 has no request without an authority.
+    assert_eq!(head.headers["host"], "authz");
     let message = CheckRequest::decode(&body[5..]).unwrap();
     let attributes = message.attributes.unwrap();
     let http = attributes.request.unwrap().http.unwrap();
