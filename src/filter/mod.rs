@@ -7,8 +7,6 @@ pub mod body;
 pub mod call;
 mod chain;
 mod compression;
-#[cfg(test)]
-mod contract;
 pub mod flag;
 pub mod http;
 mod local_reply;

@@ -430,7 +430,8 @@ fn what_is_wrong_is_refused_by_its_path() {
         "services: must be given"
     );
     let mut old = grpc();
-    old.transport_api_version = core::ApiVersion::V2 as i32;
+    // V2
+    old.transport_api_version = 1;
     assert_eq!(refused(&old), "transport_api_version: must be V3");
     let mut empty = http();
     empty.with_request_body = Some(proto::BufferSettings::default());
