@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
+use http::header::HOST;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 
@@ -100,6 +101,9 @@ where
     if !limit.is_zero() {
         request = request.header("grpc-timeout", format!("{}m", limit.as_millis()));
     }
+    if !metadata.iter().any(|(name, _)| *name == HOST) {
+        request = request.header(HOST, authority(cluster));
+    }
     for (name, value) in metadata {
         request = request.header(name, value);
     }
@@ -134,6 +138,14 @@ where
     tokio::time::timeout(limit, answer)
         .await
         .unwrap_or(Err(CallError::Timeout(limit)))
+}
+
+/// Whom a call is for, where configuration does not say: the cluster, if that can be a host.
+fn authority(cluster: &str) -> &str {
+    match cluster.parse::<http::uri::Authority>() {
+        Ok(_) => cluster,
+        Err(_) => "localhost",
+    }
 }
 
 /// A message behind its length ("Length-Prefixed-Message" of gRPC over HTTP/2).

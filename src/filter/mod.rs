@@ -6,12 +6,15 @@
 pub mod body;
 pub mod call;
 mod chain;
+mod compression;
+pub mod flag;
 pub mod http;
 mod local_reply;
 pub mod registry;
 mod state;
 #[cfg(test)]
 mod testing;
+mod view;
 
 use std::any::Any;
 use std::fmt;
@@ -30,7 +33,7 @@ pub use state::{StreamState, WantedEndpoint};
 
 use crate::error::{Failure, ResponseFlag};
 use crate::formatter::{Facts, Wants};
-use crate::route::Said;
+use crate::route::{Route, Said};
 use crate::tls::Session;
 use body::{BodySlot, Read, Transform, Transformed, Whole};
 use call::Calls;
@@ -55,6 +58,11 @@ pub trait Around {
 
     /// Of the route, and of the cluster that the route leads to; may be empty.
     fn cluster(&self) -> &str;
+
+    /// Of the request; `None` also where it is not known any more.
+    fn route(&self) -> Option<&Route> {
+        None
+    }
 }
 
 /// What is there of a request and its response.
@@ -142,6 +150,10 @@ impl<'s> Stream<'s> {
     /// The cluster that the route leads to; may be empty.
     pub fn cluster(&self) -> &'s str {
         self.around.cluster()
+    }
+
+    pub fn route(&self) -> Option<&'s Route> {
+        self.around.route()
     }
 
     /// Something for this filter's [`HttpFilter::response`].

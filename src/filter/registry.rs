@@ -45,6 +45,8 @@ pub struct Context {
     pub servers: Option<Arc<KnownServers>>,
     /// `None` where configuration is only checked.
     pub stats: Option<Arc<Stats>>,
+    /// What the bootstrap calls the cluster that this program is in (`node.cluster`).
+    pub local_cluster: Arc<str>,
     /// Under which the filters of a chain count: `http.<stat_prefix>.`
     pub stat_scope: String,
 }
@@ -108,9 +110,17 @@ pub enum LinkConfig<'c> {
 /// Every HTTP filter except the router, which ends each chain.
 pub const FACTORIES: &[Factory] = &[
     http::access::FACTORY,
+    http::buffer::FACTORY,
+    http::compressor::FACTORY,
+    http::decompressor::FACTORY,
     http::error_pages::FACTORY,
+    http::ext_authz::FACTORY,
     http::forwarded::FACTORY,
+    http::grpc_web::FACTORY,
+    http::jwt_authn::FACTORY,
     http::path_prefix::FACTORY,
+    http::ratelimit::FACTORY,
+    http::stateful_session::FACTORY,
     http::usage::FACTORY,
 ];
 

@@ -12,6 +12,7 @@ use http::header::{CONTENT_TYPE, HeaderName};
 use super::facts::{Facts, Key, Value};
 use super::wants::Wants;
 use super::{MAX_TEXT, json, time};
+use crate::util::percent_decoded;
 
 const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -431,26 +432,6 @@ fn parameters(path: &[u8], decoded: bool) -> Value<'static> {
         Some(query) if decoded => Value::Bytes(percent_decoded(query).into()),
         Some(query) => Value::Bytes(query.to_vec().into()),
     }
-}
-
-/// What is no escape stays as it is.
-fn percent_decoded(text: &[u8]) -> Vec<u8> {
-    let hex = |at: usize| char::from(*text.get(at)?).to_digit(16);
-    let mut out = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while at < text.len() {
-        match (text[at], hex(at + 1), hex(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                out.push((high * 16 + low) as u8);
-                at += 3;
-            }
-            (byte, ..) => {
-                out.push(byte);
-                at += 1;
-            }
-        }
-    }
-    out
 }
 
 fn span(facts: &dyn Facts, from: Option<Point>, to: Option<Point>, unit: Unit) -> Value<'static> {

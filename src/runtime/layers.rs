@@ -111,6 +111,8 @@ impl Layers {
 const SET: u64 = 1 << 63;
 /// It is a share, with the index of its denominator.
 const SHARE: u64 = 1 << 62;
+/// It is true or false.
+const FLAG: u64 = 1 << 61;
 const DENOMINATORS: [u32; 3] = [100, 10_000, 1_000_000];
 const DENOMINATOR_AT: u32 = 32;
 const NUMBER: u64 = 0xffff_ffff;
@@ -119,6 +121,9 @@ fn packed(value: Option<&str>) -> u64 {
     let Some(value) = value else { return 0 };
     if let Ok(number) = value.trim().parse::<u64>() {
         return SET | number.min(NUMBER);
+    }
+    if let Ok(flag) = value.trim().parse::<bool>() {
+        return SET | FLAG | u64::from(flag);
     }
     match share(value) {
         Some((numerator, denominator)) => {
@@ -156,14 +161,20 @@ impl Key {
     /// The number, if the value is one.
     pub fn number(&self) -> Option<u32> {
         let packed = self.0.load(Relaxed);
-        (packed & SET != 0 && packed & SHARE == 0)
+        (packed & SET != 0 && packed & (SHARE | FLAG) == 0)
             .then(|| u32::try_from(packed & NUMBER).unwrap_or(u32::MAX))
+    }
+
+    /// True or false, if the value is one.
+    pub fn flag(&self) -> Option<bool> {
+        let packed = self.0.load(Relaxed);
+        (packed & SET != 0 && packed & FLAG != 0).then_some(packed & 1 != 0)
     }
 
     /// The share, if the value is one; a number counts as per cent.
     pub fn fraction(&self) -> Option<Fraction> {
         let packed = self.0.load(Relaxed);
-        if packed & SET == 0 {
+        if packed & SET == 0 || packed & FLAG != 0 {
             return None;
         }
         let index = (packed >> DENOMINATOR_AT & 3) as usize;
@@ -210,6 +221,21 @@ mod tests {
             numerator,
             denominator,
         })
+    }
+
+    #[test]
+    fn a_flag_is_no_number() {
+        let layers = layers();
+        let key = layers.key("flag");
+        assert_eq!((key.flag(), key.number()), (None, None));
+        let set = |value: &str| layers.modify([("flag".to_owned(), value.to_owned())]);
+        set("true").unwrap();
+        assert_eq!((key.flag(), key.number()), (Some(true), None));
+        assert_eq!(key.fraction(), None);
+        set("false").unwrap();
+        assert_eq!(key.flag(), Some(false));
+        set("1").unwrap();
+        assert_eq!((key.flag(), key.number()), (None, Some(1)));
     }
 
     #[test]

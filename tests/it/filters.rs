@@ -1,5 +1,7 @@
 //! The filters of our own, configured as anybody would: in the YAML of a bootstrap.
 
+mod services;
+
 use std::net::SocketAddr;
 
 use http::HeaderMap;

@@ -47,3 +47,16 @@ pub mod grpc_health {
         pub status: i32,
     }
 }
+
+/// What is in the cookie of the `stateful_session` filter, which the crate of the others does not
+/// have.
+pub mod stateful_session {
+    #[derive(Clone, PartialEq, Eq, prost::Message)]
+    pub struct SessionCookie {
+        #[prost(string, tag = "1")]
+        pub address: String,
+        /// Seconds since 1970; 0 is never.
+        #[prost(int64, tag = "2")]
+        pub expires: i64,
+    }
+}

@@ -25,6 +25,8 @@ pub mod listener;
 pub mod load_assignment;
 pub mod matcher;
 pub mod metadata;
+pub mod parts;
+pub mod rate_limit;
 mod references;
 pub mod route;
 #[cfg(test)]

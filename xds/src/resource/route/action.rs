@@ -24,6 +24,7 @@ use crate::resource::context::{
 use crate::resource::format::FormatString;
 use crate::resource::headers::{header_name, header_value};
 use crate::resource::matcher::substitution;
+use crate::resource::rate_limit::RateLimit;
 use crate::resource::tls::DataSource;
 
 /// `timeout` of a route when it is not given.
@@ -121,7 +122,6 @@ impl Forward {
         refuse!(
             path_rewrite,
             retry_policy_typed_config,
-            rate_limits,
             cors,
             internal_redirect_policy,
             internal_redirect_action,
@@ -133,7 +133,6 @@ impl Forward {
         accept!(ctx, "RouteAction":
             flush_timeout,
             early_data_policy,
-            include_vh_rate_limits,
             max_internal_redirects,
         );
 
@@ -209,6 +208,8 @@ impl Forward {
                 .at("retry_policy")?,
             mirrors: Mirror::decode_all(request_mirror_policies, ctx)?,
             hash_policy: HashPolicy::decode_all(hash_policy, ctx)?,
+            rate_limits: RateLimit::decode_all(rate_limits, ctx)?,
+            include_host_rate_limits: flag(include_vh_rate_limits, false),
             priority: match enumeration(priority, "priority")? {
                 RoutingPriority::Default => Priority::Default,
                 RoutingPriority::High => Priority::High,
