@@ -6,6 +6,7 @@
 pub mod http;
 mod local_reply;
 pub mod registry;
+pub mod rules;
 #[cfg(test)]
 mod testing;
 

@@ -7,7 +7,7 @@
 pub mod action;
 pub mod destination;
 pub mod edits;
-mod fraction;
+pub mod fraction;
 pub mod hash;
 mod index;
 pub mod matcher;
@@ -15,7 +15,7 @@ pub mod redirect;
 pub mod retry;
 pub mod rewrite;
 mod table;
-mod text;
+pub mod text;
 
 use std::sync::Arc;
 

@@ -76,17 +76,17 @@ macro_rules! accept {
 
 pub(crate) use {accept, refuse, refuse_true};
 
-pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     value == &T::default()
 }
 
 /// A fault of the message itself.
-pub(crate) fn fault(reason: impl Into<std::borrow::Cow<'static, str>>) -> Invalid {
+pub fn fault(reason: impl Into<std::borrow::Cow<'static, str>>) -> Invalid {
     Invalid::new(FieldPath::root(), reason)
 }
 
 /// Puts a fault into its place in the enclosing message.
-pub(crate) trait At<T> {
+pub trait At<T> {
     fn at(self, field: &str) -> Result<T, Invalid>;
     fn at_index(self, field: &str, index: usize) -> Result<T, Invalid>;
     fn at_key(self, field: &str, key: &str) -> Result<T, Invalid>;
@@ -107,7 +107,7 @@ impl<T> At<T> for Result<T, Invalid> {
 }
 
 /// Decodes a list; a fault names the element.
-pub(crate) fn each<M, T>(
+pub fn each<M, T>(
     field: &str,
     messages: Vec<M>,
     mut decode: impl FnMut(M) -> Result<T, Invalid>,
@@ -119,11 +119,11 @@ pub(crate) fn each<M, T>(
         .collect()
 }
 
-pub(crate) fn required<T>(value: Option<T>, field: &str) -> Result<T, Invalid> {
+pub fn required<T>(value: Option<T>, field: &str) -> Result<T, Invalid> {
     value.ok_or_else(|| Invalid::at(field, "must be given"))
 }
 
-pub(crate) fn not_empty(text: String, field: &str) -> Result<String, Invalid> {
+pub fn not_empty(text: String, field: &str) -> Result<String, Invalid> {
     if text.is_empty() {
         return Err(Invalid::at(field, "must not be empty"));
     }
@@ -131,16 +131,16 @@ pub(crate) fn not_empty(text: String, field: &str) -> Result<String, Invalid> {
 }
 
 /// A value of a closed enumeration; protobuf lets any number through.
-pub(crate) fn enumeration<E: TryFrom<i32>>(value: i32, field: &str) -> Result<E, Invalid> {
+pub fn enumeration<E: TryFrom<i32>>(value: i32, field: &str) -> Result<E, Invalid> {
     E::try_from(value).map_err(|_| Invalid::at(field, format!("{value} is not a known value")))
 }
 
-pub(crate) fn flag(value: Option<proto::BoolValue>, default: bool) -> bool {
+pub fn flag(value: Option<proto::BoolValue>, default: bool) -> bool {
     value.map_or(default, |v| v.value)
 }
 
 /// A number within bounds, or nothing if it is not given.
-pub(crate) fn number(
+pub fn number(
     value: Option<proto::UInt32Value>,
     field: &str,
     bounds: std::ops::RangeInclusive<u32>,
@@ -160,7 +160,7 @@ pub(crate) fn number(
 }
 
 /// `envoy.type.v3.Percent`, or nothing if it is not given.
-pub(crate) fn percent(
+pub fn percent(
     value: Option<proto::envoy::r#type::v3::Percent>,
     field: &str,
 ) -> Result<Option<f64>, Invalid> {
@@ -173,10 +173,10 @@ pub(crate) fn percent(
 }
 
 /// A duration that is not negative, or nothing if it is not given.
-pub(crate) fn duration(
-    value: Option<proto::Duration>,
-    field: &str,
-) -> Result<Option<Duration>, Invalid> {
+///
+/// # Errors
+/// It is negative or beyond what a duration may be.
+pub fn duration(value: Option<proto::Duration>, field: &str) -> Result<Option<Duration>, Invalid> {
     value.map(|d| checked_duration(&d)).transpose().at(field)
 }
 
@@ -196,12 +196,12 @@ fn checked_duration(value: &proto::Duration) -> Result<Duration, Invalid> {
 }
 
 /// Opens an `Any` whose type was already looked at.
-pub(crate) fn unpack<M: proto::Message + Default>(any: &Any) -> Result<M, Invalid> {
+pub fn unpack<M: proto::Message + Default>(any: &Any) -> Result<M, Invalid> {
     M::decode(any.value.as_slice()).map_err(|e| fault(format!("bytes do not parse: {e}")))
 }
 
 /// The refusal of an extension whose type nobody knows.
-pub(crate) fn unknown_type(type_url: &str) -> Invalid {
+pub fn unknown_type(type_url: &str) -> Invalid {
     fault(format!("extension type {type_url:?} is not supported"))
 }
 

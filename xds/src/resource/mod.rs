@@ -25,6 +25,7 @@ pub mod listener;
 pub mod load_assignment;
 pub mod matcher;
 pub mod metadata;
+pub mod parts;
 mod references;
 pub mod route;
 #[cfg(test)]
