@@ -18,6 +18,7 @@ pub mod http;
 pub mod listener;
 pub mod local_reply;
 pub mod management_server;
+pub mod matching;
 pub mod net;
 pub mod route;
 pub mod runtime;

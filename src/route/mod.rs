@@ -15,7 +15,6 @@ pub mod redirect;
 pub mod retry;
 pub mod rewrite;
 mod table;
-pub mod text;
 
 use std::sync::Arc;
 

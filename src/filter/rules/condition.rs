@@ -19,8 +19,9 @@ use regex::Regex;
 
 use super::subject::Subject;
 use super::value::MetadataCondition;
-use crate::route::matcher::{HeaderCondition, whole};
-use crate::route::text::Test;
+use crate::matching::headers::HeaderCondition;
+use crate::route::matcher::whole;
+use crate::matching::text::Test;
 use crate::tls::Session;
 
 /// Conditions in each other, at most: evaluating them recurses.

@@ -6,7 +6,7 @@ use causeway_xds::resource::metadata::MetadataValue;
 use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 
-use crate::route::matcher::{Headers, Values};
+use crate::matching::headers::{Headers, Values};
 use crate::tls::Session;
 
 /// Values by namespace that others have left.

@@ -5,7 +5,7 @@ use causeway_xds::reject::Invalid;
 use causeway_xds::resource::metadata::MetadataValue;
 use causeway_xds::resource::parts::{self, At, each, not_empty, required};
 
-use crate::route::text::Test;
+use crate::matching::text::Test;
 
 /// Lists and alternatives in each other, at most; recursion is bounded by what was configured.
 const DEPTH: usize = 16;

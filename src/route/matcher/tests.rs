@@ -1,5 +1,6 @@
 use super::*;
-use causeway_xds::resource::matcher::{StringMatcher, StringPattern};
+use causeway_xds::resource::matcher::{HeaderMatch, HeaderMatcher, StringMatcher, StringPattern};
+use http::header::{HeaderMap, HeaderValue};
 
 struct Target(&'static str, HeaderMap);
 

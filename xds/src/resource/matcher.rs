@@ -1,4 +1,6 @@
-//! String and header matchers.
+//! String and header matchers, and trees of matchers.
+
+pub mod tree;
 
 use regex::Regex;
 
@@ -228,7 +230,10 @@ pub(crate) fn whole_regex(
     message: matcher::RegexMatcher,
     ctx: &Context<'_>,
 ) -> Result<String, Invalid> {
-    let pattern = pattern(message, ctx)?;
+    checked_regex(pattern(message, ctx)?)
+}
+
+fn checked_regex(pattern: String) -> Result<String, Invalid> {
     full_match(&pattern)
         .map_err(|e| does_not_compile(&e))
         .at("regex")?;
