@@ -5,16 +5,16 @@
 //! means refusal wherever the action is to allow.
 
 mod condition;
+mod engine;
 mod subject;
-mod value;
 
 use causeway_xds::proto::envoy::config::rbac::v3 as proto;
 use causeway_xds::reject::Invalid;
 use causeway_xds::resource::parts::{At, each, enumeration, is_default};
 
 pub use condition::{Condition, Form};
+pub use engine::{Engine, Engines, Given};
 pub use subject::{Metadata, Subject};
-pub use value::{MetadataCondition, ValueCondition};
 
 /// What follows when a policy is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +100,12 @@ impl Policies {
     /// The names of the policies, in their order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.policies.iter().map(|policy| &*policy.name)
+    }
+
+    /// Whether the metadata of the route is looked at.
+    pub fn asks_route(&self) -> bool {
+        let conditions = |p: &Policy| p.permissions.iter().chain(&p.principals).any(Condition::asks_route);
+        self.policies.iter().any(conditions)
     }
 
     pub fn judge(&self, subject: &Subject<'_>) -> Verdict<'_> {

@@ -18,10 +18,10 @@ use ipnet::IpNet;
 use regex::Regex;
 
 use super::subject::Subject;
-use super::value::MetadataCondition;
 use crate::matching::headers::HeaderCondition;
-use crate::route::matcher::whole;
 use crate::matching::text::Test;
+use crate::matching::value::MetadataCondition;
+use crate::route::matcher::whole;
 use crate::tls::Session;
 
 /// Conditions in each other, at most: evaluating them recurses.
@@ -179,7 +179,8 @@ impl Condition {
     }
 
     fn metadata(source: Source, message: matcher::MetadataMatcher) -> Result<Self, Invalid> {
-        MetadataCondition::decode(message).map(|condition| Self::Metadata(source, condition))
+        let model = parts::metadata_matcher(message)?;
+        Ok(Self::Metadata(source, MetadataCondition::compile(&model)))
     }
 
     fn sourced(message: proto::SourcedMetadata) -> Result<Self, Invalid> {
@@ -246,6 +247,16 @@ impl Condition {
         decode().at("typed_config")
     }
 
+    /// Whether it looks at the metadata of the route.
+    pub fn asks_route(&self) -> bool {
+        match self {
+            Self::All(all) | Self::Any(all) => all.iter().any(Self::asks_route),
+            Self::Not(not) => not.asks_route(),
+            Self::Metadata(source, _) => *source == Source::Route,
+            _ => false,
+        }
+    }
+
     pub fn holds(&self, subject: &Subject<'_>) -> bool {
         match self {
             Self::Always => true,
@@ -285,14 +296,17 @@ impl Condition {
                     shown.validated && wanted.as_ref().is_none_or(has)
                 })
             }
-            Self::Metadata(source, condition) => condition.holds(match source {
-                Source::Dynamic => subject.metadata.dynamic(&condition.namespace),
-                Source::Route => subject.metadata.of_route(&condition.namespace),
-            }),
+            Self::Metadata(source, condition) => {
+                let of = match source {
+                    Source::Dynamic => subject.metadata.dynamic(&condition.namespace),
+                    Source::Route => subject.metadata.of_route(&condition.namespace),
+                };
+                condition.holds(of.as_deref())
+            }
             Self::State(key, test) => subject
                 .metadata
                 .state(key)
-                .is_some_and(|value| test.holds(value)),
+                .is_some_and(|value| test.holds(&value)),
         }
     }
 }

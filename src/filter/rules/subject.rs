@@ -1,33 +1,35 @@
 //! Who is judged: what rules may ask of a connection and of a request.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 
 use causeway_xds::resource::metadata::MetadataValue;
-use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 
-use crate::matching::headers::{Headers, Values};
-use crate::tls::Session;
+use crate::matching::headers::{Headers, Values, joined, query_value, request_values};
+use crate::matching::tree::{Input, Inputs};
+use crate::tls::{Names, Session};
 
 /// Values by namespace that others have left.
 pub trait Metadata {
     /// What filters have noted.
-    fn dynamic(&self, namespace: &str) -> Option<&MetadataValue>;
+    fn dynamic(&self, namespace: &str) -> Option<Rc<MetadataValue>>;
     /// What the route carries.
-    fn of_route(&self, namespace: &str) -> Option<&MetadataValue>;
+    fn of_route(&self, namespace: &str) -> Option<Rc<MetadataValue>>;
     /// An object of the filter state, as text.
-    fn state(&self, key: &str) -> Option<&str>;
+    fn state(&self, key: &str) -> Option<Rc<str>>;
 }
 
 /// Nothing was left.
 impl Metadata for () {
-    fn dynamic(&self, _: &str) -> Option<&MetadataValue> {
+    fn dynamic(&self, _: &str) -> Option<Rc<MetadataValue>> {
         None
     }
-    fn of_route(&self, _: &str) -> Option<&MetadataValue> {
+    fn of_route(&self, _: &str) -> Option<Rc<MetadataValue>> {
         None
     }
-    fn state(&self, _: &str) -> Option<&str> {
+    fn state(&self, _: &str) -> Option<Rc<str>> {
         None
     }
 }
@@ -40,6 +42,7 @@ pub struct Subject<'s> {
     pub local: Option<SocketAddr>,
     /// The address at the other end of the connection.
     pub peer: Option<IpAddr>,
+    pub peer_port: Option<u16>,
     /// The client, as forwarded headers tell it.
     pub client: Option<IpAddr>,
     pub tls: Option<&'s Session>,
@@ -63,17 +66,56 @@ impl Headers for Subject<'_> {
             return Values::One(None);
         };
         match name {
-            ":method" => Values::One(Some(request.method.as_str().as_bytes())),
-            ":path" => Values::One(request.uri.path_and_query().map(|p| p.as_str().as_bytes())),
-            ":scheme" => Values::One(Some(if self.tls.is_some() {
-                b"https"
-            } else {
-                b"http"
-            })),
-            ":authority" | "host" => {
-                Values::One(request.headers.get(HOST).map(HeaderValue::as_bytes))
-            }
-            _ => Values::of(&request.headers, name),
+            ":scheme" if self.tls.is_some() => Values::One(Some(b"https")),
+            ":scheme" => Values::One(Some(b"http")),
+            _ => request_values(request, name),
         }
+    }
+}
+
+/// For trees of matchers.
+impl Inputs for Subject<'_> {
+    fn value<'i>(&'i self, input: &Input) -> Option<Cow<'i, [u8]>> {
+        let text = |text: Option<String>| text.map(|text| Cow::Owned(text.into_bytes()));
+        let names = |of: fn(&Names) -> &[String]| {
+            let peer = self.tls?.peer.as_ref()?;
+            let names = of(&peer.names);
+            text((!names.is_empty()).then(|| names.join(",")))
+        };
+        let address = |ip: Option<IpAddr>| text(ip.map(|ip| ip.to_canonical().to_string()));
+        match input {
+            Input::RequestHeader(name) => joined(self.values(name)),
+            Input::QueryParameter(name) => {
+                query_value(self.request?.uri.query()?, name).map(Cow::Borrowed)
+            }
+            Input::SourceIp => address(self.client.or(self.peer)),
+            Input::SourcePort => text(self.peer_port.map(|port| port.to_string())),
+            Input::DirectSourceIp => address(self.peer),
+            Input::DestinationIp => address(self.local.map(|local| local.ip())),
+            Input::DestinationPort => text(self.local.map(|local| local.port().to_string())),
+            Input::ServerName => {
+                let name = self.server_name;
+                (!name.is_empty()).then(|| Cow::Borrowed(name.as_bytes()))
+            }
+            Input::TransportProtocol => Some(Cow::Borrowed(match self.tls {
+                Some(_) => b"tls",
+                None => b"raw_buffer",
+            })),
+            Input::ApplicationProtocol => {
+                let protocol = self.tls?.protocol.as_deref()?;
+                Some(Cow::Owned([b"'", protocol, b"'"].concat()))
+            }
+            Input::UriSan => names(|names| &names.uris),
+            Input::DnsSan => names(|names| &names.dns),
+            Input::Subject => {
+                let subject = &self.tls?.peer.as_ref()?.names.subject;
+                Some(Cow::Borrowed(subject.as_bytes()))
+            }
+            Input::Metadata { .. } => None,
+        }
+    }
+
+    fn metadata(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
+        self.metadata.dynamic(namespace)
     }
 }

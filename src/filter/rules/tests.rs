@@ -1,3 +1,5 @@
+use std::rc::Rc;
+
 use causeway_xds::proto::envoy::config::rbac::v3 as proto;
 use causeway_xds::resource::metadata::MetadataValue;
 use causeway_xds::resource::parts::unpack;
@@ -55,6 +57,7 @@ fn subject(request: &Parts) -> Subject<'_> {
         request: Some(request),
         local: Some("127.0.0.1:8443".parse().unwrap()),
         peer: Some("10.0.0.9".parse().unwrap()),
+        peer_port: Some(40_000),
         client: Some("192.0.2.7".parse().unwrap()),
         tls: None,
         server_name: "app.test",
@@ -250,19 +253,19 @@ fn several_values_and_odd_bytes_do_not_hide_a_value() {
     }
 }
 
-struct Left(MetadataValue);
+struct Left(Rc<MetadataValue>);
 
 impl Metadata for Left {
-    fn dynamic(&self, namespace: &str) -> Option<&MetadataValue> {
-        (namespace == "jwt").then_some(&self.0)
+    fn dynamic(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
+        (namespace == "jwt").then(|| Rc::clone(&self.0))
     }
-    fn of_route(&self, namespace: &str) -> Option<&MetadataValue> {
-        (namespace == "route").then_some(&self.0)
+    fn of_route(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
+        (namespace == "route").then(|| Rc::clone(&self.0))
     }
-    fn state(&self, key: &str) -> Option<&str> {
+    fn state(&self, key: &str) -> Option<Rc<str>> {
         match key {
-            "who" => Some("alice"),
-            "from" => Some("10.1.2.3"),
+            "who" => Some("alice".into()),
+            "from" => Some("10.1.2.3".into()),
             _ => None,
         }
     }
@@ -277,7 +280,10 @@ fn left() -> Left {
         ("none".into(), MetadataValue::Null),
         ("root".into(), MetadataValue::Bool(true)),
     ]);
-    Left(MetadataValue::Object(vec![("claims".into(), claims)]))
+    Left(Rc::new(MetadataValue::Object(vec![(
+        "claims".into(),
+        claims,
+    )])))
 }
 
 #[test]

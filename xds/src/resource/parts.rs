@@ -7,8 +7,10 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use super::context::Context;
+use super::format::Format;
 use super::fraction::RuntimeFraction;
 use super::headers::{self, HeaderEdit};
+use super::matcher::value::MetadataMatcher;
 use super::matcher::{self, HeaderMatcher, StringMatcher};
 use super::metadata::MetadataValue;
 use super::route::PathTemplate;
@@ -28,6 +30,12 @@ pub use super::context::{
 /// The pattern is missing, empty, or does not compile.
 pub fn string(message: messages::StringMatcher) -> Result<StringMatcher, Invalid> {
     StringMatcher::decode(message, &Context::new(&Unchecked))
+}
+
+/// # Errors
+/// A part is missing, empty, or does not compile.
+pub fn metadata_matcher(message: messages::MetadataMatcher) -> Result<MetadataMatcher, Invalid> {
+    MetadataMatcher::decode(message, &Context::new(&Unchecked))
 }
 
 /// A pattern that has to match a whole text.
@@ -75,6 +83,22 @@ pub fn header_edit(message: HeaderValueOption) -> Result<HeaderEdit, Invalid> {
 /// It is none.
 pub fn header_name(name: &str) -> Result<String, Invalid> {
     headers::header_name(name)
+}
+
+/// The name of a header that may be changed: not `host`, no pseudo header.
+///
+/// # Errors
+/// It is none.
+pub fn editable_name(name: String) -> Result<String, Invalid> {
+    headers::editable_name(name)
+}
+
+/// A substitution format.
+///
+/// # Errors
+/// It does not parse, or asks for something that is not known.
+pub fn format(text: &str) -> Result<Format, Invalid> {
+    Format::parse(text)
 }
 
 /// # Errors
