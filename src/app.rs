@@ -160,6 +160,8 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
             strict: options.strict_xds,
             any_file: false,
             servers: Some(Arc::new(servers.known())),
+            stats: Some(Arc::clone(&stats)),
+            stat_scope: String::new(),
         }),
         stats: Arc::clone(&stats),
         publisher: publisher.clone(),

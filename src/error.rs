@@ -41,6 +41,18 @@ pub enum ResponseFlag {
     Unauthorized,
     /// `NFCF`
     NoFilterConfigFound,
+    /// `LH`
+    FailedLocalHealthCheck,
+    /// `DI`
+    DelayInjected,
+    /// `FI`
+    FaultInjected,
+    /// `RL`
+    RateLimited,
+    /// `RLSE`
+    RateLimitServiceError,
+    /// `IH`
+    InvalidEnvoyRequestHeaders,
 }
 
 impl ResponseFlag {
@@ -62,6 +74,12 @@ impl ResponseFlag {
             Self::DurationTimeout => "DT",
             Self::Unauthorized => "UAEX",
             Self::NoFilterConfigFound => "NFCF",
+            Self::FailedLocalHealthCheck => "LH",
+            Self::DelayInjected => "DI",
+            Self::FaultInjected => "FI",
+            Self::RateLimited => "RL",
+            Self::RateLimitServiceError => "RLSE",
+            Self::InvalidEnvoyRequestHeaders => "IH",
         }
     }
 
@@ -84,6 +102,12 @@ impl ResponseFlag {
             Self::DurationTimeout => "DurationTimeout",
             Self::Unauthorized => "UnauthorizedExternalService",
             Self::NoFilterConfigFound => "NoFilterConfigFound",
+            Self::FailedLocalHealthCheck => "FailedLocalHealthCheck",
+            Self::DelayInjected => "DelayInjected",
+            Self::FaultInjected => "FaultInjected",
+            Self::RateLimited => "RateLimited",
+            Self::RateLimitServiceError => "RateLimitServiceError",
+            Self::InvalidEnvoyRequestHeaders => "InvalidEnvoyRequestHeaders",
         }
     }
 }

@@ -27,7 +27,7 @@ const ROWS: &[&[&str]] = &[
         "net",
         "matching",
     ],
-    &["tls", "filter", "route", "access_log", "local_reply"],
+    &["tls", "route", "filter", "access_log", "local_reply"],
     &["upstream", "cluster", "management_server"],
     &["snapshot"],
     &["http", "tcp"],
@@ -322,8 +322,7 @@ fn a_forbidden_import_names_file_line_arrow_and_choice() {
     assert_eq!(complaints.len(), 1);
     assert!(complaints[0].starts_with("src/route/table.rs:3: `route -> http` is not an arrow"));
     assert!(
-        complaints[0]
-            .contains("route may import: config, error, filter, formatter, matching, net, runtime")
+        complaints[0].contains("route may import: config, error, formatter, matching, net, runtime")
     );
 }
 

@@ -124,6 +124,13 @@ impl Cluster {
         endpoint.ok_or(PickError::NoneEligible(all.len()))
     }
 
+    /// The endpoint at this address, if it may be chosen.
+    pub fn at(&self, address: std::net::SocketAddr) -> Option<&Arc<Endpoint>> {
+        let mut all = self.endpoints.all().iter();
+        all.find(|e| e.socket_address() == Some(address))
+            .filter(|e| e.availability() != Availability::Unhealthy)
+    }
+
     /// Chooses an endpoint that was not tried, and draws up to `draws` times more for one that
     /// could be connected to of late.
     ///

@@ -2,16 +2,54 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_LANGUAGE, HOST, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
+
+use crate::error::ResponseFlag;
 
 /// A response we make ourselves.
 #[derive(Clone, Debug)]
 pub struct LocalReply {
     pub status: StatusCode,
-    pub body: Cow<'static, str>,
+    pub body: Bytes,
     pub headers: HeaderMap,
+    /// Envoy's `%RESPONSE_CODE_DETAILS%`.
+    pub details: Cow<'static, str>,
+    pub flag: Option<ResponseFlag>,
+    /// What a gRPC client is told; by the HTTP status, if nothing else is said.
+    pub grpc_status: Option<u8>,
+}
+
+impl LocalReply {
+    pub fn new(status: StatusCode, details: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status,
+            body: Bytes::new(),
+            headers: HeaderMap::new(),
+            details: details.into(),
+            flag: None,
+            grpc_status: None,
+        }
+    }
+
+    #[must_use]
+    pub fn saying(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    #[cfg(test)]
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("text")
+    }
+
+    #[must_use]
+    pub fn flagged(mut self, flag: ResponseFlag) -> Self {
+        self.flag = Some(flag);
+        self
+    }
 }
 
 /// What of a request decides how a failure is told. Kept from before the request is sent on.

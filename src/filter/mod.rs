@@ -1,83 +1,263 @@
 //! HTTP filters: what stands between the codec and the router.
 //!
-//! A filter sees a [`Stream`], never a connection. Its methods are synchronous, so a chain
-//! allocates nothing; the first filter that has to wait brings a further [`Flow`].
+//! A filter sees a [`Stream`], never a connection. Its methods are synchronous, so a chain allocates
+//! nothing; a filter that has to wait returns [`Flow::Wait`] and goes on when the wait is over.
 
+pub mod body;
+pub mod call;
+mod chain;
 pub mod http;
 mod local_reply;
 pub mod registry;
 pub mod rules;
+mod state;
 #[cfg(test)]
 mod testing;
 
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
 
-use ::http::header::{HOST, HeaderMap, HeaderValue};
+use ::http::header::{HeaderMap, HeaderValue};
 use ::http::request::Parts;
 use ::http::{StatusCode, Uri};
-use arc_swap::ArcSwapOption;
 
+pub use chain::{Chain, RouterConfig, Slot};
 pub use local_reply::{Asked, LocalReply};
 pub use registry::{Context, Factory, Registry};
+pub use state::{StreamState, WantedEndpoint};
 
 use crate::error::{Failure, ResponseFlag};
-use crate::telemetry::activity::ActivityGuard;
+use crate::formatter::{Facts, Wants};
+use crate::route::Said;
+use crate::tls::Session;
+use body::{BodySlot, Read, Transform, Transformed, Whole};
+use call::Calls;
+
+/// What filters can learn of what is around a stream.
+pub trait Around {
+    fn downstream(&self) -> Downstream<'_>;
+
+    /// Where filters leave what they know.
+    fn state(&self) -> &StreamState;
+
+    fn calls(&self) -> Rc<dyn Calls>;
+
+    /// What substitution formats are filled from.
+    fn with_facts(&self, messages: Messages<'_>, f: &mut dyn FnMut(&dyn Facts));
+
+    /// Shown in logs (`%RESPONSE_FLAGS%`).
+    fn flag(&self, flag: ResponseFlag);
+
+    /// The endpoint that was asked last.
+    fn endpoint(&self) -> Option<SocketAddr>;
+
+    /// Of the route, and of the cluster that the route leads to; may be empty.
+    fn cluster(&self) -> &str;
+}
+
+/// What is there of a request and its response.
+#[derive(Clone, Copy, Default)]
+pub struct Messages<'m> {
+    pub request: Option<&'m Parts>,
+    pub response: Option<&'m HeaderMap>,
+}
+
+/// The connection that a request came on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Downstream<'s> {
+    /// Whoever has connected; `None` for a Unix socket. The client is [`Stream::client`].
+    pub peer: Option<SocketAddr>,
+    pub local: Option<SocketAddr>,
+    /// `None` for a connection in clear text.
+    pub session: Option<&'s Session>,
+    /// May be empty.
+    pub requested_server_name: &'s str,
+    /// Counts the connections of the process.
+    pub id: u64,
+}
 
 /// What a filter may look at and change.
 pub struct Stream<'s> {
     pub request: &'s mut Parts,
     /// The client's address as `http::forwarded` worked it out.
-    pub client: std::net::IpAddr,
+    pub client: IpAddr,
     /// The port that the connection came in on; 0 where there is none.
     pub local_port: u16,
     /// Whether the connection is encrypted.
     pub tls: bool,
-    /// Held until the exchange has ended.
-    pub usage: &'s mut Option<ActivityGuard>,
+    body: &'s mut dyn BodySlot,
+    around: &'s dyn Around,
     /// What the route says to this filter.
-    own: Option<&'s RouteConfig>,
+    own: Option<&'s Said>,
+    /// Of the filter in its chain.
+    place: usize,
 }
 
 impl<'s> Stream<'s> {
     pub fn new(
         request: &'s mut Parts,
-        client: std::net::IpAddr,
-        local_port: u16,
-        tls: bool,
-        usage: &'s mut Option<ActivityGuard>,
+        body: &'s mut dyn BodySlot,
+        client: IpAddr,
+        around: &'s dyn Around,
     ) -> Self {
+        let downstream = around.downstream();
         Self {
             request,
             client,
-            local_port,
-            tls,
-            usage,
+            local_port: downstream.local.map_or(0, |local| local.port()),
+            tls: downstream.session.is_some(),
+            body,
+            around,
             own: None,
+            place: 0,
         }
     }
 
     /// Lets the filter of that name see what the route says to it, as its chain would.
     #[cfg(test)]
-    pub(crate) fn select(&mut self, route: &'s PerRoute, name: &str) {
-        let place = registry::FACTORIES.iter().position(|f| f.name == name);
-        self.own = place.and_then(|place| route.of(place));
+    pub(crate) fn select(&mut self, route: &'s crate::route::PerRoute, name: &str) {
+        self.own = route.of(&crate::route::FilterName::new(name));
     }
 
-    /// The configuration that the route has for the filter that asks, whose type it knows.
+    /// What the most specific level says to the filter that asks, whose type it knows.
     pub fn route_config<T: Any>(&self) -> Option<&'s T> {
-        self.own.and_then(|own| (**own).downcast_ref())
+        self.own?.config()
+    }
+
+    /// What all levels say, from the most general to the most specific.
+    pub fn route_configs<T: Any>(&self) -> impl DoubleEndedIterator<Item = &'s T> + use<'s, T> {
+        self.own.into_iter().flat_map(Said::configs)
+    }
+
+    pub fn downstream(&self) -> Downstream<'s> {
+        self.around.downstream()
+    }
+
+    pub fn state(&self) -> &'s StreamState {
+        self.around.state()
+    }
+
+    /// The cluster that the route leads to; may be empty.
+    pub fn cluster(&self) -> &'s str {
+        self.around.cluster()
+    }
+
+    /// Something for this filter's [`HttpFilter::response`].
+    pub fn keep(&self, value: impl Any) {
+        self.state().keep(self.place, Rc::new(value));
+    }
+
+    pub fn calls(&self) -> Rc<dyn Calls> {
+        self.around.calls()
+    }
+
+    pub fn flag(&self, flag: ResponseFlag) {
+        self.around.flag(flag);
+    }
+
+    /// What substitution formats are filled from.
+    pub fn with_facts<R>(&self, f: impl FnOnce(&dyn Facts) -> R) -> Option<R> {
+        let messages = Messages {
+            request: Some(self.request),
+            response: None,
+        };
+        with_facts(self.around, messages, f)
+    }
+
+    /// Whether the request has no body, or none that is left.
+    pub fn is_bodyless(&self) -> bool {
+        self.body.is_end()
+    }
+
+    pub fn take_body(&mut self) -> body::BoxBody {
+        self.body.take()
+    }
+
+    pub fn put_body(&mut self, body: body::BoxBody) {
+        self.body.put(body);
+    }
+
+    /// Changes the body of the request while it passes. Its length is not known any more.
+    pub fn transform_body(&mut self, transform: Box<dyn Transform>) {
+        let inner = self.body.take();
+        self.body.put(Box::pin(Transformed::new(inner, transform)));
+    }
+
+    /// Waits for the body of the request, up to `limit` bytes of it, which `then` gets.
+    pub fn read_body(
+        &mut self,
+        limit: u64,
+        then: impl FnOnce(&mut Stream<'_>, Read) -> Flow + 'static,
+    ) -> Flow {
+        if self.body.is_end() {
+            return then(self, Read::Whole(Whole::default()));
+        }
+        let body = self.body.take();
+        Flow::wait(async move {
+            let read = body::read(body, limit).await;
+            Box::new(move |stream: &mut Stream<'_>| then(stream, read)) as Then
+        })
     }
 }
 
+fn with_facts<R>(
+    around: &dyn Around,
+    messages: Messages<'_>,
+    f: impl FnOnce(&dyn Facts) -> R,
+) -> Option<R> {
+    let mut f = Some(f);
+    let mut result = None;
+    around.with_facts(messages, &mut |facts| {
+        result = f.take().map(|f| f(facts));
+    });
+    result
+}
+
+/// What a filter does with the stream when its wait is over.
+pub type Then = Box<dyn FnOnce(&mut Stream<'_>) -> Flow>;
+
+/// The wait of a filter. It ends with the stream, and by the stream's deadlines; what a filter waits
+/// for has a deadline of its own beside them.
+pub type Wait = Pin<Box<dyn Future<Output = Then>>>;
+
 /// What happens next.
-#[derive(Debug)]
 pub enum Flow {
     Continue,
+    /// As `Continue`, with the route chosen anew, because the request has changed.
+    Reroute,
+    Wait(Wait),
     Reply(Box<LocalReply>),
     /// As a reply, but told in the words of whoever renders failures.
     Fail(Box<Failure>),
+}
+
+impl Flow {
+    pub fn fail(failure: Failure) -> Self {
+        Self::Fail(Box::new(failure))
+    }
+
+    pub fn reply(reply: LocalReply) -> Self {
+        Self::Reply(Box::new(reply))
+    }
+
+    pub fn wait(future: impl Future<Output = Then> + 'static) -> Self {
+        Self::Wait(Box::pin(future))
+    }
+}
+
+impl fmt::Debug for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Continue => f.write_str("Continue"),
+            Self::Reroute => f.write_str("Reroute"),
+            Self::Wait(_) => f.write_str("Wait"),
+            Self::Reply(reply) => f.debug_tuple("Reply").field(reply).finish(),
+            Self::Fail(failure) => f.debug_tuple("Fail").field(failure).finish(),
+        }
+    }
 }
 
 /// One configured filter; shared by all requests, so it keeps no per-request state.
@@ -87,9 +267,14 @@ pub trait HttpFilter: fmt::Debug + Send + Sync {
         Flow::Continue
     }
 
-    /// Called in reverse order, for answers of the upstream.
+    /// Called in reverse order, for answers of the upstream and for our own, whoever made them.
     fn response(&self, answer: &mut Answer<'_>) {
         let _ = answer;
+    }
+
+    /// What its templates ask of a request.
+    fn wants(&self) -> Wants {
+        Wants::NONE
     }
 
     /// Whether [`HttpFilter::response`] looks at [`Answer::target`], which is only kept then.
@@ -109,19 +294,84 @@ pub trait HttpFilter: fmt::Debug + Send + Sync {
     }
 }
 
-/// The head of an upstream's answer.
+/// The head of an answer.
 pub struct Answer<'a> {
     pub status: StatusCode,
     pub headers: &'a mut HeaderMap,
+    /// It is ours, and not the upstream's.
+    pub local: bool,
+    /// There is no body, or none that is left.
+    pub bodyless: bool,
     /// What the client asked for, if a filter of the chain wants it.
     pub target: Option<&'a Target>,
-    own: Option<&'a RouteConfig>,
+    /// In the order in which they change the body.
+    transforms: Vec<Box<dyn Transform>>,
+    /// `None` for the head of a tunnel, of which nothing is known any more.
+    around: Option<&'a dyn Around>,
+    own: Option<&'a Said>,
+    place: usize,
 }
 
 impl<'a> Answer<'a> {
+    pub fn new(
+        status: StatusCode,
+        headers: &'a mut HeaderMap,
+        around: Option<&'a dyn Around>,
+    ) -> Self {
+        Self {
+            status,
+            headers,
+            local: false,
+            bodyless: false,
+            target: None,
+            transforms: Vec::new(),
+            around,
+            own: None,
+            place: 0,
+        }
+    }
+
     /// As [`Stream::route_config`].
     pub fn route_config<T: Any>(&self) -> Option<&'a T> {
-        self.own.and_then(|own| (**own).downcast_ref())
+        self.own?.config()
+    }
+
+    /// As [`Stream::route_configs`].
+    pub fn route_configs<T: Any>(&self) -> impl DoubleEndedIterator<Item = &'a T> + use<'a, T> {
+        self.own.into_iter().flat_map(Said::configs)
+    }
+
+    /// What this filter kept of the request.
+    pub fn kept<T: Any>(&self) -> Option<Rc<T>> {
+        self.around?.state().kept(self.place)
+    }
+
+    pub fn state(&self) -> Option<&'a StreamState> {
+        Some(self.around?.state())
+    }
+
+    /// The endpoint that has answered, or was asked last.
+    pub fn endpoint(&self) -> Option<SocketAddr> {
+        self.around?.endpoint()
+    }
+
+    /// As [`Stream::with_facts`].
+    pub fn with_facts<R>(&self, f: impl FnOnce(&dyn Facts) -> R) -> Option<R> {
+        let messages = Messages {
+            request: None,
+            response: Some(self.headers),
+        };
+        with_facts(self.around?, messages, f)
+    }
+
+    /// Changes the body while it passes. Its length is not known any more: that field goes.
+    pub fn transform(&mut self, transform: Box<dyn Transform>) {
+        self.headers.remove(::http::header::CONTENT_LENGTH);
+        self.transforms.push(transform);
+    }
+
+    pub fn into_transforms(self) -> Vec<Box<dyn Transform>> {
+        self.transforms
     }
 }
 
@@ -130,207 +380,4 @@ impl<'a> Answer<'a> {
 pub struct Target {
     pub host: Option<HeaderValue>,
     pub uri: Uri,
-}
-
-/// What one route says to one filter, compiled.
-pub type RouteConfig = Arc<dyn Any + Send + Sync>;
-
-/// What one route says to filters, by the place of the filter's factory in the registry.
-#[derive(Clone, Default)]
-pub struct PerRoute {
-    configs: Box<[(usize, RouteConfig)]>,
-    /// Something in it cannot be used. What it would have refused is not known, so nothing passes.
-    broken: bool,
-}
-
-impl PerRoute {
-    fn broken() -> Self {
-        Self {
-            broken: true,
-            ..Self::default()
-        }
-    }
-
-    pub(crate) fn of(&self, factory: usize) -> Option<&RouteConfig> {
-        // Two or three entries: a search is cheaper than a map.
-        self.configs
-            .iter()
-            .find(|(of, _)| *of == factory)
-            .map(|(_, config)| config)
-    }
-}
-
-impl fmt::Debug for PerRoute {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self
-            .configs
-            .iter()
-            .map(|(of, _)| registry::FACTORIES[*of].name);
-        f.debug_list().entries(names).finish()
-    }
-}
-
-/// The filters of one connection manager in order, the router left out, and what the router was
-/// told.
-#[derive(Debug, Default)]
-pub struct Chain {
-    filters: Vec<Entry>,
-    renders: bool,
-    /// The factories of those that look at [`Answer::target`].
-    want_target: Vec<usize>,
-    pub router: RouterConfig,
-}
-
-#[derive(Debug)]
-enum Entry {
-    Fixed(Built),
-    Changing(Arc<Slot>),
-}
-
-/// A filter, and the place of its factory in the registry.
-#[derive(Clone, Debug)]
-pub struct Built {
-    factory: usize,
-    filter: Arc<dyn HttpFilter>,
-}
-
-/// A filter whose configuration comes and changes while its chain is in use, connections included;
-/// nothing as long as there is none.
-#[derive(Debug)]
-pub struct Slot {
-    now: ArcSwapOption<Built>,
-    /// The factories of what it may become.
-    factories: Vec<usize>,
-}
-
-impl Slot {
-    pub fn set(&self, filter: Option<Built>) {
-        self.now.store(filter.map(Arc::new));
-    }
-}
-
-impl Chain {
-    fn push(&mut self, filter: Built) {
-        self.renders |= filter.filter.renders();
-        if filter.filter.wants_target() {
-            self.want_target.push(filter.factory);
-        }
-        self.filters.push(Entry::Fixed(filter));
-    }
-
-    /// What is kept of a request is what any of the configurations that may come could need.
-    fn push_changing(&mut self, slot: Arc<Slot>) {
-        self.renders = true;
-        self.want_target.extend(&slot.factories);
-        self.filters.push(Entry::Changing(slot));
-    }
-
-    /// In order, until one does not continue.
-    pub fn request<'s>(&self, mut stream: Stream<'s>, route: &'s PerRoute) -> Flow {
-        if route.broken {
-            let status = StatusCode::INTERNAL_SERVER_ERROR;
-            let flag = ResponseFlag::Unauthorized;
-            return Flow::Fail(Box::new(Failure::local(
-                status,
-                flag,
-                "route_misconfigured",
-            )));
-        }
-        for entry in &self.filters {
-            let flow = match entry {
-                Entry::Fixed(filter) => filter.request(&mut stream, route),
-                Entry::Changing(slot) => match &*slot.now.load() {
-                    Some(filter) => filter.request(&mut stream, route),
-                    None => not_configured(),
-                },
-            };
-            match flow {
-                Flow::Continue => {}
-                other => return other,
-            }
-        }
-        Flow::Continue
-    }
-
-    /// What of a request has to be kept for [`Chain::response`], if anything has.
-    pub fn target(&self, request: &Parts, route: &PerRoute) -> Option<Box<Target>> {
-        // Only filters that a route speaks to look at it.
-        let mut wanting = self.want_target.iter();
-        wanting
-            .any(|factory| route.of(*factory).is_some())
-            .then(|| {
-                Box::new(Target {
-                    host: request.headers.get(HOST).cloned(),
-                    uri: request.uri.clone(),
-                })
-            })
-    }
-
-    /// In reverse order.
-    pub fn response(
-        &self,
-        status: StatusCode,
-        headers: &mut HeaderMap,
-        route: &PerRoute,
-        target: Option<&Target>,
-    ) {
-        let mut answer = Answer {
-            status,
-            headers,
-            target,
-            own: None,
-        };
-        for entry in self.filters.iter().rev() {
-            match entry {
-                Entry::Fixed(filter) => filter.response(&mut answer, route),
-                Entry::Changing(slot) => {
-                    if let Some(filter) = &*slot.now.load() {
-                        filter.response(&mut answer, route);
-                    }
-                }
-            }
-        }
-    }
-
-    /// What of a request has to be kept for [`Chain::render`], if anything has.
-    pub fn asked(&self, request: &Parts) -> Option<Box<Asked>> {
-        self.renders.then(|| Box::new(Asked::of(request)))
-    }
-
-    pub fn render(&self, failure: &Failure, asked: Option<&Asked>) -> Option<LocalReply> {
-        let asked = asked?;
-        self.filters.iter().find_map(|entry| match entry {
-            Entry::Fixed(filter) => filter.filter.render(failure, asked),
-            Entry::Changing(slot) => {
-                let now = slot.now.load();
-                now.as_ref()?.filter.render(failure, asked)
-            }
-        })
-    }
-}
-
-impl Built {
-    fn request<'s>(&self, stream: &mut Stream<'s>, route: &'s PerRoute) -> Flow {
-        stream.own = route.of(self.factory);
-        self.filter.request(stream)
-    }
-
-    fn response<'a>(&self, answer: &mut Answer<'a>, route: &'a PerRoute) {
-        answer.own = route.of(self.factory);
-        self.filter.response(answer);
-    }
-}
-
-/// As with Envoy, which has no word for the details either.
-fn not_configured() -> Flow {
-    let status = StatusCode::INTERNAL_SERVER_ERROR;
-    let flag = ResponseFlag::NoFilterConfigFound;
-    Flow::Fail(Box::new(Failure::local(status, flag, "")))
-}
-
-/// `envoy.extensions.filters.http.router.v3.Router`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RouterConfig {
-    /// No `x-envoy-*` headers are added to requests and responses.
-    pub suppress_envoy_headers: bool,
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use arc_swap::ArcSwapOption;
 use causeway_xds::extension::{Extensions, TypedExtension};
 use causeway_xds::proto::Message;
+use causeway_xds::proto::envoy::config::route::v3::FilterConfig;
 use causeway_xds::proto::envoy::extensions::filters::http::router::v3::Router;
 use causeway_xds::reject::{FieldPath, Invalid};
 use causeway_xds::resource::access_log;
@@ -15,11 +15,13 @@ use causeway_xds::resource::api_source::Target;
 use causeway_xds::resource::config_source::Place;
 use causeway_xds::resource::tls::TlsCertificate;
 
+use crate::route::{Filters, PerRoute, RouteConfig};
 use crate::runtime::layers::Layers;
 use crate::telemetry::activity::Activities;
+use crate::telemetry::stats::{Counter, Gauge, Stats};
 use crate::tls::TlsError;
 
-use super::{Built, Chain, HttpFilter, PerRoute, RouteConfig, RouterConfig, Slot, http};
+use super::{Chain, HttpFilter, RouterConfig, Slot, http};
 
 /// Makes a filter from its configuration.
 pub type Build = fn(&TypedExtension, &Context) -> Result<Arc<dyn HttpFilter>, Invalid>;
@@ -41,6 +43,30 @@ pub struct Context {
     pub draining: Arc<AtomicBool>,
     /// What may be named as a management server; `None` where that is not known.
     pub servers: Option<Arc<KnownServers>>,
+    /// `None` where configuration is only checked.
+    pub stats: Option<Arc<Stats>>,
+    /// Under which the filters of a chain count: `http.<stat_prefix>.`
+    pub stat_scope: String,
+}
+
+impl Context {
+    /// A counter of a filter, below the scope of its chain: `rbac.allowed`.
+    pub fn counter(&self, name: &str) -> Arc<Counter> {
+        self.counter_in(&self.stat_scope, name)
+    }
+
+    /// A counter of a filter that has a scope of its own, which ends with a dot.
+    pub fn counter_in(&self, scope: &str, name: &str) -> Arc<Counter> {
+        let stats = self.stats.as_ref();
+        stats.map_or_else(Arc::default, |stats| stats.named(scope).counter(name))
+    }
+
+    pub fn gauge(&self, name: &str) -> Arc<Gauge> {
+        let stats = self.stats.as_ref();
+        stats.map_or_else(Arc::default, |stats| {
+            stats.named(&self.stat_scope).gauge(name)
+        })
+    }
 }
 
 /// The management servers of the bootstrap.
@@ -56,16 +82,25 @@ pub struct KnownServers {
 pub struct Factory {
     /// Message name of the configuration.
     pub message: &'static str,
-    /// Name for which per-route configuration is keyed, as Envoy calls the filter.
+    /// As Envoy calls the filter, and translated circuits do.
     pub name: &'static str,
     pub build: Build,
-    /// `None` when the filter takes no per-route configuration.
-    pub per_route: Option<BuildPerRoute>,
+    /// Message names of what routes may say to the filter, and what is made of it.
+    pub per_route: &'static [(&'static str, BuildPerRoute)],
 }
 
 /// A filter on its way into a chain.
 #[derive(Debug)]
-pub enum Link<'c> {
+pub struct Link<'c> {
+    /// For which routes speak to it.
+    pub name: &'c str,
+    /// Off unless a route switches it on.
+    pub disabled: bool,
+    pub config: LinkConfig<'c>,
+}
+
+#[derive(Debug)]
+pub enum LinkConfig<'c> {
     Configured(&'c TypedExtension),
     Changing(Arc<Slot>),
 }
@@ -79,6 +114,8 @@ pub const FACTORIES: &[Factory] = &[
     http::usage::FACTORY,
 ];
 
+/// Around what a route says to any filter.
+const WRAPPER: &str = "envoy.config.route.v3.FilterConfig";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
 /// The program's extensions.
@@ -106,85 +143,132 @@ impl Registry {
         &self.context
     }
 
-    /// Builds the chain of one connection manager.
+    /// Builds the chain of one connection manager, which counts under `stat_prefix`.
     ///
     /// # Errors
     /// A filter refuses its configuration. Decoding has checked it before, so this is only seen
     /// when something outside (a file) has changed since.
-    pub fn chain<'f>(&self, filters: impl Iterator<Item = Link<'f>>) -> Result<Chain, Invalid> {
+    pub fn chain<'f>(
+        &self,
+        stat_prefix: &str,
+        filters: impl Iterator<Item = Link<'f>>,
+    ) -> Result<Chain, Invalid> {
+        let context = self.scoped(stat_prefix);
         let mut chain = Chain::default();
-        for filter in filters {
-            match filter {
-                Link::Configured(filter) if filter.message_name() == ROUTER => {
+        for link in filters {
+            match link.config {
+                LinkConfig::Configured(filter) if filter.message_name() == ROUTER => {
                     chain.router = router(filter)?;
                 }
-                Link::Configured(filter) => chain.push(self.filter(filter)?),
-                Link::Changing(slot) => chain.push_changing(slot),
+                LinkConfig::Configured(filter) => {
+                    let built = (factory(filter)?.build)(filter, &context)?;
+                    chain.push(link.name, link.disabled, built);
+                }
+                LinkConfig::Changing(slot) => {
+                    chain.push_changing(link.name, link.disabled, slot);
+                }
             }
         }
         Ok(chain)
     }
 
-    /// Builds one filter, which is not the router.
+    /// Builds one filter, which is not the router, for a chain that counts under `stat_prefix`.
     ///
     /// # Errors
     /// As [`Self::chain`].
-    pub fn filter(&self, filter: &TypedExtension) -> Result<Built, Invalid> {
-        let place = factory(filter)?;
-        Ok(Built {
-            factory: place,
-            filter: (FACTORIES[place].build)(filter, &self.context)?,
-        })
-    }
-
-    /// A place in a chain for a filter that is configured by one of these messages.
-    pub fn slot(types: &[String]) -> Arc<Slot> {
-        let place = |name: &String| FACTORIES.iter().position(|f| f.message == *name);
-        Arc::new(Slot {
-            now: ArcSwapOption::empty(),
-            factories: types.iter().filter_map(place).collect(),
-        })
-    }
-
-    /// What a route says to filters. `levels` from the most general one, which the later replace.
-    pub fn per_route<'c>(
+    pub fn filter(
         &self,
-        levels: impl Iterator<Item = &'c (String, TypedExtension)>,
-    ) -> PerRoute {
-        let mut built: Vec<(usize, RouteConfig)> = Vec::new();
-        for (key, config) in levels {
-            // Decoding has checked it; what has changed outside since closes the route.
-            let Ok((place, config)) = self.one_per_route(key, config) else {
-                tracing::error!(filter = key, "per-route configuration went bad");
-                return PerRoute::broken();
-            };
-            built.retain(|(other, _)| *other != place);
-            built.push((place, config));
-        }
-        PerRoute {
-            configs: built.into(),
-            broken: false,
-        }
+        stat_prefix: &str,
+        filter: &TypedExtension,
+    ) -> Result<Arc<dyn HttpFilter>, Invalid> {
+        (factory(filter)?.build)(filter, &self.scoped(stat_prefix))
     }
 
-    fn one_per_route(
-        &self,
-        key: &str,
-        config: &TypedExtension,
-    ) -> Result<(usize, RouteConfig), Invalid> {
-        let found = FACTORIES.iter().enumerate().find(|(_, f)| f.name == key);
-        match found.and_then(|(place, f)| Some((place, f.per_route?))) {
-            Some((place, build)) => Ok((place, build(config, &self.context)?)),
-            None => Err(unknown("per-route configuration", config)),
+    fn scoped(&self, stat_prefix: &str) -> Context {
+        Context {
+            stat_scope: format!("http.{stat_prefix}."),
+            ..self.context.clone()
         }
     }
 }
 
-/// The place of a filter's factory.
-fn factory(filter: &TypedExtension) -> Result<usize, Invalid> {
+impl Filters for Registry {
+    fn per_route(&self, levels: &mut dyn Iterator<Item = &(String, TypedExtension)>) -> PerRoute {
+        let mut route = PerRoute::default();
+        for (key, config) in levels {
+            match said(config, &self.context) {
+                Ok(Some(Said { disabled, config })) => route.say(key, disabled, config),
+                Ok(None) => {}
+                // Decoding has checked it; what has changed outside since closes the route.
+                Err(_) => {
+                    tracing::error!(filter = key, "per-route configuration went bad");
+                    return PerRoute::broken();
+                }
+            }
+        }
+        route
+    }
+
+    fn layers(&self) -> &Layers {
+        &self.context.layers
+    }
+}
+
+/// What one level says to one filter.
+struct Said {
+    disabled: bool,
+    config: Option<RouteConfig>,
+}
+
+/// `None`: nobody knows what it means, and it says itself that this does not matter.
+fn said(config: &TypedExtension, context: &Context) -> Result<Option<Said>, Invalid> {
+    if config.message_name() != WRAPPER {
+        let config = per_route(config, context)?;
+        return Ok(Some(Said {
+            disabled: false,
+            config: Some(config),
+        }));
+    }
+    let FilterConfig {
+        config: inner,
+        is_optional,
+        disabled,
+    } = decode(config)?;
+    let at = FieldPath::root().field("config");
+    // Only the switch is turned.
+    let inner = inner.filter(|inner| !inner.type_url.is_empty() && !disabled);
+    let Some(inner) = inner else {
+        return Ok(Some(Said {
+            disabled,
+            config: None,
+        }));
+    };
+    let inner = TypedExtension::from_any(config.name.as_str(), inner);
+    let known = |f: &Factory| f.per_route.iter().any(|(m, _)| *m == inner.message_name());
+    if is_optional && !FACTORIES.iter().any(known) {
+        return Ok(None);
+    }
+    let config = per_route(&inner, context).map_err(|invalid| invalid.within(&at))?;
+    Ok(Some(Said {
+        disabled,
+        config: Some(config),
+    }))
+}
+
+/// The message decides what it is, and not the name that it stands under.
+fn per_route(config: &TypedExtension, context: &Context) -> Result<RouteConfig, Invalid> {
+    let all = FACTORIES.iter().flat_map(|factory| factory.per_route);
+    let mut known = all.filter(|(message, _)| *message == config.message_name());
+    match known.next() {
+        Some((_, build)) => build(config, context),
+        None => Err(unknown("per-route configuration", config)),
+    }
+}
+
+fn factory(filter: &TypedExtension) -> Result<&'static Factory, Invalid> {
     FACTORIES
         .iter()
-        .position(|f| f.message == filter.message_name())
+        .find(|f| f.message == filter.message_name())
         .ok_or_else(|| unknown("HTTP filter", filter))
 }
 
@@ -287,11 +371,11 @@ impl Extensions for Registry {
         if filter.message_name() == ROUTER {
             return router(filter).map(drop);
         }
-        (FACTORIES[factory(filter)?].build)(filter, &self.context).map(drop)
+        (factory(filter)?.build)(filter, &self.context).map(drop)
     }
 
-    fn check_per_route(&self, key: &str, config: &TypedExtension) -> Result<(), Invalid> {
-        self.one_per_route(key, config).map(drop)
+    fn check_per_route(&self, _: &str, config: &TypedExtension) -> Result<(), Invalid> {
+        said(config, &self.context).map(drop)
     }
 }
 

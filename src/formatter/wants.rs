@@ -29,6 +29,33 @@ fn add(list: &mut Vec<HeaderName>, name: &HeaderName) {
 }
 
 impl Wants {
+    pub const NONE: Self = Self {
+        anything: false,
+        route: false,
+        points: false,
+        sizes: false,
+        request_head: false,
+        request_fields: Vec::new(),
+        response_fields: Vec::new(),
+        trailers: Vec::new(),
+    };
+
+    /// Adds what somebody else asks for.
+    pub fn merge(&mut self, other: &Self) {
+        self.anything |= other.anything;
+        self.route |= other.route;
+        self.points |= other.points;
+        self.sizes |= other.sizes;
+        self.request_head |= other.request_head;
+        for (mine, others) in [
+            (&mut self.request_fields, &other.request_fields),
+            (&mut self.response_fields, &other.response_fields),
+            (&mut self.trailers, &other.trailers),
+        ] {
+            others.iter().for_each(|name| add(mine, name));
+        }
+    }
+
     pub fn request(&mut self, key: &Key) {
         self.anything = true;
         self.request_head = true;

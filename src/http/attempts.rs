@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
+use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::exchange::Exchange;
@@ -24,7 +25,7 @@ use crate::error::Failure;
 use crate::route::Chosen;
 use crate::route::action::{Forward, milliseconds};
 use crate::runtime::timer::Deadline;
-use crate::upstream::body::{Kept, Progress, RequestBody};
+use crate::upstream::body::{ClientBody, Kept, Progress, RequestBody};
 use crate::upstream::pool::{self, Lease, SendError};
 use crate::upstream::{Endpoint, Via};
 
@@ -36,7 +37,7 @@ const TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-re
 /// What every attempt sends.
 pub struct Ask<'a> {
     pub parts: &'a mut Option<Parts>,
-    pub body: Incoming,
+    pub body: ClientBody,
     pub chosen: &'a Chosen,
     pub forward: &'a Forward,
     pub retries: Option<Box<Retries>>,
@@ -149,12 +150,12 @@ pub async fn ask(
         Via::of_request(&cluster.transport, &head.headers, addresses)
     });
     let progress = Rc::clone(&exchange.progress);
-    let ended = progress.request_ended.get();
+    let ended = body.is_end_stream();
     let resend = retries.as_ref().is_some_and(|retries| retries.resend());
     let body = match (resend, &copies) {
-        (false, None) => Sending::Once(Some(RequestBody::streaming(body, Rc::clone(&progress)))),
+        (false, None) => Sending::Once(Some(RequestBody::streaming(body))),
         _ if ended => Sending::Once(None),
-        _ => Sending::Kept(Kept::new(body, forward.buffer_limit, Rc::clone(&progress))),
+        _ => Sending::Kept(Kept::new(body, forward.buffer_limit)),
     };
     if let Some(copies) = copies {
         let head = Replay::of(parts.as_ref().expect(UNSENT));
@@ -280,8 +281,20 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    fn pick(&mut self) -> Result<&'a Arc<Endpoint>, Lost> {
+    fn pick(&mut self, exchange: &Exchange) -> Result<&'a Arc<Endpoint>, Lost> {
         let cluster = self.cluster;
+        if let Some(wanted) = exchange.filters.wanted_endpoint()
+            && self.tried.is_empty()
+        {
+            match cluster.at(wanted.address) {
+                Some(endpoint) => return Ok(endpoint),
+                None if wanted.strict => {
+                    cluster.transport.stats.upstream_cx_none_healthy.inc();
+                    return Err(Lost::finally(PickError::NoneEligible(0).into()));
+                }
+                None => {}
+            }
+        }
         let hash = self.ask.hash;
         let others = self.ask.retries.as_ref().map_or(0, |r| r.other_hosts());
         let picked = match others {
@@ -304,7 +317,7 @@ impl<'a> Attempts<'a> {
     async fn attempt(&mut self, exchange: &mut Exchange) -> Result<Answer, Lost> {
         let transport = &self.cluster.transport;
         loop {
-            let endpoint = self.pick()?;
+            let endpoint = self.pick(exchange)?;
             let limit = &transport.limits_of(self.ask.forward.priority).requests;
             let Some(permit) = limit.acquire() else {
                 transport.dropped.inc();
@@ -525,7 +538,7 @@ impl TryClock {
 }
 
 /// Waits for `future` as long as no deadline of the stream fires.
-async fn watched<F: Future>(
+pub(super) async fn watched<F: Future + ?Sized>(
     mut future: Pin<&mut F>,
     exchange: &mut Exchange,
     timeouts: &Timeouts,
@@ -533,7 +546,7 @@ async fn watched<F: Future>(
     std::future::poll_fn(|cx| poll_watched(cx, future.as_mut(), exchange, timeouts)).await
 }
 
-fn poll_watched<F: Future>(
+fn poll_watched<F: Future + ?Sized>(
     cx: &mut Context<'_>,
     future: Pin<&mut F>,
     exchange: &mut Exchange,

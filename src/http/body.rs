@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use super::exchange::Exchange;
 use super::watch::Fired;
 use crate::error::ResponseFlag;
+use crate::filter::{self, body::Transform, body::Transformed};
 use crate::upstream::pool::Lease;
 
 /// What a client is sent.
@@ -18,6 +19,8 @@ pub enum Body {
     Empty,
     Full(Option<Bytes>, Box<Exchange>),
     Upstream(Box<Relay>),
+    /// Changed by a filter.
+    Transformed(Box<Transformed<Self>>),
 }
 
 /// Streams an upstream's body, and owns what must last as long as it does.
@@ -37,6 +40,8 @@ pub enum BodyError {
     Upstream(hyper::Error),
     #[error("{0} fired")]
     Deadline(Fired),
+    #[error("filter: {0}")]
+    Filter(#[from] filter::body::BodyError),
 }
 
 impl Body {
@@ -69,7 +74,17 @@ impl Body {
             Self::Empty => None,
             Self::Full(_, exchange) => Some(exchange),
             Self::Upstream(relay) => Some(&relay.exchange),
+            Self::Transformed(body) => body.inner.exchange(),
         }
+    }
+
+    /// Whether the answer is ours.
+    pub fn is_local(&self) -> bool {
+        matches!(self, Self::Full(..))
+    }
+
+    pub fn transformed(self, transform: Box<dyn Transform>) -> Self {
+        Self::Transformed(Box::new(Transformed::new(self, transform)))
     }
 }
 
@@ -154,6 +169,7 @@ impl HttpBody for Body {
                 Ok(Frame::data(bytes))
             })),
             Self::Upstream(relay) => relay.poll(cx),
+            Self::Transformed(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
 
@@ -162,6 +178,7 @@ impl HttpBody for Body {
             Self::Empty => true,
             Self::Full(bytes, _) => bytes.is_none(),
             Self::Upstream(relay) => relay.inner.is_end_stream(),
+            Self::Transformed(body) => body.is_end_stream(),
         }
     }
 
@@ -172,6 +189,7 @@ impl HttpBody for Body {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
             }
             Self::Upstream(relay) => relay.inner.size_hint(),
+            Self::Transformed(body) => body.size_hint(),
         }
     }
 }

@@ -15,10 +15,9 @@ use super::connection_manager::Connection;
 use super::observed::{Kept, Observed};
 use super::watch::{Fired, Watch};
 use crate::error::{Failure, ResponseFlag};
-use crate::filter::Asked;
+use crate::filter::{Asked, StreamState};
 use crate::formatter::Wants;
 use crate::route::Chosen;
-use crate::telemetry::activity::ActivityGuard;
 use crate::telemetry::stats::{ClusterStats, Counter};
 use crate::upstream::body::Progress;
 use crate::upstream::{Endpoint, Permit, Transport};
@@ -46,8 +45,8 @@ pub struct Exchange {
     pub kept: Option<Rc<Kept>>,
     /// Kept for whoever gives failures their form.
     pub asked: Option<Box<Asked>>,
-    /// Says that a circuit is in use.
-    pub usage: Option<ActivityGuard>,
+    /// What filters know of it.
+    pub filters: StreamState,
 }
 
 /// The upstream's side of an exchange, for as long as it lasts.
@@ -97,7 +96,7 @@ impl Exchange {
             version: parts.version,
             kept,
             asked: None,
-            usage: None,
+            filters: StreamState::default(),
         })
     }
 
@@ -166,9 +165,11 @@ impl Exchange {
     /// The route is known.
     pub fn routed(&mut self, chosen: &Chosen) {
         let wants = &chosen.edits().wants;
+        let filters = &chosen.filters().wants;
         self.keep_for(wants);
+        self.keep_for(filters);
         if let Some(kept) = &self.kept
-            && (wants.route || self.connection.manager.wants.route)
+            && (wants.route || filters.route || self.connection.manager.wants.route)
         {
             // A request has one route.
             kept.route.set(Arc::clone(&chosen.route)).ok();
@@ -176,12 +177,16 @@ impl Exchange {
     }
 
     /// The request is about to leave, or to be answered here. `route`: what the edits of its
-    /// route ask for.
-    pub fn keep_request(&self, parts: &Parts, route: Option<&Wants>) {
+    /// route ask for, and what it says to filters.
+    pub fn keep_request(&self, parts: &Parts, route: Option<&Chosen>) {
         let Some(kept) = &self.kept else {
             return;
         };
-        let all = [Some(&self.connection.manager.wants), route];
+        let all = [
+            Some(&self.connection.manager.wants),
+            route.map(|chosen| &chosen.edits().wants),
+            route.map(|chosen| &chosen.filters().wants),
+        ];
         for wants in all.into_iter().flatten() {
             kept.request(parts, wants);
             if wants.points {
@@ -254,6 +259,11 @@ impl Exchange {
             }
         }
         self.release_upstream(None);
+    }
+
+    /// The address of the endpoint that was asked last.
+    pub fn endpoint(&self) -> Option<std::net::SocketAddr> {
+        self.upstream.borrow().as_ref()?.endpoint.socket_address()
     }
 
     /// Counts something against the cluster that is asked.

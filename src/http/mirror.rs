@@ -88,14 +88,14 @@ struct Copy {
     body: Vec<Piece>,
 }
 
-/// Counts a copy for as long as it runs.
-struct Running {
+/// Counts a request that is no client's for as long as it runs.
+pub(super) struct Running {
     endpoint: Arc<Endpoint>,
     transport: Arc<Transport>,
 }
 
 impl Running {
-    fn begin(endpoint: &Arc<Endpoint>, transport: &Arc<Transport>) -> Self {
+    pub(super) fn begin(endpoint: &Arc<Endpoint>, transport: &Arc<Transport>) -> Self {
         transport.stats.upstream_rq_total.inc();
         transport.stats.upstream_rq_active.inc();
         endpoint.stats.rq_total.inc();

@@ -1,5 +1,6 @@
 //! HTTP: from an accepted connection to a response, steps 5b to 16 of a request's life.
 
+mod around;
 mod attempts;
 pub mod body;
 mod client_cert;

@@ -10,6 +10,7 @@ use super::body::Body;
 use super::exchange::Exchange;
 use super::observed::Observed;
 use crate::error::Failure;
+use crate::filter::LocalReply;
 use crate::local_reply::{LocalReplies, Mapper};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -50,8 +51,7 @@ pub fn from_failure(failure: &Failure, manner: Manner, exchange: Box<Exchange>) 
     if !manner.grpc {
         let filters = &exchange.connection.manager.filters;
         if let Some(told) = filters.render(failure, exchange.asked.as_deref()) {
-            let body = Bytes::from(told.body.into_owned());
-            return direct(told.status, body, told.headers, manner, exchange);
+            return direct(told.status, told.body, told.headers, manner, exchange);
         }
     }
     let body = match &failure.body {
@@ -59,6 +59,20 @@ pub fn from_failure(failure: &Failure, manner: Manner, exchange: Box<Exchange>) 
         Cow::Owned(text) => Bytes::copy_from_slice(text.as_bytes()),
     };
     direct(failure.status, body, HeaderMap::new(), manner, exchange)
+}
+
+/// The answer of a filter or of a route.
+pub fn local(reply: LocalReply, manner: Manner, exchange: Box<Exchange>) -> Response<Body> {
+    exchange.detail(reply.details);
+    if let Some(flag) = reply.flag {
+        exchange.flag(flag);
+    }
+    let mut response = direct(reply.status, reply.body, reply.headers, manner, exchange);
+    if let Some(status) = reply.grpc_status.filter(|_| manner.grpc) {
+        let headers = response.headers_mut();
+        headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(status)));
+    }
+    response
 }
 
 /// What `local_reply_config` makes of an answer.

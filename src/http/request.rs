@@ -132,6 +132,22 @@ pub fn edit_response(edits: &HeaderEdits, headers: &mut HeaderMap, exchange: Opt
     }
 }
 
+/// Puts the pseudo headers where the endpoint's protocol has them.
+pub fn suit(head: &mut Parts, http2: bool) {
+    if !http2 {
+        head.version = Version::HTTP_11;
+        return;
+    }
+    head.version = Version::HTTP_2;
+    let mut uri = std::mem::take(&mut head.uri).into_parts();
+    uri.scheme = Some(http::uri::Scheme::HTTP);
+    // Not there when the request comes back from a connection that did not send it.
+    if let Some(host) = head.headers.remove(HOST) {
+        uri.authority = host.to_str().ok().and_then(|h| h.parse().ok());
+    }
+    head.uri = Uri::from_parts(uri).unwrap_or_default();
+}
+
 /// Puts a head into the form that the endpoint's protocol wants.
 pub fn prepare(
     head: &mut Parts,
@@ -149,17 +165,8 @@ pub fn prepare(
     {
         replace_host(head, host, forward, envoy_headers);
     }
-    if lease.is_http2() {
-        head.version = Version::HTTP_2;
-        let mut uri = std::mem::take(&mut head.uri).into_parts();
-        uri.scheme = Some(http::uri::Scheme::HTTP);
-        // Not there when the request comes back from a connection that did not send it.
-        if let Some(host) = head.headers.remove(HOST) {
-            uri.authority = host.to_str().ok().and_then(|h| h.parse().ok());
-        }
-        head.uri = Uri::from_parts(uri).unwrap_or_default();
-    } else {
-        head.version = Version::HTTP_11;
+    suit(head, lease.is_http2());
+    if !lease.is_http2() {
         // Every method but these may have a body, so that its absence is said (as Envoy does).
         let plain = [Method::GET, Method::HEAD, Method::CONNECT, Method::TRACE];
         if bodyless && upgrade.is_none() && !plain.contains(&head.method) {

@@ -28,6 +28,7 @@ use crate::error::{Failure, ResponseFlag};
 use crate::route::Chosen;
 use crate::route::action::Forward;
 use crate::route::hash::Hashed;
+use crate::upstream::body::ClientBody;
 use crate::upstream::pool::Lease;
 
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
@@ -38,7 +39,7 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub struct Job<'j> {
     /// There until it is sent.
     pub parts: &'j mut Option<Parts>,
-    pub body: Incoming,
+    pub body: ClientBody,
     pub chosen: &'j Chosen,
     pub forward: &'j Forward,
     /// `None`: the snapshot has no such cluster.
@@ -91,7 +92,7 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
         kept.cluster.set(Arc::clone(&cluster.name)).ok();
     }
     edit_request(head, forward, chosen, tell, &exchange);
-    exchange.keep_request(head, Some(&chosen.edits().wants));
+    exchange.keep_request(head, Some(chosen));
 
     let hashed = match &cluster {
         Some(cluster) if cluster.model.balancing.policy.hashes() => {

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
 use causeway_xds::resource::route::{RequireTls, Upgrade};
 use http::header::{HOST, HeaderMap, TRAILER};
 use http::request::Parts;
@@ -12,6 +12,8 @@ use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
+use super::around::Surroundings;
+use super::attempts;
 use super::body::Body;
 use super::client_cert;
 use super::connection_manager::Connection;
@@ -24,20 +26,15 @@ use super::reply::{self, Manner};
 use super::request::{edit_head, edit_response};
 use super::router::{self, Job};
 use super::strict;
+use super::timeouts::Timeouts;
 use super::view::View;
 use crate::cluster::Cluster;
 use crate::error::{Failure, ResponseFlag};
-use crate::filter::{Flow, LocalReply, Stream};
+use crate::filter::{Answer, Around, Chain, Flow, LocalReply, Stream, Target, Then};
 use crate::route::redirect::Redirect;
-use crate::route::{Action, Chosen, RouteTable, host_key};
+use crate::route::{Action, Chosen, PerRoute, RouteTable, host_key};
 use crate::snapshot::{RouteRef, Snapshot};
-
-/// What the route table says about a request.
-enum Found {
-    Route(Chosen, Where),
-    ToHttps,
-    Nothing,
-}
+use crate::upstream::body::ClientBody;
 
 /// Where a request goes.
 #[derive(Default)]
@@ -68,7 +65,7 @@ pub async fn handle(
     connection.request_began();
     let mut exchange = Exchange::begin(&connection, parts);
     exchange.asked = connection.manager.filters.asked(parts);
-    exchange.progress.request_ended.set(body.is_end_stream());
+    let mut body = ClientBody::new(body, Rc::clone(&exchange.progress));
     // Those of HTTP/1 have to be announced (RFC 9110 section 6.6.2).
     if parts.version != Version::HTTP_2 && !body.is_end_stream() {
         let announced = parts.headers.contains_key(TRAILER);
@@ -80,63 +77,86 @@ pub async fn handle(
         close: !body.is_end_stream() || parts.method == Method::CONNECT || connection.is_ending(),
         http2: parts.version == Version::HTTP_2,
     };
-    let decided = decide(&connection, parts, &mut exchange);
+    let filters = &connection.manager.filters;
+    let begun = begin(&connection, parts, &mut exchange);
     if let Some(asked) = &mut exchange.asked {
         asked.looked_at(&parts.headers);
     }
+    let (mut routed, decided) = match begun {
+        Ok(Begun::Routed(routed)) => (Some(routed), None),
+        Ok(Begun::Redirect(location)) => {
+            let decided = Decided::Redirect {
+                status: StatusCode::TEMPORARY_REDIRECT,
+                location,
+                headers: HeaderMap::new(),
+            };
+            (None, Some(Ok(decided)))
+        }
+        Err(failure) => (None, Some(Err(failure))),
+    };
+    let decided = match (&mut routed, decided) {
+        (_, Some(decided)) => decided,
+        (None, None) => unreachable!("one or the other"),
+        (Some(routed), None) => {
+            let mut passage = Passage {
+                parts,
+                body: &mut body,
+                routed,
+                next: 0,
+            };
+            let flow = match passage.pass(&exchange) {
+                // Rare, and large: it has a place of its own.
+                flow @ (Flow::Wait(_) | Flow::Reroute) => {
+                    Box::pin(passage.go_on(flow, &mut exchange)).await
+                }
+                flow => Ok(flow),
+            };
+            flow.and_then(|flow| act(flow, &connection, parts, routed, &mut exchange))
+        }
+    };
     let told_id = match connection.manager.model.always_set_request_id_in_response {
         true => parts.headers.get(&X_REQUEST_ID).cloned(),
         false => None,
     };
-    let mut response = match decided {
-        Ok(Decided::Forward {
-            chosen,
-            to: Where { cluster, copies },
-            upgrade,
-            asks,
-            client,
-        }) => {
+    let chosen = routed.as_ref().and_then(|routed| routed.chosen.as_ref());
+    let mut target = None;
+    let mut response = match (decided, &chosen) {
+        (Ok(Decided::Forward { to, upgrade }), Some(chosen)) => {
             let Action::Forward(forward) = &chosen.route.action else {
                 unreachable!("decided by the action")
             };
             let close = connection.is_ending();
             let manner = Manner { close, ..manner };
-            let filters = &connection.manager.filters;
-            let target = filters.target(parts, chosen.filters());
+            target = filters.target(parts, chosen.filters());
+            let (asks, client) = routed.as_ref().map_or_else(
+                || unreachable!("it has a route"),
+                |routed| (routed.asks, routed.client),
+            );
             let job = Job {
                 parts: &mut head,
                 body,
-                chosen: &chosen,
+                chosen,
                 forward,
-                cluster,
-                copies,
+                cluster: to.cluster,
+                copies: to.copies,
                 upgrade,
                 on_upgrade,
                 asks,
                 client,
                 manner,
             };
-            // The chain has run on the way up; it runs in reverse on the way down.
-            let mut response = router::forward(job, exchange).await;
-            let status = response.status();
-            let headers = response.headers_mut();
-            filters.response(status, headers, chosen.filters(), target.as_deref());
-            response
+            router::forward(job, exchange).await
         }
-        other => {
-            exchange.keep_request(parts, None);
+        (other, chosen) => {
+            exchange.keep_request(parts, *chosen);
             let mut response = match other {
-                Ok(Decided::Reply {
-                    status,
-                    body,
-                    headers,
-                }) => reply::direct(status, body, headers, manner, exchange),
+                Ok(Decided::Reply(reply)) => reply::local(*reply, manner, exchange),
                 Ok(Decided::Redirect {
                     status,
                     location,
                     headers,
                 }) => reply::redirect(status, &location, headers, manner, exchange),
-                Ok(Decided::Forward { .. }) => unreachable!("matched above"),
+                Ok(Decided::Forward { .. }) => unreachable!("a route that forwards was chosen"),
                 Err(failure) if manner.http2 && strict::is_of_the_codec(&failure) => {
                     exchange.failed(&failure);
                     return Err(Reset);
@@ -147,6 +167,11 @@ pub async fn handle(
             response
         }
     };
+    // Whoever was not asked for the way up has no word on the way down.
+    if routed.is_some() && !filters.is_empty() {
+        let route = chosen.map_or(PerRoute::NONE, Chosen::filters);
+        response = through_filters(response, filters, route, target.as_deref());
+    }
     if let Some(id) = told_id {
         response.headers_mut().insert(X_REQUEST_ID, id);
     }
@@ -158,20 +183,132 @@ pub async fn handle(
     Ok(response)
 }
 
+/// The way of an answer through the filters.
+fn through_filters(
+    mut response: Response<Body>,
+    filters: &Chain,
+    route: &PerRoute,
+    target: Option<&Target>,
+) -> Response<Body> {
+    let mut headers = std::mem::take(response.headers_mut());
+    let body = response.body();
+    let around = body.exchange().map(|exchange| Surroundings {
+        exchange,
+        cluster: "",
+    });
+    let around = around.as_ref().map(|around| around as &dyn Around);
+    let mut answer = Answer::new(response.status(), &mut headers, around);
+    answer.local = body.is_local();
+    answer.bodyless = http_body::Body::is_end_stream(body);
+    answer.target = target;
+    filters.response(&mut answer, route);
+    let status = answer.status;
+    let transforms = answer.into_transforms();
+    if status != response.status() {
+        if let Some(exchange) = body.exchange() {
+            exchange.answered(status);
+        }
+        *response.status_mut() = status;
+    }
+    *response.headers_mut() = headers;
+    if transforms.is_empty() {
+        return response;
+    }
+    response.map(|body| transforms.into_iter().fold(body, Body::transformed))
+}
+
+/// A request on its way through the filters.
+struct Passage<'p> {
+    parts: &'p mut Parts,
+    body: &'p mut ClientBody,
+    routed: &'p mut Routed,
+    /// The filter that is next.
+    next: usize,
+}
+
+impl Passage<'_> {
+    /// Asks the filters from the next one on; the one before them goes on first, if it waited.
+    fn step(&mut self, exchange: &Exchange, then: Option<Then>) -> Flow {
+        let filters = &exchange.connection.manager.filters;
+        let cluster = self.routed.to.cluster.as_ref();
+        let around = Surroundings {
+            exchange,
+            cluster: cluster.map_or("", |cluster| &cluster.name),
+        };
+        let route = self.routed.chosen.as_ref();
+        let route = route.map_or(PerRoute::NONE, Chosen::filters);
+        let mut stream = Stream::new(self.parts, self.body, self.routed.client, &around);
+        let flow = match then {
+            Some(then) => filters.resume(&mut stream, route, self.next, then),
+            None => Flow::Continue,
+        };
+        match flow {
+            Flow::Continue => filters.request(&mut stream, route, &mut self.next),
+            flow => flow,
+        }
+    }
+
+    fn pass(&mut self, exchange: &Exchange) -> Flow {
+        match exchange.connection.manager.filters.is_empty() {
+            true => Flow::Continue,
+            false => self.step(exchange, None),
+        }
+    }
+
+    /// Waits as often as filters want to, and chooses the route anew when they have changed what it
+    /// depends on.
+    async fn go_on(mut self, flow: Flow, exchange: &mut Exchange) -> Result<Flow, Failure> {
+        let connection = Rc::clone(&exchange.connection);
+        let limits = &connection.manager.model.timeouts;
+        let watch = &mut exchange.watch;
+        watch.limit(limits.request, Duration::ZERO, limits.stream_idle);
+        watch.limit_duration(limits.max_stream_duration);
+        let mut flow = flow;
+        loop {
+            let then = match flow {
+                Flow::Wait(mut wait) => {
+                    let timeouts = Timeouts::default();
+                    Some(attempts::watched(wait.as_mut(), exchange, &timeouts).await?)
+                }
+                Flow::Reroute => {
+                    self.routed.choose(&connection, self.parts);
+                    if let Some(chosen) = &self.routed.chosen {
+                        exchange.routed(chosen);
+                    }
+                    None
+                }
+                flow => return Ok(flow),
+            };
+            flow = self.step(exchange, then);
+        }
+    }
+}
+
+/// What became of the head of a request.
+enum Begun {
+    /// To this place, whatever the routes say.
+    Redirect(String),
+    Routed(Routed),
+}
+
+/// What the route table says about a request, and what else is known of it.
+struct Routed {
+    chosen: Option<Chosen>,
+    to: Where,
+    /// The virtual host wants the client to use TLS.
+    to_https: bool,
+    upgrade: Option<UpgradeRequest>,
+    /// It has `x-envoy-*` fields.
+    asks: bool,
+    client: IpAddr,
+}
+
 enum Decided {
     Forward {
-        chosen: Chosen,
         to: Where,
         upgrade: Option<UpgradeRequest>,
-        /// It has `x-envoy-*` fields.
-        asks: bool,
-        client: IpAddr,
     },
-    Reply {
-        status: StatusCode,
-        body: Bytes,
-        headers: HeaderMap,
-    },
+    Reply(Box<LocalReply>),
     Redirect {
         status: StatusCode,
         location: String,
@@ -180,20 +317,17 @@ enum Decided {
     },
 }
 
-fn decide(
+/// From the head of a request to its route.
+fn begin(
     connection: &Rc<Connection>,
     parts: &mut Parts,
     exchange: &mut Exchange,
-) -> Result<Decided, Failure> {
+) -> Result<Begun, Failure> {
     let manager = &connection.manager;
     let heads = connection.activity().heads.as_ref();
     let facts = head::sanitise(parts, &manager.model, connection.local_port, heads)?;
     if let Some(location) = facts.redirect {
-        return Ok(Decided::Redirect {
-            status: StatusCode::TEMPORARY_REDIRECT,
-            location,
-            headers: HeaderMap::new(),
-        });
+        return Ok(Begun::Redirect(location));
     }
     let mut names = facts.names;
     if manager.early_edits.edits_requests() {
@@ -213,21 +347,20 @@ fn decide(
     let client = client.ip;
     exchange.client.set(Some(client));
 
-    let (chosen, to) = match choose(connection, parts) {
-        Found::Route(chosen, to) => (chosen, to),
-        Found::ToHttps => {
-            return Ok(redirected(&Redirect::to_https(), parts, HeaderMap::new()));
-        }
-        Found::Nothing => {
-            manager.stats.no_route.inc();
-            return Err(Failure::local(
-                StatusCode::NOT_FOUND,
-                ResponseFlag::NoRoute,
-                "route_not_found",
-            ));
-        }
+    let mut routed = Routed {
+        chosen: None,
+        to: Where::default(),
+        to_https: false,
+        upgrade: None,
+        asks: names.internal,
+        client,
     };
-    exchange.routed(&chosen);
+    routed.choose(connection, parts);
+    let Some(chosen) = &routed.chosen else {
+        // Filters come first.
+        return Ok(Begun::Routed(routed));
+    };
+    exchange.routed(chosen);
     let upgrade = facts
         .upgrade
         // A preflight passes where nothing else does, so it must not become a tunnel. Ignoring what
@@ -245,34 +378,40 @@ fn decide(
         )
         .closing());
     }
-    let local_port = connection.local_port.unwrap_or(0);
-    let tls = connection.peer.tls;
-    let stream = Stream::new(parts, client, local_port, tls, &mut exchange.usage);
-    match manager.filters.request(stream, chosen.filters()) {
+    routed.upgrade = upgrade;
+    Ok(Begun::Routed(routed))
+}
+
+/// What filters have let pass does what its route says.
+fn act(
+    flow: Flow,
+    connection: &Rc<Connection>,
+    parts: &mut Parts,
+    routed: &mut Routed,
+    exchange: &mut Exchange,
+) -> Result<Decided, Failure> {
+    let manager = &connection.manager;
+    match flow {
         Flow::Continue => {}
         Flow::Fail(failure) => return Err(*failure),
-        Flow::Reply(reply) => {
-            exchange.detail("filter_reply");
-            let LocalReply {
-                status,
-                body,
-                headers,
-            } = *reply;
-            let body = Bytes::from(body.into_owned());
-            return Ok(Decided::Reply {
-                status,
-                body,
-                headers,
-            });
-        }
+        Flow::Reply(reply) => return Ok(Decided::Reply(reply)),
+        Flow::Wait(_) | Flow::Reroute => unreachable!("seen to before"),
     }
+    if routed.to_https {
+        return Ok(redirected(&Redirect::to_https(), parts, HeaderMap::new()));
+    }
+    let Some(chosen) = &routed.chosen else {
+        manager.stats.no_route.inc();
+        return Err(Failure::local(
+            StatusCode::NOT_FOUND,
+            ResponseFlag::NoRoute,
+            "route_not_found",
+        ));
+    };
     match &chosen.route.action {
         Action::Forward(_) => Ok(Decided::Forward {
-            chosen,
-            to,
-            upgrade,
-            asks: names.internal,
-            client,
+            to: std::mem::take(&mut routed.to),
+            upgrade: routed.upgrade.take(),
         }),
         Action::Direct { status, body } => {
             manager.stats.rq_direct_response.inc();
@@ -284,13 +423,11 @@ fn decide(
                 );
             }
             exchange.answered(*status);
-            exchange.detail("direct_response");
             edit_response(chosen.edits(), &mut headers, Some(exchange));
-            Ok(Decided::Reply {
-                status: *status,
-                body: body.clone(),
-                headers,
-            })
+            let mut reply = LocalReply::new(*status, "direct_response");
+            reply.body = body.clone();
+            reply.headers = headers;
+            Ok(Decided::Reply(Box::new(reply)))
         }
         Action::Redirect(redirect) => {
             manager.stats.rq_redirect.inc();
@@ -303,52 +440,51 @@ fn decide(
     }
 }
 
-/// The one look at the snapshot: afterwards the request holds only what it needs of it.
-fn choose(connection: &Connection, parts: &Parts) -> Found {
-    let mut reader = connection.reader.borrow_mut();
-    let snapshot = reader.load();
-    let table: Option<&RouteTable> = match &connection.manager.routes {
-        RouteRef::Inline(table) => Some(table),
-        RouteRef::Named(name) => snapshot.routes.get(name).map(|table| &**table),
-    };
-    let path = parts.uri.path();
-    let host = parts
-        .headers
-        .get(HOST)
-        .and_then(|h| h.to_str().ok())
-        .unwrap_or("");
-    let Some(virtual_host) = table
-        .filter(|_| path.starts_with('/') || parts.method == Method::CONNECT)
-        .and_then(|table| table.virtual_host(host_key(table, host, path)))
-    else {
-        return Found::Nothing;
-    };
-    if virtual_host.require_tls != RequireTls::None
-        && parts
+impl Routed {
+    /// The one look at the snapshot: afterwards the request holds only what it needs of it.
+    fn choose(&mut self, connection: &Connection, parts: &Parts) {
+        (self.chosen, self.to, self.to_https) = (None, Where::default(), false);
+        let mut reader = connection.reader.borrow_mut();
+        let snapshot = reader.load();
+        let table: Option<&RouteTable> = match &connection.manager.routes {
+            RouteRef::Inline(table) => Some(table),
+            RouteRef::Named(name) => snapshot.routes.get(name).map(|table| &**table),
+        };
+        let path = parts.uri.path();
+        let host = parts
             .headers
-            .get(&X_FORWARDED_PROTO)
-            .is_none_or(|p| p != "https")
-    {
-        return Found::ToHttps;
-    }
-    let view = View::of(parts);
-    let Some(route) = virtual_host.find(&view) else {
-        return Found::Nothing;
-    };
-    let mut chosen = Chosen {
-        route: Arc::clone(route),
-        weighted: None,
-    };
-    let mut to = Where::default();
-    if let Action::Forward(forward) = &route.action {
-        let (name, weighted) = forward.destination.choose(&view);
-        chosen.weighted = weighted;
-        to.cluster = snapshot.clusters.get(&*name).cloned();
-        if !forward.mirrors.is_empty() {
-            to.copies = copies(&chosen, &view, snapshot);
+            .get(HOST)
+            .and_then(|h| h.to_str().ok())
+            .unwrap_or("");
+        let Some(virtual_host) = table
+            .filter(|_| path.starts_with('/') || parts.method == Method::CONNECT)
+            .and_then(|table| table.virtual_host(host_key(table, host, path)))
+        else {
+            return;
+        };
+        let proto = parts.headers.get(&X_FORWARDED_PROTO);
+        if virtual_host.require_tls != RequireTls::None && proto.is_none_or(|p| p != "https") {
+            self.to_https = true;
+            return;
         }
+        let view = View::of(parts);
+        let Some(route) = virtual_host.find(&view) else {
+            return;
+        };
+        let mut chosen = Chosen {
+            route: Arc::clone(route),
+            weighted: None,
+        };
+        if let Action::Forward(forward) = &route.action {
+            let (name, weighted) = forward.destination.choose(&view);
+            chosen.weighted = weighted;
+            self.to.cluster = snapshot.clusters.get(&*name).cloned();
+            if !forward.mirrors.is_empty() {
+                self.to.copies = copies(&chosen, &view, snapshot);
+            }
+        }
+        self.chosen = Some(chosen);
     }
-    Found::Route(chosen, to)
 }
 
 /// Where copies of a request go, if any are made.

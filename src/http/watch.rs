@@ -150,6 +150,9 @@ impl Watch {
 
     /// Zero means none.
     pub fn limit(&mut self, request: Duration, route: Duration, idle: Duration) {
+        if idle != self.idle {
+            self.idle_due = Due::Unset;
+        }
         (self.request, self.route, self.idle) = (request, route, idle);
     }
 

@@ -7,8 +7,7 @@ use causeway_xds::resource::route as model;
 use http::header::HeaderValue;
 
 use super::matcher::Headers;
-use super::{HeaderEdits, RequestView};
-use crate::filter::PerRoute;
+use super::{HeaderEdits, PerRoute, RequestView};
 use crate::runtime::layers::{Key, Layers};
 
 #[derive(Debug)]

@@ -11,6 +11,7 @@ pub mod fraction;
 pub mod hash;
 mod index;
 pub mod matcher;
+mod per_filter;
 pub mod redirect;
 pub mod retry;
 pub mod rewrite;
@@ -18,10 +19,10 @@ mod table;
 
 use std::sync::Arc;
 
+use causeway_xds::extension::TypedExtension;
 use causeway_xds::resource::metadata::MetadataValue;
 use causeway_xds::resource::route as model;
 
-use crate::filter::{PerRoute, Registry};
 use action::{Around, Forward};
 use destination::{ClusterName, Destination, Weighted, WeightedCluster};
 use index::Index;
@@ -31,6 +32,7 @@ use retry::Retry;
 
 pub use action::Action;
 pub use edits::HeaderEdits;
+pub use per_filter::{FilterName, Filters, PerRoute, RouteConfig, Said};
 pub use table::{RouteTable, host_key};
 
 /// Bytes of a request's body that are kept for a retry or a mirror, when no route says
@@ -166,7 +168,7 @@ impl VirtualHost {
     pub fn compile(
         host: &model::VirtualHost,
         config: &model::RouteConfiguration,
-        registry: &Registry,
+        registry: &dyn Filters,
     ) -> Arc<Self> {
         let retry = host.retry.as_deref().map(Retry::compile).map(Arc::new);
         let level = Level {
@@ -191,7 +193,7 @@ impl VirtualHost {
 struct Level<'a> {
     host: &'a model::VirtualHost,
     config: &'a model::RouteConfiguration,
-    registry: &'a Registry,
+    registry: &'a dyn Filters,
     retry: Option<Arc<Retry>>,
 }
 
@@ -207,9 +209,7 @@ impl Level<'_> {
                 [&route.edits, &host.edits, &config.edits].into_iter(),
                 config.most_specific_edits_win,
             ),
-            filters: self
-                .registry
-                .per_route(host.filter_config.iter().chain(&route.filter_config)),
+            filters: self.filters(route, &[]),
             told: Told {
                 attempt: host.include_request_attempt_count,
                 attempts: host.include_attempt_count_in_response,
@@ -219,7 +219,15 @@ impl Level<'_> {
     }
 
     fn layers(&self) -> &crate::runtime::layers::Layers {
-        &self.registry.context().layers
+        self.registry.layers()
+    }
+
+    /// What all levels say to filters, a weighted cluster included.
+    fn filters(&self, route: &model::Route, cluster: &[(String, TypedExtension)]) -> PerRoute {
+        let Self { host, config, .. } = *self;
+        let around = config.filter_config.iter().chain(&host.filter_config);
+        let mut levels = around.chain(&route.filter_config).chain(cluster);
+        self.registry.per_route(&mut levels)
     }
 
     fn action(&self, route: &model::Route) -> Action {
@@ -259,11 +267,7 @@ impl Level<'_> {
                         [&cluster.edits, &route.edits, &host.edits, &config.edits].into_iter(),
                         config.most_specific_edits_win,
                     );
-                    let configs = host.filter_config.iter().chain(&route.filter_config);
-                    let filters = self
-                        .registry
-                        .per_route(configs.chain(&cluster.filter_config));
-                    (edits, filters)
+                    (edits, self.filters(route, &cluster.filter_config))
                 }))
             }
         }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use causeway_xds::resource::route as model;
 use imbl::shared_ptr::DefaultSharedPtr;
 
+use super::Filters;
 use super::VirtualHost;
 use super::action::split_port;
-use crate::filter::Registry;
 
 type Map<V> = imbl::GenericHashMap<Box<str>, V, ahash::RandomState, DefaultSharedPtr>;
 
@@ -88,7 +88,7 @@ impl Wildcards {
 impl RouteTable {
     /// Compiles a route configuration. Virtual hosts that arrive as resources of their own are put
     /// in with [`RouteTable::insert`].
-    pub fn compile(config: &model::RouteConfiguration, registry: &Registry) -> Self {
+    pub fn compile(config: &model::RouteConfiguration, registry: &dyn Filters) -> Self {
         let mut table = Self {
             name: Arc::from(config.name.as_str()),
             key: config.vhost_key.clone(),
@@ -191,6 +191,7 @@ pub fn host_key<'r>(table: &RouteTable, host: &'r str, path: &'r str) -> &'r str
 
 #[cfg(test)]
 mod tests {
+    use super::super::per_filter::Deaf;
     use super::*;
 
     fn host(name: &str, domains: &[&str]) -> Arc<VirtualHost> {
@@ -207,16 +208,9 @@ mod tests {
     fn table(hosts: &[(&str, &[&str])]) -> RouteTable {
         let config = model::RouteConfiguration {
             name: "r".into(),
-            virtual_hosts: vec![],
-            vhds: None,
-            vhost_key: model::VirtualHostKey::Host,
-            ignore_port_in_host_matching: false,
-            edits: Default::default(),
-            most_specific_edits_win: false,
-            ignore_path_parameters: false,
-            mirrors: vec![],
+            ..Default::default()
         };
-        let mut table = RouteTable::compile(&config, &Registry::default());
+        let mut table = RouteTable::compile(&config, &Deaf);
         hosts
             .iter()
             .for_each(|(name, domains)| table.insert(host(name, domains)));

@@ -4,8 +4,8 @@ use causeway_xds::resource::fraction::{Fraction, RuntimeFraction};
 use causeway_xds::resource::matcher::{HeaderMatch, HeaderMatcher};
 use causeway_xds::resource::route::{DirectResponse, PathMatch, PathTemplate, RouteMatch};
 
+use super::per_filter::Deaf;
 use super::*;
-use crate::filter::Registry;
 use crate::route::matcher::Values;
 
 struct Request {
@@ -112,16 +112,9 @@ fn virtual_host(routes: Vec<RouteMatch>) -> Arc<VirtualHost> {
     };
     let config = model::RouteConfiguration {
         name: "r".into(),
-        virtual_hosts: vec![],
-        vhds: None,
-        vhost_key: model::VirtualHostKey::Host,
-        ignore_port_in_host_matching: false,
-        edits: Default::default(),
-        most_specific_edits_win: false,
-        ignore_path_parameters: false,
-        mirrors: vec![],
+        ..Default::default()
     };
-    VirtualHost::compile(&host, &config, &Registry::default())
+    VirtualHost::compile(&host, &config, &Deaf)
 }
 
 #[test]

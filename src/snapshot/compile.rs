@@ -158,6 +158,7 @@ impl Compiler {
             store,
             registry: &self.registry,
             stats: &self.stats,
+            stat_prefix: "",
         };
         for name in take(ResourceType::FilterConfig, &mut todo) {
             self.filter_users.changed(name, &with, &mut out);

@@ -13,8 +13,10 @@ use causeway_xds::client::load_report::LoadStatus;
 
 mod circuit_breakers;
 mod management;
+mod named;
 
 pub use circuit_breakers::{CircuitBreakers, Room};
+pub use named::Named;
 
 /// Only ever grows (until an operator resets it).
 #[derive(Debug, Default)]
@@ -333,6 +335,8 @@ pub struct Stats {
     listener_http: Scopes<ListenerHttpStats>,
     tcp: Scopes<TcpStats>,
     filter_configs: Scopes<FilterConfigStats>,
+    /// Of filters, by the beginning of their names up to a dot.
+    named: Scopes<Named>,
     /// Clients of management servers, by origin.
     management: Scopes<client::Status>,
     /// Of all reporters of load together; Envoy has one. Shown once there is one.
@@ -391,6 +395,10 @@ impl Stats {
     }
     pub fn tcp(&self, stat_prefix: &str) -> Arc<TcpStats> {
         handle(&self.tcp, stat_prefix)
+    }
+    /// Statistics of a scope, which is shown in front of their names and ends with a dot.
+    pub fn named(&self, scope: &str) -> Arc<Named> {
+        handle(&self.named, scope)
     }
     pub fn filter_config(&self, name: &str) -> Arc<FilterConfigStats> {
         handle(&self.filter_configs, name)
@@ -483,6 +491,9 @@ impl Stats {
             FilterConfigStats::visit,
             f,
         );
+        for (scope, named) in copy(&self.named) {
+            named.visit(&mut |stat, value| f(&format!("{scope}{stat}"), value));
+        }
         self.listener_manager
             .visit(&mut |n, v| f(&format!("listener_manager.{n}"), v));
         self.cluster_manager

@@ -9,7 +9,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+
+use crate::filter::body::{BodyError, BodySlot, BoxBody, Whole};
 
 /// What both directions of a stream note down while they move, for its idle deadline, its access
 /// log and its retry decision. One per stream, on one thread.
@@ -74,11 +77,105 @@ impl Progress {
     }
 }
 
+/// The body of a request as it comes from the client, or as filters have left it. Takes what the
+/// client sends to account.
+pub enum ClientBody {
+    Direct(Incoming, Rc<Progress>),
+    Filtered(BoxBody, Rc<Progress>),
+}
+
+impl std::fmt::Debug for ClientBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Direct(..) => "Direct",
+            Self::Filtered(..) => "Filtered",
+        })
+    }
+}
+
+impl ClientBody {
+    pub fn new(inner: Incoming, progress: Rc<Progress>) -> Self {
+        progress.request_ended.set(inner.is_end_stream());
+        Self::Direct(inner, progress)
+    }
+
+    fn progress(&self) -> &Rc<Progress> {
+        match self {
+            Self::Direct(_, progress) | Self::Filtered(_, progress) => progress,
+        }
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = Lost;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Lost>>> {
+        match &mut *self {
+            Self::Direct(inner, progress) => {
+                let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
+                progress.note(frame.as_ref(), inner.is_end_stream());
+                if progress.drop_trailers.get() && matches!(&frame, Some(Ok(f)) if f.is_trailers())
+                {
+                    // They are last.
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Lost::Client)))
+            }
+            Self::Filtered(body, progress) => {
+                let frame = ready!(body.as_mut().poll_frame(cx));
+                if let Some(Err(_)) = &frame {
+                    progress.request_broken.set(true);
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Lost::Filtered)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Direct(inner, _) => inner.is_end_stream(),
+            Self::Filtered(body, _) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Direct(inner, _) => inner.size_hint(),
+            Self::Filtered(body, _) => body.size_hint(),
+        }
+    }
+}
+
+impl BodySlot for ClientBody {
+    fn is_end(&self) -> bool {
+        self.is_end_stream()
+    }
+
+    fn take(&mut self) -> BoxBody {
+        let progress = Rc::clone(self.progress());
+        let empty = Self::Filtered(Whole::default().boxed(), progress);
+        match std::mem::replace(self, empty) {
+            Self::Filtered(body, _) => body,
+            direct => Box::pin(direct.map_err(BodyError::new)),
+        }
+    }
+
+    fn put(&mut self, body: BoxBody) {
+        *self = Self::Filtered(body, Rc::clone(self.progress()));
+    }
+}
+
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum Lost {
     #[error("client: {0}")]
     Client(#[from] hyper::Error),
+    #[error("client: {0}")]
+    Filtered(BodyError),
     /// Another attempt sends it now.
     #[error("the request is sent again elsewhere")]
     Superseded,
@@ -91,22 +188,34 @@ pub struct RequestBody(Source);
 #[derive(Debug)]
 enum Source {
     Empty,
-    Stream(Incoming, Rc<Progress>),
+    Stream(ClientBody),
     Kept(Reader),
+    Boxed(Unsync),
 }
 
 impl RequestBody {
-    pub fn streaming(inner: Incoming, progress: Rc<Progress>) -> Self {
-        let ended = inner.is_end_stream();
-        progress.request_ended.set(ended);
-        match ended {
+    pub fn streaming(inner: ClientBody) -> Self {
+        match inner.is_end_stream() {
             true => Self::empty(),
-            false => Self(Source::Stream(inner, progress)),
+            false => Self(Source::Stream(inner)),
         }
+    }
+
+    /// The body of a call of a filter.
+    pub fn boxed(body: BoxBody) -> Self {
+        Self(Source::Boxed(Unsync(body)))
     }
 
     pub fn empty() -> Self {
         Self(Source::Empty)
+    }
+}
+
+struct Unsync(BoxBody);
+
+impl std::fmt::Debug for Unsync {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Boxed")
     }
 }
 
@@ -139,7 +248,7 @@ impl Piece {
 }
 
 /// What is done with a body once all of it is there.
-type Whole = Box<dyn FnOnce(Vec<Piece>)>;
+type WhenWhole = Box<dyn FnOnce(Vec<Piece>)>;
 
 /// A body that can be sent more than once, as long as it does not get too large.
 #[derive(Clone, Debug)]
@@ -147,7 +256,7 @@ pub struct Kept(Rc<Shared>);
 
 struct Shared {
     /// `None` once it has ended.
-    incoming: RefCell<Option<Incoming>>,
+    incoming: RefCell<Option<ClientBody>>,
     pieces: RefCell<Vec<Piece>>,
     size: Cell<u64>,
     limit: u64,
@@ -159,8 +268,7 @@ struct Shared {
     readers: Cell<u32>,
     /// Whoever reads, so that it notices that it must stop.
     waker: RefCell<Option<Waker>>,
-    whole: RefCell<Option<Whole>>,
-    progress: Rc<Progress>,
+    whole: RefCell<Option<WhenWhole>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -180,21 +288,16 @@ struct Reader {
 
 impl Kept {
     /// Keeps up to `limit` bytes of a body that has not ended.
-    pub fn new(incoming: Incoming, limit: u64, progress: Rc<Progress>) -> Self {
-        Self::build(Some(incoming), Vec::new(), limit, progress)
+    pub fn new(incoming: ClientBody, limit: u64) -> Self {
+        Self::build(Some(incoming), Vec::new(), limit)
     }
 
     /// A body that is there already.
     pub fn whole(pieces: Vec<Piece>) -> Self {
-        Self::build(None, pieces, u64::MAX, Rc::default())
+        Self::build(None, pieces, u64::MAX)
     }
 
-    fn build(
-        incoming: Option<Incoming>,
-        pieces: Vec<Piece>,
-        limit: u64,
-        progress: Rc<Progress>,
-    ) -> Self {
+    fn build(incoming: Option<ClientBody>, pieces: Vec<Piece>, limit: u64) -> Self {
         Self(Rc::new(Shared {
             incoming: RefCell::new(incoming),
             pieces: RefCell::new(pieces),
@@ -205,7 +308,6 @@ impl Kept {
             readers: Cell::new(0),
             waker: RefCell::new(None),
             whole: RefCell::new(None),
-            progress,
         }))
     }
 
@@ -241,14 +343,13 @@ impl Kept {
 
 impl Shared {
     /// The next frame of the client, which is kept.
-    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Lost>>> {
         let mut incoming = self.incoming.borrow_mut();
         let Some(inner) = incoming.as_mut() else {
             return Poll::Ready(None);
         };
         let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
         let ended = frame.is_none() || inner.is_end_stream();
-        self.progress.note(frame.as_ref(), ended);
         if let Some(Ok(frame)) = &frame {
             self.keep(frame);
         }
@@ -298,7 +399,7 @@ impl Reader {
         let frame = ready!(shared.poll_next(cx));
         // What has just come was put behind what was there.
         self.next = shared.pieces.borrow().len();
-        Poll::Ready(frame.map(|frame| frame.map_err(Lost::Client)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -333,33 +434,30 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Lost>>> {
         match &mut self.0 {
             Source::Empty => Poll::Ready(None),
-            Source::Stream(inner, progress) => {
-                let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
-                progress.note(frame.as_ref(), inner.is_end_stream());
-                if progress.drop_trailers.get() && matches!(&frame, Some(Ok(f)) if f.is_trailers())
-                {
-                    // They are last.
-                    return Poll::Ready(None);
-                }
-                Poll::Ready(frame.map(|frame| frame.map_err(Lost::Client)))
-            }
+            Source::Stream(inner) => Pin::new(inner).poll_frame(cx),
             Source::Kept(reader) => reader.poll(cx),
+            Source::Boxed(body) => {
+                let frame = ready!(body.0.as_mut().poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(Lost::Filtered)))
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Source::Empty => true,
-            Source::Stream(inner, _) => inner.is_end_stream(),
+            Source::Stream(inner) => inner.is_end_stream(),
             Source::Kept(reader) => reader.is_end_stream(),
+            Source::Boxed(body) => body.0.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Source::Empty => SizeHint::with_exact(0),
-            Source::Stream(inner, _) => inner.size_hint(),
+            Source::Stream(inner) => inner.size_hint(),
             Source::Kept(reader) => reader.size_hint(),
+            Source::Boxed(body) => body.0.size_hint(),
         }
     }
 }

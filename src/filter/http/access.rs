@@ -19,15 +19,16 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
 
 use super::super::registry::{Context, decode};
-use super::super::{Answer, Factory, Flow, HttpFilter, RouteConfig, Stream};
+use super::super::{Answer, Factory, Flow, HttpFilter, Stream};
 use crate::error::{Failure, ResponseFlag};
+use crate::route::RouteConfig;
 use crate::util::Secret;
 
 pub const FACTORY: Factory = Factory {
     message: "causeway.v1.Access",
     name: "causeway.access",
     build,
-    per_route: Some(build_per_route),
+    per_route: &[("causeway.v1.AccessPerRoute", build_per_route)],
 };
 
 struct Access {
@@ -88,7 +89,7 @@ fn build_per_route(config: &TypedExtension, _: &Context) -> Result<RouteConfig, 
             Caller::Token(not_empty(token.id, "token", "id")?)
         }
     };
-    Ok(Arc::new(RouteAccess {
+    Ok(RouteConfig::new(RouteAccess {
         networks: networks(&allowed_client_ips, "allowed_client_ips")?,
         caller,
     }))

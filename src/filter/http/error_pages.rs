@@ -24,14 +24,15 @@ use serde::Serialize;
 
 use self::language::Language;
 use super::super::registry::{Context, decode};
-use super::super::{Asked, Factory, Flow, HttpFilter, LocalReply, RouteConfig, Stream};
+use super::super::{Asked, Factory, Flow, HttpFilter, LocalReply, Stream};
 use crate::error::{Failure, ResponseFlag};
+use crate::route::RouteConfig;
 
 pub const FACTORY: Factory = Factory {
     message: "causeway.v1.ErrorPages",
     name: "causeway.error_pages",
     build,
-    per_route: Some(build_per_route),
+    per_route: &[("causeway.v1.ErrorPagesPerRoute", build_per_route)],
 };
 
 const PRODUCT: &str = "Backend.AI";
@@ -149,7 +150,7 @@ fn build_per_route(config: &TypedExtension, _: &Context) -> Result<RouteConfig, 
     if failure.is_empty() {
         return Err(Invalid::at("failure", "must not be empty"));
     }
-    Ok(Arc::new(RouteFailure {
+    Ok(RouteConfig::new(RouteFailure {
         name: failure.into(),
         status: checked_status(status)?,
         message: Message::new(message),
@@ -342,14 +343,14 @@ impl HttpFilter for ErrorPages {
 fn reply(status: StatusCode, mut headers: HeaderMap, body: String, method: &Method) -> LocalReply {
     let body = if *method == Method::HEAD {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-        Cow::Borrowed("")
+        String::new()
     } else {
-        Cow::Owned(body)
+        body
     };
     LocalReply {
-        status,
-        body,
         headers,
+        // The failure has said how it came about.
+        ..LocalReply::new(status, "").saying(body)
     }
 }
 

@@ -17,13 +17,14 @@ use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
 use self::words::Words;
 use super::super::registry::{Context, decode};
-use super::super::{Factory, Flow, HttpFilter, RouteConfig, Stream};
+use super::super::{Factory, Flow, HttpFilter, Stream};
+use crate::route::RouteConfig;
 
 pub const FACTORY: Factory = Factory {
     message: "causeway.v1.Forwarded",
     name: "causeway.forwarded",
     build,
-    per_route: Some(build_per_route),
+    per_route: &[("causeway.v1.ForwardedPerRoute", build_per_route)],
 };
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -60,7 +61,7 @@ fn build(config: &TypedExtension, _: &Context) -> Result<Arc<dyn HttpFilter>, In
 
 fn build_per_route(config: &TypedExtension, _: &Context) -> Result<RouteConfig, Invalid> {
     let proto::ForwardedPerRoute { rstudio } = decode(config)?;
-    Ok(Arc::new(RouteForwarded { rstudio }))
+    Ok(RouteConfig::new(RouteForwarded { rstudio }))
 }
 
 impl HttpFilter for Forwarded {

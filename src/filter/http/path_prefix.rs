@@ -21,13 +21,14 @@ use http::header::{
 };
 
 use super::super::registry::{Context, decode};
-use super::super::{Answer, Factory, HttpFilter, RouteConfig};
+use super::super::{Answer, Factory, HttpFilter};
+use crate::route::RouteConfig;
 
 pub const FACTORY: Factory = Factory {
     message: "causeway.v1.PathPrefix",
     name: "causeway.path_prefix",
     build,
-    per_route: Some(build_per_route),
+    per_route: &[("causeway.v1.PathPrefixPerRoute", build_per_route)],
 };
 
 #[derive(Debug)]
@@ -56,11 +57,15 @@ fn build_per_route(config: &TypedExtension, _: &Context) -> Result<RouteConfig, 
             "has a character that a path cannot have",
         ));
     }
-    Ok(Arc::new(Prefix(prefix)))
+    Ok(RouteConfig::new(Prefix(prefix)))
 }
 
 impl HttpFilter for PathPrefix {
     fn response(&self, answer: &mut Answer<'_>) {
+        // Answers of our own are in the visitor's terms already.
+        if answer.local {
+            return;
+        }
         let Some(prefix) = answer.route_config::<Prefix>() else {
             return;
         };

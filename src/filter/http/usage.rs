@@ -13,14 +13,15 @@ use http::Method;
 use uuid::Uuid;
 
 use super::super::registry::{Context, decode};
-use super::super::{Factory, Flow, HttpFilter, RouteConfig, Stream};
+use super::super::{Factory, Flow, HttpFilter, Stream};
+use crate::route::RouteConfig;
 use crate::telemetry::activity::Activity;
 
 pub const FACTORY: Factory = Factory {
     message: "causeway.v1.Usage",
     name: "causeway.usage",
     build,
-    per_route: Some(build_per_route),
+    per_route: &[("causeway.v1.UsagePerRoute", build_per_route)],
 };
 
 #[derive(Debug)]
@@ -37,7 +38,7 @@ fn build(config: &TypedExtension, _: &Context) -> Result<Arc<dyn HttpFilter>, In
 fn build_per_route(config: &TypedExtension, context: &Context) -> Result<RouteConfig, Invalid> {
     let proto::UsagePerRoute { circuit, sessions } = decode(config)?;
     let activity = activity(&circuit, &sessions, context)?;
-    Ok(Arc::new(RouteUsage(activity)))
+    Ok(RouteConfig::new(RouteUsage(activity)))
 }
 
 /// What is noted for a circuit, by the words of a configuration.
@@ -67,7 +68,7 @@ impl HttpFilter for Usage {
         if stream.request.method != Method::OPTIONS
             && let Some(RouteUsage(Some(activity))) = stream.route_config()
         {
-            *stream.usage = Some(activity.begin());
+            stream.state().use_circuit(activity.begin());
         }
         Flow::Continue
     }
@@ -79,6 +80,8 @@ mod tests {
 
     use super::*;
     use crate::filter::Registry;
+    use crate::filter::testing::{Nowhere, TestBody};
+    use crate::route::Filters as _;
     use crate::telemetry::activity::Activities;
 
     const CIRCUIT: &str = "7c8356fe-e727-4548-9f26-2e4031fe30d1";
@@ -103,10 +106,10 @@ mod tests {
             activities: Some(Arc::clone(&activities)),
             ..Context::default()
         });
-        let route = registry.per_route([config(CIRCUIT, &[CIRCUIT])].iter());
+        let route = registry.per_route(&mut [config(CIRCUIT, &[CIRCUIT])].iter());
         let (mut parts, ()) = http::Request::new(()).into_parts();
-        let mut held = None;
-        let mut stream = Stream::new(&mut parts, [127, 0, 0, 1].into(), 80, false, &mut held);
+        let (around, mut body) = (Nowhere::default(), TestBody::default());
+        let mut stream = Stream::new(&mut parts, &mut body, [127, 0, 0, 1].into(), &around);
         stream.select(&route, "causeway.usage");
         assert!(matches!(Usage.request(&mut stream), Flow::Continue));
         let [activity] = &activities.list()[..] else {
@@ -114,7 +117,7 @@ mod tests {
         };
         assert_eq!((activity.requests(), activity.open()), (1, 1));
         assert_eq!(activity.circuit().to_string(), CIRCUIT);
-        drop(held);
+        drop(around);
         assert_eq!((activity.requests(), activity.open()), (1, 0));
     }
 

@@ -12,7 +12,7 @@ use causeway_xds::resource::filter_config::FilterDiscovery;
 
 use super::{Compiled, Resources};
 use crate::filter::registry::Registry;
-use crate::filter::{Built, Slot};
+use crate::filter::{HttpFilter, Slot};
 use crate::telemetry::stats::Stats;
 
 /// Who uses which configuration, by its name.
@@ -31,6 +31,8 @@ struct Named {
 #[derive(Debug)]
 pub(super) struct User {
     listener: String,
+    /// Under which its chain counts.
+    stat_prefix: String,
     discovery: FilterDiscovery,
     slot: Weak<Slot>,
 }
@@ -40,6 +42,8 @@ pub(super) struct With<'c> {
     pub(super) store: &'c dyn Resources,
     pub(super) registry: &'c Registry,
     pub(super) stats: &'c Stats,
+    /// Of the connection manager that is compiled; empty when none is.
+    pub(super) stat_prefix: &'c str,
 }
 
 impl FilterUsers {
@@ -56,13 +60,14 @@ impl FilterUsers {
             store,
             registry,
             stats,
+            stat_prefix,
         } = *with;
         let named = self.0.entry(name.clone()).or_default();
         let counts = stats.filter_config(name);
         let first = named.given.is_none();
         let mut given = None;
         if let Some(config) = named.given.clone().or_else(|| stored(store, name)) {
-            match build(discovery, &config, registry) {
+            match build(discovery, stat_prefix, &config, registry) {
                 Ok(built) => {
                     given = Some(built);
                     if first {
@@ -76,13 +81,14 @@ impl FilterUsers {
                 }
             }
         }
-        let slot = Registry::slot(&discovery.types);
+        let slot = Arc::new(Slot::default());
         slot.set(match given {
             Some(built) => Some(built),
-            None => default(discovery, registry)?,
+            None => default(discovery, stat_prefix, registry)?,
         });
         named.users.push(User {
             listener: listener.to_owned(),
+            stat_prefix: stat_prefix.to_owned(),
             discovery: discovery.clone(),
             slot: Arc::downgrade(&slot),
         });
@@ -112,6 +118,7 @@ impl FilterUsers {
             store,
             registry,
             stats,
+            ..
         } = *with;
         let Some(named) = self.0.get_mut(name) else {
             return;
@@ -127,8 +134,10 @@ impl FilterUsers {
             .users
             .iter()
             .map(|user| match &given {
-                Some(config) => build(&user.discovery, config, registry).map(Some),
-                None => default(&user.discovery, registry),
+                Some(config) => {
+                    build(&user.discovery, &user.stat_prefix, config, registry).map(Some)
+                }
+                None => default(&user.discovery, &user.stat_prefix, registry),
             })
             .collect();
         match built {
@@ -158,16 +167,23 @@ fn stored(store: &dyn Resources, name: &str) -> Option<TypedExtension> {
 
 fn build(
     discovery: &FilterDiscovery,
+    stat_prefix: &str,
     config: &TypedExtension,
     registry: &Registry,
-) -> Result<Built, Invalid> {
+) -> Result<Arc<dyn HttpFilter>, Invalid> {
     discovery.check_type(config)?;
-    registry.filter(config)
+    registry.filter(stat_prefix, config)
 }
 
-fn default(discovery: &FilterDiscovery, registry: &Registry) -> Result<Option<Built>, Invalid> {
+fn default(
+    discovery: &FilterDiscovery,
+    stat_prefix: &str,
+    registry: &Registry,
+) -> Result<Option<Arc<dyn HttpFilter>>, Invalid> {
     let config = discovery.default.as_ref();
-    config.map(|config| registry.filter(config)).transpose()
+    config
+        .map(|config| registry.filter(stat_prefix, config))
+        .transpose()
 }
 
 fn refused(name: &str, invalid: Invalid) -> Rejected {

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use causeway_xds::ResourceType;
 use causeway_xds::reject::{FieldPath, Invalid, Rejected};
 use causeway_xds::resource::access_log::AccessLog;
-use causeway_xds::resource::http_manager::{
-    HttpFilter, HttpFilterConfig, HttpManager, RouteSource,
-};
+use causeway_xds::resource::http_manager::{HttpFilterConfig, HttpManager, RouteSource};
 use causeway_xds::resource::listener::{ConnectionPolicy, FilterChain, NetworkFilter, TcpCluster};
 use causeway_xds::resource::{self as model, Address, Resource};
 
@@ -16,7 +14,7 @@ use super::{Compiled, Compiler, Failed, Resources, resource, secrets};
 use crate::access_log::Logger;
 use crate::filter::Chain;
 use crate::filter::http::usage;
-use crate::filter::registry::Link;
+use crate::filter::registry::{Link, LinkConfig};
 use crate::formatter::Wants;
 use crate::local_reply::LocalReplies;
 use crate::route::{HeaderEdits, RouteTable};
@@ -144,9 +142,11 @@ impl Compiler {
                 if let Some(replies) = &local_replies {
                     replies.note(&mut wants);
                 }
+                let filters = self.filters(store, &listener.name, http, out)?;
+                wants.merge(&filters.wants);
                 ChainKind::Http(Arc::new(HttpManagerSpec {
                     routes,
-                    filters: self.filters(store, &listener.name, &http.filters, out)?,
+                    filters,
                     access_logs,
                     local_replies,
                     early_edits: HeaderEdits::compile(http.early_edits.iter(), false),
@@ -165,25 +165,32 @@ impl Compiler {
         &mut self,
         store: &dyn Resources,
         listener: &str,
-        filters: &[HttpFilter],
+        http: &HttpManager,
         out: &mut Compiled,
     ) -> Result<Chain, Failed> {
+        let (stat_prefix, filters) = (&http.stat_prefix, &http.filters);
         let with = With {
             store,
             registry: &self.registry,
             stats: &self.stats,
+            stat_prefix,
         };
         let mut links = Vec::with_capacity(filters.len());
-        for filter in filters.iter().filter(|f| !f.disabled) {
-            links.push(match &filter.config {
-                HttpFilterConfig::Inline(config) => Link::Configured(config),
+        for filter in filters {
+            let (name, config) = match &filter.config {
+                HttpFilterConfig::Inline(config) => (&config.name, LinkConfig::Configured(config)),
                 HttpFilterConfig::Discovered(discovery) => {
                     let slot = self.filter_users.add(listener, discovery, &with, out)?;
-                    Link::Changing(slot)
+                    (&discovery.name, LinkConfig::Changing(slot))
                 }
+            };
+            links.push(Link {
+                name,
+                disabled: filter.disabled,
+                config,
             });
         }
-        self.registry.chain(links.into_iter())
+        self.registry.chain(stat_prefix, links.into_iter())
     }
 
     fn usage(&self, policy: &ConnectionPolicy) -> Result<Option<Arc<Activity>>, Failed> {

@@ -27,7 +27,7 @@ pub use retry::{BackOff, RateLimited, ResetHeader, Retry, RetryOn};
 pub use template::{PathTemplate, RewritePart, TemplateRewrite};
 
 /// `envoy.config.route.v3.RouteConfiguration`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RouteConfiguration {
     pub name: String,
     pub virtual_hosts: Vec<Arc<VirtualHost>>,
@@ -44,6 +44,8 @@ pub struct RouteConfiguration {
     pub ignore_path_parameters: bool,
     /// Of routes that have none of their own, neither their virtual hosts.
     pub mirrors: Vec<Mirror>,
+    /// By filter name, sorted.
+    pub filter_config: Vec<(String, TypedExtension)>,
 }
 
 /// How a request chooses its virtual host.

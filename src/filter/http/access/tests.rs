@@ -4,7 +4,9 @@ use http::request::Parts;
 use serde_json::json;
 
 use super::*;
-use crate::filter::{PerRoute, registry::Registry};
+use crate::filter::registry::Registry;
+use crate::filter::testing::{Nowhere, TestBody};
+use crate::route::{Filters as _, PerRoute};
 
 const PERMIT: &str = "MWI4ZWU5YjhmNzNjMmNiMQ==";
 const KEY: &str = "some_jwt_secret";
@@ -38,7 +40,7 @@ fn route(caller: Option<proto::access_per_route::Caller>, ips: &[&str]) -> PerRo
         caller,
     };
     let config = extension("causeway.v1.AccessPerRoute", config.encode_to_vec());
-    Registry::default().per_route([("causeway.access".to_owned(), config)].iter())
+    Registry::default().per_route(&mut [("causeway.access".to_owned(), config)].iter())
 }
 
 fn permit() -> PerRoute {
@@ -69,8 +71,8 @@ fn request(headers: &[(&str, &str)]) -> Parts {
 
 /// The detail word of the refusal, and the request as it would go on.
 fn run_from(client: &str, mut parts: Parts, route: &PerRoute) -> (Option<&'static str>, Parts) {
-    let mut held = None;
-    let mut stream = Stream::new(&mut parts, client.parse().unwrap(), 80, false, &mut held);
+    let (around, mut body) = (Nowhere::default(), TestBody::default());
+    let mut stream = Stream::new(&mut parts, &mut body, client.parse().unwrap(), &around);
     stream.select(route, "causeway.access");
     let flow = filter().request(&mut stream);
     let refused = match flow {
@@ -79,7 +81,7 @@ fn run_from(client: &str, mut parts: Parts, route: &PerRoute) -> (Option<&'stati
             std::borrow::Cow::Borrowed(word) => Some(word),
             std::borrow::Cow::Owned(word) => panic!("{word}"),
         },
-        Flow::Reply(_) => panic!("no reply of its own"),
+        other => panic!("{other:?}"),
     };
     (refused, parts)
 }
@@ -276,7 +278,7 @@ fn no_secret_shows() {
             &Context::default(),
         )
         .unwrap()
-        .downcast_ref::<RouteAccess>()
+        .get::<RouteAccess>()
         .unwrap()
     );
     assert!(!shown.contains(KEY) && !shown.contains(PERMIT), "{shown}");

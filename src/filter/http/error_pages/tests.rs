@@ -1,8 +1,9 @@
 use serde_json::Value;
 
 use super::*;
+use crate::filter::Chain;
 use crate::filter::testing::{chain, per_route, request, run};
-use crate::filter::{Chain, PerRoute};
+use crate::route::PerRoute;
 use proto::error_page::Appearance;
 
 const FILTER: &str = "causeway.error_pages";
@@ -47,7 +48,7 @@ fn asked(accept: &'static str) -> Asked {
 }
 
 fn problem(reply: &LocalReply) -> Value {
-    serde_json::from_str(&reply.body).unwrap()
+    serde_json::from_str(reply.text()).unwrap()
 }
 
 #[test]
@@ -131,7 +132,7 @@ fn a_program_gets_a_problem() {
         let told = chain.render(&failure("x"), Some(&asked(accept))).unwrap();
         assert_eq!(told.status, StatusCode::BAD_GATEWAY);
         assert_eq!(
-            told.body,
+            told.text(),
             "{\"type\":\"https://api.backend.ai/probs/appproxy/container-connection-refused\",\
              \"title\":\"Cannot connect to Backend.AI kernel.\",\
              \"error_code\":\"kernel_access_unreachable\",\"msg\":\"app-1 is \\\"away\\\"\",\
@@ -170,7 +171,7 @@ fn a_page_needs_little_to_be_whole() {
     let told = chain.render(&failure("some_word"), Some(&bare)).unwrap();
     assert_eq!(told.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(
-        told.body,
+        told.text(),
         "{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\
          \"error_code\":\"some_word\",\"msg\":\"no upstream\"}"
     );
@@ -197,9 +198,9 @@ fn a_person_gets_a_page_in_a_language() {
             "<dd>id-1</dd>",
             "<dd>code_1</dd>",
         ] {
-            assert!(told.body.contains(part), "{part}: {}", told.body);
+            assert!(told.text().contains(part), "{part}: {}", told.text());
         }
-        assert!(!told.body.contains("http://") && !told.body.contains("https://"));
+        assert!(!told.text().contains("http://") && !told.text().contains("https://"));
     }
     let korean = Asked {
         accept_language: Some(HeaderValue::from_static("en;q=0.5, ko-KR")),
@@ -207,7 +208,7 @@ fn a_person_gets_a_page_in_a_language() {
     };
     let told = chain.render(&failure("x"), Some(&korean)).unwrap();
     assert_eq!(told.headers["content-language"], "ko");
-    assert!(told.body.contains("<html lang=\"ko\">") && told.body.contains("요청 ID"));
+    assert!(told.text().contains("<html lang=\"ko\">") && told.text().contains("요청 ID"));
 }
 
 #[test]
@@ -225,14 +226,14 @@ fn every_appearance_has_words_of_its_own() {
                 ..asked("")
             };
             let told = chain.render(&failure("x"), Some(&asked)).unwrap();
-            let heading = told.body.split("<h2>").nth(1).unwrap();
+            let heading = told.text().split("<h2>").nth(1).unwrap();
             let heading = heading.split("</h2>").next().unwrap().to_owned();
-            assert!(told.body.contains("T."), "the title is always there");
-            assert!(told.body.contains("no upstream"), "so is the message");
-            let waiting = told.body.contains("role=\"status\"");
+            assert!(told.text().contains("T."), "the title is always there");
+            assert!(told.text().contains("no upstream"), "so is the message");
+            let waiting = told.text().contains("role=\"status\"");
             assert_eq!(waiting, appearance == Appearance::Starting);
             assert!(
-                told.body
+                told.text()
                     .contains("<meta http-equiv=\"refresh\" content=\"7\">")
             );
             if appearance != Appearance::Plain {
@@ -254,7 +255,7 @@ fn only_a_get_is_looked_at_again() {
         ..asked("")
     };
     let told = chain.render(&failure("x"), Some(&post)).unwrap();
-    assert!(!told.body.contains("http-equiv"));
+    assert!(!told.text().contains("http-equiv"));
     assert_eq!(told.headers["retry-after"], "7");
 }
 
@@ -268,7 +269,7 @@ fn a_head_is_told_the_length_only() {
             ..asked(accept)
         };
         let told = chain.render(&failure("x"), Some(&head)).unwrap();
-        assert_eq!(told.body, "");
+        assert_eq!(told.text(), "");
         let length = told.headers["content-length"].to_str().unwrap();
         assert_eq!(length, whole.body.len().to_string());
         assert_eq!(told.headers["content-type"], whole.headers["content-type"]);
@@ -292,7 +293,8 @@ fn nothing_gets_into_a_page_unescaped() {
         ..asked("")
     };
     let told = chain.render(&failure("x").saying(evil), Some(&asked));
-    let body = told.unwrap().body;
+    let told = told.unwrap();
+    let body = told.text();
     for part in ["<script", "<b>", "<i>", "('1')"] {
         assert!(!body.contains(part), "{part}: {body}");
     }

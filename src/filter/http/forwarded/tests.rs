@@ -1,6 +1,6 @@
 use super::*;
-use crate::filter::PerRoute;
 use crate::filter::testing::{chain, per_route, request, run};
+use crate::route::PerRoute;
 
 fn forwarded(proto: &str, rstudio: bool, target: &str, headers: &[(&str, &str)]) -> HeaderMap {
     let proto = proto.into();

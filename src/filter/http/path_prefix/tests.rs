@@ -2,7 +2,8 @@ use http::StatusCode;
 
 use super::*;
 use crate::filter::testing::{chain, per_route, request};
-use crate::filter::{Chain, PerRoute};
+use crate::filter::{Answer, Chain};
+use crate::route::PerRoute;
 
 fn filter() -> Chain {
     chain(FACTORY.message, &proto::PathPrefix {}).unwrap()
@@ -23,7 +24,9 @@ fn answer(target: &str, host: &str, headers: &[(&'static str, &str)]) -> HeaderM
     for (name, value) in headers {
         answered.append(*name, value.parse().unwrap());
     }
-    chain.response(StatusCode::FOUND, &mut answered, &route, target.as_deref());
+    let mut answer = Answer::new(StatusCode::FOUND, &mut answered, None);
+    answer.target = target.as_deref();
+    chain.response(&mut answer, &route);
     answered
 }
 
@@ -153,7 +156,8 @@ fn only_routes_that_say_so_are_changed() {
     );
     let mut headers = HeaderMap::new();
     headers.insert(LOCATION, HeaderValue::from_static("/x"));
-    chain.response(StatusCode::FOUND, &mut headers, &PerRoute::default(), None);
+    let mut answer = Answer::new(StatusCode::FOUND, &mut headers, None);
+    chain.response(&mut answer, PerRoute::NONE);
     assert_eq!(headers[LOCATION], "/x");
 }
 

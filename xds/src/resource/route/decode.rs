@@ -58,7 +58,6 @@ impl RouteConfiguration {
         refuse!(
             internal_only_headers,
             cluster_specifier_plugins,
-            typed_per_filter_config,
             route_specifiers,
         );
         accept!(ctx, "RouteConfiguration": validate_clusters, metadata);
@@ -109,6 +108,7 @@ impl RouteConfiguration {
             most_specific_edits_win: most_specific_header_mutations_wins,
             ignore_path_parameters: ignore_path_parameters_in_path_matching,
             mirrors: Mirror::decode_all(request_mirror_policies, ctx)?,
+            filter_config: filter_config(typed_per_filter_config, ctx)?,
         })
     }
 }

@@ -336,10 +336,6 @@ fn a_table_is_refused_by_path() {
                 "request_mirror_policies[0].cluster: or cluster_header must be given",
                 |t| t.request_mirror_policies = vec![Default::default()],
             ),
-            ("typed_per_filter_config: not supported yet", |t| {
-                t.typed_per_filter_config
-                    .insert("x".into(), any("test.Filter", b""));
-            }),
             (
                 "virtual_hosts[1].domains[1]: \"a.test\" is a domain of virtual host \"first\" already",
                 |t| {

@@ -1,0 +1,117 @@
+//! What filters leave behind of a stream, for themselves, for one another, and for the log.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use causeway_xds::resource::metadata::MetadataValue;
+
+use crate::telemetry::activity::ActivityGuard;
+
+/// One per stream; nothing in it is allocated before somebody uses it.
+#[derive(Default)]
+pub struct StreamState {
+    /// Says that a circuit is in use, until the exchange has ended.
+    usage: Cell<Option<ActivityGuard>>,
+    /// By the place of the filter in its chain.
+    kept: RefCell<Vec<(usize, Rc<dyn Any>)>>,
+    /// Dynamic metadata by namespace.
+    metadata: RefCell<BTreeMap<String, Rc<MetadataValue>>>,
+    /// Filter state that is text.
+    values: RefCell<BTreeMap<String, Rc<str>>>,
+    /// The endpoint that a request has to go to.
+    endpoint: Cell<Option<WantedEndpoint>>,
+}
+
+/// An endpoint that a filter has chosen (`override_host`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WantedEndpoint {
+    pub address: SocketAddr,
+    /// No other will do.
+    pub strict: bool,
+}
+
+impl StreamState {
+    pub fn use_circuit(&self, guard: ActivityGuard) {
+        self.usage.set(Some(guard));
+    }
+
+    pub(super) fn keep(&self, place: usize, value: Rc<dyn Any>) {
+        let mut kept = self.kept.borrow_mut();
+        kept.retain(|(of, _)| *of != place);
+        kept.push((place, value));
+    }
+
+    pub(super) fn kept<T: Any>(&self, place: usize) -> Option<Rc<T>> {
+        let kept = self.kept.borrow();
+        let (_, value) = kept.iter().find(|(of, _)| *of == place)?;
+        Rc::clone(value).downcast().ok()
+    }
+
+    /// Adds to a namespace; what has the same key is replaced.
+    pub fn set_metadata(&self, namespace: &str, key: &str, value: MetadataValue) {
+        let mut all = self.metadata.borrow_mut();
+        let mut fields = match all.remove(namespace).as_deref() {
+            Some(MetadataValue::Object(fields)) => fields.clone(),
+            _ => Vec::new(),
+        };
+        fields.retain(|(name, _)| name != key);
+        // Objects are sorted.
+        let place = fields.partition_point(|(name, _)| name.as_str() < key);
+        fields.insert(place, (key.to_owned(), value));
+        all.insert(namespace.to_owned(), Rc::new(MetadataValue::Object(fields)));
+    }
+
+    pub fn metadata(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
+        self.metadata.borrow().get(namespace).cloned()
+    }
+
+    pub fn set_value(&self, key: &str, value: &str) {
+        let value = Rc::from(value);
+        self.values.borrow_mut().insert(key.to_owned(), value);
+    }
+
+    pub fn value(&self, key: &str) -> Option<Rc<str>> {
+        self.values.borrow().get(key).cloned()
+    }
+
+    pub fn want_endpoint(&self, endpoint: WantedEndpoint) {
+        self.endpoint.set(Some(endpoint));
+    }
+
+    pub fn wanted_endpoint(&self) -> Option<WantedEndpoint> {
+        self.endpoint.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_keeps_its_other_keys_and_stays_sorted() {
+        let state = StreamState::default();
+        let text = |t: &str| MetadataValue::Text(t.to_owned());
+        state.set_metadata("n", "b", text("1"));
+        state.set_metadata("n", "a", text("2"));
+        state.set_metadata("n", "b", text("3"));
+        let expected = vec![("a".to_owned(), text("2")), ("b".to_owned(), text("3"))];
+        assert_eq!(
+            state.metadata("n").as_deref(),
+            Some(&MetadataValue::Object(expected))
+        );
+        assert_eq!(state.metadata("m"), None);
+    }
+
+    #[test]
+    fn what_a_filter_keeps_is_its_own() {
+        let state = StreamState::default();
+        state.keep(1, Rc::new(7_u32));
+        state.keep(2, Rc::new("x"));
+        state.keep(1, Rc::new(8_u32));
+        assert_eq!(state.kept::<u32>(1).as_deref(), Some(&8));
+        assert_eq!(state.kept::<u32>(2), None);
+    }
+}

@@ -1,0 +1,212 @@
+//! What routes say to filters (`typed_per_filter_config`), level by level.
+
+use std::any::Any;
+use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::{Arc, LazyLock};
+
+use causeway_xds::extension::TypedExtension;
+
+use crate::formatter::Wants;
+use crate::runtime::layers::Layers;
+
+/// Who knows what the messages for filters mean.
+pub trait Filters {
+    /// What one route says to filters. `levels` from the most general one to the most specific.
+    fn per_route(&self, levels: &mut dyn Iterator<Item = &(String, TypedExtension)>) -> PerRoute;
+
+    /// What overrides configuration.
+    fn layers(&self) -> &Layers;
+}
+
+/// The name of a filter in its chain, for which routes speak to it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FilterName {
+    /// Comes first, so that names that differ are told apart by one comparison.
+    hash: u64,
+    name: Arc<str>,
+}
+
+impl FilterName {
+    pub fn new(name: &str) -> Self {
+        static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        Self {
+            hash: HASHER.hash_one(name),
+            name: Arc::from(name),
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.name
+    }
+}
+
+impl fmt::Debug for FilterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.name.fmt(f)
+    }
+}
+
+/// What one level says to one filter, compiled.
+#[derive(Clone)]
+pub struct RouteConfig {
+    value: Arc<dyn Any + Send + Sync>,
+    /// What its templates ask of a request.
+    wants: Wants,
+}
+
+impl fmt::Debug for RouteConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RouteConfig")
+    }
+}
+
+impl RouteConfig {
+    pub fn new(value: impl Any + Send + Sync) -> Self {
+        Self {
+            value: Arc::new(value),
+            wants: Wants::default(),
+        }
+    }
+
+    pub fn get<T: Any>(&self) -> Option<&T> {
+        self.value.downcast_ref()
+    }
+
+    #[must_use]
+    pub fn wanting(mut self, wants: Wants) -> Self {
+        self.wants = wants;
+        self
+    }
+}
+
+/// What all levels say to one filter.
+#[derive(Clone)]
+pub struct Said {
+    name: FilterName,
+    /// The most specific word on it.
+    disabled: bool,
+    /// From the most general one.
+    levels: Vec<RouteConfig>,
+}
+
+impl Said {
+    /// Of the most specific level that has any.
+    pub fn config<T: Any>(&self) -> Option<&T> {
+        self.configs().next_back()
+    }
+
+    /// From the most general level to the most specific.
+    pub fn configs<T: Any>(&self) -> impl DoubleEndedIterator<Item = &T> {
+        self.levels.iter().filter_map(RouteConfig::get)
+    }
+}
+
+/// What one route says to filters.
+#[derive(Clone, Default)]
+pub struct PerRoute {
+    said: Vec<Said>,
+    /// Something in it cannot be used. What it would have refused is not known, so nothing passes.
+    broken: bool,
+    /// What all of it asks of a request.
+    pub wants: Wants,
+}
+
+impl PerRoute {
+    /// Of a request that has no route.
+    pub const NONE: &'static Self = &Self {
+        said: Vec::new(),
+        broken: false,
+        wants: Wants::NONE,
+    };
+
+    pub fn broken() -> Self {
+        Self {
+            broken: true,
+            ..Self::default()
+        }
+    }
+
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// One more level, more specific than those before. Without a configuration it only switches
+    /// the filter on or off.
+    pub fn say(&mut self, name: &str, disabled: bool, config: Option<RouteConfig>) {
+        if let Some(config) = &config {
+            self.wants.merge(&config.wants);
+        }
+        let name = FilterName::new(name);
+        match self.said.iter_mut().find(|said| said.name == name) {
+            Some(said) => {
+                said.disabled = disabled;
+                said.levels.extend(config);
+            }
+            None => self.said.push(Said {
+                name,
+                disabled,
+                levels: config.into_iter().collect(),
+            }),
+        }
+    }
+
+    /// What is said to this filter.
+    pub fn of(&self, filter: &FilterName) -> Option<&Said> {
+        // A few entries: a search is cheaper than a map.
+        self.said.iter().find(|said| said.name == *filter)
+    }
+}
+
+impl Said {
+    /// Whether the filter stays out.
+    pub fn disables(&self) -> bool {
+        self.disabled
+    }
+}
+
+impl fmt::Debug for PerRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.said.iter().map(|s| &s.name))
+            .finish()
+    }
+}
+
+/// Says nothing to any filter.
+#[cfg(test)]
+pub(super) struct Deaf;
+
+#[cfg(test)]
+impl Filters for Deaf {
+    fn per_route(&self, _: &mut dyn Iterator<Item = &(String, TypedExtension)>) -> PerRoute {
+        PerRoute::default()
+    }
+
+    fn layers(&self) -> &Layers {
+        static NONE: LazyLock<Layers> = LazyLock::new(Layers::default);
+        &NONE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_specific_level_decides_and_the_others_stay_visible() {
+        let mut route = PerRoute::default();
+        route.say("a", true, None);
+        assert!(route.of(&FilterName::new("a")).unwrap().disables());
+        route.say("a", false, Some(RouteConfig::new(1_u32)));
+        route.say("a", false, Some(RouteConfig::new(2_u32)));
+        route.say("b", true, Some(RouteConfig::new("x")));
+        let a = route.of(&FilterName::new("a")).unwrap();
+        assert!(!a.disables());
+        assert_eq!(a.config::<u32>(), Some(&2));
+        assert_eq!(a.configs::<u32>().collect::<Vec<_>>(), [&1, &2]);
+        let b = route.of(&FilterName::new("b")).unwrap();
+        assert!(b.disables() && b.config::<u32>().is_none());
+        assert!(route.of(&FilterName::new("c")).is_none());
+    }
+}
