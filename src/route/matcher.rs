@@ -31,7 +31,7 @@ struct Rare {
 
 /// What a query parameter must be.
 #[derive(Debug)]
-struct CompiledQuery {
+pub(super) struct CompiledQuery {
     name: String,
     test: Test,
 }
@@ -162,7 +162,7 @@ fn is_grpc(request: &impl RequestView) -> bool {
 }
 
 impl CompiledQuery {
-    fn compile(model: &QueryMatcher) -> Self {
+    pub(super) fn compile(model: &QueryMatcher) -> Self {
         Self {
             name: model.name.clone(),
             test: match &model.value {
@@ -173,7 +173,7 @@ impl CompiledQuery {
         }
     }
 
-    fn matches(&self, query: &str) -> bool {
+    pub(super) fn matches(&self, query: &str) -> bool {
         match (&self.test, query_value(query, &self.name)) {
             (Test::Absent, value) => value.is_none(),
             (test, Some(value)) => test.matches(value),

@@ -12,6 +12,7 @@ pub mod hash;
 mod index;
 pub mod matcher;
 mod per_filter;
+pub mod rate_limits;
 pub mod redirect;
 pub mod retry;
 pub mod rewrite;
@@ -27,6 +28,7 @@ use action::{Around, Forward};
 use destination::{ClusterName, Destination, Weighted, WeightedCluster};
 use index::Index;
 use matcher::{Headers, RouteMatcher, Values};
+use rate_limits::{Limit, RateLimits};
 use redirect::Redirect;
 use retry::Retry;
 
@@ -53,6 +55,8 @@ pub struct Route {
     /// What the route says to filters.
     filters: PerRoute,
     pub told: Told,
+    /// What requests are counted by, if there is anything.
+    pub rate_limits: Option<Box<RateLimits>>,
 }
 
 /// What is told about attempts (fields of the virtual host).
@@ -171,11 +175,13 @@ impl VirtualHost {
         registry: &dyn Filters,
     ) -> Arc<Self> {
         let retry = host.retry.as_deref().map(Retry::compile).map(Arc::new);
+        let layers = registry.layers();
         let level = Level {
             host,
             config,
             registry,
             retry,
+            rate_limits: Limit::compile_all(&host.rate_limits, layers).into(),
         };
         let routes = host.routes.iter().map(|route| Arc::new(level.route(route)));
         Arc::new(Self {
@@ -195,6 +201,7 @@ struct Level<'a> {
     config: &'a model::RouteConfiguration,
     registry: &'a dyn Filters,
     retry: Option<Arc<Retry>>,
+    rate_limits: Arc<[Limit]>,
 }
 
 impl Level<'_> {
@@ -214,6 +221,16 @@ impl Level<'_> {
                 attempt: host.include_request_attempt_count,
                 attempts: host.include_attempt_count_in_response,
                 timeout_retry: host.include_is_timeout_retry_header,
+            },
+            rate_limits: match &route.action {
+                model::Action::Forward(forward) => RateLimits::compile(
+                    &forward.rate_limits,
+                    forward.include_host_rate_limits,
+                    &self.rate_limits,
+                    self.layers(),
+                ),
+                // Requests that go nowhere are not counted.
+                _ => None,
             },
         }
     }

@@ -108,6 +108,7 @@ fn virtual_host(routes: Vec<RouteMatch>) -> Arc<VirtualHost> {
         retry: None,
         mirrors: vec![],
         buffer_limit: None,
+        rate_limits: vec![],
         filter_config: vec![],
     };
     let config = model::RouteConfiguration {

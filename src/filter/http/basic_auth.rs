@@ -38,6 +38,9 @@ pub const FACTORY: Factory = Factory {
     )],
 };
 
+/// Of a list of users, in bytes.
+const MAX_USERS: usize = 1 << 20;
+
 /// With or without the signs that fill it up.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
@@ -66,7 +69,7 @@ impl std::fmt::Debug for BasicAuth {
 
 impl Users {
     fn decode(source: Option<DataSource>) -> Result<Self, Invalid> {
-        let data = parts::data(required(source, "users")?).at("users")?;
+        let data = parts::data(required(source, "users")?, MAX_USERS).at("users")?;
         let text = String::from_utf8(data).map_err(|_| Invalid::at("users", "is no text"))?;
         Self::parse(&text).at("users")
     }

@@ -91,11 +91,11 @@ fn build_per_route(config: &TypedExtension, context: &Context) -> Result<RouteCo
     let origins = each(
         "allow_origin_string_match",
         allow_origin_string_match,
-        parts::string,
+        parts::string_matcher,
     )?;
     let origins: Vec<_> = origins.iter().map(Test::string).collect();
     let share = |share: Option<_>, field| {
-        let share = share.map(parts::fraction).transpose().at(field)?;
+        let share = share.map(parts::runtime_fraction).transpose().at(field)?;
         Ok::<_, Invalid>(share.map(|share| Share::compile(&share, &context.layers)))
     };
     Ok(RouteConfig::new(Policy {
@@ -118,7 +118,7 @@ fn value(text: &str, field: &str) -> Result<Option<HeaderValue>, Invalid> {
     if text.is_empty() {
         return Ok(None);
     }
-    parts::header_value(text).at(field)?;
+    parts::header_value(text.to_owned()).at(field)?;
     let value = HeaderValue::from_str(text);
     value
         .map(Some)

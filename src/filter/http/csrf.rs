@@ -53,10 +53,10 @@ impl Policy {
             additional_origins,
         } = decode(config)?;
         let enabled = required(filter_enabled, "filter_enabled")?;
-        let enabled = parts::fraction(enabled).at("filter_enabled")?;
-        let shadow = shadow_enabled.map(parts::fraction).transpose();
+        let enabled = parts::runtime_fraction(enabled).at("filter_enabled")?;
+        let shadow = shadow_enabled.map(parts::runtime_fraction).transpose();
         let shadow = shadow.at("shadow_enabled")?;
-        let origins = each("additional_origins", additional_origins, parts::string)?;
+        let origins = each("additional_origins", additional_origins, parts::string_matcher)?;
         Ok(Self {
             enabled: Share::compile(&enabled, &context.layers),
             shadow: shadow.map(|shadow| Share::compile(&shadow, &context.layers)),

@@ -198,7 +198,7 @@ impl Mutation {
                 Self::Edit(level)
             }
             A::RemoveOnMatch(RemoveOnMatch { key_matcher }) => {
-                let matcher = required(key_matcher, "key_matcher").and_then(parts::string);
+                let matcher = required(key_matcher, "key_matcher").and_then(parts::string_matcher);
                 Self::RemoveMatching(Test::string(&matcher.at("remove_on_match")?))
             }
         })

@@ -77,7 +77,7 @@ fn build(config: &TypedExtension, context: &Context) -> Result<Arc<dyn HttpFilte
         let reason = "must not be given without pass_through_mode";
         return Err(Invalid::at("cache_time", reason));
     }
-    let headers = each("headers", headers, parts::header)?;
+    let headers = each("headers", headers, parts::header_matcher)?;
     let mut minimum = Vec::new();
     for (cluster, share) in cluster_min_healthy_percentages {
         let share = percent(Some(share), "value");

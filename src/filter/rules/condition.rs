@@ -122,7 +122,7 @@ impl Condition {
                 .at("destination_port_range"),
             R::Metadata(metadata) => Self::metadata(Source::Dynamic, metadata).at("metadata"),
             R::SourcedMetadata(metadata) => Self::sourced(metadata).at("sourced_metadata"),
-            R::RequestedServerName(name) => parts::string(name)
+            R::RequestedServerName(name) => parts::string_matcher(name)
                 .map(|name| Self::ServerName(Test::string(&name)))
                 .at("requested_server_name"),
             R::Matcher(extension) => unknown(extension).at("matcher"),
@@ -146,7 +146,7 @@ impl Condition {
                 .at("not_id"),
             I::Any(any) => always(any),
             I::Authenticated(proto::principal::Authenticated { principal_name }) => {
-                let name = principal_name.map(parts::string).transpose();
+                let name = principal_name.map(parts::string_matcher).transpose();
                 let name = name.at("principal_name").at("authenticated")?;
                 Ok(Self::Authenticated(name.as_ref().map(Test::string)))
             }
@@ -165,12 +165,12 @@ impl Condition {
     }
 
     fn header(message: causeway_xds::proto::route::HeaderMatcher) -> Result<Self, Invalid> {
-        parts::header(message).map(|header| Self::Header(HeaderCondition::compile(&header)))
+        parts::header_matcher(message).map(|header| Self::Header(HeaderCondition::compile(&header)))
     }
 
     fn path(message: matcher::PathMatcher) -> Result<Self, Invalid> {
         let matcher::path_matcher::Rule::Path(path) = required(message.rule, "rule")?;
-        let path = parts::string(path).at("path")?;
+        let path = parts::string_matcher(path).at("path")?;
         Ok(Self::Path(Test::string(&path)))
     }
 
@@ -201,7 +201,7 @@ impl Condition {
         let matcher::FilterStateMatcher { key, matcher } = message;
         let test = match required(matcher, "matcher")? {
             M::StringMatch(text) => {
-                StateTest::Text(Test::string(&parts::string(text).at("string_match")?))
+                StateTest::Text(Test::string(&parts::string_matcher(text).at("string_match")?))
             }
             M::AddressMatch(matcher::AddressMatcher {
                 ranges,
@@ -398,5 +398,5 @@ fn san_test(message: SubjectAltNameMatcher) -> Result<(SanType, Test), Invalid> 
         ));
     }
     let matcher = required(matcher, "matcher")?;
-    Ok((kind, Test::string(&parts::string(matcher).at("matcher")?)))
+    Ok((kind, Test::string(&parts::string_matcher(matcher).at("matcher")?)))
 }

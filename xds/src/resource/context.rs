@@ -39,9 +39,10 @@ impl<'a> Context<'a> {
 }
 
 /// Errors when one of the named fields is set to anything but its default.
+#[macro_export]
 macro_rules! refuse {
     ($($field:ident),+ $(,)?) => {$(
-        if !$crate::resource::context::is_default(&$field) {
+        if !$crate::resource::parts::is_default(&$field) {
             return Err($crate::reject::Invalid::unsupported(
                 $crate::reject::FieldPath::root().field(stringify!($field)),
             ));

@@ -413,6 +413,22 @@ pub const IGNORED: &[(&str, &str)] = &[
         "ProxyProtocol.stat_prefix",
         "statistics have their own fixed set",
     ),
+    (
+        "RateLimit.Action.GenericKey.default_value",
+        "has a meaning for formats only, and the value is a plain text as long as the runtime does not say otherwise",
+    ),
+    (
+        "RateLimit.Action.HeaderValueMatch.default_value",
+        "has a meaning for formats only, and the value is a plain text as long as the runtime does not say otherwise",
+    ),
+    (
+        "RateLimit.Action.QueryParameterValueMatch.default_value",
+        "has a meaning for formats only, and the value is a plain text as long as the runtime does not say otherwise",
+    ),
+    (
+        "RateLimit.Action.RemoteAddressMatch.default_value",
+        "has a meaning for formats only, and the value is a plain text as long as the runtime does not say otherwise",
+    ),
     ("RegexMatcher.engine_type", "there is one engine"),
     (
         "RequestIDExtension.typed_config",
@@ -430,10 +446,6 @@ pub const IGNORED: &[(&str, &str)] = &[
         "TLS early data is not offered",
     ),
     ("RouteAction.flush_timeout", "the idle timeout covers it"),
-    (
-        "RouteAction.include_vh_rate_limits",
-        "rate limits are refused",
-    ),
     (
         "RouteAction.max_internal_redirects",
         "internal redirects are refused",

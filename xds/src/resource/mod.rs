@@ -26,6 +26,7 @@ pub mod load_assignment;
 pub mod matcher;
 pub mod metadata;
 pub mod parts;
+pub mod rate_limit;
 mod references;
 pub mod route;
 #[cfg(test)]

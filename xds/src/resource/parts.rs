@@ -1,160 +1,296 @@
-//! What the configuration of extensions is made of, for decoders outside this crate.
+//! What the configurations of filters share with resources, for the program, which decodes them.
 //!
-//! They take messages apart as the decoders here do: without `..`, every field read or refused.
+//! The functions decode one part each; the faults they report are relative to it. The helpers are
+//! those of the decoders here: a filter takes its messages apart without `..` as well, and names
+//! what it cannot do in [`refuse!`](crate::refuse).
 
-use std::path::Path;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::context::Context;
-use super::format::Format;
-use super::fraction::RuntimeFraction;
-use super::headers::{self, HeaderEdit};
-use super::matcher::value::MetadataMatcher;
-use super::matcher::{self, HeaderMatcher, StringMatcher};
-use super::metadata::MetadataValue;
-use super::route::PathTemplate;
-use crate::extension::Unchecked;
-use crate::proto::core::data_source::Specifier;
-use crate::proto::core::{self, CidrRange, DataSource, HeaderValueOption, TypedExtensionConfig};
-use crate::proto::envoy::r#type::matcher::v3 as messages;
-use crate::proto::{Struct, route};
-use crate::reject::Invalid;
-
 pub use super::context::{
     At, duration, each, enumeration, fault, flag, is_default, not_empty, number, percent, required,
     unknown_type, unpack,
 };
+use super::format::Format;
+use super::fraction::RuntimeFraction;
+use super::headers;
+pub use super::headers::HeaderEdit;
+use super::matcher::value::MetadataMatcher;
+use super::matcher::{self as matchers, HeaderMatcher, StringMatcher};
+use super::metadata::MetadataValue;
+use super::rate_limit::MetadataKey;
+use super::route::{PathTemplate, RouteMatch};
+use super::tls::DataSource;
+use crate::extension::Unchecked;
+use crate::proto::core::grpc_service::{EnvoyGrpc, TargetSpecifier};
+use crate::proto::core::http_uri::HttpUpstreamType;
+use crate::proto::core::{self, HeaderValueOption, RuntimeFeatureFlag, RuntimeFractionalPercent};
+use crate::proto::envoy::r#type::matcher::v3 as matcher;
+use crate::proto::envoy::r#type::metadata::v3 as metadata;
+use crate::proto::{BoolValue, Struct, route};
+use crate::refuse;
+use crate::reject::Invalid;
 
-/// # Errors
-/// The pattern is missing, empty, or does not compile.
-pub fn string(message: messages::StringMatcher) -> Result<StringMatcher, Invalid> {
-    StringMatcher::decode(message, &Context::new(&Unchecked))
+fn context() -> Context<'static> {
+    Context::new(&Unchecked)
 }
 
 /// # Errors
-/// A part is missing, empty, or does not compile.
-pub fn metadata_matcher(message: messages::MetadataMatcher) -> Result<MetadataMatcher, Invalid> {
-    MetadataMatcher::decode(message, &Context::new(&Unchecked))
+/// What is wrong with it, or not supported; as for all that follow.
+pub fn route_match(message: route::RouteMatch) -> Result<RouteMatch, Invalid> {
+    RouteMatch::decode(message, &context())
 }
 
-/// A pattern that has to match a whole text.
-///
-/// # Errors
-/// It is empty or does not compile.
-pub fn regex(message: messages::RegexMatcher) -> Result<String, Invalid> {
-    matcher::whole_regex(message, &Context::new(&Unchecked))
+pub fn header_matcher(message: route::HeaderMatcher) -> Result<HeaderMatcher, Invalid> {
+    HeaderMatcher::decode(message, &context())
 }
 
-/// Pattern and substitution, the latter in the syntax of the `regex` crate.
-///
-/// # Errors
-/// The pattern does not compile, or the substitution names a group that it does not have.
-pub fn substitution(
-    message: messages::RegexMatchAndSubstitute,
-) -> Result<(String, String), Invalid> {
-    matcher::substitution(message, &Context::new(&Unchecked))
+pub fn string_matcher(message: matcher::StringMatcher) -> Result<StringMatcher, Invalid> {
+    StringMatcher::decode(message, &context())
 }
 
-/// # Errors
-/// The name is none that a header can have, or the value cannot be matched by.
-pub fn header(message: route::HeaderMatcher) -> Result<HeaderMatcher, Invalid> {
-    HeaderMatcher::decode(message, &Context::new(&Unchecked))
+/// `envoy.type.matcher.v3.ListStringMatcher`: one of them is enough.
+pub fn string_matchers(message: matcher::ListStringMatcher) -> Result<Vec<StringMatcher>, Invalid> {
+    let matcher::ListStringMatcher { patterns } = message;
+    if patterns.is_empty() {
+        return Err(Invalid::at("patterns", "must not be empty"));
+    }
+    each("patterns", patterns, string_matcher)
 }
 
-/// # Errors
-/// A name or a value is none that a header can have; `field` is what the list is called.
+pub fn runtime_fraction(message: RuntimeFractionalPercent) -> Result<RuntimeFraction, Invalid> {
+    RuntimeFraction::decode(message)
+}
+
+pub fn metadata_key(message: metadata::MetadataKey) -> Result<MetadataKey, Invalid> {
+    MetadataKey::decode(message)
+}
+
+pub fn metadata_value(message: Struct) -> MetadataValue {
+    MetadataValue::object(message)
+}
+
 pub fn header_edits(
-    message: Vec<HeaderValueOption>,
+    messages: Vec<HeaderValueOption>,
     field: &str,
 ) -> Result<Vec<HeaderEdit>, Invalid> {
-    headers::additions(message, field)
+    headers::additions(messages, field)
 }
 
-/// # Errors
-/// As [`header_edits`].
 pub fn header_edit(message: HeaderValueOption) -> Result<HeaderEdit, Invalid> {
     HeaderEdit::decode(message)
 }
 
-/// The name of a header, in lower case.
-///
-/// # Errors
-/// It is none.
-pub fn header_name(name: &str) -> Result<String, Invalid> {
-    headers::header_name(name)
+pub fn metadata_matcher(message: matcher::MetadataMatcher) -> Result<MetadataMatcher, Invalid> {
+    MetadataMatcher::decode(message, &context())
+}
+
+/// Pattern and substitution, the latter in the syntax of the `regex` crate.
+pub fn substitution(message: matcher::RegexMatchAndSubstitute) -> Result<(String, String), Invalid> {
+    matchers::substitution(message, &context())
+}
+
+/// A template of paths, as an extension.
+pub fn path_template(message: core::TypedExtensionConfig) -> Result<PathTemplate, Invalid> {
+    PathTemplate::decode(message)
+}
+
+pub fn network(message: core::CidrRange) -> Result<IpNet, Invalid> {
+    super::address::network(message)
 }
 
 /// The name of a header that may be changed: not `host`, no pseudo header.
-///
-/// # Errors
-/// It is none.
 pub fn editable_name(name: String) -> Result<String, Invalid> {
     headers::editable_name(name)
 }
 
 /// A substitution format.
-///
-/// # Errors
-/// It does not parse, or asks for something that is not known.
 pub fn format(text: &str) -> Result<Format, Invalid> {
     Format::parse(text)
 }
 
-/// # Errors
-/// What cannot be sent as the value of a header.
-pub fn header_value(value: &str) -> Result<(), Invalid> {
-    headers::header_value(value)
+/// A header name in lower case (RFC 9110 section 5.1).
+pub fn header_name(name: &str) -> Result<String, Invalid> {
+    headers::header_name(name)
 }
 
-/// # Errors
-/// The address is none, or the length too long for it.
-pub fn network(message: CidrRange) -> Result<IpNet, Invalid> {
-    super::address::network(message)
+/// A text that can be sent as the value of a header, with commands in it.
+pub fn header_format(value: &str) -> Result<Format, Invalid> {
+    headers::header_value(value)?;
+    Format::parse(value)
 }
 
-/// # Errors
-/// There is no default, or its denominator is none.
-pub fn fraction(message: core::RuntimeFractionalPercent) -> Result<RuntimeFraction, Invalid> {
-    RuntimeFraction::decode(message)
+/// A text that can be sent as the value of a header.
+pub fn header_value(value: String) -> Result<String, Invalid> {
+    headers::header_value(&value).map(|()| value)
 }
 
-/// # Errors
-/// It is no template, or an extension that is not known.
-pub fn path_template(message: TypedExtensionConfig) -> Result<PathTemplate, Invalid> {
-    PathTemplate::decode(message)
+/// The bytes of a data source, which are needed at once; no more than `max`.
+pub fn data(message: core::DataSource, max: usize) -> Result<Vec<u8>, Invalid> {
+    DataSource::decode(message)?.load(max)
 }
 
-pub fn metadata(message: Struct) -> MetadataValue {
-    MetadataValue::object(message)
-}
-
-/// What a source holds now.
-///
-/// # Errors
-/// It names a file that cannot be read, or a variable that is not set.
-pub fn data(message: DataSource) -> Result<Vec<u8>, Invalid> {
-    let DataSource {
-        watched_directory,
-        specifier,
+/// `envoy.config.core.v3.RuntimeFeatureFlag`: the default, and the key that overrides it.
+pub fn feature_flag(message: RuntimeFeatureFlag) -> Result<(bool, String), Invalid> {
+    let RuntimeFeatureFlag {
+        default_value,
+        runtime_key,
     } = message;
-    if watched_directory.is_some() {
-        return Err(Invalid::at("watched_directory", "not supported yet"));
-    }
-    match required(specifier, "specifier")? {
-        Specifier::InlineBytes(bytes) => Ok(bytes),
-        Specifier::InlineString(text) => Ok(text.into_bytes()),
-        Specifier::Filename(name) => std::fs::read(Path::new(&name))
-            .map_err(|e| Invalid::at("filename", format!("{name}: {e}"))),
-        Specifier::EnvironmentVariable(name) => {
-            let held = !name.is_empty() && !name.contains(['=', '\0']);
-            held.then(|| std::env::var(&name).ok())
-                .flatten()
-                .map(String::into_bytes)
-                .ok_or_else(|| {
-                    let reason = format!("{name:?} is not set");
-                    Invalid::at("environment_variable", reason)
-                })
+    let BoolValue { value } = required(default_value, "default_value")?;
+    Ok((value, not_empty(runtime_key, "runtime_key")?))
+}
+
+/// `envoy.config.core.v3.HttpUri`: a request to a cluster of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpUri {
+    /// Absolute, or without its scheme; whether it is a URI is for who parses it to say.
+    pub uri: String,
+    pub cluster: String,
+    pub timeout: Duration,
+}
+
+impl HttpUri {
+    /// # Errors
+    /// As above.
+    pub fn decode(message: core::HttpUri) -> Result<Self, Invalid> {
+        // The bound of the message definition.
+        const MAX_TIMEOUT: Duration = Duration::from_secs(1 << 32);
+        let core::HttpUri {
+            uri,
+            timeout,
+            http_upstream_type,
+        } = message;
+        let HttpUpstreamType::Cluster(cluster) =
+            required(http_upstream_type, "http_upstream_type")?;
+        let timeout = required(duration(timeout, "timeout")?, "timeout")?;
+        if timeout >= MAX_TIMEOUT {
+            return Err(Invalid::at("timeout", "is too long"));
         }
+        Ok(Self {
+            uri: not_empty(uri, "uri")?,
+            cluster: not_empty(cluster, "cluster")?,
+            timeout,
+        })
+    }
+}
+
+/// `envoy.config.core.v3.GrpcService` by `envoy_grpc`: calls to a cluster of ours.
+#[derive(Clone, PartialEq, Eq)]
+pub struct GrpcService {
+    pub cluster: String,
+    /// The `:authority` to send; empty sends the name of the cluster.
+    pub authority: String,
+    /// `None` where the field is absent; what that means is for the filter to say.
+    pub timeout: Option<Duration>,
+    /// Sent with each call.
+    pub metadata: Vec<(String, String)>,
+}
+
+/// Values of metadata may be credentials.
+impl std::fmt::Debug for GrpcService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.metadata.iter().map(|(name, _)| name).collect();
+        f.debug_struct("GrpcService")
+            .field("cluster", &self.cluster)
+            .field("authority", &self.authority)
+            .field("timeout", &self.timeout)
+            .field("metadata", &names)
+            .finish()
+    }
+}
+
+impl GrpcService {
+    /// # Errors
+    /// As above.
+    pub fn decode(message: core::GrpcService) -> Result<Self, Invalid> {
+        let core::GrpcService {
+            timeout,
+            initial_metadata,
+            retry_policy,
+            target_specifier,
+        } = message;
+        refuse!(retry_policy);
+        let metadatum = |message| {
+            let core::HeaderValue {
+                key,
+                value,
+                raw_value,
+            } = message;
+            refuse!(raw_value);
+            let name = header_name(&key).at("key")?;
+            Ok((name, header_value(value).at("value")?))
+        };
+        let metadata = each("initial_metadata", initial_metadata, metadatum)?;
+        let timeout = duration(timeout, "timeout")?;
+        let target = match required(target_specifier, "target_specifier")? {
+            TargetSpecifier::EnvoyGrpc(target) => target,
+            TargetSpecifier::GoogleGrpc(_) => {
+                return Err(Invalid::at("google_grpc", "not supported yet"));
+            }
+        };
+        let EnvoyGrpc {
+            cluster_name,
+            authority,
+            retry_policy,
+            max_receive_message_length,
+            // Such headers are added nowhere.
+            skip_envoy_headers: _,
+        } = target;
+        let within = || {
+            refuse!(retry_policy, max_receive_message_length);
+            not_empty(cluster_name, "cluster_name")
+        };
+        Ok(Self {
+            cluster: within().at("envoy_grpc")?,
+            authority,
+            timeout,
+            metadata,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto;
+
+    #[test]
+    fn a_uri_has_a_cluster_and_a_deadline() {
+        let uri = |seconds| core::HttpUri {
+            uri: "https://a.test/k".into(),
+            timeout: Some(proto::Duration { seconds, nanos: 0 }),
+            http_upstream_type: Some(HttpUpstreamType::Cluster("c".into())),
+        };
+        let decoded = HttpUri::decode(uri(1)).unwrap();
+        assert_eq!(decoded.timeout, Duration::from_secs(1));
+        let error = |message| HttpUri::decode(message).unwrap_err().to_string();
+        assert_eq!(error(uri(1 << 32)), "timeout: is too long");
+        let mut endless = uri(1);
+        endless.timeout = None;
+        assert_eq!(error(endless), "timeout: must be given");
+    }
+
+    #[test]
+    fn a_service_shows_no_values_of_its_metadata() {
+        let service = core::GrpcService {
+            initial_metadata: vec![core::HeaderValue {
+                key: "Authorization".into(),
+                value: "s3cret".into(),
+                ..Default::default()
+            }],
+            target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
+                cluster_name: "c".into(),
+                ..Default::default()
+            })),
+            ..Default::default()
+        };
+        let service = GrpcService::decode(service).unwrap();
+        assert_eq!(
+            service.metadata,
+            [("authorization".into(), "s3cret".into())]
+        );
+        assert!(!format!("{service:?}").contains("s3cret"));
     }
 }

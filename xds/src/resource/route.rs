@@ -18,6 +18,7 @@ use super::fraction::RuntimeFraction;
 use super::headers::HeaderEdits;
 use super::matcher::{CookieMatcher, HeaderMatcher, QueryMatcher};
 pub use super::metadata::MetadataValue;
+use super::rate_limit::RateLimit;
 use crate::extension::TypedExtension;
 
 pub use destination::{ClusterName, Destination, Selection, WeightedCluster, WeightedClusters};
@@ -80,6 +81,8 @@ pub struct VirtualHost {
     pub mirrors: Vec<Mirror>,
     /// Of routes that have none of their own.
     pub buffer_limit: Option<u64>,
+    /// Of routes that have none of their own, or ask for these as well.
+    pub rate_limits: Vec<RateLimit>,
     /// By filter name, sorted.
     pub filter_config: Vec<(String, TypedExtension)>,
 }
@@ -169,6 +172,10 @@ pub struct Forward {
     pub priority: Priority,
     /// Only matters where the cluster's policy hashes.
     pub hash_policy: Vec<HashPolicy>,
+    /// What requests are counted by, for the filters that limit rates.
+    pub rate_limits: Vec<RateLimit>,
+    /// The rate limits of the virtual host count as well (`include_vh_rate_limits`).
+    pub include_host_rate_limits: bool,
 }
 
 /// Which of a cluster's limits count (`RoutingPriority`).

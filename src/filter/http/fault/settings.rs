@@ -126,7 +126,7 @@ impl Settings {
             let percent = key(&response_rate_limit_percent_runtime, default);
             RateLimit::decode(limit, percent)
         });
-        let headers = each("headers", headers, parts::header)?;
+        let headers = each("headers", headers, parts::header_matcher)?;
         Ok(Self {
             delay: delay.transpose().at("delay")?,
             abort: abort.transpose().at("abort")?,
@@ -229,7 +229,7 @@ impl Percentage {
             runtime_key: String::new(),
         };
         Ok(Self {
-            default: parts::fraction(wrapped)?.default,
+            default: parts::runtime_fraction(wrapped)?.default,
             key,
             header,
         })

@@ -22,6 +22,7 @@ use crate::resource::context::{
 };
 use crate::resource::headers::{header_name, header_value};
 use crate::resource::matcher::substitution;
+use crate::resource::rate_limit::RateLimit;
 use crate::resource::tls::DataSource;
 
 /// `timeout` of a route when it is not given.
@@ -120,7 +121,6 @@ impl Forward {
             metadata_match,
             path_rewrite,
             retry_policy_typed_config,
-            rate_limits,
             cors,
             internal_redirect_policy,
             internal_redirect_action,
@@ -129,7 +129,6 @@ impl Forward {
         accept!(ctx, "RouteAction":
             flush_timeout,
             early_data_policy,
-            include_vh_rate_limits,
             max_internal_redirects,
         );
 
@@ -204,6 +203,8 @@ impl Forward {
                 .at("retry_policy")?,
             mirrors: Mirror::decode_all(request_mirror_policies, ctx)?,
             hash_policy: HashPolicy::decode_all(hash_policy, ctx)?,
+            rate_limits: RateLimit::decode_all(rate_limits, ctx)?,
+            include_host_rate_limits: flag(include_vh_rate_limits, false),
             priority: match enumeration(priority, "priority")? {
                 RoutingPriority::Default => Priority::Default,
                 RoutingPriority::High => Priority::High,

@@ -20,6 +20,7 @@ use crate::resource::context::{
 use crate::resource::fraction::RuntimeFraction;
 use crate::resource::headers::{EditFields, HeaderEdits};
 use crate::resource::matcher::{CookieMatcher, HeaderMatcher, QueryMatcher, whole_regex};
+use crate::resource::rate_limit::RateLimit;
 
 /// `max_direct_response_body_size_bytes` when it is not given.
 const DEFAULT_MAX_DIRECT_BODY: u32 = 4096;
@@ -166,7 +167,6 @@ impl VirtualHost {
         } = message;
         refuse!(
             matcher,
-            rate_limits,
             cors,
             retry_policy_typed_config,
             hedge_policy,
@@ -200,6 +200,7 @@ impl VirtualHost {
                 .at("retry_policy")?,
             mirrors: Mirror::decode_all(request_mirror_policies, ctx)?,
             buffer_limit: buffer_limit(per_request_buffer_limit_bytes, request_body_buffer_limit)?,
+            rate_limits: RateLimit::decode_all(rate_limits, ctx)?,
             filter_config: filter_config(typed_per_filter_config, ctx)?,
         })
     }
@@ -307,7 +308,7 @@ fn values(metadata: Metadata) -> Vec<(String, MetadataValue)> {
 }
 
 impl RouteMatch {
-    fn decode(message: route::RouteMatch, ctx: &Context<'_>) -> Result<Self, Invalid> {
+    pub(crate) fn decode(message: route::RouteMatch, ctx: &Context<'_>) -> Result<Self, Invalid> {
         let route::RouteMatch {
             case_sensitive,
             runtime_fraction,
