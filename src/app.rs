@@ -162,6 +162,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
             servers: Some(Arc::new(servers.known())),
             stats: Some(Arc::clone(&stats)),
             stat_scope: String::new(),
+            local_cluster: xds.node.cluster.as_str().into(),
         }),
         stats: Arc::clone(&stats),
         publisher: publisher.clone(),

@@ -322,7 +322,8 @@ fn a_forbidden_import_names_file_line_arrow_and_choice() {
     assert_eq!(complaints.len(), 1);
     assert!(complaints[0].starts_with("src/route/table.rs:3: `route -> http` is not an arrow"));
     assert!(
-        complaints[0].contains("route may import: config, error, formatter, matching, net, runtime")
+        complaints[0]
+            .contains("route may import: config, error, formatter, matching, net, runtime")
     );
 }
 

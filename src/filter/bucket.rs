@@ -66,7 +66,9 @@ impl Bucket {
     }
 
     fn each(&self) -> u64 {
-        u64::try_from(self.size.each.as_nanos()).unwrap_or(u64::MAX).max(1)
+        u64::try_from(self.size.each.as_nanos())
+            .unwrap_or(u64::MAX)
+            .max(1)
     }
 
     /// How long a full bucket has been filled.
@@ -76,24 +78,26 @@ impl Bucket {
 
     fn clock(&self, now: Instant) -> u64 {
         let since = now.saturating_duration_since(self.began).as_nanos();
-        u64::try_from(since).unwrap_or(u64::MAX).saturating_add(self.full())
+        u64::try_from(since)
+            .unwrap_or(u64::MAX)
+            .saturating_add(self.full())
     }
 
     /// Takes one token, if there is one.
     pub fn take(&self, now: Instant) -> bool {
+        self.take_many(1, now)
+    }
+
+    /// Takes that many tokens, or none.
+    pub fn take_many(&self, count: u64, now: Instant) -> bool {
         let clock = self.clock(now);
-        let (each, full) = (self.each(), self.full());
+        let (each, full) = (self.each().saturating_mul(count), self.full());
         let taken = self.empty_at.fetch_update(Relaxed, Relaxed, |empty| {
             // It does not hold more than it can.
             let empty = empty.max(clock.saturating_sub(full)).saturating_add(each);
             (empty <= clock).then_some(empty)
         });
         taken.is_ok()
-    }
-
-    /// Whether [`Bucket::take`] would find one.
-    pub fn has(&self, now: Instant) -> bool {
-        self.remaining(now) > 0
     }
 
     /// Whole tokens that are left.
@@ -139,7 +143,8 @@ mod tests {
         assert_eq!(bucket.next(later(99)), Duration::from_millis(1));
         assert_eq!(taken(later(250)), 2);
         assert_eq!(taken(later(10_000)), 3, "no more than it can hold");
-        assert!(!bucket.has(later(10_000)));
+        assert_eq!(bucket.remaining(later(10_000)), 0);
+        assert!(bucket.take_many(2, later(10_250)) && !bucket.take_many(1, later(10_250)));
     }
 
     #[test]
@@ -163,7 +168,10 @@ mod tests {
             fill_interval: Some(causeway_xds::proto::Duration { seconds: 0, nanos }),
         };
         let told = |message| Size::decode(message).unwrap_err().to_string();
-        assert_eq!(told(message(0, 50_000_000)), "max_tokens: must be at least 1");
+        assert_eq!(
+            told(message(0, 50_000_000)),
+            "max_tokens: must be at least 1"
+        );
         assert_eq!(
             told(message(1, 49_999_999)),
             "fill_interval: must be at least 50 ms"

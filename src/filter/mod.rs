@@ -4,10 +4,12 @@
 //! nothing; a filter that has to wait returns [`Flow::Wait`] and goes on when the wait is over.
 
 pub mod body;
+pub mod bucket;
 pub mod call;
 mod chain;
 pub mod http;
 mod local_reply;
+pub mod pace;
 pub mod registry;
 pub mod rules;
 mod state;
@@ -31,7 +33,7 @@ pub use state::{StreamState, WantedEndpoint};
 
 use crate::error::{Failure, ResponseFlag};
 use crate::formatter::{Facts, Wants};
-use crate::route::Said;
+use crate::route::{Route, Said};
 use crate::tls::Session;
 use body::{BodySlot, Read, Transform, Transformed, Whole};
 use call::Calls;
@@ -56,6 +58,11 @@ pub trait Around {
 
     /// Of the route, and of the cluster that the route leads to; may be empty.
     fn cluster(&self) -> &str;
+
+    /// Of the request; `None` also where it is not known any more.
+    fn route(&self) -> Option<&Route> {
+        None
+    }
 }
 
 /// What is there of a request and its response.
@@ -143,6 +150,10 @@ impl<'s> Stream<'s> {
     /// The cluster that the route leads to; may be empty.
     pub fn cluster(&self) -> &'s str {
         self.around.cluster()
+    }
+
+    pub fn route(&self) -> Option<&'s Route> {
+        self.around.route()
     }
 
     /// Something for this filter's [`HttpFilter::response`].

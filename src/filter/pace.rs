@@ -1,6 +1,5 @@
 //! Bodies that are slowed down.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -41,7 +40,8 @@ impl Rate for Alone {
     fn take(&self, bytes: usize) -> Instant {
         let now = Instant::now();
         let at = self.next.get().map_or(now, |next| next.max(now));
-        self.next.set(Some(at + time_of(bytes, self.bytes_per_second)));
+        self.next
+            .set(Some(at + time_of(bytes, self.bytes_per_second)));
         at
     }
 
@@ -90,9 +90,9 @@ impl<R: Rate> Transform for Paced<R> {
             return Poll::Ready(());
         };
         let rate = &self.rate;
-        let waiting = self.waiting.get_or_insert_with(|| {
-            Box::pin(tokio::time::sleep_until(rate.take(data.len())))
-        });
+        let waiting = self
+            .waiting
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(rate.take(data.len()))));
         ready!(waiting.as_mut().poll(cx));
         self.waiting = None;
         Poll::Ready(())
@@ -106,7 +106,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_takes_as_long_as_its_rate_says() {
         let mut paced = Paced::new(Alone::new(1000), ());
-        let mut out: Frames = VecDeque::new();
+        let mut out = Frames::new();
         let began = Instant::now();
         paced.data(Bytes::from(vec![0; 500]), &mut out).unwrap();
         assert_eq!(out.len(), 10, "pieces of 50 milliseconds");

@@ -45,6 +45,8 @@ pub struct Context {
     pub servers: Option<Arc<KnownServers>>,
     /// `None` where configuration is only checked.
     pub stats: Option<Arc<Stats>>,
+    /// What the bootstrap calls the cluster that this program is in (`node.cluster`).
+    pub local_cluster: Arc<str>,
     /// Under which the filters of a chain count: `http.<stat_prefix>.`
     pub stat_scope: String,
 }
@@ -108,9 +110,18 @@ pub enum LinkConfig<'c> {
 /// Every HTTP filter except the router, which ends each chain.
 pub const FACTORIES: &[Factory] = &[
     http::access::FACTORY,
+    http::api_key_auth::FACTORY,
+    http::basic_auth::FACTORY,
+    http::cors::FACTORY,
+    http::csrf::FACTORY,
     http::error_pages::FACTORY,
+    http::fault::FACTORY,
     http::forwarded::FACTORY,
+    http::header_mutation::FACTORY,
+    http::health_check::FACTORY,
+    http::local_ratelimit::FACTORY,
     http::path_prefix::FACTORY,
+    http::rbac::FACTORY,
     http::usage::FACTORY,
 ];
 

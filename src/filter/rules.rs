@@ -102,12 +102,6 @@ impl Policies {
         self.policies.iter().map(|policy| &*policy.name)
     }
 
-    /// Whether the metadata of the route is looked at.
-    pub fn asks_route(&self) -> bool {
-        let conditions = |p: &Policy| p.permissions.iter().chain(&p.principals).any(Condition::asks_route);
-        self.policies.iter().any(conditions)
-    }
-
     pub fn judge(&self, subject: &Subject<'_>) -> Verdict<'_> {
         let mut policies = self.policies.iter().enumerate();
         let found = policies.find(|(_, policy)| policy.is_in_force(subject));

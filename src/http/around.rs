@@ -24,6 +24,7 @@ use crate::filter::body::{BodyError, BoxBody};
 use crate::filter::call::{CallError, Calls, Members};
 use crate::filter::{Around, Downstream, Messages, StreamState};
 use crate::formatter::Facts;
+use crate::route::Route;
 use crate::snapshot::Reader;
 use crate::upstream::body::RequestBody;
 use crate::upstream::endpoint::Availability;
@@ -35,6 +36,7 @@ pub struct Surroundings<'e> {
     pub exchange: &'e Exchange,
     /// That the route leads to; may be empty.
     pub cluster: &'e str,
+    pub route: Option<&'e Route>,
 }
 
 impl Around for Surroundings<'_> {
@@ -75,6 +77,10 @@ impl Around for Surroundings<'_> {
 
     fn cluster(&self) -> &str {
         self.cluster
+    }
+
+    fn route(&self) -> Option<&Route> {
+        self.route
     }
 }
 

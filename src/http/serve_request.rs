@@ -195,6 +195,7 @@ fn through_filters(
     let around = body.exchange().map(|exchange| Surroundings {
         exchange,
         cluster: "",
+        route: None,
     });
     let around = around.as_ref().map(|around| around as &dyn Around);
     let mut answer = Answer::new(response.status(), &mut headers, around);
@@ -234,6 +235,7 @@ impl Passage<'_> {
         let around = Surroundings {
             exchange,
             cluster: cluster.map_or("", |cluster| &cluster.name),
+            route: self.routed.chosen.as_ref().map(|chosen| &*chosen.route),
         };
         let route = self.routed.chosen.as_ref();
         let route = route.map_or(PerRoute::NONE, Chosen::filters);

@@ -246,8 +246,7 @@ impl HttpFilter for ApiKeyAuth {
             // Spelled as Envoy does.
             return unknown("unkonwn_api_key");
         };
-        let admitted =
-            |route: &OfRoute| route.allowed.is_empty() || route.allowed.contains(client);
+        let admitted = |route: &OfRoute| route.allowed.is_empty() || route.allowed.contains(client);
         if !route.is_none_or(admitted) {
             self.forbidden.inc();
             let reply = LocalReply::new(StatusCode::FORBIDDEN, "client_not_allowed");
@@ -256,7 +255,9 @@ impl HttpFilter for ApiKeyAuth {
         let forwarding = of_route.and_then(|of| of.forwarding.as_ref());
         if let Some(forwarding) = forwarding.or(own.forwarding.as_ref()) {
             if forwarding.hide {
-                sources.iter().for_each(|source| source.remove(stream.request));
+                sources
+                    .iter()
+                    .for_each(|source| source.remove(stream.request));
             }
             if let Some(header) = &forwarding.header
                 && let Ok(value) = HeaderValue::from_str(client)
@@ -313,7 +314,10 @@ mod tests {
             client: "c".into(),
         };
         let twice = vec![credential("secret"), credential("secret")];
-        let told = Config::decode(twice, vec![], None).err().unwrap().to_string();
+        let told = Config::decode(twice, vec![], None)
+            .err()
+            .unwrap()
+            .to_string();
         assert_eq!(told, "credentials[1].key: is there already");
         let nowhere = vec![proto::KeySource::default()];
         let told = Config::decode(vec![], nowhere, None).err().unwrap();

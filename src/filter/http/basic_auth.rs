@@ -241,8 +241,7 @@ fn realm(stream: &Stream<'_>) -> String {
 mod tests {
     use super::*;
 
-    const USERS: &str =
-        "# staff\n\nuser1:{SHA}tESsBmE/yNY3lb6a0L6vVQEZNqw=\nuser2:{SHA}EJ9LPFDXsN9ynSmbxvjp75Bmlx8=\n";
+    const USERS: &str = "# staff\n\nuser1:{SHA}tESsBmE/yNY3lb6a0L6vVQEZNqw=\nuser2:{SHA}EJ9LPFDXsN9ynSmbxvjp75Bmlx8=\n";
 
     fn refusal(value: &str) -> Option<&'static str> {
         let users = Users::parse(USERS).unwrap();
@@ -260,7 +259,13 @@ mod tests {
         assert_eq!(refusal(&basic(b"user2:test2")), None);
         assert_eq!(refusal(basic(b"user1:test1").trim_end_matches('=')), None);
         let wrong = Some("invalid_credential_for_basic_auth");
-        for credential in [&b"user1:test2"[..], b"user3:test1", b":", b"user1:", b"\xff:test1"] {
+        for credential in [
+            &b"user1:test2"[..],
+            b"user3:test1",
+            b":",
+            b"user1:",
+            b"\xff:test1",
+        ] {
             assert_eq!(refusal(&basic(credential)), wrong, "{credential:?}");
         }
         let format = Some("invalid_format_for_basic_auth");
@@ -268,13 +273,19 @@ mod tests {
         assert_eq!(refusal("Basic !!!"), format);
         let scheme = Some("invalid_scheme_for_basic_auth");
         assert_eq!(refusal("Bearer x"), scheme);
-        assert_eq!(refusal(&basic(b"user1:test1").replace("Basic", "basic")), scheme);
+        assert_eq!(
+            refusal(&basic(b"user1:test1").replace("Basic", "basic")),
+            scheme
+        );
     }
 
     #[test]
     fn a_file_with_a_wrong_line_is_refused_without_its_secrets() {
         for (text, reason) in [
-            ("a", "line 1: is not a name and a hash with a colon between them"),
+            (
+                "a",
+                "line 1: is not a name and a hash with a colon between them",
+            ),
             ("\na:", "line 2: the name or the hash is empty"),
             (":x", "line 1: the name or the hash is empty"),
             ("a:$apr1$secret", "line 1: the hash must begin with {SHA}"),

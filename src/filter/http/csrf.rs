@@ -56,7 +56,11 @@ impl Policy {
         let enabled = parts::runtime_fraction(enabled).at("filter_enabled")?;
         let shadow = shadow_enabled.map(parts::runtime_fraction).transpose();
         let shadow = shadow.at("shadow_enabled")?;
-        let origins = each("additional_origins", additional_origins, parts::string_matcher)?;
+        let origins = each(
+            "additional_origins",
+            additional_origins,
+            parts::string_matcher,
+        )?;
         Ok(Self {
             enabled: Share::compile(&enabled, &context.layers),
             shadow: shadow.map(|shadow| Share::compile(&shadow, &context.layers)),
@@ -136,7 +140,9 @@ fn site(headers: &HeaderMap, name: HeaderName) -> Cow<'_, [u8]> {
     let text = std::str::from_utf8(&value).unwrap_or_default();
     let rest = ["http://", "https://"].iter().find_map(|scheme| {
         let start = text.get(..scheme.len())?;
-        start.eq_ignore_ascii_case(scheme).then(|| &text[scheme.len()..])
+        start
+            .eq_ignore_ascii_case(scheme)
+            .then(|| &text[scheme.len()..])
     });
     match rest {
         Some(rest) => {

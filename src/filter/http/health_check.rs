@@ -112,7 +112,11 @@ impl HttpFilter for HealthCheck {
             return Flow::Continue;
         }
         let (status, degraded, details) = match cached {
-            _ if failing => (StatusCode::SERVICE_UNAVAILABLE, false, "health_check_failed"),
+            _ if failing => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                false,
+                "health_check_failed",
+            ),
             Some(cached) => (cached.status, cached.degraded, "health_check_cached"),
             None => {
                 let (status, details) = self.of_clusters(&*stream.calls());
@@ -148,10 +152,16 @@ impl HealthCheck {
     fn of_clusters(&self, calls: &dyn Calls) -> (StatusCode, &'static str) {
         for (cluster, share) in &self.minimum {
             let Some(members) = calls.members(cluster) else {
-                return (StatusCode::SERVICE_UNAVAILABLE, "health_check_no_cluster_found");
+                return (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "health_check_no_cluster_found",
+                );
             };
             if !enough(members, *share) {
-                return (StatusCode::SERVICE_UNAVAILABLE, "health_check_cluster_unhealthy");
+                return (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "health_check_cluster_unhealthy",
+                );
             }
         }
         (StatusCode::OK, "health_check_ok")

@@ -16,7 +16,6 @@ use http::StatusCode;
 use super::super::registry::{Context, decode};
 use super::super::rules::{Engine, Engines, Form, Given, Metadata, Subject, Verdict};
 use super::super::{Factory, Flow, HttpFilter, LocalReply, Stream};
-use crate::formatter::Wants;
 use crate::route::RouteConfig;
 use crate::telemetry::stats::Counter;
 
@@ -116,15 +115,6 @@ impl Rules {
             per_rule: track_per_rule_stats,
         })
     }
-
-    fn wants(&self) -> Wants {
-        let mut wants = Wants::NONE;
-        if self.engines.ask_route() {
-            wants.anything = true;
-            wants.route = true;
-        }
-        wants
-    }
 }
 
 fn build(config: &TypedExtension, context: &Context) -> Result<Arc<dyn HttpFilter>, Invalid> {
@@ -157,8 +147,7 @@ fn build_per_route(config: &TypedExtension, _: &Context) -> Result<RouteConfig, 
         Rules::decode(rbac)
     });
     let rules = rules.transpose().at("rbac")?;
-    let wants = rules.as_ref().map_or(Wants::NONE, Rules::wants);
-    Ok(RouteConfig::new(OfRoute(rules)).wanting(wants))
+    Ok(RouteConfig::new(OfRoute(rules)))
 }
 
 /// What is known of a stream besides its head.
@@ -170,8 +159,9 @@ impl Metadata for Left<'_, '_> {
     }
 
     fn of_route(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
-        let of = |facts: &dyn crate::formatter::Facts| facts.route_metadata(namespace).cloned();
-        self.0.with_facts(of).flatten().map(Rc::new)
+        let mut all = self.0.route()?.metadata.iter();
+        let found = all.find(|(name, _)| name == namespace);
+        found.map(|(_, value)| Rc::new(value.clone()))
     }
 
     fn state(&self, key: &str) -> Option<Rc<str>> {
@@ -218,10 +208,6 @@ impl HttpFilter for Rbac {
         }
         let reply = LocalReply::new(StatusCode::FORBIDDEN, verdict.details());
         Flow::reply(reply.saying("RBAC: access denied"))
-    }
-
-    fn wants(&self) -> Wants {
-        self.rules.wants()
     }
 }
 

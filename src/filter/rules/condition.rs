@@ -200,9 +200,9 @@ impl Condition {
         use matcher::filter_state_matcher::Matcher as M;
         let matcher::FilterStateMatcher { key, matcher } = message;
         let test = match required(matcher, "matcher")? {
-            M::StringMatch(text) => {
-                StateTest::Text(Test::string(&parts::string_matcher(text).at("string_match")?))
-            }
+            M::StringMatch(text) => StateTest::Text(Test::string(
+                &parts::string_matcher(text).at("string_match")?,
+            )),
             M::AddressMatch(matcher::AddressMatcher {
                 ranges,
                 invert_match,
@@ -245,16 +245,6 @@ impl Condition {
             }
         };
         decode().at("typed_config")
-    }
-
-    /// Whether it looks at the metadata of the route.
-    pub fn asks_route(&self) -> bool {
-        match self {
-            Self::All(all) | Self::Any(all) => all.iter().any(Self::asks_route),
-            Self::Not(not) => not.asks_route(),
-            Self::Metadata(source, _) => *source == Source::Route,
-            _ => false,
-        }
     }
 
     pub fn holds(&self, subject: &Subject<'_>) -> bool {
@@ -398,5 +388,8 @@ fn san_test(message: SubjectAltNameMatcher) -> Result<(SanType, Test), Invalid> 
         ));
     }
     let matcher = required(matcher, "matcher")?;
-    Ok((kind, Test::string(&parts::string_matcher(matcher).at("matcher")?)))
+    Ok((
+        kind,
+        Test::string(&parts::string_matcher(matcher).at("matcher")?),
+    ))
 }

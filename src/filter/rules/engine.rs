@@ -69,18 +69,6 @@ impl Engines {
     }
 }
 
-impl Engines {
-    /// Whether the metadata of the route is looked at.
-    pub fn ask_route(&self) -> bool {
-        let of_policies =
-            |engine: &Engine| matches!(engine, Engine::Policies(p) if p.asks_route());
-        [&self.enforced, &self.shadow]
-            .into_iter()
-            .flatten()
-            .any(of_policies)
-    }
-}
-
 impl Engine {
     /// With both forms given the tree counts, and the policies only have to be right.
     fn decode(

@@ -88,7 +88,9 @@ pub fn metadata_matcher(message: matcher::MetadataMatcher) -> Result<MetadataMat
 }
 
 /// Pattern and substitution, the latter in the syntax of the `regex` crate.
-pub fn substitution(message: matcher::RegexMatchAndSubstitute) -> Result<(String, String), Invalid> {
+pub fn substitution(
+    message: matcher::RegexMatchAndSubstitute,
+) -> Result<(String, String), Invalid> {
     matchers::substitution(message, &context())
 }
 

@@ -82,7 +82,6 @@ pub enum Error {
 }
 
 impl Settings {
-    #[expect(deprecated, reason = "every field is looked at, the old ones too")]
     pub fn decode(config: &TypedExtension, context: &Context) -> Result<Self, Invalid> {
         let proto::HttpFault {
             delay,
@@ -108,7 +107,10 @@ impl Settings {
         }
         let key = |name: &str, default: &str| {
             let name = if name.is_empty() { default } else { name };
-            context.layers.key(&format!("{}{name}", if name == default { "fault.http." } else { "" }))
+            context.layers.key(&format!(
+                "{}{name}",
+                if name == default { "fault.http." } else { "" }
+            ))
         };
         let delay = delay.map(|delay| {
             let duration = key(&delay_duration_runtime, "delay.fixed_duration_ms");
@@ -149,7 +151,10 @@ impl Settings {
         let node = || text(&request.headers, "x-envoy-downstream-service-node");
         (self.cluster.is_empty() || self.cluster == cluster)
             && (self.nodes.is_empty() || node().is_some_and(|node| self.nodes.contains(node)))
-            && self.headers.iter().all(|h| h.matches(&RequestHead(request)))
+            && self
+                .headers
+                .iter()
+                .all(|h| h.matches(&RequestHead(request)))
     }
 
     /// How long the request has to wait.
@@ -199,7 +204,9 @@ impl Settings {
     }
 
     pub fn abort_body(&self) -> Bytes {
-        self.abort.as_ref().map_or_else(Bytes::new, |abort| abort.body.clone())
+        self.abort
+            .as_ref()
+            .map_or_else(Bytes::new, |abort| abort.body.clone())
     }
 
     /// Bytes per second of the answer.
@@ -320,13 +327,14 @@ impl RateLimit {
         } = message;
         let (fixed, header) = match required(limit_type, "limit_type")? {
             L::FixedLimit(FixedLimit { limit_kbps: 0 }) => {
-                return Err(fault("must be at least 1")).at("limit_kbps").at("fixed_limit");
+                return Err(fault("must be at least 1"))
+                    .at("limit_kbps")
+                    .at("fixed_limit");
             }
             L::FixedLimit(FixedLimit { limit_kbps }) => (Some(limit_kbps), None),
-            L::HeaderLimit(HeaderLimit {}) => (
-                None,
-                Some("x-envoy-fault-throughput-response-percentage"),
-            ),
+            L::HeaderLimit(HeaderLimit {}) => {
+                (None, Some("x-envoy-fault-throughput-response-percentage"))
+            }
         };
         Ok(Self {
             fixed,
@@ -352,7 +360,8 @@ mod tests {
     use crate::filter::testing::request;
 
     fn settings(mut fault: Value) -> Result<Settings, String> {
-        fault["@type"] = json!("type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault");
+        fault["@type"] =
+            json!("type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault");
         let any = text::any_from_value(&fault).expect("a message");
         let extension = TypedExtension::from_any("fault", any);
         Settings::decode(&extension, &Context::default()).map_err(|e| e.to_string())
@@ -388,7 +397,10 @@ mod tests {
         .unwrap();
         let plain = request("/", &[]);
         assert_eq!(fixed.delay(&plain), Some(Duration::from_millis(300)));
-        assert_eq!(fixed.abort(&plain), Some(Error::Http(StatusCode::SERVICE_UNAVAILABLE)));
+        assert_eq!(
+            fixed.abort(&plain),
+            Some(Error::Http(StatusCode::SERVICE_UNAVAILABLE))
+        );
         assert_eq!(fixed.rate(&plain), Some(2048));
         let header = settings(json!({
             "delay": { "header_delay": {}, "percentage": all() },
@@ -408,7 +420,10 @@ mod tests {
             ],
         );
         assert_eq!(header.delay(&said), Some(Duration::from_millis(20)));
-        assert_eq!(header.abort(&said), Some(Error::Http(StatusCode::IM_A_TEAPOT)));
+        assert_eq!(
+            header.abort(&said),
+            Some(Error::Http(StatusCode::IM_A_TEAPOT))
+        );
         assert_eq!(header.rate(&said), Some(1024));
         let never = request(
             "/",
@@ -430,9 +445,18 @@ mod tests {
         assert_eq!(none.abort(&request("/", &[])), None);
         for (fault, reason) in [
             (json!({ "abort": {} }), "abort.error_type: must be given"),
-            (json!({ "abort": { "http_status": 600 } }), "abort.http_status: 600 is not within 200 and 599"),
-            (json!({ "delay": {} }), "delay.fault_delay_secifier: must be given"),
-            (json!({ "delay": { "fixed_delay": "0s" } }), "delay.fixed_delay: must be greater than zero"),
+            (
+                json!({ "abort": { "http_status": 600 } }),
+                "abort.http_status: 600 is not within 200 and 599",
+            ),
+            (
+                json!({ "delay": {} }),
+                "delay.fault_delay_secifier: must be given",
+            ),
+            (
+                json!({ "delay": { "fixed_delay": "0s" } }),
+                "delay.fixed_delay: must be greater than zero",
+            ),
             (
                 json!({ "response_rate_limit": { "fixed_limit": {} } }),
                 "response_rate_limit.fixed_limit.limit_kbps: must be at least 1",

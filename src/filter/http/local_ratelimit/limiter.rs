@@ -1,0 +1,195 @@
+//! Buckets by descriptor.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use causeway_xds::proto::envoy::extensions::common::ratelimit::v3::LocalRateLimitDescriptor;
+use causeway_xds::proto::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::Entry;
+use causeway_xds::proto::envoy::r#type::v3::TokenBucket;
+use causeway_xds::reject::{FieldPath, Invalid};
+use causeway_xds::resource::parts::{At, each, not_empty, required};
+
+use super::super::super::bucket::{Bucket, Size};
+use crate::route::rate_limits::Descriptor;
+
+/// How many values of one descriptor have buckets of their own, if nothing else is said.
+const MAX_DYNAMIC: usize = 20;
+
+#[derive(Debug)]
+pub struct Limiter {
+    default: Option<Arc<Bucket>>,
+    /// From the one that is filled up most slowly.
+    descriptors: Vec<Limited>,
+    /// The default bucket counts, whatever else does.
+    pub always_default: bool,
+    pub max_dynamic: usize,
+}
+
+/// A descriptor with a limit of its own.
+#[derive(Debug)]
+struct Limited {
+    /// Keys and values; without a value any will do, and each has a bucket.
+    entries: Vec<(String, Option<String>)>,
+    buckets: Buckets,
+    size: Size,
+    /// Only counted.
+    shadow: bool,
+}
+
+#[derive(Debug)]
+enum Buckets {
+    One(Arc<Bucket>),
+    /// By the values, with the time of their last use.
+    Each(Mutex<HashMap<Vec<String>, (Arc<Bucket>, Instant)>>),
+}
+
+/// What a request is counted by, and whether `x-ratelimit-*` headers speak of it, where its limit
+/// says.
+pub type Counts = (Descriptor, Option<bool>);
+
+/// What became of a request.
+pub struct Outcome {
+    pub allowed: bool,
+    /// The bucket that decided.
+    pub bucket: Option<Arc<Bucket>>,
+    /// As in [`Counts`].
+    pub told: Option<bool>,
+}
+
+impl Limiter {
+    pub fn decode(
+        default: Option<TokenBucket>,
+        descriptors: Vec<LocalRateLimitDescriptor>,
+    ) -> Result<Self, Invalid> {
+        let now = Instant::now();
+        let default = default.map(Size::decode).transpose().at("token_bucket")?;
+        let mut limited = each("descriptors", descriptors, |d| Limited::decode(d, now))?;
+        for (at, one) in limited.iter().enumerate() {
+            if limited[..at]
+                .iter()
+                .any(|other| other.entries == one.entries)
+            {
+                let place = FieldPath::root().field("descriptors").index(at);
+                return Err(Invalid::new(place.field("entries"), "are given twice"));
+            }
+        }
+        limited.sort_by(|a, b| b.size.each.cmp(&a.size.each));
+        Ok(Self {
+            default: default.map(|size| Arc::new(Bucket::new(size, now))),
+            descriptors: limited,
+            always_default: true,
+            max_dynamic: MAX_DYNAMIC,
+        })
+    }
+
+    pub fn has_descriptors(&self) -> bool {
+        !self.descriptors.is_empty()
+    }
+
+    /// Takes a token from each bucket that a request is counted by, until one has none.
+    pub fn ask(&self, request: &[Counts], now: Instant) -> Outcome {
+        let mut first = None;
+        for limited in &self.descriptors {
+            for (descriptor, told) in request {
+                let Some(bucket) = limited.bucket(descriptor, now, self.max_dynamic) else {
+                    continue;
+                };
+                let hits = descriptor.hits.unwrap_or(1);
+                let told = *told;
+                if !bucket.take_many(hits, now) && !limited.shadow {
+                    return Outcome {
+                        allowed: false,
+                        bucket: Some(bucket),
+                        told,
+                    };
+                }
+                first.get_or_insert((bucket, told));
+            }
+        }
+        let (bucket, told) = first.unzip();
+        let told = told.flatten();
+        let default = self.default.as_ref();
+        let Some(default) = default.filter(|_| bucket.is_none() || self.always_default) else {
+            return Outcome {
+                allowed: true,
+                bucket,
+                told,
+            };
+        };
+        match default.take(now) {
+            true => Outcome {
+                allowed: true,
+                bucket: bucket.or_else(|| Some(Arc::clone(default))),
+                told,
+            },
+            false => Outcome {
+                allowed: false,
+                bucket: Some(Arc::clone(default)),
+                told: None,
+            },
+        }
+    }
+}
+
+impl Limited {
+    fn decode(message: LocalRateLimitDescriptor, now: Instant) -> Result<Self, Invalid> {
+        let LocalRateLimitDescriptor {
+            entries,
+            token_bucket,
+            shadow_mode,
+        } = message;
+        if entries.is_empty() {
+            return Err(Invalid::at("entries", "must not be empty"));
+        }
+        let entries = each("entries", entries, |Entry { key, value }| {
+            let value = Some(value).filter(|value| !value.is_empty());
+            Ok((not_empty(key, "key")?, value))
+        })?;
+        let size = Size::decode(required(token_bucket, "token_bucket")?).at("token_bucket")?;
+        let buckets = match entries.iter().all(|(_, value)| value.is_some()) {
+            true => Buckets::One(Arc::new(Bucket::new(size, now))),
+            false => Buckets::Each(Mutex::default()),
+        };
+        Ok(Self {
+            entries,
+            buckets,
+            size,
+            shadow: shadow_mode,
+        })
+    }
+
+    fn matches(&self, descriptor: &Descriptor) -> bool {
+        let same = |((key, value), (k, v)): (&(String, Option<String>), &(String, String))| {
+            key == k && value.as_ref().is_none_or(|value| value == v)
+        };
+        self.entries.len() == descriptor.entries.len()
+            && self.entries.iter().zip(&descriptor.entries).all(same)
+    }
+
+    fn bucket(&self, descriptor: &Descriptor, now: Instant, max: usize) -> Option<Arc<Bucket>> {
+        if !self.matches(descriptor) {
+            return None;
+        }
+        let each = match &self.buckets {
+            Buckets::One(bucket) => return Some(Arc::clone(bucket)),
+            Buckets::Each(each) => each,
+        };
+        let values = descriptor.entries.iter().map(|(_, value)| value.clone());
+        let values: Vec<_> = values.collect();
+        let mut each = each.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((bucket, used)) = each.get_mut(&values) {
+            *used = now;
+            return Some(Arc::clone(bucket));
+        }
+        if each.len() >= max {
+            let oldest = each.iter().min_by_key(|(_, (_, used))| *used);
+            if let Some(oldest) = oldest.map(|(values, _)| values.clone()) {
+                each.remove(&oldest);
+            }
+        }
+        let bucket = Arc::new(Bucket::new(self.size, now));
+        each.insert(values, (Arc::clone(&bucket), now));
+        Some(bucket)
+    }
+}
