@@ -65,6 +65,11 @@ impl Bucket {
         }
     }
 
+    /// A full one of this size.
+    pub fn fresh(&self, now: Instant) -> Self {
+        Self::new(self.size, now)
+    }
+
     fn each(&self) -> u64 {
         u64::try_from(self.size.each.as_nanos())
             .unwrap_or(u64::MAX)

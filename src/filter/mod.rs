@@ -7,8 +7,11 @@ pub mod body;
 pub mod bucket;
 pub mod call;
 mod chain;
+#[cfg(test)]
+mod contract;
 pub mod http;
 mod local_reply;
+pub mod network;
 pub mod pace;
 pub mod registry;
 pub mod rules;

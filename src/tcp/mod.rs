@@ -1,5 +1,6 @@
 //! TCP proxying: one connection in, one connection out, bytes both ways.
 
+pub mod bare;
 mod log;
 
 use std::any::Any;
@@ -45,6 +46,8 @@ pub struct Downstream {
     pub io: Io,
     pub peer: Option<SocketAddr>,
     pub local: Option<SocketAddr>,
+    /// Instead of those of the proxy.
+    pub cluster: Option<Arc<str>>,
 }
 
 /// Proxies one connection. Returns once the two are joined; the copying goes on in a task of its
@@ -55,10 +58,15 @@ pub async fn proxy(
     reader: &RefCell<Reader>,
     guard: Box<dyn Any>,
 ) {
-    let Downstream { io, peer, local } = downstream;
+    let Downstream {
+        io,
+        peer,
+        local,
+        cluster,
+    } = downstream;
     let began = Instant::now();
     spec.stats.downstream_cx_total.inc();
-    let name = choose(&spec);
+    let name = cluster.as_ref().unwrap_or_else(|| choose(&spec));
     let log = Log::begin(&spec, name, peer, local);
     let cluster = reader.borrow_mut().load().clusters.get(name).cloned();
     let (endpoint, upstream) = match open(&spec, cluster.as_deref(), peer.zip(local)).await {

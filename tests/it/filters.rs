@@ -1,5 +1,8 @@
 //! The filters of our own, configured as anybody would: in the YAML of a bootstrap.
 
+mod chains;
+mod policies;
+
 use std::net::SocketAddr;
 
 use http::HeaderMap;

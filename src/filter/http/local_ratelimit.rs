@@ -19,7 +19,7 @@ use causeway_xds::resource::rate_limit::RateLimit;
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
-use self::limiter::{Counts, Limiter, Outcome};
+use self::limiter::{Counts, Limiter, Outcome, PerConnection};
 use super::super::bucket::Bucket;
 use super::super::registry::{Context, decode};
 use super::super::{Answer, Factory, Flow, HttpFilter, LocalReply, Stream};
@@ -51,6 +51,8 @@ struct LocalRateLimit(Settings);
 #[derive(Debug)]
 struct Settings {
     limiter: Limiter,
+    /// Each connection has buckets of its own.
+    per_connection: Option<PerConnection>,
     status: StatusCode,
     /// `None` is never.
     enabled: Option<Share>,
@@ -106,19 +108,8 @@ impl Settings {
             enable_retry_after_header,
         } = decode(config)?;
         let stat_prefix = not_empty(stat_prefix, "stat_prefix")?;
-        for (given, field) in [
-            (
-                local_rate_limit_per_downstream_connection,
-                "local_rate_limit_per_downstream_connection",
-            ),
-            (
-                !is_default(&local_cluster_rate_limit),
-                "local_cluster_rate_limit",
-            ),
-        ] {
-            if given {
-                return Err(Invalid::at(field, "not supported yet"));
-            }
+        if !is_default(&local_cluster_rate_limit) {
+            return Err(Invalid::at("local_cluster_rate_limit", "not supported yet"));
         }
         if of_route && token_bucket.is_none() {
             let reason = "must be given where a route has a configuration of its own";
@@ -156,6 +147,7 @@ impl Settings {
         }
         Ok(Self {
             limiter,
+            per_connection: local_rate_limit_per_downstream_connection.then(PerConnection::default),
             status: refusal(status),
             enabled: share(filter_enabled, "filter_enabled")?,
             enforced: share(filter_enforced, "filter_enforced")?,
@@ -223,7 +215,7 @@ impl HttpFilter for LocalRateLimit {
             allowed,
             bucket,
             told,
-        } = settings.limiter.ask(&descriptors, now);
+        } = settings.ask(stream, &descriptors, now);
         if let Some(bucket) = &bucket
             && told.unwrap_or(settings.told)
         {
@@ -296,6 +288,16 @@ impl Settings {
         let of_route = route.and_then(|route| route.rate_limits.as_deref());
         let limits = of_route.map(|limits| limits.of(self.stage, self.host_limits));
         limits.into_iter().flatten().filter_map(counts).collect()
+    }
+
+    fn ask(&self, stream: &Stream<'_>, descriptors: &[Counts], now: Instant) -> Outcome {
+        match &self.per_connection {
+            None => self.limiter.ask(descriptors, now),
+            Some(each) => {
+                let id = stream.downstream().id;
+                each.of(id, &self.limiter, now).ask(descriptors, now)
+            }
+        }
     }
 
     fn refuse(&self, stream: &Stream<'_>, bucket: Option<&Bucket>, now: Instant) -> LocalReply {

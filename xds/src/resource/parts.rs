@@ -13,7 +13,7 @@ pub use super::context::{
     At, duration, each, enumeration, fault, flag, is_default, not_empty, number, percent, required,
     unknown_type, unpack,
 };
-use super::format::Format;
+use super::format::{Format, FormatString};
 use super::fraction::RuntimeFraction;
 use super::headers;
 pub use super::headers::HeaderEdit;
@@ -106,6 +106,11 @@ pub fn network(message: core::CidrRange) -> Result<IpNet, Invalid> {
 /// The name of a header that may be changed: not `host`, no pseudo header.
 pub fn editable_name(name: String) -> Result<String, Invalid> {
     headers::editable_name(name)
+}
+
+/// A substitution format, or an object of them.
+pub fn format_string(message: core::SubstitutionFormatString) -> Result<FormatString, Invalid> {
+    FormatString::decode(message, &context())
 }
 
 /// A substitution format.

@@ -83,6 +83,16 @@ impl Limiter {
         })
     }
 
+    /// The same limits with full buckets.
+    pub fn fresh(&self, now: Instant) -> Self {
+        let default = self.default.as_ref();
+        Self {
+            default: default.map(|bucket| Arc::new(bucket.fresh(now))),
+            descriptors: self.descriptors.iter().map(|d| d.fresh(now)).collect(),
+            ..*self
+        }
+    }
+
     pub fn has_descriptors(&self) -> bool {
         !self.descriptors.is_empty()
     }
@@ -132,6 +142,42 @@ impl Limiter {
     }
 }
 
+impl Buckets {
+    fn new(entries: &[(String, Option<String>)], size: Size, now: Instant) -> Self {
+        match entries.iter().all(|(_, value)| value.is_some()) {
+            true => Self::One(Arc::new(Bucket::new(size, now))),
+            false => Self::Each(Mutex::default()),
+        }
+    }
+}
+
+/// A limiter for each connection.
+#[derive(Debug, Default)]
+pub struct PerConnection(Mutex<HashMap<u64, (Arc<Limiter>, Instant)>>);
+
+/// Connections that are limited by themselves at a time; the one that was seen least recently is
+/// forgotten, and has full buckets when it is seen again.
+const MAX_CONNECTIONS: usize = 10_000;
+
+impl PerConnection {
+    pub fn of(&self, connection: u64, like: &Limiter, now: Instant) -> Arc<Limiter> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((limiter, used)) = all.get_mut(&connection) {
+            *used = now;
+            return Arc::clone(limiter);
+        }
+        if all.len() >= MAX_CONNECTIONS {
+            let oldest = all.iter().min_by_key(|(_, (_, used))| *used);
+            if let Some(oldest) = oldest.map(|(id, _)| *id) {
+                all.remove(&oldest);
+            }
+        }
+        let limiter = Arc::new(like.fresh(now));
+        all.insert(connection, (Arc::clone(&limiter), now));
+        limiter
+    }
+}
+
 impl Limited {
     fn decode(message: LocalRateLimitDescriptor, now: Instant) -> Result<Self, Invalid> {
         let LocalRateLimitDescriptor {
@@ -147,16 +193,20 @@ impl Limited {
             Ok((not_empty(key, "key")?, value))
         })?;
         let size = Size::decode(required(token_bucket, "token_bucket")?).at("token_bucket")?;
-        let buckets = match entries.iter().all(|(_, value)| value.is_some()) {
-            true => Buckets::One(Arc::new(Bucket::new(size, now))),
-            false => Buckets::Each(Mutex::default()),
-        };
         Ok(Self {
+            buckets: Buckets::new(&entries, size, now),
             entries,
-            buckets,
             size,
             shadow: shadow_mode,
         })
+    }
+
+    fn fresh(&self, now: Instant) -> Self {
+        Self {
+            entries: self.entries.clone(),
+            buckets: Buckets::new(&self.entries, self.size, now),
+            ..*self
+        }
     }
 
     fn matches(&self, descriptor: &Descriptor) -> bool {

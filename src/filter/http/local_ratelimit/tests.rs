@@ -64,6 +64,26 @@ fn a_request_is_counted_by_its_descriptors_and_by_the_default() {
 }
 
 #[test]
+fn a_connection_can_have_buckets_of_its_own() {
+    let settings = settings(
+        json!({
+            "stat_prefix": "s",
+            "token_bucket": bucket(2),
+            "local_rate_limit_per_downstream_connection": true,
+        }),
+        false,
+    )
+    .unwrap();
+    let each = settings.per_connection.as_ref().unwrap();
+    let now = Instant::now();
+    let passing = |id| {
+        let limiter = each.of(id, &settings.limiter, now);
+        (0..9).filter(|_| limiter.ask(&[], now).allowed).count()
+    };
+    assert_eq!((passing(1), passing(2), passing(1)), (2, 2, 0));
+}
+
+#[test]
 fn values_that_were_not_seen_for_long_make_room() {
     let limits = settings(
         json!({
@@ -113,11 +133,6 @@ fn a_limit_that_cannot_be_kept_is_refused_with_its_place() {
             ] }),
             false,
             "descriptors[1].entries: are given twice",
-        ),
-        (
-            json!({ "stat_prefix": "s", "local_rate_limit_per_downstream_connection": true }),
-            false,
-            "local_rate_limit_per_downstream_connection: not supported yet",
         ),
         (
             json!({ "stat_prefix": "s", "stage": 11 }),
