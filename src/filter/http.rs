@@ -6,6 +6,7 @@ pub mod bandwidth_limit;
 pub mod basic_auth;
 pub mod cors;
 pub mod csrf;
+pub mod custom_response;
 pub mod error_pages;
 pub mod fault;
 pub mod forwarded;

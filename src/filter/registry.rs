@@ -119,6 +119,7 @@ pub const FACTORIES: &[Factory] = &[
     http::basic_auth::FACTORY,
     http::cors::FACTORY,
     http::csrf::FACTORY,
+    http::custom_response::FACTORY,
     http::error_pages::FACTORY,
     http::fault::FACTORY,
     http::forwarded::FACTORY,

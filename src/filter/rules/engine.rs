@@ -85,7 +85,7 @@ impl Engine {
 
     fn tree(message: Matcher, form: Form) -> Result<Self, Invalid> {
         let allowed: fn(&Input) -> bool = match form {
-            Form::Requests => |_| true,
+            Form::Requests => |input| !input.is_of_response(),
             Form::Connections => |input| input.is_of_connection(),
         };
         let model = model::Tree::decode(message, allowed, |any| leaf(&any))?;

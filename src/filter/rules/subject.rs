@@ -111,7 +111,11 @@ impl Inputs for Subject<'_> {
                 let subject = &self.tls?.peer.as_ref()?.names.subject;
                 Some(Cow::Borrowed(subject.as_bytes()))
             }
-            Input::Metadata { .. } => None,
+            // Not of a subject, or not a text.
+            Input::ResponseStatus
+            | Input::ResponseClass
+            | Input::ResponseHeader(_)
+            | Input::Metadata { .. } => None,
         }
     }
 

@@ -449,3 +449,105 @@ fn rules_that_cannot_be_followed_are_refused_with_their_place() {
         format!("{at}.principals[0].not_id.header: a connection has no headers")
     );
 }
+
+fn typed(message: &str, mut fields: Value) -> Value {
+    fields["@type"] = json!(format!("type.googleapis.com/{message}"));
+    json!({ "name": "x", "typed_config": fields })
+}
+
+fn action(name: &str, action: &str) -> Value {
+    let fields = json!({ "name": name, "action": action });
+    json!({ "action": typed("envoy.config.rbac.v3.Action", fields) })
+}
+
+/// A tree of one predicate, with an action behind it and one for the rest.
+fn tree(single: Value, then: &Value, otherwise: Option<Value>) -> Value {
+    let mut tree = json!({ "matcher_list": { "matchers": [{
+        "predicate": { "single_predicate": single }, "on_match": then,
+    }] } });
+    if let Some(otherwise) = otherwise {
+        tree["on_no_match"] = otherwise;
+    }
+    tree
+}
+
+fn engine(mut tree: Value, form: Form) -> Result<Engine, String> {
+    use causeway_xds::proto::xds::r#type::matcher::v3::Matcher;
+    tree["@type"] = json!("type.googleapis.com/xds.type.matcher.v3.Matcher");
+    let any = text::any_from_value(&tree).expect("a message");
+    let matcher: Matcher = unpack(&any).expect("a matcher");
+    let given = Given {
+        rules: None,
+        matcher: Some(matcher),
+        shadow_rules: None,
+        shadow_matcher: None,
+    };
+    let engines = Engines::decode(given, form).map_err(|e| e.to_string())?;
+    Ok(engines.enforced.expect("it is given"))
+}
+
+#[test]
+fn a_tree_ends_in_an_action_and_who_is_led_nowhere_is_refused() {
+    let input = |name: &str| {
+        let message = "envoy.extensions.matching.common_inputs.network.v3";
+        typed(&format!("{message}.{name}"), json!({}))
+    };
+    let port = |port: &str| json!({ "input": input("DestinationPortInput"), "value_match": { "exact": port } });
+    let get = request("GET", "/", &[]);
+    let judge = |tree: Value| {
+        let engine = engine(tree, Form::Connections).unwrap();
+        let verdict = engine.judge(&subject(&get));
+        let name = verdict.policy.map(|(_, name)| name.to_owned());
+        (verdict.allowed, name, verdict.hint)
+    };
+    let name = |name: &str| Some(name.to_owned());
+    let deny = action("deny", "DENY");
+    let (allow, log) = (action("allow", "ALLOW"), action("log", "LOG"));
+    let then = |port_is: &str, then: &Value| tree(port(port_is), then, Some(deny.clone()));
+    assert_eq!(judge(then("8443", &allow)), (true, name("allow"), None));
+    assert_eq!(judge(then("1", &allow)), (false, name("deny"), None));
+    assert_eq!(judge(then("8443", &log)), (true, name("log"), Some(true)));
+    assert_eq!(judge(then("1", &log)), (false, name("deny"), Some(false)));
+    assert_eq!(judge(tree(port("1"), &allow, None)), (false, None, None));
+}
+
+#[test]
+fn a_tree_can_look_at_values_that_filters_have_noted() {
+    let input = |key: &str| {
+        let fields = json!({ "filter": "jwt", "path": [{ "key": "claims" }, { "key": key }] });
+        let message = "envoy.extensions.matching.common_inputs.network.v3.DynamicMetadataInput";
+        typed(message, fields)
+    };
+    let ops =
+        json!({ "value": { "list_match": { "one_of": { "string_match": { "exact": "ops" } } } } });
+    let matcher = "envoy.extensions.matching.input_matchers.metadata.v3.Metadata";
+    let custom = typed(matcher, ops);
+    let left = left();
+    let get = request("GET", "/", &[]);
+    let subject = Subject {
+        metadata: &left,
+        ..subject(&get)
+    };
+    for (key, allowed) in [("groups", true), ("level", false), ("missing", false)] {
+        let single = json!({ "input": input(key), "custom_match": custom });
+        let engine = engine(tree(single, &action("a", "ALLOW"), None), Form::Requests);
+        assert_eq!(engine.unwrap().judge(&subject).allowed, allowed, "{key}");
+    }
+    let wrong = json!({ "input": input("groups"), "value_match": { "exact": "ops" } });
+    let told = engine(tree(wrong, &action("a", "ALLOW"), None), Form::Requests).unwrap_err();
+    assert!(
+        told.ends_with("single_predicate.matcher: does not fit the input"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_connection_has_no_headers_for_a_tree_either() {
+    let message = "envoy.type.matcher.v3.HttpRequestHeaderMatchInput";
+    let header = typed(message, json!({ "header_name": "x" }));
+    let single = json!({ "input": header, "value_match": { "exact": "1" } });
+    let matcher = tree(single, &action("a", "ALLOW"), None);
+    assert!(engine(matcher.clone(), Form::Requests).is_ok());
+    let told = engine(matcher, Form::Connections).unwrap_err();
+    assert!(told.contains("single_predicate.input"), "{told}");
+}

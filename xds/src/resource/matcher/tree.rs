@@ -111,6 +111,12 @@ pub enum Input {
     DnsSan,
     /// Subject of the client's certificate (RFC 2253).
     Subject,
+    /// Three digits.
+    ResponseStatus,
+    /// `1xx` to `5xx`.
+    ResponseClass,
+    /// As [`Self::RequestHeader`].
+    ResponseHeader(String),
     /// What filters have noted (dynamic metadata): a value of any kind.
     Metadata {
         namespace: String,
@@ -121,9 +127,18 @@ pub enum Input {
 impl Input {
     /// Whether it is known before there is a request.
     pub fn is_of_connection(&self) -> bool {
-        !matches!(
+        !self.is_of_response()
+            && !matches!(
+                self,
+                Self::RequestHeader(_) | Self::QueryParameter(_) | Self::Metadata { .. }
+            )
+    }
+
+    /// Whether it is known only once there is a response.
+    pub fn is_of_response(&self) -> bool {
+        matches!(
             self,
-            Self::RequestHeader(_) | Self::QueryParameter(_) | Self::Metadata { .. }
+            Self::ResponseStatus | Self::ResponseClass | Self::ResponseHeader(_)
         )
     }
 
@@ -145,6 +160,12 @@ impl Input {
                 .at("header_name")
                 .map(Self::RequestHeader);
         }
+        if is::<envoy::HttpResponseHeaderMatchInput>(any) {
+            let envoy::HttpResponseHeaderMatchInput { header_name } = unpack(any)?;
+            return header_or_pseudo_name(&header_name)
+                .at("header_name")
+                .map(Self::ResponseHeader);
+        }
         if is::<envoy::HttpRequestQueryParamMatchInput>(any) {
             let envoy::HttpRequestQueryParamMatchInput { query_param } = unpack(any)?;
             return not_empty(query_param, "query_param").map(Self::QueryParameter);
@@ -158,7 +179,15 @@ impl Input {
             });
         }
         // The others have no fields.
-        let simple: [(bool, Self); 11] = [
+        let simple: [(bool, Self); 13] = [
+            (
+                is::<envoy::HttpResponseStatusCodeMatchInput>(any),
+                Self::ResponseStatus,
+            ),
+            (
+                is::<envoy::HttpResponseStatusCodeClassMatchInput>(any),
+                Self::ResponseClass,
+            ),
             (is::<n::SourceIpInput>(any), Self::SourceIp),
             (is::<n::SourcePortInput>(any), Self::SourcePort),
             (is::<n::DirectSourceIpInput>(any), Self::DirectSourceIp),
