@@ -241,3 +241,60 @@ fn preflight(stream: &Stream<'_>, origin: Option<&HeaderValue>, method: &HeaderV
     }
     headers
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::exact;
+    use super::*;
+    use crate::filter::testing::{Nowhere, TestBody, answer, chain, pass, per_route, request};
+    use crate::route::PerRoute;
+
+    fn route(policy: &proto::CorsPolicy) -> PerRoute {
+        let message = "envoy.extensions.filters.http.cors.v3.CorsPolicy";
+        per_route(FACTORY.name, message, policy).unwrap()
+    }
+
+    /// What a browser is told of an answer to a request from there.
+    async fn told(route: &PerRoute, origin: &str) -> HeaderMap {
+        let chain = chain(FACTORY.message, &proto::Cors {}).unwrap();
+        let around = Nowhere::default();
+        let mut parts = request("/", &[("origin", origin)]);
+        let client = std::net::Ipv4Addr::LOCALHOST.into();
+        let mut body = TestBody::default();
+        let flow = pass(&chain, &mut parts, &mut body, route, client, &around).await;
+        assert!(matches!(flow, Flow::Continue));
+        let mut headers = HeaderMap::new();
+        answer(&chain, StatusCode::OK, &mut headers, route, &around);
+        headers
+    }
+
+    #[tokio::test]
+    async fn an_answer_names_the_origin_that_may_read_it() {
+        let route = route(&proto::CorsPolicy {
+            allow_origin_string_match: vec![exact("https://a.test")],
+            allow_credentials: Some(causeway_xds::proto::BoolValue { value: true }),
+            expose_headers: "x-e".into(),
+            ..proto::CorsPolicy::default()
+        });
+        let allowed = told(&route, "https://a.test").await;
+        assert_eq!(allowed[ACCESS_CONTROL_ALLOW_ORIGIN], "https://a.test");
+        assert_eq!(allowed[ACCESS_CONTROL_ALLOW_CREDENTIALS], "true");
+        assert_eq!(allowed[ACCESS_CONTROL_EXPOSE_HEADERS], "x-e");
+        assert!(told(&route, "https://b.test").await.is_empty());
+        assert!(told(PerRoute::NONE, "https://a.test").await.is_empty());
+    }
+
+    #[test]
+    fn a_value_that_no_header_can_have_is_refused() {
+        let policy = proto::CorsPolicy {
+            allow_methods: "GET\r\nx: y".into(),
+            ..proto::CorsPolicy::default()
+        };
+        let message = "envoy.extensions.filters.http.cors.v3.CorsPolicy";
+        let told = per_route(FACTORY.name, message, &policy).unwrap_err();
+        assert_eq!(
+            told.to_string(),
+            "allow_methods: contains a control character"
+        );
+    }
+}

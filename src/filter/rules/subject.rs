@@ -95,7 +95,7 @@ impl Inputs for Subject<'_> {
             Input::DestinationPort => text(self.local.map(|local| local.port().to_string())),
             Input::ServerName => {
                 let name = self.server_name;
-                (!name.is_empty()).then(|| Cow::Borrowed(name.as_bytes()))
+                (!name.is_empty()).then_some(Cow::Borrowed(name.as_bytes()))
             }
             Input::TransportProtocol => Some(Cow::Borrowed(match self.tls {
                 Some(_) => b"tls",

@@ -1,6 +1,7 @@
 //! Buckets by descriptor.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -40,8 +41,37 @@ struct Limited {
 #[derive(Debug)]
 enum Buckets {
     One(Arc<Bucket>),
-    /// By the values, with the time of their last use.
-    Each(Mutex<HashMap<Vec<String>, (Arc<Bucket>, Instant)>>),
+    /// By the values.
+    Each(Mutex<Recent<Vec<String>, Bucket>>),
+}
+
+/// What was used last, up to a number of them.
+#[derive(Debug)]
+struct Recent<K, V>(HashMap<K, (Arc<V>, Instant)>);
+
+impl<K: Clone + Eq + Hash, V> Recent<K, V> {
+    /// What is there under a key, or is made now, in the place of what was not used for longest.
+    fn get(&mut self, key: K, now: Instant, max: usize, make: impl FnOnce() -> V) -> Arc<V> {
+        if let Some((found, used)) = self.0.get_mut(&key) {
+            *used = now;
+            return Arc::clone(found);
+        }
+        if self.0.len() >= max {
+            let oldest = self.0.iter().min_by_key(|(_, (_, used))| *used);
+            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+                self.0.remove(&oldest);
+            }
+        }
+        let made = Arc::new(make());
+        self.0.insert(key, (Arc::clone(&made), now));
+        made
+    }
+}
+
+impl<K, V> Default for Recent<K, V> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
 }
 
 /// What a request is counted by, and whether `x-ratelimit-*` headers speak of it, where its limit
@@ -74,7 +104,7 @@ impl Limiter {
                 return Err(Invalid::new(place.field("entries"), "are given twice"));
             }
         }
-        limited.sort_by(|a, b| b.size.each.cmp(&a.size.each));
+        limited.sort_by_key(|limited| std::cmp::Reverse(limited.size.each));
         Ok(Self {
             default: default.map(|size| Arc::new(Bucket::new(size, now))),
             descriptors: limited,
@@ -153,7 +183,7 @@ impl Buckets {
 
 /// A limiter for each connection.
 #[derive(Debug, Default)]
-pub struct PerConnection(Mutex<HashMap<u64, (Arc<Limiter>, Instant)>>);
+pub struct PerConnection(Mutex<Recent<u64, Limiter>>);
 
 /// Connections that are limited by themselves at a time; the one that was seen least recently is
 /// forgotten, and has full buckets when it is seen again.
@@ -162,19 +192,7 @@ const MAX_CONNECTIONS: usize = 10_000;
 impl PerConnection {
     pub fn of(&self, connection: u64, like: &Limiter, now: Instant) -> Arc<Limiter> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((limiter, used)) = all.get_mut(&connection) {
-            *used = now;
-            return Arc::clone(limiter);
-        }
-        if all.len() >= MAX_CONNECTIONS {
-            let oldest = all.iter().min_by_key(|(_, (_, used))| *used);
-            if let Some(oldest) = oldest.map(|(id, _)| *id) {
-                all.remove(&oldest);
-            }
-        }
-        let limiter = Arc::new(like.fresh(now));
-        all.insert(connection, (Arc::clone(&limiter), now));
-        limiter
+        all.get(connection, now, MAX_CONNECTIONS, || like.fresh(now))
     }
 }
 
@@ -228,18 +246,6 @@ impl Limited {
         let values = descriptor.entries.iter().map(|(_, value)| value.clone());
         let values: Vec<_> = values.collect();
         let mut each = each.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((bucket, used)) = each.get_mut(&values) {
-            *used = now;
-            return Some(Arc::clone(bucket));
-        }
-        if each.len() >= max {
-            let oldest = each.iter().min_by_key(|(_, (_, used))| *used);
-            if let Some(oldest) = oldest.map(|(values, _)| values.clone()) {
-                each.remove(&oldest);
-            }
-        }
-        let bucket = Arc::new(Bucket::new(self.size, now));
-        each.insert(values, (Arc::clone(&bucket), now));
-        Some(bucket)
+        Some(each.get(values, now, max, || Bucket::new(self.size, now)))
     }
 }
