@@ -192,3 +192,6 @@ fn not_configured() -> Flow {
     let flag = ResponseFlag::NoFilterConfigFound;
     Flow::fail(Failure::local(status, flag, ""))
 }
+
+#[cfg(test)]
+mod tests;

@@ -121,7 +121,7 @@ impl Around for Nowhere {
         Rc::clone(&self.calls)
     }
     fn with_facts(&self, messages: Messages<'_>, f: &mut dyn FnMut(&dyn Facts)) {
-        f(&Plain(messages));
+        f(&Plain(messages, &self.state));
     }
     fn flag(&self, flag: ResponseFlag) {
         self.flag.set(Some(flag));
@@ -135,7 +135,7 @@ impl Around for Nowhere {
 }
 
 /// Knows the fields of messages, and nothing else.
-struct Plain<'m>(Messages<'m>);
+struct Plain<'m>(Messages<'m>, &'m StreamState);
 
 fn field<'h>(headers: &'h HeaderMap, key: &Key) -> Value<'h> {
     match key {
@@ -170,6 +170,12 @@ impl Facts for Plain<'_> {
     }
     fn route_metadata(&self, _: &str) -> Option<&MetadataValue> {
         None
+    }
+    fn dynamic_metadata(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
+        self.1.metadata(namespace)
+    }
+    fn filter_state(&self, key: &str) -> Option<Rc<str>> {
+        self.1.value(key)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a template is filled from.
 
 use std::borrow::Cow;
+use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use causeway_xds::resource::format::{Fact, Point};
@@ -40,7 +41,7 @@ pub enum Value<'f> {
     /// A header, which may be any bytes.
     Bytes(Cow<'f, [u8]>),
     Number(u64),
-    Metadata(&'f MetadataValue),
+    Metadata(Cow<'f, MetadataValue>),
 }
 
 impl Value<'static> {
@@ -94,4 +95,16 @@ pub trait Facts {
 
     /// The metadata of its route in a namespace.
     fn route_metadata(&self, namespace: &str) -> Option<&MetadataValue>;
+
+    /// What filters have set in a namespace.
+    fn dynamic_metadata(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
+        let _ = namespace;
+        None
+    }
+
+    /// What filters have set under a key.
+    fn filter_state(&self, key: &str) -> Option<Rc<str>> {
+        let _ = key;
+        None
+    }
 }

@@ -153,7 +153,7 @@ fn quoted(text: &[u8]) -> String {
 }
 
 /// A JSON string. Bytes that are no UTF-8 become the replacement character.
-fn write_quoted(bytes: &[u8], out: &mut Vec<u8>) {
+pub(super) fn write_quoted(bytes: &[u8], out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     out.push(b'"');
     for chunk in bytes.utf8_chunks() {

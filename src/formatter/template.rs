@@ -65,6 +65,14 @@ enum Op {
         namespace: Box<str>,
         path: Vec<String>,
     },
+    DynamicMetadata {
+        namespace: Box<str>,
+        path: Vec<String>,
+    },
+    FilterState {
+        key: Box<str>,
+        typed: bool,
+    },
     GrpcStatus(GrpcStatusForm),
     Nothing,
 }
@@ -254,6 +262,17 @@ impl Op {
                 },
                 None => Self::Nothing,
             },
+            Operator::DynamicMetadata(path) => match path.split_first() {
+                Some((namespace, path)) => Self::DynamicMetadata {
+                    namespace: namespace.as_str().into(),
+                    path: path.to_vec(),
+                },
+                None => Self::Nothing,
+            },
+            Operator::FilterState { key, typed } => Self::FilterState {
+                key: key.as_str().into(),
+                typed: *typed,
+            },
             Operator::Environment(name) => {
                 // A name that the system cannot hold would make `var` panic.
                 let held = !name.contains(['=', '\0']);
@@ -291,7 +310,12 @@ impl Op {
             }
             Self::RouteMetadata { .. } | Self::Fact(Fact::RouteName) => wants.route = true,
             Self::Fact(Fact::StreamId) => wants.request(&Key::Field(REQUEST_ID)),
-            Self::Fact(_) | Self::Fixed(_) | Self::Time { .. } | Self::Nothing => {}
+            Self::DynamicMetadata { .. }
+            | Self::FilterState { .. }
+            | Self::Fact(_)
+            | Self::Fixed(_)
+            | Self::Time { .. }
+            | Self::Nothing => {}
         }
         wants.anything = true;
     }
@@ -333,7 +357,24 @@ impl Op {
             Self::RouteMetadata { namespace, path } => facts
                 .route_metadata(namespace)
                 .and_then(|value| value.get(path))
-                .map_or(Value::Missing, Value::Metadata),
+                .map_or(Value::Missing, |value| {
+                    Value::Metadata(Cow::Borrowed(value))
+                }),
+            Self::DynamicMetadata { namespace, path } => match facts.dynamic_metadata(namespace) {
+                Some(all) => all.get(path).map_or(Value::Missing, |value| {
+                    Value::Metadata(Cow::Owned(value.clone()))
+                }),
+                None => Value::Missing,
+            },
+            Self::FilterState { key, typed } => match facts.filter_state(key) {
+                Some(value) if *typed => {
+                    let mut out = Vec::new();
+                    json::write_quoted(value.as_bytes(), &mut out);
+                    Value::Bytes(out.into())
+                }
+                Some(value) => Value::Text(Cow::Owned(value.to_string())),
+                None => Value::Missing,
+            },
             Self::GrpcStatus(form) => grpc_status(facts, *form),
             Self::Nothing => Value::Missing,
         }

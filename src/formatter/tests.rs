@@ -1,3 +1,4 @@
+use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use causeway_xds::resource::format::{
@@ -57,6 +58,12 @@ impl Facts for Double {
     fn route_metadata(&self, namespace: &str) -> Option<&MetadataValue> {
         (namespace == "ns").then_some(&self.0)
     }
+    fn dynamic_metadata(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
+        (namespace == "ns").then(|| Rc::new(self.0.clone()))
+    }
+    fn filter_state(&self, key: &str) -> Option<Rc<str>> {
+        (key == "k").then(|| Rc::from("a\"b"))
+    }
 }
 
 fn command(operator: Operator, max: Option<usize>) -> Part {
@@ -90,6 +97,28 @@ fn commands_are_replaced_by_what_they_ask_for() {
             "5",
         ),
         (Operator::RouteMetadata(vec!["ns".into(), "k".into()]), "v"),
+        (
+            Operator::DynamicMetadata(vec!["ns".into(), "k".into()]),
+            "v",
+        ),
+        (
+            Operator::DynamicMetadata(vec!["other".into(), "k".into()]),
+            "-",
+        ),
+        (
+            Operator::FilterState {
+                key: "k".into(),
+                typed: true,
+            },
+            r#""a\"b""#,
+        ),
+        (
+            Operator::FilterState {
+                key: "k".into(),
+                typed: false,
+            },
+            r#"a"b"#,
+        ),
         (
             Operator::RouteMetadata(vec!["ns".into(), "n".into()]),
             "{\"d\":5}",

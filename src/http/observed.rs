@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -387,5 +388,13 @@ impl Facts for Observed<'_> {
         let mut all = route.metadata.iter();
         all.find(|(name, _)| name == namespace)
             .map(|(_, value)| value)
+    }
+
+    fn dynamic_metadata(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
+        self.exchange.filters.metadata(namespace)
+    }
+
+    fn filter_state(&self, key: &str) -> Option<Rc<str>> {
+        self.exchange.filters.value(key)
     }
 }

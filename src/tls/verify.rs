@@ -20,6 +20,7 @@ use webpki::{
     BorrowedCertRevocationList, CertRevocationList, EndEntityCert, KeyUsage,
     OwnedCertRevocationList, RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy,
 };
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::subject::Subject;
 use super::{TlsError, authorities, read};
@@ -28,6 +29,8 @@ use super::{TlsError, authorities, read};
 #[derive(Debug)]
 pub(super) struct Rules {
     roots: Option<RootCertStore>,
+    /// By trust domain. Where there are any, they count instead.
+    domains: Vec<(String, RootCertStore)>,
     revoked: Vec<CertRevocationList<'static>>,
     revoked_leaf_only: bool,
     names: Vec<Subject>,
@@ -48,7 +51,11 @@ impl Rules {
         let names = model.subject_names.iter().map(Subject::compile);
         let names: Vec<_> = names.collect::<Result<_, _>>()?;
         let roots = model.trusted_ca.as_ref().map(authorities).transpose()?;
-        if roots.is_none() && !names.is_empty() {
+        let domains = model.trust_domains.iter();
+        let domains = domains
+            .map(|domain| Ok((domain.name.clone(), authorities(&domain.bundle)?)))
+            .collect::<Result<Vec<_>, TlsError>>()?;
+        if roots.is_none() && domains.is_empty() && !names.is_empty() {
             let reason = "subject names without trusted_ca".to_owned();
             return Err(TlsError::Config(reason));
         }
@@ -74,7 +81,8 @@ impl Rules {
             }
         }
         Ok(Self {
-            roots,
+            roots: roots.filter(|_| domains.is_empty()),
+            domains,
             revoked,
             revoked_leaf_only: model.revoked_leaf_only,
             names,
@@ -87,19 +95,26 @@ impl Rules {
 
     /// Nothing is asked of a certificate.
     pub(super) fn is_empty(&self) -> bool {
-        self.roots.is_none() && self.certificate_hashes.is_empty() && self.key_hashes.is_empty()
+        !self.trusts() && self.certificate_hashes.is_empty() && self.key_hashes.is_empty()
+    }
+
+    /// There are authorities.
+    fn trusts(&self) -> bool {
+        self.roots.is_some() || !self.domains.is_empty()
     }
 
     /// Whoever satisfies them is known to somebody.
     pub(super) fn vouch(&self) -> bool {
         let pinned = !self.certificate_hashes.is_empty() || !self.key_hashes.is_empty();
-        pinned || (self.roots.is_some() && !self.accept_untrusted)
+        pinned || (self.trusts() && !self.accept_untrusted)
     }
 
     /// They say whose the certificate has to be, or that it does not matter.
     pub(super) fn tell_whose(&self) -> bool {
         let pinned = !self.certificate_hashes.is_empty() || !self.key_hashes.is_empty();
-        pinned || !self.names.is_empty() || self.accept_untrusted
+        // The names of SPIFFE are not those that a server is called by.
+        let whose = pinned || !self.names.is_empty() || !self.domains.is_empty();
+        whose || self.accept_untrusted
     }
 
     /// The authorities, where the issuer is all that is asked for.
@@ -108,6 +123,7 @@ impl Rules {
             || !self.names.is_empty()
             || !self.certificate_hashes.is_empty()
             || !self.key_hashes.is_empty()
+            || !self.domains.is_empty()
             || self.accept_untrusted;
         self.roots.as_ref().filter(|_| !more)
     }
@@ -120,7 +136,11 @@ impl Rules {
         now: UnixTime,
     ) -> Result<(), Error> {
         let cert = EndEntityCert::try_from(end_entity).map_err(told)?;
-        if let Some(roots) = &self.roots
+        let roots = match self.domains.is_empty() {
+            true => self.roots.as_ref(),
+            false => Some(self.domain_of(&cert, end_entity)?),
+        };
+        if let Some(roots) = roots
             && let Err(error) = self.check_chain(&cert, roots, intermediates, usage, now)
             && !self.accept_untrusted
         {
@@ -141,6 +161,26 @@ impl Rules {
         Err(Error::InvalidCertificate(
             CertificateError::ApplicationVerificationFailure,
         ))
+    }
+
+    /// Who vouches for the trust domain of a certificate (SPIFFE X.509-SVID, sections 2 and 5).
+    fn domain_of(
+        &self,
+        cert: &EndEntityCert<'_>,
+        der: &CertificateDer<'_>,
+    ) -> Result<&RootCertStore, Error> {
+        let refused = || Error::InvalidCertificate(CertificateError::NotValidForName);
+        let mut uris = cert.valid_uri_names();
+        let (Some(uri), None) = (uris.next(), uris.next()) else {
+            return Err(refused());
+        };
+        let domain = uri.strip_prefix("spiffe://").ok_or_else(refused)?;
+        let domain = domain.split('/').next().unwrap_or_default();
+        if signs_certificates(der) {
+            return Err(Error::InvalidCertificate(CertificateError::InvalidPurpose));
+        }
+        let found = self.domains.iter().find(|(name, _)| name == domain);
+        found.map(|(_, roots)| roots).ok_or_else(refused)
     }
 
     fn check_chain(
@@ -187,6 +227,18 @@ impl Rules {
             }
         };
         is_in(certificates, der) || is_in(keys, &cert.subject_public_key_info())
+    }
+}
+
+/// Whoever may do that is an authority, and no workload.
+fn signs_certificates(der: &CertificateDer<'_>) -> bool {
+    let Ok((_, cert)) = X509Certificate::from_der(der) else {
+        return true;
+    };
+    match cert.key_usage() {
+        Ok(Some(usage)) => usage.value.key_cert_sign() || usage.value.crl_sign(),
+        Ok(None) => false,
+        Err(_) => true,
     }
 }
 
@@ -270,8 +322,9 @@ pub(super) struct Clients {
 
 impl Clients {
     pub(super) fn new(rules: Rules, required: bool, suppress_hints: bool) -> Self {
-        let roots = rules.roots.as_ref().filter(|_| !suppress_hints);
-        let hints = roots.map_or_else(Vec::new, RootCertStore::subjects);
+        let roots = rules.domains.iter().map(|(_, roots)| roots);
+        let roots = roots.chain(&rules.roots).filter(|_| !suppress_hints);
+        let hints = roots.flat_map(RootCertStore::subjects).collect();
         Self {
             rules,
             hints,

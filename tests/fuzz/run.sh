@@ -14,5 +14,5 @@ for target in "${targets[@]}"; do
   mkdir -p "$here/corpus/$target"
   cargo +nightly fuzz run --fuzz-dir "$here" --sanitizer none --target-dir "${FUZZ_TARGET_DIR:-$here/target}" \
     "$target" "$here/corpus/$target" "$here/seeds/$target" -- \
-    -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=10 -max_len=8192 -print_final_stats=1
+    -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=30 -max_len=8192 -print_final_stats=1
 done

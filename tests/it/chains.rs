@@ -278,6 +278,44 @@ async fn a_client_shows_a_certificate_and_the_origin_is_told() {
 }
 
 #[tokio::test]
+async fn each_trust_domain_has_authorities_of_its_own() {
+    let (one, two) = (Authority::new(), Authority::new());
+    let server = one.certificate("app.test", Some("spiffe://one/server"));
+    let domain = |name: &str, authority: &Authority| json!({"name": name, "trust_bundle": {"inline_string": authority.pem}});
+    let validator = json!({
+        "name": "envoy.tls.cert_validator.spiffe",
+        "typed_config": {
+            "@type": format!("{TLS}.SPIFFECertValidatorConfig"),
+            "trust_domains": [domain("one", &one), domain("two", &two)],
+        },
+    });
+    let checked = json!({"validation_context": {
+        "custom_validator_config": validator,
+        "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"suffix": "/good"}}],
+    }});
+    let origin = Origin::echo().await;
+    let mut web = listener("web", &http(&json!({"route_config": to("a")})));
+    let more = json!({"require_client_certificate": true});
+    web["filter_chains"][0]["transport_socket"] = tls(&[&server], &more, &checked);
+    let text = bootstrap(&[web], &[cluster("a", origin.address)]);
+    let app = TestApp::bootstrap(&text.to_string()).await;
+    for (authority, uri, welcome) in [
+        (&one, Some("spiffe://one/good"), true),
+        (&two, Some("spiffe://two/ns/good"), true),
+        // Vouched for by the authority of another domain.
+        (&two, Some("spiffe://one/good"), false),
+        (&one, Some("spiffe://three/good"), false),
+        (&one, Some("spiffe://one/bad"), false),
+        (&one, Some("https://one/good"), false),
+        (&one, None, false),
+    ] {
+        let shown = authority.certificate("client.test", uri);
+        let answer = ask(connect(&app, &one, "app.test", Some(&shown)).await).await;
+        assert_eq!(answer.is_some(), welcome, "{uri:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_proxy_in_front_says_whose_connection_it_is() {
     let origin = Origin::echo().await;
     for optional in [false, true] {

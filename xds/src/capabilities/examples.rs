@@ -41,9 +41,16 @@ fn certificate() -> Value {
 
 fn http_listener() -> Value {
     const NETWORK: &str = "envoy.extensions.filters.network.http_connection_manager.v3";
+    let spiffe = any(
+        "envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig",
+        json!({"trust_domains": [{"name": "d", "trust_bundle": {"filename": "/ca.pem"}}]}),
+    );
     let tls = json!({"common_tls_context": {
         "tls_params": {}, "tls_certificates": [certificate()], "alpn_protocols": ["h2"],
-        "validation_context": {"trusted_ca": {"filename": "/ca.pem"}},
+        "validation_context": {
+            "trusted_ca": {"filename": "/ca.pem"},
+            "custom_validator_config": {"name": "v", "typed_config": spiffe},
+        },
     }});
     let tls = any(
         "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",

@@ -53,7 +53,11 @@ pub enum Operator {
     },
     /// `METADATA(ROUTE:...)`: a namespace, and keys into it.
     RouteMetadata(Vec<String>),
-    /// `DYNAMIC_METADATA` and `FILTER_STATE`: nothing sets any, so there is never a value.
+    /// Namespace, then keys: of what filters have set.
+    DynamicMetadata(Vec<String>),
+    /// The key, and whether the value is shown as JSON (`TYPED`).
+    FilterState { key: String, typed: bool },
+    /// A field of a filter state object: those that there are have none.
     Nothing,
     /// `ENVIRONMENT`: of the process, as it was when the resource was compiled.
     Environment(String),

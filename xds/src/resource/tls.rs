@@ -140,6 +140,9 @@ pub enum Curve {
 pub struct Validation {
     /// `None`: it is not checked (as Envoy without a validation context).
     pub trusted_ca: Option<DataSource>,
+    /// Authorities by SPIFFE trust domain, which then count instead of `trusted_ca`
+    /// (`custom_validator_config`).
+    pub trust_domains: Vec<TrustDomain>,
     /// One of them must match a name in the certificate (`match_typed_subject_alt_names`, or
     /// `match_subject_alt_names` for every kind of name). If there are none and nothing is pinned,
     /// the certificate of a server must be for the name that it is called by, if any.
@@ -161,6 +164,14 @@ pub struct Validation {
 }
 
 pub type Sha256 = [u8; 32];
+
+/// `SPIFFECertValidatorConfig.TrustDomain`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustDomain {
+    /// Without `spiffe://`.
+    pub name: String,
+    pub bundle: DataSource,
+}
 
 /// `SubjectAltNameMatcher`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,6 +204,9 @@ impl Validation {
     pub fn merged(mut self, over: &Self) -> Self {
         if over.trusted_ca.is_some() {
             self.trusted_ca.clone_from(&over.trusted_ca);
+        }
+        if !over.trust_domains.is_empty() {
+            self.trust_domains.clone_from(&over.trust_domains);
         }
         self.subject_names.extend_from_slice(&over.subject_names);
         self.certificate_hashes

@@ -157,7 +157,10 @@ impl<'t> Written<'t> {
             "COMMON_DURATION" => self.span(),
             "ENVIRONMENT" => Ok(Operator::Environment(self.needed()?.to_owned())),
             "METADATA" => self.metadata(),
-            "DYNAMIC_METADATA" => self.needed().map(|_| Operator::Nothing),
+            "DYNAMIC_METADATA" => {
+                let path = self.needed()?.split(':').map(str::to_owned);
+                Ok(Operator::DynamicMetadata(path.collect()))
+            }
             "FILTER_STATE" => self.filter_state(),
             "GRPC_STATUS" => match self.argument.unwrap_or_default() {
                 "" | "CAMEL_STRING" => Ok(Operator::GrpcStatus(GrpcStatusForm::Camel)),
@@ -240,7 +243,7 @@ impl<'t> Written<'t> {
         let mut path = self.needed()?.split(':').map(str::to_owned);
         match path.next().as_deref() {
             Some("ROUTE") => Ok(Operator::RouteMetadata(path.collect())),
-            Some("DYNAMIC") => Ok(Operator::Nothing),
+            Some("DYNAMIC") => Ok(Operator::DynamicMetadata(path.collect())),
             Some(
                 "CLUSTER" | "LISTENER" | "LISTENER_FILTER_CHAIN" | "UPSTREAM_HOST" | "VIRTUAL_HOST",
             ) => Err(self.refused("is supported for ROUTE and DYNAMIC only")),
@@ -249,11 +252,12 @@ impl<'t> Written<'t> {
     }
 
     fn filter_state(&self) -> Result<Operator, Invalid> {
-        let mut parts = self.needed()?.split(':').skip(1);
+        let mut parts = self.needed()?.split(':');
+        let key = parts.next().unwrap_or_default().to_owned();
         match (parts.next(), parts.next()) {
-            (None | Some("" | "PLAIN" | "TYPED"), None) | (Some("FIELD"), Some(_)) => {
-                Ok(Operator::Nothing)
-            }
+            (Some("PLAIN"), None) => Ok(Operator::FilterState { key, typed: false }),
+            (None | Some("" | "TYPED"), None) => Ok(Operator::FilterState { key, typed: true }),
+            (Some("FIELD"), Some(_)) => Ok(Operator::Nothing),
             _ => Err(self.refused("takes PLAIN, TYPED or FIELD")),
         }
     }

@@ -529,3 +529,69 @@ fn a_validation_can_be_a_secret() {
     let kinds: Vec<_> = merged.subject_names.iter().map(|n| n.kind).collect();
     assert_eq!(kinds, [SubjectNameKind::Uri, SubjectNameKind::Dns]);
 }
+
+#[test]
+fn trust_domains_have_names_of_their_own() {
+    use proto::Message as _;
+    let domain = |name: &str| tls::spiffe_cert_validator_config::TrustDomain {
+        name: name.into(),
+        trust_bundle: inline(CERTIFICATE),
+        ..Default::default()
+    };
+    let of = |config: &tls::SpiffeCertValidatorConfig| {
+        let mut message = secret();
+        let config = crate::proto::core::TypedExtensionConfig {
+            name: "spiffe".into(),
+            typed_config: Some(any(
+                "envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig",
+                &config.encode_to_vec(),
+            )),
+        };
+        message.r#type = Some(tls::secret::Type::ValidationContext(
+            tls::CertificateValidationContext {
+                custom_validator_config: Some(config),
+                ..named(SanType::Uri, "spiffe://a/b")
+            },
+        ));
+        message
+    };
+    let config = |domains: Vec<tls::spiffe_cert_validator_config::TrustDomain>| {
+        tls::SpiffeCertValidatorConfig {
+            trust_domains: domains,
+            ..Default::default()
+        }
+    };
+    let Resource::Secret(found) = resource(&of(&config(vec![domain("a"), domain("b")]))) else {
+        panic!()
+    };
+    let SecretValue::Validation(over) = &found.value else {
+        panic!()
+    };
+    let names = |validation: &Validation| -> Vec<String> {
+        let domains = validation.trust_domains.iter();
+        domains.map(|domain| domain.name.clone()).collect()
+    };
+    assert_eq!(names(&Validation::default().merged(over)), ["a", "b"]);
+
+    let at = "validation_context.custom_validator_config.typed_config";
+    for (config, reason) in [
+        (config(vec![]), "trust_domains: must not be empty"),
+        (
+            config(vec![domain("")]),
+            "trust_domains[0].name: must not be empty",
+        ),
+        (
+            config(vec![domain("a"), domain("a")]),
+            "trust_domains[1].name: trust domain \"a\" is there already",
+        ),
+        (
+            tls::SpiffeCertValidatorConfig {
+                trust_bundles: inline("x"),
+                ..config(vec![domain("a")])
+            },
+            "trust_bundles: not supported yet",
+        ),
+    ] {
+        assert_eq!(refusal(&of(&config)), format!("{at}.{reason}"));
+    }
+}

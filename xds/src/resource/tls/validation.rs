@@ -6,7 +6,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::source::decode_ca;
-use super::{DataSource, SecretRef, Sha256, SubjectName, SubjectNameKind, Validation};
+use super::{DataSource, SecretRef, Sha256, SubjectName, SubjectNameKind, TrustDomain, Validation};
+use crate::proto::core::TypedExtensionConfig;
 use crate::proto::tls::certificate_validation_context::TrustChainVerification;
 use crate::proto::tls::common_tls_context::{
     CombinedCertificateValidationContext, ValidationContextType,
@@ -14,8 +15,11 @@ use crate::proto::tls::common_tls_context::{
 use crate::proto::tls::subject_alt_name_matcher::SanType;
 use crate::proto::tls::{self, SubjectAltNameMatcher};
 use crate::reject::{FieldPath, Invalid};
-use crate::resource::context::{At, Context, each, enumeration, fault, refuse, required};
+use crate::resource::context::{
+    At, Context, each, enumeration, fault, not_empty, refuse, required, unknown_type, unpack,
+};
 use crate::resource::matcher::{StringMatcher, StringPattern};
+use crate::type_url::message_name;
 
 /// Where the validation of a context is written.
 pub(super) fn path(message: &ValidationContextType) -> FieldPath {
@@ -112,7 +116,6 @@ impl Validation {
             watched_directory,
             require_signed_certificate_timestamp,
             allow_expired_certificate,
-            custom_validator_config,
             max_verify_depth,
         );
         let mut subject_names = each(
@@ -133,6 +136,11 @@ impl Validation {
                 .map(|ca| decode_ca(ca, ctx))
                 .transpose()
                 .at("trusted_ca")?,
+            trust_domains: custom_validator_config
+                .map(|config| spiffe(config, ctx))
+                .transpose()
+                .at("custom_validator_config")?
+                .unwrap_or_default(),
             subject_names,
             certificate_hashes: each("verify_certificate_hash", verify_certificate_hash, |hash| {
                 from_hex(&hash).ok_or_else(|| fault("is no SHA-256 in hexadecimal digits"))
@@ -158,13 +166,67 @@ impl Validation {
 
     /// Names mean nothing in a certificate that anybody may have made, and nobody has revoked it.
     pub(super) fn check(&self) -> Result<(), Invalid> {
-        if self.trusted_ca.is_none() && !self.subject_names.is_empty() {
+        let trusted = self.trusted_ca.is_some() || !self.trust_domains.is_empty();
+        if !trusted && !self.subject_names.is_empty() {
             return Err(Invalid::at("trusted_ca", "must be given with names"));
         }
         if self.trusted_ca.is_none() && self.revoked.is_some() {
             return Err(Invalid::at("trusted_ca", "must be given with crl"));
         }
         Ok(())
+    }
+}
+
+/// The one validator besides the usual one.
+fn spiffe(message: TypedExtensionConfig, ctx: &Context<'_>) -> Result<Vec<TrustDomain>, Invalid> {
+    const SPIFFE: &str = "envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig";
+    let TypedExtensionConfig {
+        name: _,
+        typed_config,
+    } = message;
+    let any = required(typed_config, "typed_config")?;
+    if message_name(&any.type_url) != SPIFFE {
+        return Err(unknown_type(&any.type_url)).at("typed_config");
+    }
+    let decode = || {
+        let tls::SpiffeCertValidatorConfig {
+            trust_domains,
+            trust_bundles,
+        } = unpack(&any)?;
+        refuse!(trust_bundles);
+        let domains = each("trust_domains", trust_domains, |domain| {
+            TrustDomain::decode(domain, ctx)
+        })?;
+        if domains.is_empty() {
+            return Err(Invalid::at("trust_domains", "must not be empty"));
+        }
+        for (index, domain) in domains.iter().enumerate() {
+            if domains[..index].iter().any(|d| d.name == domain.name) {
+                let reason = format!("trust domain {:?} is there already", domain.name);
+                return Err(Invalid::at(format!("trust_domains[{index}].name"), reason));
+            }
+        }
+        Ok(domains)
+    };
+    decode().at("typed_config")
+}
+
+impl TrustDomain {
+    fn decode(
+        message: tls::spiffe_cert_validator_config::TrustDomain,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
+        let tls::spiffe_cert_validator_config::TrustDomain {
+            name,
+            trust_bundle,
+            workload_trust_domain,
+        } = message;
+        refuse!(workload_trust_domain);
+        let bundle = required(trust_bundle, "trust_bundle")?;
+        Ok(Self {
+            name: not_empty(name, "name")?,
+            bundle: decode_ca(bundle, ctx).at("trust_bundle")?,
+        })
     }
 }
 
