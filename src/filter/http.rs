@@ -17,10 +17,7 @@ pub mod health_check;
 pub mod local_ratelimit;
 pub mod on_demand;
 pub mod path_prefix;
-mod query;
 pub mod rbac;
 pub mod set_filter_state;
 pub mod set_metadata;
-#[cfg(test)]
-pub mod testing;
 pub mod usage;

@@ -7,12 +7,11 @@ pub mod body;
 pub mod bucket;
 pub mod call;
 mod chain;
-#[cfg(test)]
-mod contract;
 pub mod http;
 mod local_reply;
 pub mod network;
 pub mod pace;
+mod query;
 pub mod registry;
 pub mod rules;
 mod state;
@@ -395,3 +394,6 @@ pub struct Target {
     pub host: Option<HeaderValue>,
     pub uri: Uri,
 }
+
+#[cfg(test)]
+mod tests;

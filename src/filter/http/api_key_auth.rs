@@ -14,6 +14,7 @@ use http::StatusCode;
 use http::header::{COOKIE, HeaderName, HeaderValue};
 use http::request::Parts;
 
+use super::super::query;
 use super::super::registry::{Context, decode};
 use super::super::{Factory, Flow, HttpFilter, LocalReply, Stream};
 use crate::matching::headers::cookie_value;
@@ -142,7 +143,7 @@ impl Source {
             Self::Header(name) => {
                 request.headers.remove(name);
             }
-            Self::Query(name) => super::query::remove(request, name),
+            Self::Query(name) => query::remove(request, name),
             Self::Cookie(name) => remove_cookie(request, name),
         }
     }

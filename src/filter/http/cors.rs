@@ -244,9 +244,10 @@ fn preflight(stream: &Stream<'_>, origin: Option<&HeaderValue>, method: &HeaderV
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::exact;
     use super::*;
-    use crate::filter::testing::{Nowhere, TestBody, answer, chain, pass, per_route, request};
+    use crate::filter::testing::{
+        Nowhere, TestBody, answer, chain, exact, pass, per_route, request,
+    };
     use crate::route::PerRoute;
 
     fn route(policy: &proto::CorsPolicy) -> PerRoute {

@@ -164,9 +164,9 @@ mod tests {
 
     fn policy(additional: &str) -> Policy {
         let config = proto::CsrfPolicy {
-            filter_enabled: Some(super::super::testing::always()),
+            filter_enabled: Some(crate::filter::testing::always()),
             shadow_enabled: None,
-            additional_origins: vec![super::super::testing::exact(additional)],
+            additional_origins: vec![crate::filter::testing::exact(additional)],
         };
         let extension = crate::filter::testing::extension(FACTORY.message, &config);
         Policy::decode(&extension, &Context::default()).unwrap()

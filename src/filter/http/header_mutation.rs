@@ -17,9 +17,9 @@ use causeway_xds::reject::Invalid;
 use causeway_xds::resource::parts::{self, At, each, enumeration, fault, not_empty, required};
 use http::header::{HeaderMap, HeaderName};
 
+use super::super::query;
 use super::super::registry::{Context, decode};
 use super::super::{Answer, Factory, Flow, HttpFilter, Stream};
-use super::query;
 use crate::formatter::{Facts, Template, Wants};
 use crate::matching::text::Test;
 use crate::route::RouteConfig;
