@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use causeway_xds::resource::headers::HeaderCase;
 use causeway_xds::resource::http_manager::{Codec, HttpManager};
 use http::header::HeaderValue;
 use hyper::server::conn::{http1, http2};
@@ -257,7 +258,8 @@ async fn serve_http1(io: Io, connection: Rc<Connection>) {
     let mut builder = http1::Builder::new();
     builder
         .max_header_size(model.max_request_headers_kb as usize * 1024)
-        .title_case_headers(model.http1.proper_case)
+        .title_case_headers(model.http1.header_case == HeaderCase::Proper)
+        .preserve_header_case(model.http1.header_case == HeaderCase::Preserve)
         .header_read_timeout(None);
     if model.max_headers_count != 100 {
         // hyper's own default; stating it would cost an allocation per request.

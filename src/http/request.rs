@@ -157,7 +157,10 @@ pub fn prepare(
     envoy_headers: bool,
     bodyless: bool,
 ) {
-    head.extensions.clear();
+    if lease.is_http2() {
+        // How the names of fields were written is all that an HTTP/1 connection reads of them.
+        head.extensions.clear();
+    }
     let hostname = &lease.endpoint().attributes.hostname;
     if matches!(forward.host_rewrite, HostRewrite::Auto)
         && !hostname.is_empty()

@@ -9,6 +9,7 @@ use http::header::{CONNECTION, HeaderName, HeaderValue, SERVER, SET_COOKIE, TRAI
 use http::request::Parts;
 use http::{Response, StatusCode, Version};
 use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
 
 use super::attempts::{self, Ask, UNSENT};
 use super::body::Body;
@@ -234,7 +235,8 @@ fn respond(
     let ms = exchange.upstream_answered(status);
     exchange.answered(status);
     *response.version_mut() = Version::HTTP_11;
-    response.extensions_mut().clear();
+    // How the names of fields were written stays, if anybody wanted to know it.
+    response.extensions_mut().remove::<ReasonPhrase>();
     let headers = response.headers_mut();
     if !exchange
         .connection

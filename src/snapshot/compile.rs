@@ -349,11 +349,12 @@ impl Compiler {
                 (Some(_), timeout) => timeout.min(via::SHORT_IDLE),
             },
             max_requests: model.http.max_requests_per_connection,
+            max_connection_duration: model.http.max_connection_duration,
             max_response_head: model
                 .http
                 .max_response_headers_kb
                 .map(|kb| kb as usize * 1024),
-            proper_case: model.http.proper_case,
+            header_case: model.http.header_case,
             stats: self.stats.cluster(model.stat_name()),
             limits,
             high_limits,

@@ -11,9 +11,10 @@ pub mod pool;
 pub mod via;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use causeway_xds::resource::cluster::{AutoSni, Http2Options, ProxyProtocolVersion, TcpKeepalive};
+use causeway_xds::resource::headers::HeaderCase;
 use causeway_xds::resource::route::Priority;
 
 pub use connect::{ConnectError, ConnectErrorKind, keep_alive};
@@ -40,10 +41,12 @@ pub struct Transport {
     pub idle_timeout: Duration,
     /// Requests after which a connection is closed; zero is no limit.
     pub max_requests: u32,
+    /// After which a connection takes no more requests; zero is no limit.
+    pub max_connection_duration: Duration,
     /// Bytes that the head of a response may have, where the cluster says so.
     pub max_response_head: Option<usize>,
-    /// HTTP/1: names of fields are sent with capitals.
-    pub proper_case: bool,
+    /// HTTP/1: how the names of fields are written.
+    pub header_case: HeaderCase,
     pub stats: Arc<ClusterStats>,
     pub limits: Arc<Limits>,
     /// Of routes with priority HIGH, for requests and retries.
@@ -63,6 +66,13 @@ impl Transport {
 }
 
 impl Transport {
+    /// Whether a connection takes no more requests.
+    pub fn is_spent(&self, served: u32, opened: Instant) -> bool {
+        let (requests, duration) = (self.max_requests, self.max_connection_duration);
+        (requests != 0 && served >= requests)
+            || (!duration.is_zero() && opened.elapsed() >= duration)
+    }
+
     /// Whether connections to one endpoint may differ in what they are for.
     pub fn varies(&self) -> bool {
         self.auto_sni.is_some() || self.proxy_protocol.is_some()

@@ -13,6 +13,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use causeway_xds::resource::headers::HeaderCase;
 use futures_util::future::Either;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -125,6 +126,7 @@ struct Idle {
 struct Http1 {
     sender: http1::SendRequest<RequestBody>,
     served: u32,
+    opened: Instant,
     via: Option<Rc<Via>>,
 }
 
@@ -353,6 +355,10 @@ pub fn ready(
     }
     let connection = with_pool(endpoint.uid, |pool| {
         while let Some(idle) = pool.pop_idle(via) {
+            let Idle { connection, .. } = &idle;
+            if transport.is_spent(connection.served, connection.opened) {
+                continue;
+            }
             if idle.connection.sender.is_ready() {
                 return Some(idle.connection);
             }
@@ -407,7 +413,7 @@ async fn checkout_http1(
     via: Option<&Rc<Via>>,
     fresh: bool,
 ) -> Result<(Http1, bool), ConnectError> {
-    if !fresh && let Some(connection) = idle_http1(endpoint, via).await {
+    if !fresh && let Some(connection) = idle_http1(endpoint, transport, via).await {
         return Ok((connection, true));
     }
     let _pending = Pending::begin(endpoint, transport)?;
@@ -481,7 +487,8 @@ async fn http1_over(
     transport.stats.upstream_cx_http1_total.inc();
     let (sender, connection) = http1::Builder::new()
         .max_header_size(transport.max_response_head.unwrap_or(MAX_RESPONSE_HEAD))
-        .title_case_headers(transport.proper_case)
+        .title_case_headers(transport.header_case == HeaderCase::Proper)
+        .preserve_header_case(transport.header_case == HeaderCase::Preserve)
         .handshake(TokioIo::new(io))
         .await
         .map_err(|e| http_error(endpoint, e))?;
@@ -494,6 +501,7 @@ async fn http1_over(
     Ok(Http1 {
         sender,
         served: 0,
+        opened: Instant::now(),
         via: via.cloned(),
     })
 }
@@ -506,10 +514,15 @@ impl Http1 {
 }
 
 /// The connection that became idle last and still works.
-async fn idle_http1(endpoint: &Endpoint, via: Option<&Rc<Via>>) -> Option<Http1> {
+async fn idle_http1(
+    endpoint: &Endpoint,
+    transport: &Transport,
+    via: Option<&Rc<Via>>,
+) -> Option<Http1> {
     loop {
         let Idle { mut connection, .. } = with_pool(endpoint.uid, |pool| pool.pop_idle(via))?;
-        if connection.is_usable().await {
+        if !transport.is_spent(connection.served, connection.opened) && connection.is_usable().await
+        {
             return Some(connection);
         }
     }
@@ -602,8 +615,10 @@ impl Lease {
         let Kind::Http1(connection) = self.kind else {
             return;
         };
-        let max = self.transport.max_requests;
-        if max != 0 && connection.served >= max {
+        if self
+            .transport
+            .is_spent(connection.served, connection.opened)
+        {
             return self.transport.stats.upstream_cx_max_requests.inc();
         }
         if connection.sender.is_closed() || self.endpoint.is_retired() {

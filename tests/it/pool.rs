@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -13,7 +13,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
@@ -23,6 +23,7 @@ use crate::support::circuit::circuit;
 use crate::support::client::{Http2, Reply, full};
 use crate::support::eventually;
 use crate::support::origin::Origin;
+use crate::support::raw::Raw;
 
 /// An HTTP/2 origin that answers `ok`: at `/held` once `go` lets it, elsewhere at once. It lets
 /// `streams` run on a connection, and says goodbye to one when `leave` says so.
@@ -166,6 +167,81 @@ async fn all_who_wait_for_a_connection_fail_with_it() {
     let (_app, client) = through(&cluster).await;
     assert_eq!(statuses(posts(&client, "/", 5)).await, [503; 5]);
     assert_eq!(silent.connections(), 1);
+}
+
+#[tokio::test]
+async fn names_of_fields_keep_their_letters_where_that_is_asked_for() {
+    let seen = Arc::new(Mutex::new(String::new()));
+    let noted = Arc::clone(&seen);
+    let origin = Origin::tcp(move |mut stream| {
+        let noted = Arc::clone(&noted);
+        async move {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let Ok(byte) = stream.read_u8().await else {
+                    return;
+                };
+                head.push(byte);
+            }
+            noted
+                .lock()
+                .unwrap()
+                .push_str(&String::from_utf8_lossy(&head));
+            let answer = "HTTP/1.1 200 Fine\r\nX-RePly: 1\r\nContent-LENGTH: 0\r\n\r\n";
+            stream.write_all(answer.as_bytes()).await.ok();
+        }
+    })
+    .await;
+    let preserve = json!({"header_key_format": {"stateful_formatter": {
+        "name": "p",
+        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig"},
+    }}});
+    let mut web = forwarding("web", "a");
+    web["filter_chains"][0]["filters"][0]["typed_config"]["http_protocol_options"] =
+        preserve.clone();
+    let mut upstream = cluster("a", origin.address);
+    upstream["typed_extension_protocol_options"] = json!({
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http_protocol_options": preserve},
+        },
+    });
+    let app = TestApp::bootstrap(&bootstrap(&[web], &[upstream]).to_string()).await;
+    let mut raw = Raw::connect(app.listener("web")).await;
+    raw.send("GET / HTTP/1.1\r\nHoSt: a\r\nX-MiXed: 1\r\nConnection: close\r\n\r\n")
+        .await;
+    let (bytes, _) = raw.rest().await;
+    let head = String::from_utf8(bytes).unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert!(head.contains("X-RePly: 1\r\n"), "{head}");
+    let seen = seen.lock().unwrap();
+    assert!(
+        seen.contains("HoSt: a\r\n") && seen.contains("X-MiXed: 1\r\n"),
+        "{seen}"
+    );
+    assert!(seen.contains("x-forwarded-proto: http\r\n"), "{seen}");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_old_enough_takes_no_more_requests() {
+    let origin = Origin::echo().await;
+    for (limit, connections) in [("0.000000001s", 3), ("3600s", 1)] {
+        let mut upstream = cluster("a", origin.address);
+        upstream["typed_extension_protocol_options"] = json!({
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "common_http_protocol_options": {"max_connection_duration": limit},
+                "explicit_http_config": {"http_protocol_options": {}},
+            },
+        });
+        let (app, client) = through(&upstream).await;
+        let before = origin.connections();
+        for _ in 0..3 {
+            assert_eq!(client.send(post("/")).await.status, 200);
+        }
+        assert_eq!(origin.connections() - before, connections, "{limit}");
+        drop(app);
+    }
 }
 
 #[tokio::test]

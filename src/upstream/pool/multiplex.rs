@@ -31,6 +31,7 @@ pub(super) struct Shared {
     /// Gone once the connection takes no more requests.
     driver: Weak<RefCell<Driver>>,
     load: Rc<Load>,
+    opened: Instant,
     via: Option<Rc<Via>>,
 }
 
@@ -83,8 +84,8 @@ impl Shared {
             && now.duration_since(self.load.idle_since.get()) >= limit
     }
 
-    fn has_served(&self, limit: u32) -> bool {
-        limit != 0 && self.load.served.get() >= limit
+    fn is_spent(&self, transport: &Transport) -> bool {
+        transport.is_spent(self.load.served.get(), self.opened)
     }
 }
 
@@ -139,7 +140,8 @@ pub(super) async fn checkout(
             if std::mem::take(&mut fresh) {
                 pool.http2.clear();
             }
-            pool.http2.retain(|shared| !shared.is_closed());
+            let usable = |shared: &Shared| !shared.is_closed() && !shared.is_spent(transport);
+            pool.http2.retain(usable);
             if let Some(shared) = pool
                 .http2
                 .iter()
@@ -147,8 +149,7 @@ pub(super) async fn checkout(
             {
                 let place = shared.place();
                 let before = pool.http2.len();
-                pool.http2
-                    .retain(|shared| !shared.has_served(transport.max_requests));
+                pool.http2.retain(|shared| !shared.is_spent(transport));
                 let spent = before - pool.http2.len();
                 transport.stats.upstream_cx_max_requests.add(spent as u64);
                 return Turn::Use(place);
@@ -189,7 +190,7 @@ pub(super) async fn checkout(
                     }
                 };
                 let place = shared.place();
-                if !endpoint.is_retired() && !shared.has_served(transport.max_requests) {
+                if !endpoint.is_retired() && !shared.is_spent(transport) {
                     with_pool(endpoint.uid, |pool| {
                         pool.transport.get_or_insert_with(|| Arc::clone(transport));
                         pool.http2.push(shared);
@@ -263,6 +264,7 @@ async fn open(
             served: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
         }),
+        opened: Instant::now(),
         via: via.cloned(),
     };
     spawn_tied(endpoint, async move {

@@ -13,6 +13,7 @@ use std::time::Duration;
 pub use health_check::{HealthCheck, HttpProbe, Intervals, Probe, TcpProbe};
 
 use super::config_source::{ConfigSource, Place};
+use super::headers::HeaderCase;
 use super::load_assignment::LoadAssignment;
 use super::tls::UpstreamTls;
 
@@ -214,10 +215,11 @@ pub struct UpstreamHttp {
     pub idle_timeout: Duration,
     /// Requests after which a connection is closed; zero is no limit.
     pub max_requests_per_connection: u32,
+    /// After which a connection takes no more requests; zero is none.
+    pub max_connection_duration: Duration,
     /// KiB that the head of a response may have; `None`: the program's own limit. HTTP/1 only.
     pub max_response_headers_kb: Option<u32>,
-    /// Names of fields are sent with capitals (`header_key_format.proper_case_words`). HTTP/1 only.
-    pub proper_case: bool,
+    pub header_case: HeaderCase,
 }
 
 /// The server name of a request (`auto_sni`).

@@ -1,12 +1,14 @@
 //! Header edits (`HeaderValueOption` and the remove lists).
 
-use super::context::{At, each, enumeration, fault, refuse, required};
+use super::context::{At, each, enumeration, fault, refuse, required, unknown_type, unpack};
 use super::format::Format;
 use crate::proto::core::header_value_option::HeaderAppendAction;
 use crate::proto::core::http1_protocol_options::HeaderKeyFormat;
 use crate::proto::core::http1_protocol_options::header_key_format::HeaderFormat;
-use crate::proto::core::{HeaderValue, HeaderValueOption};
+use crate::proto::core::{HeaderValue, HeaderValueOption, TypedExtensionConfig};
+use crate::proto::envoy::extensions::http::header_formatters::preserve_case::v3::PreserveCaseFormatterConfig;
 use crate::reject::Invalid;
+use crate::type_url::message_name;
 
 /// What happens when the header is there already (`HeaderAppendAction`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -158,17 +160,53 @@ pub(crate) fn editable_name(name: String) -> Result<String, Invalid> {
     header_name(&name)
 }
 
-/// Whether names of fields are sent with capitals, as some old clients and servers want them.
-pub(crate) fn proper_case(format: Option<HeaderKeyFormat>) -> Result<bool, Invalid> {
-    let Some(HeaderKeyFormat { header_format }) = format else {
-        return Ok(false);
-    };
-    match required(header_format, "header_format").at("header_key_format")? {
-        HeaderFormat::ProperCaseWords(_) => Ok(true),
-        HeaderFormat::StatefulFormatter(_) => {
-            Err(Invalid::at("stateful_formatter", "not supported yet")).at("header_key_format")
-        }
+/// How names of fields are written in HTTP/1, where some old clients and servers want capitals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeaderCase {
+    #[default]
+    Lower,
+    /// `proper_case_words`
+    Proper,
+    /// As whoever is at the other end of this connection wrote them, all the way to the other side
+    /// of the proxy (`preserve_case`). Names that are added here are in lower case.
+    Preserve,
+}
+
+impl HeaderCase {
+    pub(crate) fn decode(format: Option<HeaderKeyFormat>) -> Result<Self, Invalid> {
+        let Some(HeaderKeyFormat { header_format }) = format else {
+            return Ok(Self::Lower);
+        };
+        let decode = || match required(header_format, "header_format")? {
+            HeaderFormat::ProperCaseWords(_) => Ok(Self::Proper),
+            HeaderFormat::StatefulFormatter(formatter) => {
+                preserve_case(formatter).at("stateful_formatter")
+            }
+        };
+        decode().at("header_key_format")
     }
+}
+
+fn preserve_case(formatter: TypedExtensionConfig) -> Result<HeaderCase, Invalid> {
+    const PRESERVE: &str =
+        "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig";
+    let TypedExtensionConfig {
+        name: _,
+        typed_config,
+    } = formatter;
+    let any = required(typed_config, "typed_config")?;
+    if message_name(&any.type_url) != PRESERVE {
+        return Err(unknown_type(&any.type_url)).at("typed_config");
+    }
+    let decode = || {
+        let PreserveCaseFormatterConfig {
+            forward_reason_phrase,
+            formatter_type_on_envoy_headers,
+        } = unpack(&any)?;
+        refuse!(forward_reason_phrase, formatter_type_on_envoy_headers);
+        Ok(HeaderCase::Preserve)
+    };
+    decode().at("typed_config")
 }
 
 /// Refuses what cannot be sent as a header value (RFC 9110 section 5.5).

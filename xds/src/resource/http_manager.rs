@@ -18,7 +18,7 @@ use super::cluster::Http2Options;
 use super::config_source::ConfigSource;
 use super::filter_config::FilterDiscovery;
 use super::format::FormatString;
-use super::headers::{HeaderEdit, HeaderEdits};
+use super::headers::{HeaderCase, HeaderEdit, HeaderEdits};
 use super::route::{RouteConfiguration, Upgrade};
 use crate::extension::TypedExtension;
 
@@ -216,8 +216,7 @@ pub struct Http1Options {
     pub default_host_for_http_10: String,
     /// Methods that no specification knows are taken.
     pub allow_custom_methods: bool,
-    /// Names of fields are sent with capitals (`header_key_format.proper_case_words`).
-    pub proper_case: bool,
+    pub header_case: HeaderCase,
 }
 
 /// Zero means none, throughout.

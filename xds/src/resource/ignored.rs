@@ -31,6 +31,10 @@ pub const IGNORED: &[(&str, &str)] = &[
         "about requests that arrive, not requests that are sent",
     ),
     (
+        "Cluster.Http1ProtocolOptions.enable_trailers",
+        "trailers that are announced are always passed on",
+    ),
+    (
         "Cluster.Http1ProtocolOptions.override_stream_error_on_invalid_http_message",
         "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says",
     ),
@@ -201,6 +205,10 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "HealthCheck.always_log_health_check_success",
         "only changes of health are logged",
+    ),
+    (
+        "Http1ProtocolOptions.enable_trailers",
+        "trailers that are announced are always passed on",
     ),
     (
         "Http1ProtocolOptions.override_stream_error_on_invalid_http_message",

@@ -18,7 +18,7 @@ use crate::reject::Invalid;
 use crate::resource::context::{
     At, Context, accept, duration, number, refuse, refuse_true, required, unknown_type, unpack,
 };
-use crate::resource::headers::proper_case;
+use crate::resource::headers::HeaderCase;
 use crate::type_url::message_name;
 
 const TYPED: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -33,7 +33,8 @@ impl Default for UpstreamHttp {
             idle_timeout: DEFAULT_IDLE_TIMEOUT,
             max_requests_per_connection: 0,
             max_response_headers_kb: None,
-            proper_case: false,
+            header_case: HeaderCase::Lower,
+            max_connection_duration: Duration::ZERO,
         }
     }
 }
@@ -61,13 +62,21 @@ impl UpstreamHttp {
         if let Some(options) = take_typed(typed)? {
             // Two places that could contradict each other.
             refuse!(
-                max_requests_per_connection,
                 upstream_http_protocol_options,
                 common_http_protocol_options,
                 http_protocol_options,
                 http2_protocol_options,
             );
-            return Self::typed(options, ctx).at_key("typed_extension_protocol_options", TYPED);
+            let typed = Self::typed(options, ctx);
+            let mut http = typed.at_key("typed_extension_protocol_options", TYPED)?;
+            // The older field counts where the newer one does not say.
+            if let (0, Some(max)) = (
+                http.max_requests_per_connection,
+                max_requests_per_connection,
+            ) {
+                http.max_requests_per_connection = max.value;
+            }
+            return Ok(http);
         }
 
         let mut http = Self::default();
@@ -80,7 +89,7 @@ impl UpstreamHttp {
             http.max_requests_per_connection = max.value;
         }
         if let Some(options) = http_protocol_options {
-            http.proper_case = check_http1(options, ctx).at("http_protocol_options")?;
+            http.header_case = check_http1(options, ctx).at("http_protocol_options")?;
         }
         if let Some(options) = http2_protocol_options {
             let options =
@@ -168,14 +177,13 @@ impl UpstreamHttp {
             max_requests_per_connection,
         } = message;
         // Zero says "no limit", which is what there is.
-        for (field, limit) in [
-            ("max_connection_duration", max_connection_duration),
-            ("max_stream_duration", max_stream_duration),
-        ] {
-            if duration(limit, field)?.is_some_and(|limit| !limit.is_zero()) {
-                return Err(Invalid::at(field, "not supported yet"));
-            }
+        const STREAM: &str = "max_stream_duration";
+        if duration(max_stream_duration, STREAM)?.is_some_and(|limit| !limit.is_zero()) {
+            return Err(Invalid::at(STREAM, "not supported yet"));
         }
+        const CONNECTION: &str = "max_connection_duration";
+        self.max_connection_duration =
+            duration(max_connection_duration, CONNECTION)?.unwrap_or_default();
         refuse!(max_connection_duration_jitter);
         accept!(ctx, "Cluster.HttpProtocolOptions":
             max_headers_count,
@@ -237,7 +245,7 @@ impl UpstreamHttp {
         let ExplicitHttpConfig { protocol_config } = message;
         match required(protocol_config, "protocol_config")? {
             ProtocolConfig::HttpProtocolOptions(options) => {
-                self.proper_case = check_http1(options, ctx).at("http_protocol_options")?;
+                self.header_case = check_http1(options, ctx).at("http_protocol_options")?;
                 Ok(UpstreamProtocol::Http1)
             }
             ProtocolConfig::Http2ProtocolOptions(options) => {
@@ -253,7 +261,7 @@ impl UpstreamHttp {
 }
 
 /// Whether names of fields are sent with capitals.
-fn check_http1(message: Http1ProtocolOptions, ctx: &Context<'_>) -> Result<bool, Invalid> {
+fn check_http1(message: Http1ProtocolOptions, ctx: &Context<'_>) -> Result<HeaderCase, Invalid> {
     #[allow(deprecated, reason = "named so that nothing is skipped")]
     let Http1ProtocolOptions {
         allow_absolute_url,
@@ -269,12 +277,12 @@ fn check_http1(message: Http1ProtocolOptions, ctx: &Context<'_>) -> Result<bool,
         ignore_http_11_upgrade,
     } = message;
     refuse!(
-        enable_trailers,
         allow_chunked_length,
         send_fully_qualified_url,
         ignore_http_11_upgrade,
     );
     accept!(ctx, "Cluster.Http1ProtocolOptions":
+        enable_trailers,
         allow_absolute_url,
         accept_http_10,
         default_host_for_http_10,
@@ -282,7 +290,7 @@ fn check_http1(message: Http1ProtocolOptions, ctx: &Context<'_>) -> Result<bool,
         use_balsa_parser,
         allow_custom_methods,
     );
-    proper_case(header_key_format)
+    HeaderCase::decode(header_key_format)
 }
 
 impl Http2Options {

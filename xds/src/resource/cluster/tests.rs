@@ -181,7 +181,7 @@ fn the_protocol_is_read_from_either_place() {
     options.common_http_protocol_options = Some(core::HttpProtocolOptions {
         idle_timeout: seconds(0),
         max_requests_per_connection: uint(8),
-        max_connection_duration: seconds(0),
+        max_connection_duration: seconds(5),
         ..Default::default()
     });
     let http = typed(&with_http(options)).http;
@@ -193,6 +193,14 @@ fn the_protocol_is_read_from_either_place() {
         (http.idle_timeout, http.max_requests_per_connection),
         (Duration::ZERO, 8)
     );
+    assert_eq!(http.max_connection_duration, Duration::from_secs(5));
+
+    let mut message = with_http(http2_options());
+    #[allow(deprecated, reason = "the older place is the subject")]
+    {
+        message.max_requests_per_connection = uint(3);
+    }
+    assert_eq!(typed(&message).http.max_requests_per_connection, 3);
 
     let mut message = cluster();
     #[allow(deprecated, reason = "the older place is the subject")]
@@ -455,12 +463,12 @@ fn http_options_are_refused_by_path() {
                 },
             ),
             (
-                "explicit_http_config.http_protocol_options.enable_trailers: not supported yet",
+                "explicit_http_config.http_protocol_options.allow_chunked_length: not supported yet",
                 |o| {
                     *o = explicit(
                         upstream::explicit_http_config::ProtocolConfig::HttpProtocolOptions(
                             core::Http1ProtocolOptions {
-                                enable_trailers: true,
+                                allow_chunked_length: true,
                                 ..Default::default()
                             },
                         ),

@@ -7,7 +7,7 @@ use crate::proto::core::http_protocol_options::HeadersWithUnderscoresAction;
 use crate::proto::core::{Http1ProtocolOptions, HttpProtocolOptions};
 use crate::reject::Invalid;
 use crate::resource::context::{At, Context, accept, duration, enumeration, flag, number, refuse};
-use crate::resource::headers::{header_value, proper_case};
+use crate::resource::headers::{HeaderCase, header_value};
 
 /// What a connection manager reads from `common_http_protocol_options`.
 pub(super) struct Common {
@@ -74,7 +74,6 @@ impl Http1Options {
             ignore_http_11_upgrade,
         } = message;
         refuse!(
-            enable_trailers,
             allow_chunked_length,
             send_fully_qualified_url,
             ignore_http_11_upgrade,
@@ -83,6 +82,7 @@ impl Http1Options {
             return Err(Invalid::at("allow_absolute_url", "not supported yet"));
         }
         accept!(ctx, "Http1ProtocolOptions":
+            enable_trailers,
             override_stream_error_on_invalid_http_message,
             use_balsa_parser,
         );
@@ -91,7 +91,7 @@ impl Http1Options {
             accept_http_10,
             default_host_for_http_10,
             allow_custom_methods,
-            proper_case: proper_case(header_key_format)?,
+            header_case: HeaderCase::decode(header_key_format)?,
         })
     }
 }
