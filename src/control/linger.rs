@@ -77,6 +77,7 @@ pub fn referred<'n, 'r>(
                                 of_routes(routes, &mut see);
                             }
                         }
+                        NetworkFilter::Echo | NetworkFilter::Direct(_) => {}
                     }
                 }
             }

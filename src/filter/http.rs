@@ -1,15 +1,31 @@
 //! One file for each HTTP filter. [`super::registry`] lists them.
 
 pub mod access;
+pub mod api_key_auth;
+pub mod bandwidth_limit;
+pub mod basic_auth;
 pub mod buffer;
 pub mod compressor;
+pub mod cors;
+pub mod csrf;
+pub mod custom_response;
 pub mod decompressor;
 pub mod error_pages;
 pub mod ext_authz;
+pub mod fault;
 pub mod forwarded;
+pub mod grpc_stats;
 pub mod grpc_web;
+pub mod header_mutation;
+pub mod header_to_metadata;
+pub mod health_check;
 pub mod jwt_authn;
+pub mod local_ratelimit;
+pub mod on_demand;
 pub mod path_prefix;
 pub mod ratelimit;
+pub mod rbac;
+pub mod set_filter_state;
+pub mod set_metadata;
 pub mod stateful_session;
 pub mod usage;

@@ -4,17 +4,21 @@
 //! nothing; a filter that has to wait returns [`Flow::Wait`] and goes on when the wait is over.
 
 pub mod body;
+pub mod bucket;
 pub mod call;
 mod chain;
 mod compression;
 pub mod flag;
 pub mod http;
 mod local_reply;
+pub mod network;
+pub mod pace;
+mod query;
 pub mod registry;
+pub mod rules;
 mod state;
 #[cfg(test)]
 mod testing;
-mod view;
 
 use std::any::Any;
 use std::fmt;
@@ -392,3 +396,6 @@ pub struct Target {
     pub host: Option<HeaderValue>,
     pub uri: Uri,
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,7 @@ use crate::telemetry::activity::Activities;
 use crate::telemetry::stats::{Counter, Gauge, Stats};
 use crate::tls::TlsError;
 
+use super::network;
 use super::{Chain, HttpFilter, RouterConfig, Slot, http};
 
 /// Makes a filter from its configuration.
@@ -64,10 +65,13 @@ impl Context {
     }
 
     pub fn gauge(&self, name: &str) -> Arc<Gauge> {
+        self.gauge_in(&self.stat_scope, name)
+    }
+
+    /// As [`Self::counter_in`].
+    pub fn gauge_in(&self, scope: &str, name: &str) -> Arc<Gauge> {
         let stats = self.stats.as_ref();
-        stats.map_or_else(Arc::default, |stats| {
-            stats.named(&self.stat_scope).gauge(name)
-        })
+        stats.map_or_else(Arc::default, |stats| stats.named(scope).gauge(name))
     }
 }
 
@@ -110,16 +114,32 @@ pub enum LinkConfig<'c> {
 /// Every HTTP filter except the router, which ends each chain.
 pub const FACTORIES: &[Factory] = &[
     http::access::FACTORY,
+    http::api_key_auth::FACTORY,
+    http::bandwidth_limit::FACTORY,
+    http::basic_auth::FACTORY,
     http::buffer::FACTORY,
     http::compressor::FACTORY,
+    http::cors::FACTORY,
+    http::csrf::FACTORY,
+    http::custom_response::FACTORY,
     http::decompressor::FACTORY,
     http::error_pages::FACTORY,
     http::ext_authz::FACTORY,
+    http::fault::FACTORY,
     http::forwarded::FACTORY,
+    http::grpc_stats::FACTORY,
     http::grpc_web::FACTORY,
+    http::header_mutation::FACTORY,
+    http::header_to_metadata::FACTORY,
+    http::health_check::FACTORY,
     http::jwt_authn::FACTORY,
+    http::local_ratelimit::FACTORY,
+    http::on_demand::FACTORY,
     http::path_prefix::FACTORY,
     http::ratelimit::FACTORY,
+    http::rbac::FACTORY,
+    http::set_filter_state::FACTORY,
+    http::set_metadata::FACTORY,
     http::stateful_session::FACTORY,
     http::usage::FACTORY,
 ];
@@ -382,6 +402,10 @@ impl Extensions for Registry {
             return router(filter).map(drop);
         }
         (factory(filter)?.build)(filter, &self.context).map(drop)
+    }
+
+    fn check_network_filter(&self, filter: &TypedExtension) -> Result<(), Invalid> {
+        network::build(filter, &self.context).map(drop)
     }
 
     fn check_per_route(&self, _: &str, config: &TypedExtension) -> Result<(), Invalid> {

@@ -7,6 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use causeway_xds::extension::TypedExtension;
 use causeway_xds::proto::Message;
+use causeway_xds::proto::core::RuntimeFractionalPercent;
+use causeway_xds::proto::envoy::r#type::matcher::v3::{StringMatcher, string_matcher};
+use causeway_xds::proto::envoy::r#type::v3::FractionalPercent;
 use causeway_xds::reject::Invalid;
 use causeway_xds::resource::format::{Fact, Point};
 use causeway_xds::resource::metadata::MetadataValue;
@@ -246,4 +249,22 @@ pub fn answer(
     let mut answer = Answer::new(status, headers, Some(around));
     chain.response(&mut answer, route);
     answer.status
+}
+
+/// All requests.
+pub fn always() -> RuntimeFractionalPercent {
+    RuntimeFractionalPercent {
+        default_value: Some(FractionalPercent {
+            numerator: 100,
+            denominator: 0,
+        }),
+        runtime_key: String::new(),
+    }
+}
+
+pub fn exact(text: &str) -> StringMatcher {
+    StringMatcher {
+        ignore_case: false,
+        match_pattern: Some(string_matcher::MatchPattern::Exact(text.into())),
+    }
 }

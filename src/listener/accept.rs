@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::inspect::Findings;
 use super::worker::{Current, Directory};
+use crate::filter::network::{Closing, Connection, Passed};
 use crate::http::{self, Accepted};
 use crate::net::Io;
 use crate::runtime::drain::Drain;
@@ -135,10 +136,31 @@ async fn connection(
     {
         return;
     }
+    let mut passed = Passed::default();
+    let new = Connection {
+        peer,
+        local,
+        session: None,
+        server_name: &hello.server_name,
+    };
+    if let Err(closing) = chain.network.accept(&new, &mut passed) {
+        return close(&spec, &drain, closing).await;
+    }
     let Some((io, session)) = secure(io, &chain, &spec, &drain).await else {
         return;
     };
+    let open = Connection {
+        session: session.as_deref(),
+        ..new
+    };
+    if let Err(closing) = chain.network.open(&open, &mut passed) {
+        return close(&spec, &drain, closing).await;
+    }
+    let Passed { held, cluster } = passed;
+    let guard = Box::new((guard, held));
     match &chain.kind {
+        ChainKind::Echo => tcp::bare::echo(io, &drain).await,
+        ChainKind::Direct(data) => tcp::bare::direct(io, data).await,
         ChainKind::Http(manager) => {
             let accepted = Accepted {
                 peer,
@@ -158,8 +180,21 @@ async fn connection(
                 peer,
                 local,
                 restored,
+                cluster,
             };
             tcp::proxy(downstream, Arc::clone(proxy), &reader, guard).await;
+        }
+    }
+}
+
+/// Leaves a peer waiting for as long as a filter says, and closes the connection.
+async fn close(spec: &ListenerSpec, drain: &Drain, closing: Closing) {
+    let Closing { after, why } = closing;
+    tracing::debug!(listener = %spec.name, %why, "a network filter closed a connection");
+    if !after.is_zero() {
+        tokio::select! {
+            () = Deadline::after(after) => {}
+            () = drain.begun() => {}
         }
     }
 }

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 
 use causeway_xds::resource::matcher::{HeaderMatch, HeaderMatcher};
-use http::header::{HeaderMap, HeaderValue, ValueIter};
+use http::header::{HOST, HeaderMap, HeaderValue, ValueIter};
+use http::request::Parts;
 
 use super::text::Test;
 
@@ -150,5 +151,31 @@ impl AnyHeader {
 
     pub fn matches(&self, headers: &impl Headers) -> bool {
         self.0.iter().any(|matcher| matcher.matches(headers))
+    }
+}
+
+/// The fields of a request, and its pseudo headers.
+pub struct RequestHead<'r>(pub &'r Parts);
+
+impl Headers for RequestHead<'_> {
+    fn values<'h>(&'h self, name: &str) -> Values<'h> {
+        request_values(self.0, name)
+    }
+}
+
+/// The values of one field of a request, which may be a pseudo header.
+pub fn request_values<'h>(request: &'h Parts, name: &str) -> Values<'h> {
+    let Parts {
+        method,
+        uri,
+        headers,
+        ..
+    } = request;
+    match name {
+        ":method" => Values::One(Some(method.as_str().as_bytes())),
+        ":path" => Values::One(uri.path_and_query().map(|p| p.as_str().as_bytes())),
+        ":authority" | "host" => Values::One(headers.get(HOST).map(HeaderValue::as_bytes)),
+        ":scheme" => Values::One(uri.scheme_str().map(str::as_bytes)),
+        _ => Values::of(headers, name),
     }
 }

@@ -3,3 +3,4 @@
 pub mod headers;
 pub mod text;
 pub mod tree;
+pub mod value;

@@ -55,6 +55,19 @@ impl fmt::Display for Test {
     }
 }
 
+/// Whether a value that is no UTF-8 matches with each byte of it taken for a character (of Latin-1):
+/// a dot in a pattern would not match such bytes otherwise, and a value could hide behind them.
+fn hides(regex: &Regex, value: &[u8]) -> bool {
+    std::str::from_utf8(value).is_err()
+        && regex.is_match(
+            value
+                .iter()
+                .map(|b| char::from(*b))
+                .collect::<String>()
+                .as_bytes(),
+        )
+}
+
 impl Test {
     pub fn string(matcher: &StringMatcher) -> Self {
         let ignore_case = matcher.ignore_case;
@@ -99,7 +112,7 @@ impl Test {
                         .windows(text.len())
                         .any(|part| same(part, text, *ignore_case))
             }
-            Self::Regex(regex) => regex.is_match(value),
+            Self::Regex(regex) => regex.is_match(value) || hides(regex, value),
         }
     }
 }

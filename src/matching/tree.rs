@@ -7,12 +7,15 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use causeway_xds::resource::address::contain;
 use causeway_xds::resource::matcher::tree as model;
+use causeway_xds::resource::metadata::MetadataValue;
 use ipnet::IpNet;
 
 use super::text;
+use super::value::ValueCondition;
 
 pub use causeway_xds::resource::matcher::tree::Input;
 
@@ -21,6 +24,12 @@ pub trait Inputs {
     /// The value of an input; `None` when there is none, which passes no test and is in no map.
     /// Addresses are in text, without their port.
     fn value<'i>(&'i self, input: &Input) -> Option<Cow<'i, [u8]>>;
+
+    /// What filters have noted in a namespace.
+    fn metadata(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
+        let _ = namespace;
+        None
+    }
 }
 
 /// A compiled tree.
@@ -69,6 +78,7 @@ enum Predicate {
 enum Test {
     Text(text::Test),
     Networks(Vec<IpNet>),
+    Value(ValueCondition, bool),
 }
 
 impl<A> Tree<A> {
@@ -178,6 +188,10 @@ impl Predicate {
 
     fn holds(&self, inputs: &impl Inputs) -> bool {
         match self {
+            Self::Single(Input::Metadata { namespace, path }, Test::Value(condition, invert)) => {
+                let all = inputs.metadata(namespace);
+                condition.holds(all.as_ref().and_then(|all| all.get(path))) != *invert
+            }
             Self::Single(input, test) => inputs
                 .value(input)
                 .is_some_and(|value| test.matches(&value)),
@@ -193,12 +207,17 @@ impl Test {
         match model {
             model::Test::String(matcher) => Self::Text(text::Test::string(matcher)),
             model::Test::Networks(networks) => Self::Networks(networks.clone()),
+            model::Test::Value { matcher, invert } => {
+                Self::Value(ValueCondition::compile(matcher), *invert)
+            }
         }
     }
 
     fn matches(&self, value: &[u8]) -> bool {
         match self {
             Self::Text(test) => test.matches(value),
+            // For values of another kind.
+            Self::Value(..) => false,
             Self::Networks(networks) => {
                 let text = std::str::from_utf8(value).ok();
                 let address = text.and_then(|text| text.parse::<IpAddr>().ok());

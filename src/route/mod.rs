@@ -28,6 +28,7 @@ use causeway_xds::resource::metadata::{Labels, MetadataValue};
 use causeway_xds::resource::route as model;
 
 use crate::formatter::BodyFormat;
+use crate::matching::headers::RequestHead;
 use crate::matching::headers::joined;
 use crate::matching::tree::{Input, Inputs, Tree};
 use action::{Around, Forward};
@@ -152,6 +153,22 @@ pub trait RequestView: Headers {
     }
     /// A number that is the same whenever this request is looked at.
     fn random(&self) -> u64;
+}
+
+impl RequestView for RequestHead<'_> {
+    fn path(&self) -> &str {
+        self.0.uri.path()
+    }
+    fn query(&self) -> &str {
+        self.0.uri.query().unwrap_or_default()
+    }
+    fn is_connect(&self) -> bool {
+        self.0.method == http::Method::CONNECT
+    }
+    /// Drawn anew each time.
+    fn random(&self) -> u64 {
+        fastrand::u64(..)
+    }
 }
 
 /// A request whose path ends before its parameters.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use bytes::Bytes;
 use causeway_xds::resource::http_manager::HttpManager;
 use causeway_xds::resource::listener as model;
 use imbl::shared_ptr::DefaultSharedPtr;
@@ -22,6 +23,7 @@ pub use publish::{Publisher, Reader};
 use crate::access_log::Logger;
 use crate::cluster::Cluster;
 use crate::filter::Chain;
+use crate::filter::network::NetworkChain;
 use crate::formatter::Wants;
 use crate::local_reply::LocalReplies;
 use crate::route::{HeaderEdits, RouteTable};
@@ -85,6 +87,8 @@ impl std::fmt::Display for BindAddress {
 #[derive(Debug)]
 pub struct ChainSpec {
     pub tls: Option<ServerTls>,
+    /// The filters before the last one.
+    pub network: NetworkChain,
     pub kind: ChainKind,
 }
 
@@ -92,6 +96,10 @@ pub struct ChainSpec {
 pub enum ChainKind {
     Http(Arc<HttpManagerSpec>),
     Tcp(Arc<TcpProxySpec>),
+    /// Sends back what comes.
+    Echo,
+    /// Sends this and closes.
+    Direct(Bytes),
 }
 
 /// An HTTP connection manager.

@@ -1,5 +1,6 @@
 //! TCP proxying: one connection in, one connection out, bytes both ways.
 
+pub mod bare;
 mod log;
 
 use std::any::Any;
@@ -48,6 +49,8 @@ pub struct Downstream {
     pub local: Option<SocketAddr>,
     /// Where the connection was bound for before it was redirected.
     pub restored: Option<SocketAddr>,
+    /// Instead of those of the proxy.
+    pub cluster: Option<Arc<str>>,
 }
 
 /// Proxies one connection. Returns once the two are joined; the copying goes on in a task of its
@@ -63,10 +66,11 @@ pub async fn proxy(
         peer,
         local,
         restored,
+        cluster,
     } = downstream;
     let began = Instant::now();
     spec.stats.downstream_cx_total.inc();
-    let name = choose(&spec);
+    let name = cluster.as_ref().unwrap_or_else(|| choose(&spec));
     let log = Log::begin(&spec, name, peer, local);
     let cluster = reader.borrow_mut().load().clusters.get(name).cloned();
     let (endpoint, upstream) =

@@ -2,6 +2,9 @@
 
 mod services;
 
+mod chains;
+mod policies;
+
 use std::net::SocketAddr;
 
 use http::HeaderMap;

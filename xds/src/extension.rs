@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::proto::Any;
 use crate::reject::Invalid;
 use crate::resource::config_source::Place;
+use crate::resource::parts::unknown_type;
 use crate::resource::tls::TlsCertificate;
 use crate::type_url::message_name;
 
@@ -82,6 +83,11 @@ pub trait Extensions: Send + Sync {
     /// An HTTP filter of a connection manager.
     fn check_http_filter(&self, filter: &TypedExtension) -> Result<(), Invalid>;
 
+    /// A network filter that stands before the last one of its chain.
+    fn check_network_filter(&self, filter: &TypedExtension) -> Result<(), Invalid> {
+        Err(unknown_type(&filter.type_url))
+    }
+
     /// Per-route configuration of the filter that the key names.
     fn check_per_route(&self, key: &str, config: &TypedExtension) -> Result<(), Invalid>;
 }
@@ -92,6 +98,10 @@ pub struct Unchecked;
 
 impl Extensions for Unchecked {
     fn check_http_filter(&self, _: &TypedExtension) -> Result<(), Invalid> {
+        Ok(())
+    }
+
+    fn check_network_filter(&self, _: &TypedExtension) -> Result<(), Invalid> {
         Ok(())
     }
 

@@ -36,8 +36,8 @@ use self::remote::{Now, Remote};
 use self::requirement::{Found, KeyRing, NoKeys, Request, Requirement, Stop, Verdict};
 use self::status::Status;
 use super::super::registry::{Context, decode};
-use super::super::view::View;
 use super::super::{Factory, Flow, HttpFilter, LocalReply, Stream, Then};
+use crate::matching::headers::RequestHead;
 use crate::route::RouteConfig;
 use crate::route::matcher::RouteMatcher;
 use crate::telemetry::stats::Counter;
@@ -213,7 +213,7 @@ impl HttpFilter for JwtAuthn {
                 None => return inner.wrong_name(name),
             },
             None => {
-                let view = View::of(stream.request);
+                let view = RequestHead(stream.request);
                 let mut rules = inner.rules.iter();
                 let rule = rules.find(|rule| rule.matcher.matches(&view));
                 rule.and_then(|rule| rule.requires.clone())

@@ -33,11 +33,11 @@ use proto::rate_limit_per_route::{OverrideOptions, VhRateLimitsOptions};
 use self::answer::{Told, add_headers};
 use super::super::call::{CallError, unary};
 use super::super::registry::{Context, decode};
-use super::super::view::View;
 use super::super::{Answer, Factory, Flow, HttpFilter, LocalReply, Stream, Then};
 use super::ext_authz::{GrpcCall, check_version};
 use crate::error::ResponseFlag;
 use crate::formatter::Wants;
+use crate::matching::headers::RequestHead;
 use crate::route::RouteConfig;
 use crate::route::edits::Level;
 use crate::route::fraction::Share;
@@ -336,7 +336,7 @@ impl Inner {
         let route = stream.route();
         let state = stream.state();
         let metadata = |namespace: &str| state.metadata(namespace).map(|value| (*value).clone());
-        let view = View::of(stream.request);
+        let view = RequestHead(stream.request);
         let counted = Counted {
             request: &view,
             client: stream.client,

@@ -129,6 +129,14 @@ fn manager<'s>(
             out.say_more("filter chain", says, notes);
             Some(manager)
         }
+        ChainKind::Echo | ChainKind::Direct(_) => {
+            out.say_more("filter chain", which, notes);
+            out.say(
+                "outcome",
+                "it is no HTTP: the filter chain answers by itself",
+            );
+            None
+        }
         ChainKind::Tcp(_) => {
             out.say_more("filter chain", format!("{which}, TCP"), notes);
             out.say("outcome", "bytes are relayed; nothing looks at requests");

@@ -14,6 +14,7 @@ use super::{Compiled, Compiler, Failed, Resources, resource, secrets};
 use crate::access_log::Logger;
 use crate::filter::Chain;
 use crate::filter::http::usage;
+use crate::filter::network::{self, NetworkChain};
 use crate::filter::registry::{Link, LinkConfig};
 use crate::formatter::Wants;
 use crate::local_reply::LocalReplies;
@@ -127,6 +128,8 @@ impl Compiler {
                 stats: self.stats.tcp(&tcp.stat_prefix),
                 warnings: Sparse::default(),
             })),
+            NetworkFilter::Echo => ChainKind::Echo,
+            NetworkFilter::Direct(data) => ChainKind::Direct(data.clone().into()),
             NetworkFilter::Http(http) => {
                 let routes = match &http.routes {
                     RouteSource::Inline(config) => {
@@ -159,7 +162,16 @@ impl Compiler {
                 }))
             }
         };
-        Ok(ChainSpec { tls, kind })
+        let context = self.registry.context();
+        let network = chain.before.iter().enumerate().map(|(i, filter)| {
+            let at = FieldPath::root().field("filters").index(i);
+            network::build(filter, context).map_err(|e| e.within(&at.field("typed_config")))
+        });
+        Ok(ChainSpec {
+            tls,
+            network: NetworkChain::new(network.collect::<Result<_, _>>()?),
+            kind,
+        })
     }
 
     fn filters(

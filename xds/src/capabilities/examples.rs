@@ -1,6 +1,8 @@
 //! Small resources that are accepted. Every message in them has its fields tried, so that a message
 //! that is to be in the table has to be in one of these.
 
+mod filters;
+
 use serde_json::{Value, json};
 
 use crate::type_url::{PREFIX, ResourceType};
@@ -21,6 +23,8 @@ pub(super) fn all() -> Vec<(Value, Option<&'static str>)> {
     vec![
         of(ResourceType::Listener, http_listener()),
         of(ResourceType::Listener, tcp_listener()),
+        of(ResourceType::Listener, filters::http()),
+        of(ResourceType::Listener, filters::network()),
         of(ResourceType::RouteConfiguration, routes()),
         of(ResourceType::Cluster, cluster_by_discovery()),
         of(ResourceType::Cluster, cluster_in_place()),

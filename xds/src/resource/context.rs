@@ -174,6 +174,9 @@ pub fn percent(
 }
 
 /// A duration that is not negative, or nothing if it is not given.
+///
+/// # Errors
+/// It is negative or beyond what a duration may be.
 pub fn duration(value: Option<proto::Duration>, field: &str) -> Result<Option<Duration>, Invalid> {
     value.map(|d| checked_duration(&d)).transpose().at(field)
 }
@@ -194,12 +197,12 @@ fn checked_duration(value: &proto::Duration) -> Result<Duration, Invalid> {
 }
 
 /// Opens an `Any` whose type was already looked at.
-pub(crate) fn unpack<M: proto::Message + Default>(any: &Any) -> Result<M, Invalid> {
+pub fn unpack<M: proto::Message + Default>(any: &Any) -> Result<M, Invalid> {
     M::decode(any.value.as_slice()).map_err(|e| fault(format!("bytes do not parse: {e}")))
 }
 
 /// The refusal of an extension whose type nobody knows.
-pub(crate) fn unknown_type(type_url: &str) -> Invalid {
+pub fn unknown_type(type_url: &str) -> Invalid {
     fault(format!("extension type {type_url:?} is not supported"))
 }
 

@@ -2,7 +2,9 @@
 
 use super::config_source::ConfigSource;
 use super::context::{At, Context, fault, not_empty, required, unknown_type};
+use super::decode::resource_name;
 use crate::extension::TypedExtension;
+use crate::proto::Any;
 use crate::proto::core::{self, ExtensionConfigSource};
 use crate::reject::Invalid;
 use crate::type_url::message_name;
@@ -101,6 +103,23 @@ impl FilterDiscovery {
         }
         let expected = self.types.join(", ");
         Err(fault(format!("is a {found}, expected {expected}")))
+    }
+}
+
+/// Whether a filter only observes, and can be left out. Some come in a `TypedStruct`, whose first
+/// field is the type of what is in it.
+pub(super) fn observes(config: &Any) -> bool {
+    const OBSERVERS: [&str; 2] = [
+        "stats.PluginConfig",
+        "envoy.extensions.filters.http.tap.v3.Tap",
+    ];
+    const WRAPPERS: [&str; 2] = ["xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct"];
+    let name = message_name(&config.type_url);
+    match WRAPPERS.contains(&name) {
+        true => {
+            resource_name(config).is_some_and(|inner| OBSERVERS.contains(&message_name(&inner)))
+        }
+        false => OBSERVERS.contains(&name),
     }
 }
 

@@ -172,6 +172,10 @@ pub const IGNORED: &[(&str, &str)] = &[
         "streams are opened again with a back-off of their own",
     ),
     ("EnvoyGrpc.skip_envoy_headers", "no such headers are sent"),
+    (
+        "Filter.observing_filter",
+        "network filters that only observe: Istio's statistics",
+    ),
     ("FilterChain.metadata", "metadata has no reader"),
     (
         "FilterChain.name",
@@ -299,6 +303,10 @@ pub const IGNORED: &[(&str, &str)] = &[
         "the stream idle timeout covers it",
     ),
     ("HttpConnectionManager.tracing", "tracing is not offered"),
+    (
+        "HttpFilter.observing_filter",
+        "filters that only observe: Istio's statistics, tap",
+    ),
     (
         "HttpFilter.unknown_optional_filter",
         "an unknown filter with is_optional is left out, as it asks",

@@ -20,6 +20,7 @@ use super::access_log::AccessLog;
 use super::address::{Address, contain};
 use super::http_manager::HttpManager;
 use super::tls::DownstreamTls;
+use crate::extension::TypedExtension;
 
 /// `envoy.config.listener.v3.Listener`.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +50,9 @@ pub struct Listener {
 #[derive(Clone, Debug, PartialEq)]
 pub struct FilterChain {
     pub tls: Option<DownstreamTls>,
+    /// Those before the last one, in order.
+    pub before: Vec<TypedExtension>,
+    /// The last one.
     pub filter: NetworkFilter,
 }
 
@@ -56,6 +60,10 @@ pub struct FilterChain {
 pub enum NetworkFilter {
     Http(Box<HttpManager>),
     Tcp(TcpProxy),
+    /// Sends back what comes (`envoy.extensions.filters.network.echo.v3.Echo`).
+    Echo,
+    /// Sends this and closes (`envoy.extensions.filters.network.direct_response.v3.Config`).
+    Direct(Vec<u8>),
 }
 
 /// `envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy`.

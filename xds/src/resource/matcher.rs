@@ -1,6 +1,7 @@
 //! String and header matchers, and trees of matchers.
 
 pub mod tree;
+pub mod value;
 
 use regex::Regex;
 

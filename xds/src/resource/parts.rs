@@ -6,18 +6,22 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::context::Context;
 pub use super::context::{
     At, duration, each, enumeration, fault, flag, is_default, not_empty, number, percent, required,
+    unknown_type, unpack,
 };
-use super::format::Format;
+use super::format::{Format, FormatString};
 use super::fraction::RuntimeFraction;
 use super::headers;
 pub use super::headers::HeaderEdit;
-use super::matcher::{HeaderMatcher, StringMatcher};
+use super::matcher::value::MetadataMatcher;
+use super::matcher::{self as matchers, HeaderMatcher, StringMatcher};
 use super::metadata::MetadataValue;
 use super::rate_limit::MetadataKey;
-use super::route::RouteMatch;
+use super::route::{PathTemplate, RouteMatch};
 use super::tls::DataSource;
 use crate::extension::Unchecked;
 use crate::proto::core::grpc_service::{EnvoyGrpc, TargetSpecifier};
@@ -73,6 +77,45 @@ pub fn header_edits(
     field: &str,
 ) -> Result<Vec<HeaderEdit>, Invalid> {
     headers::additions(messages, field)
+}
+
+pub fn header_edit(message: HeaderValueOption) -> Result<HeaderEdit, Invalid> {
+    HeaderEdit::decode(message)
+}
+
+pub fn metadata_matcher(message: matcher::MetadataMatcher) -> Result<MetadataMatcher, Invalid> {
+    MetadataMatcher::decode(message, &context())
+}
+
+/// Pattern and substitution, the latter in the syntax of the `regex` crate.
+pub fn substitution(
+    message: matcher::RegexMatchAndSubstitute,
+) -> Result<(String, String), Invalid> {
+    matchers::substitution(message, &context())
+}
+
+/// A template of paths, as an extension.
+pub fn path_template(message: core::TypedExtensionConfig) -> Result<PathTemplate, Invalid> {
+    PathTemplate::decode(message)
+}
+
+pub fn network(message: core::CidrRange) -> Result<IpNet, Invalid> {
+    super::address::network(message)
+}
+
+/// The name of a header that may be changed: not `host`, no pseudo header.
+pub fn editable_name(name: String) -> Result<String, Invalid> {
+    headers::editable_name(name)
+}
+
+/// A substitution format, or an object of them.
+pub fn format_string(message: core::SubstitutionFormatString) -> Result<FormatString, Invalid> {
+    FormatString::decode(message, &context())
+}
+
+/// A substitution format.
+pub fn format(text: &str) -> Result<Format, Invalid> {
+    Format::parse(text)
 }
 
 /// A header name in lower case (RFC 9110 section 5.1).

@@ -5,7 +5,7 @@ use crate::extension::TypedExtension;
 use crate::proto::hcm::{self, http_filter};
 use crate::reject::Invalid;
 use crate::resource::context::{At, Context, accept, not_empty, refuse, required};
-use crate::resource::filter_config::{FilterDiscovery, ROUTER};
+use crate::resource::filter_config::{FilterDiscovery, ROUTER, observes};
 use crate::resource::route::Upgrade;
 
 const FIELD: &str = "http_filters";
@@ -64,6 +64,11 @@ impl HttpFilter {
                 }));
             }
         };
+        if observes(&any) {
+            let observing_filter = true;
+            accept!(ctx, "HttpFilter": observing_filter);
+            return Ok(None);
+        }
         let config = TypedExtension::from_any(name, any);
         if is_optional && !ctx.extensions.knows_http_filter(config.message_name()) {
             let unknown_optional_filter = true;

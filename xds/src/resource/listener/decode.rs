@@ -159,9 +159,11 @@ impl FilterChain {
             // Zero is "none" for Envoy, as for all its timeouts.
             tls.handshake_timeout = timeout.filter(|timeout| !timeout.is_zero());
         }
+        let (before, filter) = filters::decode(filters, ctx)?;
         Ok(Self {
             tls,
-            filter: filters::decode(filters, ctx)?,
+            before,
+            filter,
         })
     }
 

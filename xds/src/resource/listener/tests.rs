@@ -236,7 +236,7 @@ fn a_policy_has_its_place() {
         (vec![policy(&[]), http], "[0]: must stand before tcp_proxy"),
         (
             vec![tcp.clone(), policy(&[])],
-            "[1]: nothing may follow http_connection_manager or tcp_proxy",
+            "[1]: nothing may follow a filter that ends its chain",
         ),
         (
             vec![policy(&["::1", "x"]), tcp],
@@ -245,6 +245,53 @@ fn a_policy_has_its_place() {
     ] {
         assert_eq!(order(filters), format!("{place}{refused}"));
     }
+}
+
+fn chain_of(filters: Vec<Any>) -> proto::Listener {
+    let mut message = listener();
+    message.filter_chains[0].filters = filters.into_iter().map(filter).collect();
+    message
+}
+
+#[test]
+fn a_chain_may_end_in_an_echo_or_in_fixed_bytes() {
+    let ends_in = |config: Any| {
+        let Resource::Listener(listener) = resource(&chain_of(vec![config])) else {
+            panic!()
+        };
+        listener.filter_chains[0].filter.clone()
+    };
+    let echo = any("envoy.extensions.filters.network.echo.v3.Echo", b"");
+    assert_eq!(ends_in(echo.clone()), NetworkFilter::Echo);
+    // `response.inline_string`
+    let name = "envoy.extensions.filters.network.direct_response.v3.Config";
+    let direct = any(name, b"\x0a\x04\x1a\x02hi");
+    assert_eq!(ends_in(direct), NetworkFilter::Direct(b"hi".to_vec()));
+    let at = "filter_chains[0].filters";
+    assert_eq!(
+        refusal(&chain_of(vec![echo.clone(), echo])),
+        format!("{at}[1]: nothing may follow a filter that ends its chain")
+    );
+    assert_eq!(
+        refusal(&chain_of(vec![any("test.Unknown", b"")])),
+        format!(
+            "{at}[0].typed_config: extension type \"type.googleapis.com/test.Unknown\" is not supported"
+        )
+    );
+}
+
+#[test]
+fn filters_that_only_observe_are_left_out_and_noted() {
+    let stats = any("stats.PluginConfig", b"x");
+    // A `TypedStruct`, whose first field is a type.
+    let inner = b"\x0a\x12stats.PluginConfig";
+    let wrapped = any("udpa.type.v1.TypedStruct", inner);
+    let message = chain_of(vec![stats, wrapped, pack(&tcp_proxy())]);
+    assert_eq!(decoded(&message).ignored, ["Filter.observing_filter"]);
+    let Resource::Listener(listener) = resource(&message) else {
+        panic!()
+    };
+    assert!(listener.filter_chains[0].before.is_empty());
 }
 
 #[test]
@@ -377,7 +424,7 @@ fn a_listener_is_refused_by_path() {
                 l.filter_chains[0].filters.clear()
             }),
             (
-                "filter_chains[0].filters[1]: nothing may follow http_connection_manager or tcp_proxy",
+                "filter_chains[0].filters[1]: nothing may follow a filter that ends its chain",
                 |l| {
                     let again = l.filter_chains[0].filters[0].clone();
                     l.filter_chains[0].filters.push(again);

@@ -8,31 +8,34 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
+use super::value::{self, ValueMatcher};
 use super::{StringMatcher, StringPattern, checked_regex};
+use crate::extension::Unchecked;
 use crate::proto::Any;
 use crate::proto::envoy::extensions::matching::common_inputs::{network, ssl};
 use crate::proto::envoy::extensions::matching::input_matchers::ip::v3::Ip;
+use crate::proto::envoy::extensions::matching::input_matchers::metadata::v3::Metadata;
 use crate::proto::envoy::r#type::matcher::v3 as envoy;
 use crate::proto::xds::core::v3::TypedExtensionConfig;
 use crate::proto::xds::r#type::matcher::v3 as proto;
 use crate::reject::Invalid;
 use crate::resource::address;
 use crate::resource::context::{
-    At, each, fault, is_default, not_empty, required, unknown_type, unpack,
+    At, Context, each, fault, is_default, not_empty, required, unknown_type, unpack,
 };
 use crate::resource::headers::header_or_pseudo_name;
 use crate::type_url::message_name;
 use proto::matcher as m;
 
 /// A tree, or what another one leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Tree<A> {
     pub kind: Kind<A>,
     /// When nothing else led to an action (`on_no_match`).
     pub otherwise: Option<OnMatch<A>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Kind<A> {
     /// Neither list nor map: `otherwise` counts.
     Nothing,
@@ -45,20 +48,20 @@ pub enum Kind<A> {
     Prefix(Input, BTreeMap<String, OnMatch<A>>),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct OnMatch<A> {
     /// The action is noted, and the search goes on as if nothing had matched.
     pub keep_matching: bool,
     pub then: Then<A>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Then<A> {
     Tree(Box<Tree<A>>),
     Action(A),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Predicate {
     Single(Input, Test),
     /// At least two.
@@ -69,11 +72,17 @@ pub enum Predicate {
 }
 
 /// What the value of an input must be. A value that is not there passes no test.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Test {
     String(StringMatcher),
     /// An address in one of the networks (`envoy.extensions.matching.input_matchers.ip.v3.Ip`).
     Networks(Vec<IpNet>),
+    /// For [`Input::Metadata`] only, which has no other test
+    /// (`envoy.extensions.matching.input_matchers.metadata.v3.Metadata`).
+    Value {
+        matcher: ValueMatcher,
+        invert: bool,
+    },
 }
 
 /// Where a value comes from.
@@ -102,12 +111,35 @@ pub enum Input {
     DnsSan,
     /// Subject of the client's certificate (RFC 2253).
     Subject,
+    /// Three digits.
+    ResponseStatus,
+    /// `1xx` to `5xx`.
+    ResponseClass,
+    /// As [`Self::RequestHeader`].
+    ResponseHeader(String),
+    /// What filters have noted (dynamic metadata): a value of any kind.
+    Metadata {
+        namespace: String,
+        path: Vec<String>,
+    },
 }
 
 impl Input {
     /// Whether it is known before there is a request.
     pub fn is_of_connection(&self) -> bool {
-        !matches!(self, Self::RequestHeader(_) | Self::QueryParameter(_))
+        !self.is_of_response()
+            && !matches!(
+                self,
+                Self::RequestHeader(_) | Self::QueryParameter(_) | Self::Metadata { .. }
+            )
+    }
+
+    /// Whether it is known only once there is a response.
+    pub fn is_of_response(&self) -> bool {
+        matches!(
+            self,
+            Self::ResponseStatus | Self::ResponseClass | Self::ResponseHeader(_)
+        )
     }
 
     fn decode(message: Option<TypedExtensionConfig>) -> Result<Self, Invalid> {
@@ -128,12 +160,34 @@ impl Input {
                 .at("header_name")
                 .map(Self::RequestHeader);
         }
+        if is::<envoy::HttpResponseHeaderMatchInput>(any) {
+            let envoy::HttpResponseHeaderMatchInput { header_name } = unpack(any)?;
+            return header_or_pseudo_name(&header_name)
+                .at("header_name")
+                .map(Self::ResponseHeader);
+        }
         if is::<envoy::HttpRequestQueryParamMatchInput>(any) {
             let envoy::HttpRequestQueryParamMatchInput { query_param } = unpack(any)?;
             return not_empty(query_param, "query_param").map(Self::QueryParameter);
         }
+        if is::<n::DynamicMetadataInput>(any) {
+            use n::dynamic_metadata_input::path_segment::Segment;
+            let n::DynamicMetadataInput { filter, path } = unpack(any)?;
+            return Ok(Self::Metadata {
+                namespace: not_empty(filter, "filter")?,
+                path: value::path(path, |s| s.segment.map(|Segment::Key(key)| key))?,
+            });
+        }
         // The others have no fields.
-        let simple: [(bool, Self); 11] = [
+        let simple: [(bool, Self); 13] = [
+            (
+                is::<envoy::HttpResponseStatusCodeMatchInput>(any),
+                Self::ResponseStatus,
+            ),
+            (
+                is::<envoy::HttpResponseStatusCodeClassMatchInput>(any),
+                Self::ResponseClass,
+            ),
             (is::<n::SourceIpInput>(any), Self::SourceIp),
             (is::<n::SourcePortInput>(any), Self::SourcePort),
             (is::<n::DirectSourceIpInput>(any), Self::DirectSourceIp),
@@ -254,6 +308,9 @@ impl<F> Decoder<F> {
         use m::matcher_tree::TreeType;
         let m::MatcherTree { input, tree_type } = message;
         let input = self.input(input)?;
+        if matches!(input, Input::Metadata { .. }) {
+            return Err(Invalid::at("input", "is no text"));
+        }
         Ok(match required(tree_type, "tree_type")? {
             TreeType::ExactMatchMap(map) => {
                 Kind::Exact(input, self.entries(map).at("exact_match_map")?)
@@ -328,7 +385,13 @@ impl<F> Decoder<F> {
             MatchType::SinglePredicate(SinglePredicate { input, matcher }) => {
                 let input = self.input(input).at("single_predicate")?;
                 let test = required(matcher, "matcher").and_then(Test::decode);
-                Predicate::Single(input, test.at("single_predicate")?)
+                let test = test.at("single_predicate")?;
+                let of_metadata = matches!(input, Input::Metadata { .. });
+                if of_metadata != matches!(test, Test::Value { .. }) {
+                    return Err(Invalid::at("matcher", "does not fit the input"))
+                        .at("single_predicate");
+                }
+                Predicate::Single(input, test)
             }
             MatchType::OrMatcher(any) => Predicate::Any(list(any).at("or_matcher")?),
             MatchType::AndMatcher(all) => Predicate::All(list(all).at("and_matcher")?),
@@ -362,6 +425,13 @@ impl Test {
 
     fn custom(any: &Any) -> Result<Self, Invalid> {
         const IP: &str = "envoy.extensions.matching.input_matchers.ip.v3.Ip";
+        const METADATA: &str = "envoy.extensions.matching.input_matchers.metadata.v3.Metadata";
+        if message_name(&any.type_url) == METADATA {
+            let Metadata { value, invert } = unpack(any)?;
+            let value = required(value, "value")?;
+            let matcher = ValueMatcher::decode(value, &Context::new(&Unchecked)).at("value")?;
+            return Ok(Self::Value { matcher, invert });
+        }
         if message_name(&any.type_url) != IP {
             return Err(unknown_type(&any.type_url));
         }

@@ -56,7 +56,7 @@ fn config(message: TypedExtensionConfig, wanted: &str) -> Result<Any, Invalid> {
 }
 
 impl PathTemplate {
-    pub(super) fn decode(message: TypedExtensionConfig) -> Result<Self, Invalid> {
+    pub(crate) fn decode(message: TypedExtensionConfig) -> Result<Self, Invalid> {
         let any = config(message, MATCH)?;
         let decode = || {
             let UriTemplateMatchConfig { path_template } = unpack(&any)?;

@@ -1,0 +1,147 @@
+//! Network filters: what stands before the filter that ends a chain, and says whether a connection
+//! may go on. They see a connection, and none of its bytes.
+
+mod connection_limit;
+mod local_ratelimit;
+mod rbac;
+mod set_filter_state;
+mod sni_cluster;
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use causeway_xds::extension::TypedExtension;
+use causeway_xds::reject::Invalid;
+use causeway_xds::resource::parts::unknown_type;
+
+use super::registry::Context;
+use crate::tls::Session;
+
+/// A connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Connection<'c> {
+    /// As the PROXY protocol tells it, if it does.
+    pub peer: Option<SocketAddr>,
+    pub local: Option<SocketAddr>,
+    /// `None` before the handshake, and without encryption.
+    pub session: Option<&'c Session>,
+    /// SNI; may be empty.
+    pub server_name: &'c str,
+}
+
+/// One configured filter; shared by all connections.
+pub trait NetworkFilter: fmt::Debug + Send + Sync {
+    /// Asked before anything is said to the peer.
+    fn accept(&self, connection: &Connection<'_>) -> Verdict {
+        let _ = connection;
+        Verdict::Pass
+    }
+
+    /// Asked once a handshake, if there is one, has come to its end.
+    fn open(&self, connection: &Connection<'_>) -> Verdict {
+        let _ = connection;
+        Verdict::Pass
+    }
+}
+
+/// What a filter says.
+pub enum Verdict {
+    Pass,
+    /// Something that is kept for as long as the connection is open.
+    Hold(Box<dyn Any>),
+    /// For a TCP proxy: the cluster to go to.
+    Cluster(Arc<str>),
+    Close(Closing),
+}
+
+/// A connection that may not go on.
+#[derive(Debug)]
+pub struct Closing {
+    /// How long the peer is left waiting.
+    pub after: Duration,
+    pub why: Cow<'static, str>,
+}
+
+/// Makes a filter from its configuration.
+type Build = fn(&TypedExtension, &Context) -> Result<Arc<dyn NetworkFilter>, Invalid>;
+
+/// Message names of the configurations, and what is made of them.
+const FACTORIES: &[(&str, Build)] = &[
+    connection_limit::FACTORY,
+    local_ratelimit::FACTORY,
+    rbac::FACTORY,
+    set_filter_state::FACTORY,
+    sni_cluster::FACTORY,
+];
+
+/// # Errors
+/// There is no such filter, or its configuration is wrong.
+pub fn build(
+    filter: &TypedExtension,
+    context: &Context,
+) -> Result<Arc<dyn NetworkFilter>, Invalid> {
+    let known = FACTORIES
+        .iter()
+        .find(|(message, _)| *message == filter.message_name());
+    match known {
+        Some((_, build)) => build(filter, context),
+        None => Err(unknown_type(&filter.type_url)),
+    }
+}
+
+/// Message names of the filters there are.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    FACTORIES.iter().map(|(message, _)| *message)
+}
+
+/// The filters of one chain in order.
+#[derive(Debug, Default)]
+pub struct NetworkChain(Vec<Arc<dyn NetworkFilter>>);
+
+/// What filters have left for a connection that goes on.
+#[derive(Default)]
+pub struct Passed {
+    pub held: Vec<Box<dyn Any>>,
+    pub cluster: Option<Arc<str>>,
+}
+
+impl NetworkChain {
+    pub fn new(filters: Vec<Arc<dyn NetworkFilter>>) -> Self {
+        Self(filters)
+    }
+
+    /// # Errors
+    /// A filter closes the connection.
+    pub fn accept(&self, connection: &Connection<'_>, out: &mut Passed) -> Result<(), Closing> {
+        self.0
+            .iter()
+            .try_for_each(|filter| out.take(filter.accept(connection)))
+    }
+
+    /// # Errors
+    /// As [`NetworkChain::accept`].
+    pub fn open(&self, connection: &Connection<'_>, out: &mut Passed) -> Result<(), Closing> {
+        self.0
+            .iter()
+            .try_for_each(|filter| out.take(filter.open(connection)))
+    }
+}
+
+impl Passed {
+    fn take(&mut self, verdict: Verdict) -> Result<(), Closing> {
+        match verdict {
+            Verdict::Pass => {}
+            Verdict::Hold(held) => self.held.push(held),
+            Verdict::Cluster(cluster) => self.cluster = Some(cluster),
+            Verdict::Close(closing) => return Err(closing),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+use causeway_xds::text;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn filter(message: &str, mut fields: Value) -> Result<NetworkChain, String> {
+    let message = format!("envoy.extensions.filters.network.{message}");
+    fields["@type"] = json!(format!("type.googleapis.com/{message}"));
+    let any = text::any_from_value(&fields).expect("a message");
+    let extension = TypedExtension::from_any("x", any);
+    let built = build(&extension, &Context::default()).map_err(|e| e.to_string())?;
+    Ok(NetworkChain::new(vec![built]))
+}
+
+fn from(peer: &str) -> Connection<'_> {
+    Connection {
+        peer: Some(peer.parse().unwrap()),
+        local: Some("127.0.0.1:443".parse().unwrap()),
+        session: None,
+        server_name: "app.test",
+    }
+}
+
+#[test]
+fn rules_are_asked_once_the_connection_is_open() {
+    let rules = json!({ "policies": { "p": {
+        "permissions": [{ "destination_port": 443 }],
+        "principals": [{ "direct_remote_ip": { "address_prefix": "10.0.0.0", "prefix_len": 8 } }],
+    } } });
+    let config = json!({ "stat_prefix": "nr.", "rules": rules, "delay_deny": "2s" });
+    let chain = filter("rbac.v3.RBAC", config).unwrap();
+    let mut passed = Passed::default();
+    assert!(chain.accept(&from("192.0.2.1:9"), &mut passed).is_ok());
+    assert!(chain.open(&from("10.1.1.1:9"), &mut passed).is_ok());
+    let closing = chain.open(&from("192.0.2.1:9"), &mut passed).unwrap_err();
+    assert_eq!(closing.after, Duration::from_secs(2));
+    assert_eq!(closing.why, "rbac_access_denied_matched_policy[none]");
+}
+
+#[test]
+fn a_connection_that_is_open_counts_until_it_is_closed() {
+    let config = json!({ "stat_prefix": "c", "max_connections": 2, "delay": "1s" });
+    let chain = filter("connection_limit.v3.ConnectionLimit", config).unwrap();
+    let peer = from("192.0.2.1:9");
+    let (mut first, mut second) = (Passed::default(), Passed::default());
+    assert!(chain.accept(&peer, &mut first).is_ok());
+    assert!(chain.accept(&peer, &mut second).is_ok());
+    let closing = chain.accept(&peer, &mut Passed::default()).unwrap_err();
+    assert_eq!(closing.after, Duration::from_secs(1));
+    drop(first);
+    assert!(chain.accept(&peer, &mut Passed::default()).is_ok());
+    // That one is gone already.
+    assert!(chain.accept(&peer, &mut second).is_ok());
+    assert!(chain.accept(&peer, &mut second).is_err());
+}
+
+#[test]
+fn connections_come_no_faster_than_the_bucket_is_filled() {
+    let bucket = json!({ "max_tokens": 2, "fill_interval": "3600s" });
+    let config = json!({ "stat_prefix": "l", "token_bucket": bucket });
+    let chain = filter("local_ratelimit.v3.LocalRateLimit", config).unwrap();
+    let peer = from("192.0.2.1:9");
+    let accepted = (0..5).filter(|_| chain.accept(&peer, &mut Passed::default()).is_ok());
+    assert_eq!(accepted.count(), 2);
+}
+
+#[test]
+fn the_name_that_is_asked_for_is_the_cluster() {
+    let chain = filter("sni_cluster.v3.SniCluster", json!({})).unwrap();
+    let mut passed = Passed::default();
+    chain.open(&from("192.0.2.1:9"), &mut passed).unwrap();
+    assert_eq!(passed.cluster.as_deref(), Some("app.test"));
+    let mut passed = Passed::default();
+    let nameless = Connection {
+        server_name: "",
+        ..from("192.0.2.1:9")
+    };
+    chain.open(&nameless, &mut passed).unwrap();
+    assert_eq!(passed.cluster, None);
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_with_its_place() {
+    let told = |message, fields| filter(message, fields).err().unwrap();
+    assert_eq!(
+        told("rbac.v3.RBAC", json!({})),
+        "stat_prefix: must not be empty"
+    );
+    let header = json!([{ "header": { "name": "x" } }]);
+    let policy = json!({ "permissions": header, "principals": [{ "any": true }] });
+    assert_eq!(
+        told(
+            "rbac.v3.RBAC",
+            json!({ "stat_prefix": "r", "shadow_rules": { "policies": { "p": policy } } })
+        ),
+        "shadow_rules.policies[\"p\"].permissions[0].header: a connection has no headers"
+    );
+    assert_eq!(
+        told(
+            "connection_limit.v3.ConnectionLimit",
+            json!({ "stat_prefix": "c" })
+        ),
+        "max_connections: must be given"
+    );
+    let value = json!([{ "object_key": "k", "format_string": {
+        "text_format_source": { "inline_string": "v" } } }]);
+    assert_eq!(
+        told(
+            "set_filter_state.v3.Config",
+            json!({ "on_new_connection": value })
+        ),
+        "on_new_connection: not supported yet"
+    );
+    assert_eq!(
+        told("sni_dynamic_forward_proxy.v3.FilterConfig", json!({})),
+        "extension type \"type.googleapis.com/envoy.extensions.filters.network.\
+         sni_dynamic_forward_proxy.v3.FilterConfig\" is not supported"
+    );
+}
+
+#[test]
+fn no_bytes_make_a_filter_panic() {
+    let mut state = 7_u64;
+    let mut random = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 33) as u8
+    };
+    for message in names() {
+        for length in 0..200 {
+            let value: Vec<u8> = (0..length).map(|_| random()).collect();
+            let extension = TypedExtension {
+                name: "x".into(),
+                type_url: format!("type.googleapis.com/{message}"),
+                value: value.into(),
+            };
+            build(&extension, &Context::default()).ok();
+        }
+    }
+}
