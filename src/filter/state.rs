@@ -1,7 +1,7 @@
 //! What filters leave behind of a stream, for themselves, for one another, and for the log.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -10,11 +10,16 @@ use causeway_xds::resource::metadata::MetadataValue;
 
 use crate::telemetry::activity::ActivityGuard;
 
-/// One per stream; nothing in it is allocated before somebody uses it.
+/// One per stream. Small, because every request has one, and most leave it as it is.
 #[derive(Default)]
 pub struct StreamState {
     /// Says that a circuit is in use, until the exchange has ended.
     usage: Cell<Option<ActivityGuard>>,
+    known: OnceCell<Box<Known>>,
+}
+
+#[derive(Default)]
+struct Known {
     /// By the place of the filter in its chain.
     kept: RefCell<Vec<(usize, Rc<dyn Any>)>>,
     /// Dynamic metadata by namespace.
@@ -38,21 +43,25 @@ impl StreamState {
         self.usage.set(Some(guard));
     }
 
+    fn known(&self) -> &Known {
+        self.known.get_or_init(Box::default)
+    }
+
     pub(super) fn keep(&self, place: usize, value: Rc<dyn Any>) {
-        let mut kept = self.kept.borrow_mut();
+        let mut kept = self.known().kept.borrow_mut();
         kept.retain(|(of, _)| *of != place);
         kept.push((place, value));
     }
 
     pub(super) fn kept<T: Any>(&self, place: usize) -> Option<Rc<T>> {
-        let kept = self.kept.borrow();
+        let kept = self.known.get()?.kept.borrow();
         let (_, value) = kept.iter().find(|(of, _)| *of == place)?;
         Rc::clone(value).downcast().ok()
     }
 
     /// Adds to a namespace; what has the same key is replaced.
     pub fn set_metadata(&self, namespace: &str, key: &str, value: MetadataValue) {
-        let mut all = self.metadata.borrow_mut();
+        let mut all = self.known().metadata.borrow_mut();
         let mut fields = match all.remove(namespace).as_deref() {
             Some(MetadataValue::Object(fields)) => fields.clone(),
             _ => Vec::new(),
@@ -65,24 +74,25 @@ impl StreamState {
     }
 
     pub fn metadata(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
-        self.metadata.borrow().get(namespace).cloned()
+        self.known.get()?.metadata.borrow().get(namespace).cloned()
     }
 
     pub fn set_value(&self, key: &str, value: &str) {
         let value = Rc::from(value);
-        self.values.borrow_mut().insert(key.to_owned(), value);
+        let mut values = self.known().values.borrow_mut();
+        values.insert(key.to_owned(), value);
     }
 
     pub fn value(&self, key: &str) -> Option<Rc<str>> {
-        self.values.borrow().get(key).cloned()
+        self.known.get()?.values.borrow().get(key).cloned()
     }
 
     pub fn want_endpoint(&self, endpoint: WantedEndpoint) {
-        self.endpoint.set(Some(endpoint));
+        self.known().endpoint.set(Some(endpoint));
     }
 
     pub fn wanted_endpoint(&self) -> Option<WantedEndpoint> {
-        self.endpoint.get()
+        self.known.get()?.endpoint.get()
     }
 }
 

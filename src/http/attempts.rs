@@ -49,7 +49,7 @@ pub struct Ask<'a> {
     pub hash: Option<u64>,
     /// Where to go, where the cluster leaves that to requests.
     pub destination: Option<SocketAddr>,
-    pub timeouts: Timeouts,
+    pub timeouts: &'a Timeouts,
     /// Whether the upstream is told `x-envoy-*`.
     pub tell: bool,
 }
@@ -118,7 +118,7 @@ struct Attempts<'a> {
     /// Endpoints that did not do.
     tried: Vec<u64>,
     /// Of the attempt before, when no connection came about.
-    unreachable: Option<Failure>,
+    unreachable: Option<Box<Failure>>,
     /// The head as it was before an endpoint was chosen; only where there may be a retry.
     replay: Option<Replay>,
     /// What a connection has to be for.
@@ -134,7 +134,7 @@ struct Rest<'a> {
     hash: Option<u64>,
     destination: Option<SocketAddr>,
     retries: Option<Box<Retries>>,
-    timeouts: Timeouts,
+    timeouts: &'a Timeouts,
     tell: bool,
 }
 
@@ -177,7 +177,7 @@ pub async fn ask(
             Sending::Kept(kept) => kept.when_whole(move |pieces| copies.send(&head, &pieces)),
         }
     }
-    let attempts = Attempts {
+    let mut attempts = Attempts {
         ask: Rest {
             parts,
             chosen,
@@ -205,7 +205,7 @@ pub async fn ask(
 }
 
 impl<'a> Attempts<'a> {
-    async fn run(mut self, exchange: &mut Exchange) -> (Result<Answer, Failure>, u32) {
+    async fn run(&mut self, exchange: &mut Exchange) -> (Result<Answer, Failure>, u32) {
         loop {
             let attempt = self.attempt(exchange).await;
             if let Some(detection) = &self.cluster.outlier
@@ -265,7 +265,8 @@ impl<'a> Attempts<'a> {
                 (Err(lost), Verdict::Again(wait)) => {
                     tracing::debug!(failure = %lost.failure, "asking once more");
                     exchange.upstream_retried(None);
-                    self.unreachable = (lost.reset == Reset::Connect).then_some(lost.failure);
+                    self.unreachable =
+                        (lost.reset == Reset::Connect).then(|| Box::new(lost.failure));
                     (wait, lost.timed_out)
                 }
             };
@@ -273,7 +274,7 @@ impl<'a> Attempts<'a> {
             self.again = false;
             if !wait.is_zero() {
                 let sleep = pin!(tokio::time::sleep(wait));
-                if let Err(failure) = watched(sleep, exchange, &self.ask.timeouts).await {
+                if let Err(failure) = watched(sleep, exchange, self.ask.timeouts).await {
                     return (Err(failure), self.count);
                 }
             }
@@ -328,7 +329,7 @@ impl<'a> Attempts<'a> {
         };
         let picked = match (picked, self.unreachable.take()) {
             // One that cannot be reached is not tried again at once.
-            (Err(_), Some(failure)) => return Err(Lost::finally(failure)),
+            (Err(_), Some(failure)) => return Err(Lost::finally(*failure)),
             (Err(PickError::AllTried(_)), None) => cluster.pick(wish),
             (picked, _) => picked,
         };
@@ -362,7 +363,7 @@ impl<'a> Attempts<'a> {
                     let via = self.via.as_ref();
                     let checkout = pool::checkout(endpoint, transport, via, self.again);
                     let mut checkout = Box::pin(checkout);
-                    let lease = watched(checkout.as_mut(), exchange, &self.ask.timeouts).await;
+                    let lease = watched(checkout.as_mut(), exchange, self.ask.timeouts).await;
                     match lease.map_err(Lost::finally)? {
                         Ok(lease) => lease,
                         Err(error) => {
@@ -416,12 +417,12 @@ impl<'a> Attempts<'a> {
         prepare(&mut head, lease, forward, upgrade, tell, bodyless);
         let request = Request::from_parts(head, self.body.next());
         let sent = pin!(lease.send(request));
-        let answered = match self.ask.timeouts {
+        let answered = match *self.ask.timeouts {
             Timeouts {
                 per_try: Duration::ZERO,
                 per_try_idle: Duration::ZERO,
                 ..
-            } => watched(sent, exchange, &self.ask.timeouts)
+            } => watched(sent, exchange, self.ask.timeouts)
                 .await
                 .map_err(Lost::finally)?,
             _ => self.timed(sent, exchange).await?,
@@ -480,7 +481,7 @@ impl<'a> Attempts<'a> {
         exchange: &mut Exchange,
     ) -> Result<F::Output, Lost> {
         let timeouts = self.ask.timeouts;
-        let mut clock = TryClock::new(&timeouts);
+        let mut clock = TryClock::new(timeouts);
         let late = |details, exchange: &Exchange| {
             let counted = details == PER_TRY_IDLE;
             exchange.count_upstream(|stats| match counted {
@@ -488,13 +489,13 @@ impl<'a> Attempts<'a> {
                 false => &stats.upstream_rq_per_try_timeout,
             });
             Lost {
-                failure: failures::timeout(details, &timeouts),
+                failure: failures::timeout(details, timeouts),
                 reset: Reset::Broken,
                 timed_out: true,
             }
         };
         std::future::poll_fn(|cx| {
-            if let Poll::Ready(output) = poll_watched(cx, future.as_mut(), exchange, &timeouts) {
+            if let Poll::Ready(output) = poll_watched(cx, future.as_mut(), exchange, timeouts) {
                 return Poll::Ready(output.map_err(Lost::finally));
             }
             clock

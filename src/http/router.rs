@@ -139,7 +139,7 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
         upgrade: upgrade.as_ref(),
         hash: hashed.hash,
         destination,
-        timeouts,
+        timeouts: &timeouts,
         tell,
     };
     let (answer, attempts) = match &cluster {
@@ -193,7 +193,8 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
 
 /// With the edits of the route; a response without its exchange has them already.
 fn edited(response: Response<Body>, chosen: &Chosen) -> Response<Body> {
-    if response.body().exchange().is_none() {
+    // Taking a head out and putting it back is no small thing for most requests, which need none.
+    if !chosen.edits().edits_responses() || response.body().exchange().is_none() {
         return response;
     }
     let (mut head, body) = response.into_parts();

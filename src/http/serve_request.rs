@@ -273,7 +273,7 @@ impl Passage<'_> {
                     Some(attempts::watched(wait.as_mut(), exchange, &timeouts).await?)
                 }
                 Flow::Reroute => {
-                    self.routed.choose(&connection, self.parts);
+                    self.routed.choose(exchange, self.parts);
                     if let Some(chosen) = &self.routed.chosen {
                         exchange.routed(chosen);
                     }
@@ -357,7 +357,7 @@ fn begin(
         asks: names.internal,
         client,
     };
-    routed.choose(connection, parts);
+    routed.choose(exchange, parts);
     let Some(chosen) = &routed.chosen else {
         // Filters come first.
         return Ok(Begun::Routed(routed));
@@ -443,7 +443,8 @@ fn act(
 
 impl Routed {
     /// The one look at the snapshot: afterwards the request holds only what it needs of it.
-    fn choose(&mut self, connection: &Connection, parts: &Parts) {
+    fn choose(&mut self, exchange: &Exchange, parts: &Parts) {
+        let connection = &*exchange.connection;
         (self.chosen, self.to, self.to_https) = (None, Where::default(), false);
         let mut reader = connection.reader.borrow_mut();
         let snapshot = reader.load();
@@ -468,7 +469,9 @@ impl Routed {
             self.to_https = true;
             return;
         }
-        let view = View::of(parts).with(connection.session.as_deref());
+        let view = View::of(parts)
+            .with(connection.session.as_deref())
+            .after(&exchange.filters);
         let Some(route) = virtual_host.find(&view) else {
             return;
         };

@@ -1,11 +1,14 @@
 //! Heads as the matchers see them.
 
 use std::cell::Cell;
+use std::rc::Rc;
 
+use causeway_xds::resource::metadata::MetadataValue;
 use http::Method;
 use http::header::{HOST, HeaderMap, HeaderValue};
 use http::request::Parts;
 
+use crate::filter::StreamState;
 use crate::route::RequestView;
 use crate::route::matcher::{Headers, Values};
 use crate::tls::Session;
@@ -23,6 +26,7 @@ impl Headers for Fields<'_> {
 pub struct View<'r> {
     parts: &'r Parts,
     session: Option<&'r Session>,
+    filters: Option<&'r StreamState>,
     /// Drawn when it is first asked for.
     random: Cell<Option<u64>>,
 }
@@ -32,11 +36,20 @@ impl<'r> View<'r> {
         Self {
             parts,
             session: None,
+            filters: None,
             random: Cell::new(None),
         }
     }
 
     /// With what the TLS handshake told of the client.
+    /// Knows what filters have set.
+    pub fn after(self, filters: &'r StreamState) -> Self {
+        Self {
+            filters: Some(filters),
+            ..self
+        }
+    }
+
     pub fn with(self, session: Option<&'r Session>) -> Self {
         Self { session, ..self }
     }
@@ -69,6 +82,14 @@ impl RequestView for View<'_> {
 
     fn certificate(&self) -> Option<bool> {
         Some(self.session?.peer.as_ref()?.validated)
+    }
+
+    fn metadata(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
+        self.filters?.metadata(namespace)
+    }
+
+    fn filter_state(&self, key: &str) -> Option<Rc<str>> {
+        self.filters?.value(key)
     }
 
     fn random(&self) -> u64 {

@@ -9,6 +9,7 @@ use regex::Regex;
 use super::RequestView;
 use super::fraction::Share;
 use crate::matching::text::{Test, same, starts};
+use crate::matching::value::MetadataCondition;
 use crate::runtime::layers::Layers;
 
 pub use crate::matching::headers::{
@@ -30,6 +31,8 @@ struct Rare {
     share: Option<Share>,
     grpc: bool,
     certificate: CertificateMatch,
+    metadata: Vec<MetadataCondition>,
+    states: Vec<(String, Test)>,
 }
 
 /// Part of what a route asks of a request.
@@ -107,6 +110,8 @@ impl RouteMatcher {
         let rare = share.is_some()
             || model.grpc
             || !model.cookies.is_empty()
+            || !model.metadata.is_empty()
+            || !model.filter_state.is_empty()
             || model.certificate != CertificateMatch::default();
         Self {
             path,
@@ -118,6 +123,16 @@ impl RouteMatcher {
                     share,
                     grpc: model.grpc,
                     certificate: model.certificate,
+                    metadata: model
+                        .metadata
+                        .iter()
+                        .map(MetadataCondition::compile)
+                        .collect(),
+                    states: model
+                        .filter_state
+                        .iter()
+                        .map(|state| (state.key.clone(), Test::string(&state.matcher)))
+                        .collect(),
                 })
             }),
         }
@@ -164,6 +179,14 @@ impl RouteMatcher {
             let text = format!("client certificate: {:?}", rare.certificate);
             add(text, fits(rare.certificate, request.certificate()));
         }
+        for condition in &rare.metadata {
+            let text = format!("dynamic metadata {:?}", condition.namespace);
+            add(text, has(condition, request));
+        }
+        for (key, test) in &rare.states {
+            let text = format!("filter state {key:?} {test}");
+            add(text, state_fits(key, test, request));
+        }
         if let Some(share) = &rare.share {
             let text = "request is in the route's share (drawn anew for each request)";
             add(text.to_owned(), share.takes(request.random()));
@@ -184,10 +207,25 @@ impl Rare {
             && fits(self.certificate, request.certificate())
             && self.cookies.iter().all(|cookie| cookie.matches(request))
             && self
+                .metadata
+                .iter()
+                .all(|condition| has(condition, request))
+            && (self.states.iter()).all(|(key, test)| state_fits(key, test, request))
+            && self
                 .share
                 .as_ref()
                 .is_none_or(|share| share.takes(request.random()))
     }
+}
+
+fn has(condition: &MetadataCondition, request: &impl RequestView) -> bool {
+    condition.holds(request.metadata(&condition.namespace).as_deref())
+}
+
+/// What is not there fits nothing.
+fn state_fits(key: &str, test: &Test, request: &impl RequestView) -> bool {
+    let state = request.filter_state(key);
+    state.is_some_and(|state| test.matches(state.as_bytes()))
 }
 
 /// Whether a client's certificate is one that is asked for: as [`RequestView::certificate`].

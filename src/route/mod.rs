@@ -21,6 +21,7 @@ mod table;
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use causeway_xds::extension::TypedExtension;
@@ -151,6 +152,16 @@ pub trait RequestView: Headers {
     fn certificate(&self) -> Option<bool> {
         None
     }
+    /// What filters have set in a namespace.
+    fn metadata(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
+        let _ = namespace;
+        None
+    }
+    /// What filters have set under a key.
+    fn filter_state(&self, key: &str) -> Option<Rc<str>> {
+        let _ = key;
+        None
+    }
     /// A number that is the same whenever this request is looked at.
     fn random(&self) -> u64;
 }
@@ -189,6 +200,12 @@ impl<R: RequestView> RequestView for WithoutParameters<'_, R> {
     }
     fn certificate(&self) -> Option<bool> {
         self.0.certificate()
+    }
+    fn metadata(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
+        self.0.metadata(namespace)
+    }
+    fn filter_state(&self, key: &str) -> Option<Rc<str>> {
+        self.0.filter_state(key)
     }
     fn random(&self) -> u64 {
         self.0.random()

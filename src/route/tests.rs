@@ -81,6 +81,8 @@ fn route(random: &mut fastrand::Rng) -> RouteMatch {
         fraction: (random.u8(0..5) == 0).then_some(some),
         grpc: false,
         certificate: Default::default(),
+        metadata: vec![],
+        filter_state: vec![],
     }
 }
 
@@ -187,6 +189,8 @@ fn ten_thousand_routes_are_not_asked_one_by_one() {
         fraction: None,
         grpc: false,
         certificate: Default::default(),
+        metadata: vec![],
+        filter_state: vec![],
     });
     let host = virtual_host(routes.collect());
     for (path, there) in [
@@ -220,6 +224,8 @@ fn parameters_of_a_path_are_passed_over_when_they_do_not_count() {
             fraction: None,
             grpc: false,
             certificate: Default::default(),
+            metadata: vec![],
+            filter_state: vec![],
         }]
     };
     let request = Request {

@@ -1,5 +1,8 @@
+use std::rc::Rc;
+
 use super::*;
 use causeway_xds::resource::matcher::{HeaderMatch, HeaderMatcher, StringMatcher, StringPattern};
+use causeway_xds::resource::metadata::MetadataValue;
 use http::header::{HeaderMap, HeaderValue};
 
 struct Target(&'static str, HeaderMap);
@@ -48,6 +51,8 @@ fn any() -> RouteMatch {
         fraction: None,
         grpc: false,
         certificate: CertificateMatch::default(),
+        metadata: vec![],
+        filter_state: vec![],
     }
 }
 
@@ -254,4 +259,70 @@ fn a_certificate_is_asked_for_or_its_absence() {
         [none, strange, known].map(|s| matches(None, Some(false), s)),
         [true, true, false]
     );
+}
+
+#[test]
+fn what_filters_have_set_can_be_asked_for() {
+    use causeway_xds::resource::matcher::value::{
+        FilterStateMatcher, MetadataMatcher, ValueMatcher,
+    };
+    struct Set(Option<&'static str>);
+    impl Headers for Set {
+        fn values<'h>(&'h self, _: &str) -> Values<'h> {
+            Values::One(None)
+        }
+    }
+    impl RequestView for Set {
+        fn path(&self) -> &str {
+            "/"
+        }
+        fn query(&self) -> &str {
+            ""
+        }
+        fn metadata(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
+            let text = MetadataValue::Text(self.0?.to_owned());
+            let fields = vec![("v".to_owned(), text)];
+            (namespace == "ns").then(|| Rc::new(MetadataValue::Object(fields)))
+        }
+        fn filter_state(&self, key: &str) -> Option<Rc<str>> {
+            (key == "k").then_some(self.0).flatten().map(Rc::from)
+        }
+        fn random(&self) -> u64 {
+            0
+        }
+    }
+    let two = || StringMatcher {
+        pattern: StringPattern::Exact("two".into()),
+        ignore_case: false,
+    };
+    let metadata = |invert| RouteMatch {
+        metadata: vec![MetadataMatcher {
+            namespace: "ns".into(),
+            path: vec!["v".into()],
+            value: ValueMatcher::Text(two()),
+            invert,
+        }],
+        ..any()
+    };
+    let state = RouteMatch {
+        filter_state: vec![FilterStateMatcher {
+            key: "k".into(),
+            matcher: two(),
+        }],
+        ..any()
+    };
+    for (set, plain, inverted) in [
+        (Some("two"), true, false),
+        (Some("one"), false, true),
+        (None, false, true),
+    ] {
+        let request = Set(set);
+        assert_eq!(compile(metadata(false)).matches(&request), plain, "{set:?}");
+        let matcher = compile(metadata(true));
+        assert_eq!(matcher.matches(&request), inverted, "{set:?}");
+        let matcher = compile(state.clone());
+        assert_eq!(matcher.matches(&request), plain, "{set:?}");
+        let told = matcher.conditions(&request);
+        assert_eq!(told.last().map(|c| c.holds), Some(plain));
+    }
 }

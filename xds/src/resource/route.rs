@@ -20,6 +20,7 @@ use super::format::FormatString;
 use super::fraction::RuntimeFraction;
 use super::headers::HeaderEdits;
 use super::matcher::tree::Tree;
+use super::matcher::value::{FilterStateMatcher, MetadataMatcher};
 use super::matcher::{CookieMatcher, HeaderMatcher, QueryMatcher};
 use super::metadata::Labels;
 pub use super::metadata::MetadataValue;
@@ -134,6 +135,11 @@ pub struct RouteMatch {
     pub fraction: Option<RuntimeFraction>,
     /// Only requests of gRPC, by their `content-type`.
     pub grpc: bool,
+    /// What filters must have set (`dynamic_metadata`). Nothing is set when a route is chosen first; a
+    /// filter that has the route chosen anew can lead elsewhere.
+    pub metadata: Vec<MetadataMatcher>,
+    /// The same of `filter_state`.
+    pub filter_state: Vec<FilterStateMatcher>,
     /// What the client's certificate must be (`tls_context`).
     pub certificate: CertificateMatch,
 }

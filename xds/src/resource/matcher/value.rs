@@ -69,6 +69,35 @@ impl MetadataMatcher {
     }
 }
 
+/// A filter state object that is text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterStateMatcher {
+    pub key: String,
+    pub matcher: StringMatcher,
+}
+
+impl FilterStateMatcher {
+    pub(crate) fn decode(
+        message: proto::FilterStateMatcher,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
+        use proto::filter_state_matcher::Matcher;
+        let proto::FilterStateMatcher { key, matcher } = message;
+        let matcher = match required(matcher, "matcher")? {
+            Matcher::StringMatch(matcher) => {
+                StringMatcher::decode(matcher, ctx).at("string_match")?
+            }
+            Matcher::AddressMatch(_) => {
+                return Err(Invalid::at("address_match", "not supported yet"));
+            }
+        };
+        Ok(Self {
+            key: not_empty(key, "key")?,
+            matcher,
+        })
+    }
+}
+
 impl ValueMatcher {
     pub(crate) fn decode(message: proto::ValueMatcher, ctx: &Context<'_>) -> Result<Self, Invalid> {
         Self::inside(message, ctx, 0)

@@ -21,6 +21,7 @@ use crate::resource::context::{
 };
 use crate::resource::fraction::RuntimeFraction;
 use crate::resource::headers::{EditFields, HeaderEdits};
+use crate::resource::matcher::value::{FilterStateMatcher, MetadataMatcher};
 use crate::resource::matcher::{CookieMatcher, HeaderMatcher, QueryMatcher, whole_regex};
 use crate::resource::rate_limit::RateLimit;
 
@@ -332,7 +333,6 @@ impl RouteMatch {
             filter_state,
             path_specifier,
         } = message;
-        refuse!(dynamic_metadata, filter_state);
         let grpc = grpc.map(|GrpcRouteMatchOptions {}| ()).is_some();
         Ok(Self {
             path: PathMatch::decode(required(path_specifier, "path_specifier")?, ctx)?,
@@ -351,6 +351,12 @@ impl RouteMatch {
                 .transpose()
                 .at("runtime_fraction")?,
             grpc,
+            metadata: each("dynamic_metadata", dynamic_metadata, |matcher| {
+                MetadataMatcher::decode(matcher, ctx)
+            })?,
+            filter_state: each("filter_state", filter_state, |matcher| {
+                FilterStateMatcher::decode(matcher, ctx)
+            })?,
             certificate: tls_context.map_or_else(CertificateMatch::default, |tls| {
                 let TlsContextMatchOptions {
                     presented,
