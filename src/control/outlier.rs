@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
 use crate::cluster::outlier::{Detector, Report};
@@ -49,7 +49,7 @@ impl Outliers {
                     }
                     let counts = stats.outlier_detection(cluster.model.stat_name());
                     let detector = Detector::new(detection, counts);
-                    let due = now + detector.interval();
+                    let due = now + detector.interval().max(Duration::from_millis(1));
                     self.due.insert((due, Arc::clone(name)));
                     let watched = Watched {
                         cluster,
@@ -110,7 +110,8 @@ impl Outliers {
                 watched.cluster.gauge_members();
                 changed.push(Arc::clone(&name));
             }
-            watched.due = now + watched.detector.interval();
+            // Overridden by zero, it would be due for ever.
+            watched.due = now + watched.detector.interval().max(Duration::from_millis(1));
             self.due.insert((watched.due, name));
         }
         changed

@@ -174,7 +174,11 @@ impl Body for Whole {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.data.len() as u64)
+        match self.trailers {
+            // A body that is followed by something is not sent by its length.
+            Some(_) => SizeHint::default(),
+            None => SizeHint::with_exact(self.data.len() as u64),
+        }
     }
 }
 

@@ -113,7 +113,7 @@ where
         .map_err(|e| CallError::Unreachable(e.to_string()))?;
     let answer = async {
         let (head, mut body) = calls.call(cluster, request, limit).await?.into_parts();
-        status_of(&head.headers)?;
+        let mut said = status_of(&head.headers)?;
         if head.status != StatusCode::OK {
             let message = format!("HTTP status {}", head.status.as_u16());
             return Err(CallError::Status { code: 2, message });
@@ -124,7 +124,7 @@ where
                 Ok(Ok(piece)) => data.extend_from_slice(&piece),
                 Ok(Err(frame)) => {
                     if let Some(trailers) = frame.trailers_ref() {
-                        status_of(trailers)?;
+                        said |= status_of(trailers)?;
                     }
                 }
                 Err(error) => return Err(CallError::Broken(error.to_string())),
@@ -133,7 +133,11 @@ where
                 return Err(CallError::TooLarge(MAX_MESSAGE));
             }
         }
-        unframed(&data)
+        // A message that came so far may be a part of the truth.
+        match said {
+            true => unframed(&data),
+            false => Err(CallError::Broken("no grpc-status".to_owned())),
+        }
     };
     tokio::time::timeout(limit, answer)
         .await
@@ -170,15 +174,22 @@ fn unframed<A: causeway_xds::proto::Message + Default>(data: &[u8]) -> Result<A,
     A::decode(message).map_err(|e| CallError::Broken(e.to_string()))
 }
 
+/// Whether there is a status.
+///
 /// # Errors
 /// A status other than OK.
-fn status_of(headers: &http::HeaderMap) -> Result<(), CallError> {
-    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
-    match text("grpc-status") {
-        None | Some("0") => Ok(()),
+fn status_of(headers: &http::HeaderMap) -> Result<bool, CallError> {
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .map(|v| String::from_utf8_lossy(v.as_bytes()))
+    };
+    match text("grpc-status").as_deref() {
+        None => Ok(false),
+        Some("0") => Ok(true),
         Some(code) => Err(CallError::Status {
             code: code.parse().unwrap_or(2),
-            message: text("grpc-message").unwrap_or_default().to_owned(),
+            message: text("grpc-message").unwrap_or_default().into_owned(),
         }),
     }
 }

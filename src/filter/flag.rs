@@ -32,7 +32,7 @@ impl Flag {
     }
 
     pub fn is_on(&self) -> bool {
-        let told = self.key.as_ref().and_then(Key::flag);
+        let told = self.key.as_ref().and_then(Key::switch);
         told.unwrap_or(self.default)
     }
 }

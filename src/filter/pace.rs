@@ -15,8 +15,11 @@ const SLICE: Duration = Duration::from_millis(50);
 
 /// A rate in bytes per second, for one body or for all that share it.
 pub trait Rate {
-    /// When `bytes` more may go on. Once asked, they count as gone.
-    fn take(&self, bytes: usize) -> Instant;
+    /// Takes so many bytes.
+    ///
+    /// # Errors
+    /// It is not time yet; when to ask again.
+    fn take(&self, bytes: usize) -> Result<(), Instant>;
     fn bytes_per_second(&self) -> u64;
 }
 
@@ -37,16 +40,30 @@ impl Alone {
 }
 
 impl Rate for Alone {
-    fn take(&self, bytes: usize) -> Instant {
-        let now = Instant::now();
-        let at = self.next.get().map_or(now, |next| next.max(now));
-        self.next
-            .set(Some(at + time_of(bytes, self.bytes_per_second)));
-        at
+    fn take(&self, bytes: usize) -> Result<(), Instant> {
+        let mut next = self.next.get();
+        let taken = take(&mut next, bytes, self.bytes_per_second);
+        self.next.set(next);
+        taken
     }
 
     fn bytes_per_second(&self) -> u64 {
         self.bytes_per_second
+    }
+}
+
+/// Takes bytes of a rate whose next byte may go at `next`. Nothing is reserved: whoever leaves while it
+/// waits has taken nothing from the others.
+pub fn take(next: &mut Option<Instant>, bytes: usize, rate: u64) -> Result<(), Instant> {
+    let now = Instant::now();
+    match *next {
+        Some(at) if at > now => Err(at),
+        before => {
+            // A moment's delay of the timer is not lost.
+            let from = before.map_or(now, |at| at.max(now - SLICE));
+            *next = Some(from + time_of(bytes, rate));
+            Ok(())
+        }
     }
 }
 
@@ -89,13 +106,16 @@ impl<R: Rate> Transform for Paced<R> {
         let Some(data) = next.data_ref() else {
             return Poll::Ready(());
         };
-        let rate = &self.rate;
-        let waiting = self
-            .waiting
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(rate.take(data.len()))));
-        ready!(waiting.as_mut().poll(cx));
-        self.waiting = None;
-        Poll::Ready(())
+        loop {
+            if let Some(waiting) = &mut self.waiting {
+                ready!(waiting.as_mut().poll(cx));
+                self.waiting = None;
+            }
+            match self.rate.take(data.len()) {
+                Ok(()) => return Poll::Ready(()),
+                Err(at) => self.waiting = Some(Box::pin(tokio::time::sleep_until(at))),
+            }
+        }
     }
 }
 

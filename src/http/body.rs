@@ -83,6 +83,15 @@ impl Body {
         matches!(self, Self::Full(..))
     }
 
+    /// Without the bytes that are ours: an answer to HEAD has none.
+    pub fn bare(self) -> Self {
+        match self {
+            Self::Full(_, exchange) => Self::full(Bytes::new(), exchange),
+            Self::Transformed(body) => body.inner.bare(),
+            other => other,
+        }
+    }
+
     pub fn transformed(self, transform: Box<dyn Transform>) -> Self {
         Self::Transformed(Box::new(Transformed::new(self, transform)))
     }

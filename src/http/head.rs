@@ -85,6 +85,10 @@ pub fn sanitise(
             names,
         });
     }
+    if let Some(upgrade) = &upgrade {
+        // Routes, rules and services that are asked have to see what a request wants to become.
+        say_upgrade(&mut parts.headers, upgrade.protocol.clone());
+    }
     let redirect = normal_path(parts, manager)?;
     Ok(Facts {
         upgrade,
@@ -364,6 +368,18 @@ fn hop_by_hop(parts: &mut Parts, names: Names) -> Result<Option<UpgradeRequest>,
         connect: false,
         extended: false,
     }))
+}
+
+/// The fields of an upgrade (RFC 9110 section 7.8), as they go on.
+pub fn say_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, protocol);
+}
+
+/// Of a request that gets no upgrade.
+pub fn unsay_upgrade(headers: &mut HeaderMap) {
+    headers.remove(CONNECTION);
+    headers.remove(UPGRADE);
 }
 
 /// HTTP/2 may split cookies over several fields; HTTP/1.1 may not (RFC 9113 section 8.2.3).

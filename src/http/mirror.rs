@@ -8,6 +8,7 @@ use http::request::Parts;
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
+use super::head::unsay_upgrade;
 use super::replay::Replay;
 use super::request::prepare;
 use crate::cluster::outlier::Outcome;
@@ -80,6 +81,8 @@ fn address(head: &mut Parts, mirror: &Mirror) {
     }
     head.headers
         .insert(INTERNAL, HeaderValue::from_static("true"));
+    // A copy becomes no tunnel.
+    unsay_upgrade(&mut head.headers);
 }
 
 struct Copy {

@@ -3,7 +3,10 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION,
+    TRANSFER_ENCODING,
+};
 use http::request::Parts;
 use http::{Response, StatusCode};
 
@@ -69,7 +72,11 @@ pub fn local(reply: LocalReply, manner: Manner, exchange: Box<Exchange>) -> Resp
     if let Some(flag) = reply.flag {
         exchange.flag(flag);
     }
-    let mut response = direct(reply.status, reply.body, reply.headers, manner, exchange);
+    let mut headers = reply.headers;
+    // How long the body is, it says itself.
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(TRANSFER_ENCODING);
+    let mut response = direct(reply.status, reply.body, headers, manner, exchange);
     if let Some(status) = reply.grpc_status.filter(|_| manner.grpc) {
         let headers = response.headers_mut();
         headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(status)));

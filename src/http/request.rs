@@ -1,15 +1,13 @@
 //! The head of a request on its way up.
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE, VIA,
-};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, VIA};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Uri, Version};
 
 use super::exchange::Exchange;
 use super::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PREFIX};
-use super::head::UpgradeRequest;
+use super::head::{UpgradeRequest, say_upgrade};
 use super::observed::Observed;
 use crate::formatter::Facts;
 use crate::route::action::Forward;
@@ -192,8 +190,6 @@ pub fn prepare(
         }
     }
     if let Some(upgrade) = upgrade.filter(|upgrade| !upgrade.connect) {
-        head.headers
-            .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        head.headers.insert(UPGRADE, upgrade.protocol.clone());
+        say_upgrade(&mut head.headers, upgrade.protocol.clone());
     }
 }

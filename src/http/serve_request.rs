@@ -19,7 +19,7 @@ use super::client_cert;
 use super::connection_manager::Connection;
 use super::exchange::Exchange;
 use super::forwarded::{self, X_FORWARDED_PROTO, X_REQUEST_ID};
-use super::head::{self, UpgradeRequest};
+use super::head::{self, UpgradeRequest, unsay_upgrade};
 use super::mirror::Copies;
 use super::names::Names;
 use super::reply::{self, Manner};
@@ -33,7 +33,7 @@ use crate::error::{Failure, ResponseFlag};
 use crate::filter::{Answer, Around, Chain, Flow, LocalReply, Stream, Target, Then};
 use crate::route::redirect::Redirect;
 use crate::route::{Action, Chosen, PerRoute, RouteTable, host_key};
-use crate::snapshot::{RouteRef, Snapshot};
+use crate::snapshot::{HttpManagerSpec, RouteRef, Snapshot};
 use crate::upstream::body::ClientBody;
 
 /// Where a request goes.
@@ -77,6 +77,7 @@ pub async fn handle(
         close: !body.is_end_stream() || parts.method == Method::CONNECT || connection.is_ending(),
         http2: parts.version == Version::HTTP_2,
     };
+    let is_head = parts.method == Method::HEAD;
     let filters = &connection.manager.filters;
     let begun = begin(&connection, parts, &mut exchange);
     if let Some(asked) = &mut exchange.asked {
@@ -171,6 +172,15 @@ pub async fn handle(
     if routed.is_some() && !filters.is_empty() {
         let route = chosen.map_or(PerRoute::NONE, Chosen::filters);
         response = through_filters(response, filters, route, target.as_deref());
+    }
+    // Over HTTP/1 the codec sees to it.
+    let bare = is_head
+        || matches!(
+            response.status(),
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
+    if manner.http2 && bare {
+        response = response.map(Body::bare);
     }
     if let Some(id) = told_id {
         response.headers_mut().insert(X_REQUEST_ID, id);
@@ -357,30 +367,25 @@ fn begin(
         asks: names.internal,
         client,
     };
-    routed.choose(exchange, parts);
-    let Some(chosen) = &routed.chosen else {
-        // Filters come first.
-        return Ok(Begun::Routed(routed));
-    };
-    exchange.routed(chosen);
-    let upgrade = facts
-        .upgrade
+    if let Some(asked) = facts.upgrade {
         // A preflight passes where nothing else does, so it must not become a tunnel. Ignoring what
         // it asks for is always allowed (RFC 9110 section 7.8).
-        .filter(|_| parts.method != Method::OPTIONS)
-        .filter(|u| !u.protocol.as_bytes().eq_ignore_ascii_case(b"h2c"));
-    if let (Some(asked), Action::Forward(forward)) = (&upgrade, &chosen.route.action)
-        && !upgrade_allowed(asked, &forward.upgrades, &manager.model.upgrades)
-    {
-        manager.stats.downstream_rq_ws_on_non_ws_route.inc();
-        return Err(Failure::local(
-            StatusCode::FORBIDDEN,
-            ResponseFlag::NoRoute,
-            "upgrade_failed",
-        )
-        .closing());
+        let ignored = parts.method == Method::OPTIONS
+            || asked.protocol.as_bytes().eq_ignore_ascii_case(b"h2c");
+        if ignored {
+            unsay_upgrade(&mut parts.headers);
+        } else {
+            routed.upgrade = Some(asked);
+        }
     }
-    routed.upgrade = upgrade;
+    routed.choose(exchange, parts);
+    // Without a route, filters come first all the same.
+    if let Some(chosen) = &routed.chosen {
+        exchange.routed(chosen);
+        if let Action::Forward(forward) = &chosen.route.action {
+            routed.check_upgrade(&forward.upgrades, manager)?;
+        }
+    }
     Ok(Begun::Routed(routed))
 }
 
@@ -411,10 +416,14 @@ fn act(
         ));
     };
     match &chosen.route.action {
-        Action::Forward(_) => Ok(Decided::Forward {
-            to: std::mem::take(&mut routed.to),
-            upgrade: routed.upgrade.take(),
-        }),
+        Action::Forward(forward) => {
+            // A filter may have led the request to another route.
+            routed.check_upgrade(&forward.upgrades, manager)?;
+            Ok(Decided::Forward {
+                to: std::mem::take(&mut routed.to),
+                upgrade: routed.upgrade.take(),
+            })
+        }
         Action::Direct {
             status,
             body,
@@ -442,6 +451,20 @@ fn act(
 }
 
 impl Routed {
+    /// # Errors
+    /// The request wants to become what this route does not allow.
+    fn check_upgrade(&self, route: &[Upgrade], manager: &HttpManagerSpec) -> Result<(), Failure> {
+        let Some(asked) = &self.upgrade else {
+            return Ok(());
+        };
+        if upgrade_allowed(asked, route, &manager.model.upgrades) {
+            return Ok(());
+        }
+        manager.stats.downstream_rq_ws_on_non_ws_route.inc();
+        let (status, flag) = (StatusCode::FORBIDDEN, ResponseFlag::NoRoute);
+        Err(Failure::local(status, flag, "upgrade_failed").closing())
+    }
+
     /// The one look at the snapshot: afterwards the request holds only what it needs of it.
     fn choose(&mut self, exchange: &Exchange, parts: &Parts) {
         let connection = &*exchange.connection;

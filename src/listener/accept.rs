@@ -114,7 +114,8 @@ async fn connection(
         // From here on it is a connection of that listener, with filters of its own.
         (spec, drain) = (other, its_drain);
         guard = Box::new(Guard::new(&spec.stats));
-        findings = Findings::new(findings.peer, Some(destination));
+        // Who has connected, and what was seen of it, stays.
+        findings.local = Some(destination);
         let filters = !spec.model.listener_filters.is_empty();
         if filters && !look(&mut io, &mut findings, &spec, &drain).await {
             return;

@@ -132,11 +132,13 @@ impl Findings {
 fn original_destination(io: &Io) -> Option<SocketAddr> {
     let tcp = io.tcp()?;
     let socket = socket2::SockRef::from(tcp);
-    let found = match tcp.local_addr().ok()? {
+    let local = tcp.local_addr().ok()?;
+    let found = match local {
         SocketAddr::V4(_) => socket.original_dst_v4(),
         SocketAddr::V6(_) => socket.original_dst_v6(),
     };
-    found.ok()?.as_socket()
+    // A connection that is tracked has one, redirected or not: whoever follows it would come back here.
+    found.ok()?.as_socket().filter(|found| *found != local)
 }
 
 /// The protocol of the first request, if it is HTTP.

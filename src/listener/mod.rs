@@ -216,6 +216,12 @@ impl Listeners {
                 .send(Command::Listen(Arc::clone(spec), Some(socket.try_clone()?)))
                 .ok();
         }
+        if !matches!(spec.bind, BindAddress::Unbound(_)) {
+            // A Unix socket is one thread's; the others may still serve what was at this name before.
+            for thread in self.threads.iter().skip(sockets.len()) {
+                thread.send(Command::Stop(Arc::clone(&spec.name))).ok();
+            }
+        }
         let bound = Bound {
             spec: Arc::clone(spec),
             sockets,

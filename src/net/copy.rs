@@ -14,6 +14,8 @@ use crate::runtime::timer::Deadline;
 
 /// What one read may bring. One buffer per thread serves every tunnel: an idle tunnel holds none.
 const SCRATCH: usize = 256 * 1024;
+/// As [`SCRATCH`], for the other side of a stream of HTTP/2.
+const STREAM_PIECE: usize = 16 * 1024;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -144,7 +146,12 @@ fn transfer(
         }
         let read = BUFFER.with_borrow_mut(|buffer| {
             buffer.resize(SCRATCH, 0);
-            let mut space = ReadBuf::new(buffer);
+            // A stream of HTTP/2 takes whatever it is given, and keeps it until the peer lets it go.
+            let most = match to.io {
+                Io::Stream(_) => STREAM_PIECE,
+                _ => SCRATCH,
+            };
+            let mut space = ReadBuf::new(&mut buffer[..most]);
             ready!(Pin::new(&mut from.io).poll_read(cx, &mut space)).map_err(at_source)?;
             let mut filled: &[u8] = space.filled();
             let count = filled.len();

@@ -171,6 +171,12 @@ impl Key {
         (packed & SET != 0 && packed & FLAG != 0).then_some(packed & 1 != 0)
     }
 
+    /// True or false, or a number, of which zero is false: what turns a feature on or off.
+    pub fn switch(&self) -> Option<bool> {
+        self.flag()
+            .or_else(|| self.number().map(|number| number != 0))
+    }
+
     /// The share, if the value is one; a number counts as per cent.
     pub fn fraction(&self) -> Option<Fraction> {
         let packed = self.0.load(Relaxed);

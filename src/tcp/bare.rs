@@ -33,7 +33,7 @@ pub async fn echo(mut io: Io, drain: &Drain) {
             break;
         }
     }
-    io.shutdown().await.ok();
+    tokio::time::timeout(TAKE, io.shutdown()).await.ok();
 }
 
 /// Sends a response and closes.

@@ -158,7 +158,7 @@ impl Detector {
             return false;
         };
         let Some(since) = ejection.since else {
-            ejection.factor -= 1;
+            ejection.factor = ejection.factor.saturating_sub(1);
             if ejection.factor == 0 {
                 self.ejections.remove(&endpoint.uid);
             }

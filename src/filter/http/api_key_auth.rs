@@ -83,6 +83,10 @@ impl Config {
             let proto::Credential { key, client } = credential;
             let read = || Ok((not_empty(key, "key")?, not_empty(client, "client")?));
             let (key, client) = read().map_err(|e: Invalid| e.within(&place))?;
+            // It goes on in a field, and whoever calls must not be able to put another there.
+            if HeaderValue::from_str(&client).is_err() {
+                return Err(Invalid::new(place.field("client"), "is no header value"));
+            }
             if clients.insert(key.into_bytes(), client).is_some() {
                 // Which one is not told: it is a secret.
                 return Err(Invalid::new(place.field("key"), "is there already"));

@@ -12,7 +12,7 @@ use causeway_xds::resource::parts::{self, At, enumeration, not_empty};
 use http::header::CONTENT_LENGTH;
 use tokio::time::Instant;
 
-use super::super::pace::{Paced, Rate, time_of};
+use super::super::pace::{self, Paced, Rate};
 use super::super::registry::{Context, decode};
 use super::super::{Answer, Factory, Flow, HttpFilter, Stream};
 use crate::route::RouteConfig;
@@ -56,12 +56,9 @@ impl Shared {
 }
 
 impl Rate for Shared {
-    fn take(&self, bytes: usize) -> Instant {
+    fn take(&self, bytes: usize) -> Result<(), Instant> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let at = next.map_or(now, |next| next.max(now));
-        *next = Some(at + time_of(bytes, self.bytes_per_second));
-        at
+        pace::take(&mut next, bytes, self.bytes_per_second)
     }
 
     fn bytes_per_second(&self) -> u64 {
@@ -123,7 +120,7 @@ impl BandwidthLimit {
     }
 
     fn is_enabled(&self) -> bool {
-        let told = |(default, key): &(bool, Key)| key.number().map_or(*default, |n| n != 0);
+        let told = |(default, key): &(bool, Key)| key.switch().unwrap_or(*default);
         self.enabled.as_ref().is_none_or(told)
     }
 }
@@ -191,9 +188,11 @@ mod tests {
         assert!(limit.request.is_none());
         let (one, other) = (limit.response.clone().unwrap(), limit.response.unwrap());
         let now = Instant::now();
-        assert_eq!(one.take(1024), now);
-        assert_eq!((other.take(512) - now).as_millis(), 1000);
-        assert_eq!((one.take(1) - now).as_millis(), 1500);
+        assert_eq!(one.take(1024), Ok(()));
+        let later = other.take(512).unwrap_err();
+        assert_eq!((later - now).as_millis(), 1000);
+        // Whoever only asks takes nothing.
+        assert_eq!(one.take(1).unwrap_err(), later);
     }
 
     #[test]

@@ -53,7 +53,7 @@ fn build(config: &TypedExtension, context: &Context) -> Result<Arc<dyn NetworkFi
 
 impl NetworkFilter for LocalRateLimit {
     fn accept(&self, _: &Connection<'_>) -> Verdict {
-        let told = |(default, key): &(bool, Key)| key.number().map_or(*default, |n| n != 0);
+        let told = |(default, key): &(bool, Key)| key.switch().unwrap_or(*default);
         if !self.enabled.as_ref().is_none_or(told) || self.bucket.take(Instant::now()) {
             return Verdict::Pass;
         }

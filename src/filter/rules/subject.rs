@@ -7,9 +7,10 @@ use std::rc::Rc;
 use causeway_xds::resource::metadata::MetadataValue;
 use http::request::Parts;
 
-use crate::matching::headers::{Headers, Values, joined, query_value, request_values};
+use crate::matching::headers::{Headers, Values, joined, request_values};
 use crate::matching::tree::{Input, Inputs};
 use crate::tls::{Names, Session};
+use crate::util::percent_decoded;
 
 /// Values by namespace that others have left.
 pub trait Metadata {
@@ -85,8 +86,14 @@ impl Inputs for Subject<'_> {
         let address = |ip: Option<IpAddr>| text(ip.map(|ip| ip.to_canonical().to_string()));
         match input {
             Input::RequestHeader(name) => joined(self.values(name)),
+            // Decoded, as Envoy does it here and not for routes: a value could hide behind `%61`.
             Input::QueryParameter(name) => {
-                query_value(self.request?.uri.query()?, name).map(Cow::Borrowed)
+                let mut pairs = self.request?.uri.query()?.split('&');
+                pairs.find_map(|pair| {
+                    let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+                    (percent_decoded(key.as_bytes()) == name.as_bytes())
+                        .then(|| Cow::Owned(percent_decoded(value.as_bytes())))
+                })
             }
             Input::SourceIp => address(self.client.or(self.peer)),
             Input::SourcePort => text(self.peer_port.map(|port| port.to_string())),

@@ -361,3 +361,60 @@ async fn bodies_pass_a_limited_bandwidth_whole() {
     assert_eq!(reply.status, 200);
     assert!(reply.text().contains(&text));
 }
+
+#[tokio::test]
+async fn an_upgrade_and_a_query_cannot_hide_from_the_rules() {
+    let origin = Origin::fixed("in").await;
+    let header = json!({"header": {"name": "upgrade", "string_match": {"exact": "websocket"}}});
+    let policy = json!({"permissions": [header], "principals": [{"any": true}]});
+    let no_tunnels = json!({"rules": {"action": "DENY", "policies": {"no tunnels": policy}}});
+    let action = |action: &str| {
+        let config = json!({"@type": "type.googleapis.com/envoy.config.rbac.v3.Action",
+            "name": action, "action": action});
+        json!({"action": {"name": "action", "typed_config": config}})
+    };
+    let input = json!({"name": "q", "typed_config": {
+        "@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestQueryParamMatchInput",
+        "query_param": "role"}});
+    let no_admins = json!({"matcher": {
+        "matcher_list": {"matchers": [{
+            "predicate": {"single_predicate": {"input": input, "value_match": {"exact": "admin"}}},
+            "on_match": action("DENY"),
+        }]},
+        "on_no_match": action("ALLOW"),
+    }});
+    let filters = [
+        filter("tunnels", "rbac.v3.RBAC", &no_tunnels),
+        filter("admins", "rbac.v3.RBAC", &no_admins),
+    ];
+    let route = json!({"match": {"prefix": "/"}, "route": {"cluster": "a",
+        "upgrade_configs": [{"upgrade_type": "websocket"}]}});
+    let app = TestApp::bootstrap(&front(&filters, &[route], &origin)).await;
+    let web = app.listener("web");
+    for (path, status) in [
+        ("/", 200),
+        ("/?role=guest", 200),
+        ("/?role=admin", 403),
+        ("/?role=%61dmin", 403),
+        ("/?x=1&ro%6ce=admin", 403),
+    ] {
+        assert_eq!(ask(web, "GET", path, &[]).await.status, status, "{path}");
+    }
+    let asking = [("connection", "upgrade"), ("upgrade", "websocket")];
+    assert_eq!(ask(web, "GET", "/", &asking).await.status, 403);
+}
+
+#[tokio::test]
+async fn a_refusal_of_head_has_no_body_over_http2() {
+    let origin = Origin::fixed("in").await;
+    let filters = [filter(
+        "r",
+        "rbac.v3.RBAC",
+        &deny_admins(&json!({"exact": "admin"})),
+    )];
+    let app = TestApp::bootstrap(&front(&filters, &[to_app()], &origin)).await;
+    let client = Http2::connect(app.listener("web")).await;
+    let head = http::Request::head("http://app.test/").header("x-role", "admin");
+    let reply = client.send(head.body(empty()).unwrap()).await;
+    assert_eq!((reply.status.as_u16(), reply.text()), (403, String::new()));
+}

@@ -276,7 +276,7 @@ fn edit(option: HeaderValueOption, side: Side) -> Option<Edit> {
         ":path" if side == Side::Request => Target::Path,
         ":method" if side == Side::Request => Target::Method,
         ":authority" | "host" if side == Side::Request => Target::Field(HOST),
-        name => Target::Field(name.parse().ok()?),
+        name => Target::Field(name.parse().ok().filter(|name| !is_framing(name))?),
     };
     Some(Edit {
         target,

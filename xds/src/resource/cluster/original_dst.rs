@@ -41,7 +41,11 @@ impl OriginalDst {
                 return Err(Invalid::at(field, "the cluster is of type ORIGINAL_DST"));
             }
         }
-        let cleanup = duration(fields.cleanup_interval, "cleanup_interval")?;
+        const CLEANUP_INTERVAL: &str = "cleanup_interval";
+        let cleanup = duration(fields.cleanup_interval, CLEANUP_INTERVAL)?;
+        if cleanup.is_some_and(|interval| interval.is_zero()) {
+            return Err(Invalid::at(CLEANUP_INTERVAL, "must be greater than zero"));
+        }
         let (header, port) =
             Self::config(fields.config.unwrap_or_default()).at("original_dst_lb_config")?;
         Ok(Discovery::OriginalDst(Self {
