@@ -285,12 +285,16 @@ fn host(parts: &mut Parts, manager: &HttpManager, local_port: Option<u16>) -> Re
             StripPort::Any => true,
             StripPort::Matching => Some(port) == local_port,
         };
-        if strip {
+        // What has several ports has none that could be meant.
+        if strip && (name.starts_with('[') || !name.contains(':')) {
             kept = name;
         }
     }
-    if rules.strip_trailing_dot {
-        kept = kept.strip_suffix('.').unwrap_or(kept);
+    if rules.strip_trailing_dot
+        && let Some(name) = kept.strip_suffix('.')
+        && !name.ends_with('.')
+    {
+        kept = name;
     }
     if kept.len() != text.len()
         && let Ok(kept) = HeaderValue::from_str(kept)

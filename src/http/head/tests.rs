@@ -41,10 +41,12 @@ fn manager(more: &Value) -> HttpManager {
     manager.as_ref().clone()
 }
 
-const FIELDS: [(&str, &str); 24] = [
+const FIELDS: [(&str, &str); 26] = [
     ("host", "a.test"),
     ("host", "A.test.:80"),
     ("host", "u@x"),
+    ("host", "t:80:80"),
+    ("host", "t.."),
     ("connection", "close, x-a"),
     ("connection", "upgrade"),
     ("connection", "keep-alive, te"),
