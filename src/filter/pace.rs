@@ -54,6 +54,9 @@ impl Rate for Alone {
 
 /// Takes bytes of a rate whose next byte may go at `next`. Nothing is reserved: whoever leaves while it
 /// waits has taken nothing from the others.
+///
+/// # Errors
+/// It is not time yet; when to ask again.
 pub fn take(next: &mut Option<Instant>, bytes: usize, rate: u64) -> Result<(), Instant> {
     let now = Instant::now();
     match *next {
@@ -67,7 +70,7 @@ pub fn take(next: &mut Option<Instant>, bytes: usize, rate: u64) -> Result<(), I
     }
 }
 
-pub fn time_of(bytes: usize, bytes_per_second: u64) -> Duration {
+fn time_of(bytes: usize, bytes_per_second: u64) -> Duration {
     let nanos = bytes as u128 * 1_000_000_000 / u128::from(bytes_per_second.max(1));
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
