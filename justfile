@@ -33,9 +33,9 @@ golden:
 deny:
     cargo deny --offline check licenses bans sources
 
-# User instructions per request against the budget.
-instructions: build
-    tests/conformance/instructions.sh target/release/causeway
+# What a request, a message and a round trip cost, against the budgets.
+cost: build
+    tests/conformance/cost.py target/release/causeway
 
 # The demo, started and tried as a newcomer would.
 try-demo: build

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use causeway_xds::resource::http_manager::Timeouts;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -38,6 +39,8 @@ pub struct Counted {
     activity: Arc<Activity>,
     /// What the parser answered by itself, which is not sent: see [`Counted::withhold`].
     held: Vec<u8>,
+    /// Taken from the socket before, and read first.
+    early: Bytes,
 }
 
 impl Activity {
@@ -47,6 +50,12 @@ impl Activity {
             heads: Some(Mutex::new(Heads::new(head))),
             ..Self::default()
         }
+    }
+
+    /// Nothing of a request or a response is on its way, as far as the socket knows.
+    pub fn is_quiet(&self) -> bool {
+        let busy = [&self.reading, &self.active, &self.blocked];
+        busy.iter().all(|flag| !flag.load(Relaxed))
     }
 
     fn note_read(&self, bytes: &[u8]) {
@@ -75,10 +84,22 @@ impl Activity {
 
 impl Counted {
     pub fn new(io: Io, activity: Arc<Activity>) -> Self {
+        Self::resumed(io, Bytes::new(), activity)
+    }
+
+    /// Begins anew on a connection, from which `early` was read and not used.
+    pub fn resumed(io: Io, early: Bytes, activity: Arc<Activity>) -> Self {
+        if let Some(heads) = &activity.heads {
+            heads
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .forget();
+        }
         Self {
             io,
             activity,
             held: Vec::new(),
+            early,
         }
     }
 
@@ -123,7 +144,13 @@ impl AsyncRead for Counted {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let result = Pin::new(&mut self.io).poll_read(cx, buf);
+        let result = if self.early.is_empty() {
+            Pin::new(&mut self.io).poll_read(cx, buf)
+        } else {
+            let count = self.early.len().min(buf.remaining());
+            buf.put_slice(&self.early.split_to(count));
+            Poll::Ready(Ok(()))
+        };
         if buf.filled().len() > before {
             self.activity.note_read(&buf.filled()[before..]);
         }
@@ -199,12 +226,13 @@ pub struct Clock {
 }
 
 impl Clock {
-    pub fn new(timeouts: &Timeouts, head: Duration) -> Self {
+    /// `since`: from when on the connection is idle, unless it gets to do something.
+    pub fn new(timeouts: &Timeouts, head: Duration, since: Instant) -> Self {
         let (idle, stall) = (timeouts.idle, timeouts.stream_idle);
-        let period = [idle, head, stall]
-            .into_iter()
-            .filter(|d| !d.is_zero())
-            .min();
+        let left = idle.saturating_sub(since.elapsed());
+        let idle_left = (!idle.is_zero()).then(|| left.max(Duration::from_millis(1)));
+        let others = [head, stall].into_iter().filter(|d| !d.is_zero());
+        let period = others.chain(idle_left).min();
         let deadline = period.map_or_else(Deadline::never, Deadline::after);
         let at = Instant::now() + period.unwrap_or(NEVER);
         Self {

@@ -9,17 +9,16 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use causeway_xds::resource::headers::HeaderCase;
 use causeway_xds::resource::http_manager::{Codec, HttpManager};
 use http::header::HeaderValue;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::clock::{Activity, Clock, Counted, Tick};
+use super::coalesce::Coalesced;
 use super::forwarded::Peer;
-use super::{serve_request, unparsed};
+use super::{http1, serve_request};
 use crate::net::Io;
 use crate::net::http2::Windows;
 use crate::runtime::drain::Drain;
@@ -120,6 +119,15 @@ impl Connection {
 
     pub fn activity(&self) -> &Activity {
         &self.activity
+    }
+
+    pub fn shared_activity(&self) -> Arc<Activity> {
+        Arc::clone(&self.activity)
+    }
+
+    /// The connection had no request for too long: the next one is its last.
+    pub fn expire(&self) {
+        self.expired.set(true);
     }
 
     /// Whether the connection is to end once what runs now has ended.
@@ -224,7 +232,7 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
         serve_http2(io, connection).await;
     } else {
         stats.downstream_cx_http1_total.inc();
-        serve_http1(io, connection).await;
+        http1::serve(io, connection).await;
     }
 }
 
@@ -262,183 +270,26 @@ async fn begins_http2(io: &Io) -> bool {
     false
 }
 
-async fn serve_http1(io: Io, connection: Rc<Connection>) {
-    let model = &connection.manager.model;
-    let activity = Arc::clone(&connection.activity);
-    let counted = Counted::new(io, activity);
-    let mut builder = http1::Builder::new();
-    builder
-        .max_header_size(model.max_request_headers_kb as usize * 1024)
-        .title_case_headers(model.http1.header_case == HeaderCase::Proper)
-        .preserve_header_case(model.http1.header_case == HeaderCase::Preserve)
-        .header_read_timeout(None);
-    if model.max_headers_count != 100 {
-        // hyper's own default; stating it would cost an allocation per request.
-        builder.max_headers(model.max_headers_count as usize);
-    }
-    let service = {
-        let connection = Rc::clone(&connection);
-        service_fn(move |request| serve_request::handle(Rc::clone(&connection), request))
-    };
-    let mut http = builder
-        .serve_connection(TokioIo::new(counted), service)
-        .with_upgrades();
-    let mut clock = Clock::new(&model.timeouts, model.timeouts.request_headers);
-    let mut drained = std::pin::pin!(connection.drain.begun());
-    let mut draining = false;
-    let mut lifetime = lifetime(model);
-    let mut expiry: Option<Deadline> = None;
-    let ended = std::future::poll_fn(|cx| {
-        loop {
-            if let Poll::Ready(result) = Pin::new(&mut http).poll(cx) {
-                return Poll::Ready(Ok(result));
-            }
-            if !draining && drained.as_mut().poll(cx).is_ready() {
-                draining = true;
-                connection.manager.stats.downstream_cx_drain_close.inc();
-                Pin::new(&mut http).graceful_shutdown();
-                continue;
-            }
-            if !draining && lifetime.as_mut().is_some_and(|l| l.poll_unpin(cx)) {
-                draining = true;
-                Pin::new(&mut http).graceful_shutdown();
-                continue;
-            }
-            if let Some(end) = &mut expiry
-                && !connection.is_busy()
-                && Pin::new(end).poll(cx).is_ready()
-            {
-                return Poll::Ready(Err(Tick::IdleTimeout));
-            }
-            return match clock.poll(cx, &connection) {
-                Tick::Nothing => Poll::Pending,
-                Tick::Streams => continue,
-                Tick::IdleTimeout => {
-                    // A request that is on its way already is still served.
-                    connection.manager.stats.downstream_cx_idle_timeout.inc();
-                    connection.expired.set(true);
-                    clock.stop_idle();
-                    let limits = &model.timeouts;
-                    expiry = Some(Deadline::after(limits.drain + limits.delayed_close));
-                    continue;
-                }
-                tick => Poll::Ready(Err(tick)),
-            };
-        }
-    })
-    .await;
-    let stats = &connection.manager.stats;
-    let mut held = Vec::new();
-    let mut leftover = http.into_parts().map(|parts| {
-        let (io, withheld) = parts.io.into_inner().into_parts();
-        held = withheld;
-        io
-    });
-    match ended {
-        Ok(Ok(())) => {
-            if let Some(io) = leftover.as_mut().filter(|_| !held.is_empty()) {
-                // It was an answer like any other after all.
-                io.write_all(&held).await.ok();
-                io.shutdown().await.ok();
-            }
-        }
-        Ok(Err(error)) => {
-            if error.is_parse() {
-                stats.downstream_cx_protocol_error.inc();
-            }
-            tracing::debug!(%error, peer = %connection.peer.ip, "connection ended");
-            if !held.is_empty()
-                && let Some(io) = leftover
-            {
-                return refuse(io, &error, &held, &connection).await;
-            }
-            if error.is_user() || error.is_body_write_aborted() {
-                // The response broke off. A reset tells the client so even where the end of the
-                // connection would be the end of the body.
-                return leftover.map_or((), reset);
-            }
-        }
-        Err(Tick::IdleTimeout) => {
-            if let Some(io) = &mut leftover {
-                // Said before lingering: a client that does not know would send another request.
-                io.shutdown().await.ok();
-            }
-        }
-        Err(Tick::HeadTimeout) => {
-            stats.downstream_rq_header_timeout.inc();
-            if let Some(mut io) = leftover {
-                let text = "HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain\r\n\
-                            content-length: 22\r\nconnection: close\r\n\r\nrequest header timeout";
-                // Best effort: the client may be gone.
-                io.write_all(text.as_bytes()).await.ok();
-                io.shutdown().await.ok();
-                linger(io, connection.manager.model.timeouts.delayed_close).await;
-            }
-            return;
-        }
-        Err(Tick::WriteStalled) => {
-            stats.downstream_rq_idle_timeout.inc();
-            tracing::debug!(peer = %connection.peer.ip, "stream idle timeout fired on a write");
-            return leftover.map_or((), reset);
-        }
-        Err(Tick::Nothing | Tick::Streams) => {}
-    }
-    if let Some(io) = leftover {
-        linger(io, connection.manager.model.timeouts.delayed_close).await;
-    }
-}
-
 /// `max_connection_duration`, after which a connection takes no more requests.
-struct Lifetime(Deadline);
+pub(super) struct Lifetime(Deadline);
 
 impl Lifetime {
     /// Whether it is over.
-    fn poll_unpin(&mut self, cx: &mut Context<'_>) -> bool {
+    pub fn poll_unpin(&mut self, cx: &mut Context<'_>) -> bool {
         Pin::new(&mut self.0).poll(cx).is_ready()
     }
 }
 
-fn lifetime(model: &HttpManager) -> Option<Lifetime> {
+pub(super) fn lifetime(model: &HttpManager) -> Option<Lifetime> {
     let limit = model.timeouts.max_connection;
     (!limit.is_zero()).then(|| Lifetime(Deadline::after(limit)))
-}
-
-/// Answers a head that cannot be parsed, in the place of the parser's own answer. The end of the
-/// connection follows when the client has had time to read it.
-async fn refuse(mut io: Io, error: &hyper::Error, automatic: &[u8], connection: &Rc<Connection>) {
-    let answer = unparsed::answer(error, automatic, connection);
-    // Best effort: the client may be gone.
-    io.write_all(&answer).await.ok();
-    linger(io, connection.manager.model.timeouts.delayed_close).await;
-}
-
-/// Closes so that the peer sees a reset, and nothing that waits to be sent is kept.
-fn reset(io: Io) {
-    if let Some(tcp) = io.tcp() {
-        // Without it the close is an ordinary one, which is the next best.
-        socket2::SockRef::from(tcp)
-            .set_linger(Some(Duration::ZERO))
-            .ok();
-    }
-}
-
-/// Reads what the client still sends, for a moment: closing at once would reset the connection,
-/// and the client might never see our last answer (RFC 9112 section 9.6).
-async fn linger(mut io: Io, limit: Duration) {
-    if limit.is_zero() {
-        return;
-    }
-    // On the heap: every idle connection has room for this future in its own.
-    let mut discarded = vec![0; 4096];
-    let drain = async { while io.read(&mut discarded).await.is_ok_and(|n| n > 0) {} };
-    // Either end will do; the deadline is `delayed_close_timeout`.
-    tokio::time::timeout(limit, drain).await.ok();
 }
 
 async fn serve_http2(io: Io, connection: Rc<Connection>) {
     let model = &connection.manager.model;
     let activity = Arc::clone(&connection.activity);
-    let counted = Counted::new(io, activity);
+    let io = Coalesced::new(Counted::new(io, activity));
+    let outgoing = io.handle();
     let options = &model.http2;
     let windows = Windows::new(
         options.initial_stream_window_size,
@@ -457,10 +308,12 @@ async fn serve_http2(io: Io, connection: Rc<Connection>) {
     }
     let service = {
         let connection = Rc::clone(&connection);
-        service_fn(move |request| serve_request::handle(Rc::clone(&connection), request))
+        // A stream is a task, and is moved several times until it is one: it is large, and moved as
+        // a pointer.
+        service_fn(move |request| Box::pin(serve_request::handle(Rc::clone(&connection), request)))
     };
-    let mut http = std::pin::pin!(builder.serve_connection(TokioIo::new(counted), service));
-    let mut clock = Clock::new(&model.timeouts, Duration::ZERO);
+    let mut http = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
+    let mut clock = Clock::new(&model.timeouts, Duration::ZERO, connection.idle_since());
     let mut drained = std::pin::pin!(connection.drain.begun());
     let mut draining = false;
     let mut lifetime = lifetime(model);
@@ -468,6 +321,10 @@ async fn serve_http2(io: Io, connection: Rc<Connection>) {
         loop {
             if let Poll::Ready(result) = http.as_mut().poll(cx) {
                 return Poll::Ready(result);
+            }
+            if let Err(error) = outgoing.end_turn(cx, connection.active.get() > 1) {
+                tracing::debug!(%error, peer = %connection.peer.ip, "connection broke off");
+                return Poll::Ready(Ok(()));
             }
             if !draining
                 && (connection.left.get() == Some(0) || drained.as_mut().poll(cx).is_ready())

@@ -85,7 +85,8 @@ impl Heads {
         self.kept.get(at.checked_sub(begin)?).copied()
     }
 
-    fn forget(&mut self) {
+    /// The parser holds nothing.
+    pub fn forget(&mut self) {
         self.read = 0;
         self.kept.clear();
         if self.kept.capacity() > USUAL {

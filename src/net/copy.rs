@@ -10,12 +10,18 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Io;
+use super::splice::{Filled, Pipe};
 use crate::runtime::timer::Deadline;
 
 /// What one read may bring. One buffer per thread serves every tunnel: an idle tunnel holds none.
 const SCRATCH: usize = 256 * 1024;
 /// As [`SCRATCH`], for the other side of a stream of HTTP/2.
 const STREAM_PIECE: usize = 16 * 1024;
+/// A read of so much is part of a bulk transfer.
+const LARGE: usize = 16 * 1024;
+/// After so much in large reads without a small one between, the kernel moves the rest: a pipe pays
+/// for bulk only, and costs messages more than it saves them.
+const BULK: usize = 1024 * 1024;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -33,6 +39,10 @@ pub struct Side {
     shut: bool,
     /// Written to this side and perhaps still inside its TLS session.
     unflushed: bool,
+    /// Bytes read from this side in large reads, since the last small one.
+    run: usize,
+    /// On the way from this side to the other; only while it sends much.
+    pipe: Option<Pipe>,
 }
 
 impl Side {
@@ -44,6 +54,21 @@ impl Side {
             read_done: false,
             shut: false,
             unflushed: false,
+            run: 0,
+            pipe: None,
+        }
+    }
+
+    fn has_read(&mut self, count: usize) {
+        self.run = match count {
+            LARGE.. => self.run.saturating_add(count),
+            _ => 0,
+        };
+    }
+
+    fn give_pipe_back(&mut self) {
+        if let Some(pipe) = self.pipe.take() {
+            pipe.give_back();
         }
     }
 }
@@ -137,13 +162,38 @@ fn transfer(
             to.unflushed = to.io.is_tls();
             moved(n as u64);
         }
+        if let (Some(pipe), Io::Tcp(to)) = (&mut from.pipe, &to.io) {
+            ready!(pipe.poll_drain(cx, to, &mut moved)).map_err(at_target)?;
+        }
         if from.read_done {
+            from.give_pipe_back();
             if !from.shut {
                 ready!(Pin::new(&mut to.io).poll_shutdown(cx)).map_err(at_target)?;
                 from.shut = true;
             }
             return Poll::Ready(Ok(()));
         }
+        if from.run >= BULK
+            && let (Io::Tcp(source), Io::Tcp(_)) = (&from.io, &to.io)
+        {
+            if from.pipe.is_none() {
+                from.pipe = Pipe::take();
+            }
+            if let Some(pipe) = &mut from.pipe {
+                match pipe.poll_fill(cx, source) {
+                    Poll::Ready(Ok(Filled::End)) => from.read_done = true,
+                    Poll::Ready(Ok(Filled::Bytes(n))) => from.has_read(n),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(at_source(error))),
+                    Poll::Pending => {
+                        // It is empty, and this may be the last of the bulk.
+                        from.give_pipe_back();
+                        return Poll::Pending;
+                    }
+                }
+                continue;
+            }
+        }
+        from.give_pipe_back();
         let read = BUFFER.with_borrow_mut(|buffer| {
             buffer.resize(SCRATCH, 0);
             // A stream of HTTP/2 takes whatever it is given, and keeps it until the peer lets it go.
@@ -174,7 +224,9 @@ fn transfer(
             }
             Poll::Ready(Ok(count))
         });
-        match ready!(read)? {
+        let count = ready!(read)?;
+        from.has_read(count);
+        match count {
             0 => from.read_done = true,
             _ if from.waiting.has_remaining() => return Poll::Pending,
             // TLS may hold encrypted bytes back until it is flushed.
@@ -189,6 +241,68 @@ mod tests {
     use tokio::net::UnixStream;
 
     use super::*;
+
+    async fn tcp_pair() -> (Io, tokio::net::TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connected = tokio::net::TcpStream::connect(listener.local_addr().unwrap());
+        let (ours, theirs) = (connected.await.unwrap(), listener.accept().await.unwrap().0);
+        (Io::Tcp(ours), theirs)
+    }
+
+    /// Bulk with a slow reader, messages after it, and bulk once more: nothing is lost or moved.
+    #[tokio::test]
+    async fn bulk_and_messages_pass_in_order_and_a_half_close_comes_after_them() {
+        const MANY: usize = 12 * 1024 * 1024;
+        let (down, mut client) = tcp_pair().await;
+        let (up, mut server) = tcp_pair().await;
+        let joined = both(
+            Side::new(down, Bytes::new()),
+            Side::new(up, Bytes::new()),
+            Duration::ZERO,
+            |_, _| (),
+        );
+        let joined = tokio::spawn(joined);
+        let bulk: Vec<u8> = (0..MANY).map(|n| (n % 251) as u8).collect();
+        let expected = bulk.clone();
+        let sent = tokio::spawn(async move {
+            client.write_all(&bulk).await.unwrap();
+            let mut heard = [0; 4];
+            for _ in 0..20 {
+                client.write_all(b"ping").await.unwrap();
+                client.read_exact(&mut heard).await.unwrap();
+                assert_eq!(&heard, b"pong");
+            }
+            client.write_all(&bulk).await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut rest = Vec::new();
+            client.read_to_end(&mut rest).await.unwrap();
+            rest
+        });
+        let mut got = vec![0; MANY];
+        // Small pieces, so that the pipe has to wait for its reader.
+        for piece in got.chunks_mut(100_000) {
+            server.read_exact(piece).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        assert!(got == expected);
+        for _ in 0..20 {
+            server.read_exact(&mut got[..4]).await.unwrap();
+            assert_eq!(&got[..4], b"ping");
+            server.write_all(b"pong").await.unwrap();
+        }
+        got.clear();
+        server.read_to_end(&mut got).await.unwrap();
+        assert!(got == expected);
+        // The other direction is open still.
+        server.write_all(&expected).await.unwrap();
+        drop(server);
+        assert!(sent.await.unwrap() == expected);
+        assert!(matches!(joined.await.unwrap(), Ended::Closed));
+        assert!(
+            super::super::splice::pipes_kept() > 0,
+            "it was moved by the kernel"
+        );
+    }
 
     /// The danger: tunnels that somebody sweeps away because nothing was said on them for a minute.
     #[tokio::test(start_paused = true)]

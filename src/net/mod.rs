@@ -6,6 +6,7 @@ pub mod listen;
 mod own;
 pub mod peek;
 mod roots;
+mod splice;
 pub mod stream;
 mod unchecked;
 

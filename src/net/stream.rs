@@ -121,6 +121,22 @@ impl Io {
         matches!(self, Self::ServerTls(_) | Self::ClientTls(_))
     }
 
+    /// Ready when the peer has sent something that nobody has read yet, or has left. TLS must not
+    /// hold any of it back: it does not when a read has just found nothing.
+    ///
+    /// # Errors
+    /// The connection cannot be watched any more.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(io) => io.poll_read_ready(cx),
+            Self::Unix(io) => io.poll_read_ready(cx),
+            Self::ServerTls(io) => io.get_ref().0.poll_read_ready(cx),
+            Self::ClientTls(io) => io.get_ref().0.poll_read_ready(cx),
+            // Nothing is known of these: whoever reads finds out.
+            Self::Stream(_) => Poll::Ready(Ok(())),
+        }
+    }
+
     /// Whether the server has chosen HTTP/2 by ALPN.
     pub fn chose_http2(&self) -> bool {
         match self {

@@ -82,28 +82,49 @@ impl Deadline {
         }
     }
 
+    /// After at least `after`, and up to [`SWEEP`] later: the cheapest there is, for what need not
+    /// be on time. Zero is not never here.
+    pub fn roughly(after: Duration) -> Self {
+        let slot = FAR_DEADLINES
+            .with_borrow_mut(|list| list.swept.then(|| list.insert(Instant::now() + after)));
+        match slot {
+            Some(slot) => Self(Kind::Far(slot)),
+            None => Self(Kind::Near(Box::pin(tokio::time::sleep(after)))),
+        }
+    }
+
     pub const fn never() -> Self {
         Self(Kind::Never)
+    }
+
+    /// Starts over, as [`Deadline::roughly`].
+    pub fn reset_roughly(&mut self, after: Duration) {
+        match &mut self.0 {
+            Kind::Far(slot) => restart(*slot, after),
+            _ => *self = Self::roughly(after),
+        }
     }
 
     /// Starts over.
     pub fn reset(&mut self, after: Duration) {
         match &mut self.0 {
-            Kind::Far(slot) if after >= FAR => {
-                let at = Instant::now() + after;
-                FAR_DEADLINES.with_borrow_mut(|far| {
-                    if let Some(Some(entry)) = far.entries.get_mut(*slot) {
-                        entry.at = at;
-                        entry.due = false;
-                    }
-                });
-            }
+            Kind::Far(slot) if after >= FAR => restart(*slot, after),
             Kind::Near(sleep) if !after.is_zero() && after < FAR => {
                 sleep.as_mut().reset(tokio::time::Instant::now() + after);
             }
             _ => *self = Self::after(after),
         }
     }
+}
+
+fn restart(slot: usize, after: Duration) {
+    let at = Instant::now() + after;
+    FAR_DEADLINES.with_borrow_mut(|far| {
+        if let Some(Some(entry)) = far.entries.get_mut(slot) {
+            entry.at = at;
+            entry.due = false;
+        }
+    });
 }
 
 impl Far {

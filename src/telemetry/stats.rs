@@ -198,7 +198,7 @@ group! {
             rq_redirect, rq_total, panics,
         ],
         gauges: [downstream_cx_active, downstream_cx_http1_active, downstream_cx_http2_active,
-            downstream_cx_upgrades_active, downstream_rq_active],
+            downstream_cx_upgrades_active, downstream_cx_parked, downstream_rq_active],
         histograms: [downstream_rq_time, downstream_cx_length_ms],
         codes: [downstream_rq = "downstream_rq_" false]
     }

@@ -4,7 +4,8 @@
     origin.py PORT
 
 One write per request and nothing that depends on time, so that what a proxy does in front of it is
-the same in every run. It understands requests without a body, and nothing else.
+the same in every run. It understands requests without a body, and `upgrade: websocket`, after which
+it sends back every byte it gets; and nothing else.
 """
 
 import asyncio
@@ -12,17 +13,23 @@ import sys
 
 BODY = b"x" * 1024
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 1024\r\n\r\n" + BODY
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n"
 
 
 class Origin(asyncio.Protocol):
     def connection_made(self, transport):
         self.transport = transport
         self.pending = b""
+        self.echoes = False
 
     def data_received(self, data):
+        if self.echoes:
+            self.transport.write(data)
+            return
         *heads, self.pending = (self.pending + data).split(b"\r\n\r\n")
-        for _ in heads:
-            self.transport.write(ANSWER)
+        for head in heads:
+            self.echoes = b"\r\nupgrade: websocket" in head.lower()
+            self.transport.write(SWITCHED if self.echoes else ANSWER)
 
 
 async def main():

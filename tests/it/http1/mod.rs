@@ -4,6 +4,7 @@ mod bodies;
 mod deadlines;
 mod heads;
 mod malformed;
+mod parking;
 mod retry;
 
 use std::time::{Duration, Instant};
