@@ -143,11 +143,15 @@ impl PerRoute {
                 said.disabled = disabled;
                 said.levels.extend(config);
             }
-            None => self.said.push(Said {
-                name,
-                disabled,
-                levels: config.into_iter().collect(),
-            }),
+            None => {
+                // One by one: every route has such a list, and few have many.
+                self.said.reserve_exact(1);
+                self.said.push(Said {
+                    name,
+                    disabled,
+                    levels: config.into_iter().collect(),
+                });
+            }
         }
     }
 

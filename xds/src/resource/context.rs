@@ -113,11 +113,12 @@ pub fn each<M, T>(
     messages: Vec<M>,
     mut decode: impl FnMut(M) -> Result<T, Invalid>,
 ) -> Result<Vec<T>, Invalid> {
-    messages
-        .into_iter()
-        .enumerate()
-        .map(|(index, message)| decode(message).at_index(field, index))
-        .collect()
+    // Exactly as many: what is decoded stays for as long as it is in force, and there is much of it.
+    let mut decoded = Vec::with_capacity(messages.len());
+    for (index, message) in messages.into_iter().enumerate() {
+        decoded.push(decode(message).at_index(field, index)?);
+    }
+    Ok(decoded)
 }
 
 pub fn required<T>(value: Option<T>, field: &str) -> Result<T, Invalid> {
@@ -214,16 +215,15 @@ pub(crate) fn filter_config(
     const FIELD: &str = "typed_per_filter_config";
     let mut sorted: Vec<_> = map.into_iter().collect();
     sorted.sort_by(|a, b| a.0.cmp(&b.0));
-    sorted
-        .into_iter()
-        .map(|(key, any)| {
-            let config = TypedExtension::from_any(key.as_str(), any);
-            ctx.extensions
-                .check_per_route(&key, &config)
-                .at_key(FIELD, &key)?;
-            Ok((key, config))
-        })
-        .collect()
+    let mut decoded = Vec::with_capacity(sorted.len());
+    for (key, any) in sorted {
+        let config = TypedExtension::from_any(key.as_str(), any);
+        ctx.extensions
+            .check_per_route(&key, &config)
+            .at_key(FIELD, &key)?;
+        decoded.push((key, config));
+    }
+    Ok(decoded)
 }
 
 #[cfg(test)]
