@@ -206,6 +206,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
             &started,
             &stats,
             handle.readiness.clone(),
+            publisher.clone(),
             stopped.clone(),
         )?);
         link = Some(started);

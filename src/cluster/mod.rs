@@ -21,7 +21,7 @@ use causeway_xds::resource::metadata::Labels;
 use http::StatusCode;
 use http::header::HeaderMap;
 
-pub use endpoints::EndpointSet;
+pub use endpoints::{Checks, EndpointSet, Recipe};
 pub use original_dst::OriginalDst;
 use outlier::{Detection, Outcome};
 

@@ -54,6 +54,8 @@ const READ: &[(&str, &[&str])] = &[
             "state_file",
             "bus",
             "ports_at_start",
+            "kernel_check_period",
+            "kernel_ejection",
             "drain_time",
         ],
     ),

@@ -8,7 +8,7 @@ use causeway_xds::resource::access_log::Sink;
 use tokio::task::AbortHandle;
 
 use crate::cluster::Cluster;
-use crate::cluster::health_check::{Changes, Checker, Urgency};
+use crate::cluster::health_check::{Changes, Checker, Pace, Urgency};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access_log::{LogFile, LogFiles};
 use crate::telemetry::stats::Stats;
@@ -18,6 +18,7 @@ use crate::upstream::endpoint::Finding;
 #[derive(Default)]
 pub(super) struct Health {
     changes: Arc<Changes>,
+    pace: Arc<Pace>,
     clusters: HashMap<Arc<str>, Checked>,
     waiting: BTreeMap<Arc<str>, Instant>,
     files: LogFiles,
@@ -90,6 +91,7 @@ impl Health {
                     stats: Arc::clone(&counts),
                     outlier: cluster.outlier.clone(),
                     changes: Arc::clone(&self.changes),
+                    pace: Arc::clone(&self.pace),
                     events: events.clone(),
                 };
                 Task(tokio::spawn(checker.run()).abort_handle())

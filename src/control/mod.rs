@@ -330,7 +330,8 @@ impl Control {
         self.note_roots();
         let mut due = self.health.due(now);
         due.extend(self.outliers.due(now));
-        self.destinations.sweep(now);
+        let fewer = self.destinations.sweep(now);
+        self.outliers.forget_gone(&fewer);
         self.pipeline.refresh(&due, now);
         while let Some(task) = self.keeper.as_mut().and_then(|keeper| keeper.due(now)) {
             self.keep(task);

@@ -1,3 +1,4 @@
+mod endpoints;
 mod management;
 
 use std::sync::Mutex;

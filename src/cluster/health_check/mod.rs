@@ -5,10 +5,12 @@
 //! | `progress` | what the results add up to, and how long to wait; without I/O |
 //! | `probe` | one check: HTTP, TCP, gRPC |
 //! | `events` | what is logged of them |
+//! | `pace` | how often those in the background may be made |
 
 mod events;
+mod pace;
 mod probe;
-mod progress;
+pub mod progress;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +20,8 @@ use causeway_xds::resource::cluster::HealthCheck;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
+
+pub use pace::Pace;
 
 use super::outlier::Detection;
 use crate::telemetry::access_log::LogFile;
@@ -74,6 +78,8 @@ pub struct Checker {
     /// What is told that a check succeeded.
     pub outlier: Option<Arc<Detection>>,
     pub changes: Arc<Changes>,
+    /// For checks in the background.
+    pub pace: Arc<Pace>,
     /// Where changes are logged.
     pub events: Vec<Arc<LogFile>>,
 }
@@ -87,9 +93,14 @@ impl Checker {
         let mut prober = Prober::new(&self.check, &self.cluster, &self.endpoint);
         let mut first = true;
         loop {
+            if self.check.background {
+                self.pace.turn().await;
+            }
             self.stats.attempt.inc();
             let limit = self.check.timeout;
-            let (result, cause) = match timeout(limit, prober.probe(&self.transport)).await {
+            // On the heap while it lasts: most of the time a check is one that waits.
+            let probe = Box::pin(prober.probe(&self.transport));
+            let (result, cause) = match timeout(limit, probe).await {
                 Ok(Err(failed)) if failed.network => (Err(failed), Cause::Network),
                 Ok(result) => (result, Cause::Active),
                 Err(_) => {

@@ -90,7 +90,10 @@ pub const IGNORED: &[(&str, &str)] = &[
         "Cluster.lrs_report_endpoint_metrics",
         "reports of load have no metrics of the endpoints' own",
     ),
-    ("Cluster.metadata", "metadata has no reader"),
+    (
+        "Cluster.metadata",
+        "all but causeway's background_checks: the rest has no reader",
+    ),
     (
         "Cluster.per_connection_buffer_limit_bytes",
         "back-pressure uses a buffer size of its own",
