@@ -8,6 +8,8 @@ use causeway_xds::resource::cluster::{Balancing, Cluster, SocketMatch};
 
 use super::selection::Selection;
 use super::subsets::Subsets;
+use super::zones::Peers;
+use crate::telemetry::stats::ClusterStats;
 use crate::upstream::endpoint::{Attributes, Availability};
 use crate::upstream::{Endpoint, EndpointKey};
 
@@ -50,6 +52,8 @@ pub struct Recipe<'r> {
     pub checks: Checks,
     /// Endpoints are connected to in another way than those of the set before.
     pub reconnect: bool,
+    /// The proxies of its kind, where they are known.
+    pub peers: Option<&'r Peers>,
 }
 
 #[cfg(test)]
@@ -60,6 +64,7 @@ impl<'r> Recipe<'r> {
             sockets: &[],
             checks: Checks::None,
             reconnect: false,
+            peers: None,
         }
     }
 }
@@ -117,9 +122,10 @@ impl EndpointSet {
         let selection = match (all.len(), healthy) {
             _ if subsets.is_some() => Selection::default(),
             (1, 1) => Selection::default(),
-            _ => Selection::new(&all, assignment, balancing),
+            _ => Selection::new(&all, assignment, balancing, recipe.peers),
         };
-        let subsets = subsets.map(|model| Subsets::new(model, &all, assignment, balancing));
+        let subsets =
+            subsets.map(|model| Subsets::new(model, &all, assignment, balancing, recipe.peers));
         Self {
             subsets: subsets.map(Box::new),
             selection,
@@ -152,6 +158,11 @@ impl EndpointSet {
 
     pub(super) fn subsets(&self) -> Option<&Subsets> {
         self.subsets.as_deref()
+    }
+
+    /// Counts how zones were worked out.
+    pub fn count_zones(&self, stats: &ClusterStats) {
+        self.selection.zones.count(stats);
     }
 
     /// Endpoints of `self` that `next` does not have, by pool.

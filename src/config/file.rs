@@ -68,6 +68,7 @@ struct CausewayTable {
     ports_at_start: Option<bool>,
     kernel_check_period: Option<Spanned<f64>>,
     kernel_ejection: Option<bool>,
+    max_connections: Option<u32>,
     drain_time: Option<Spanned<f64>>,
 }
 
@@ -238,6 +239,7 @@ impl CausewayTable {
                 default.kernel_check_period,
             )?,
             kernel_ejection: self.kernel_ejection.unwrap_or(default.kernel_ejection),
+            max_connections: self.max_connections.filter(|most| *most > 0),
             drain_time: time(self.drain_time, "drain_time", default.drain_time)?,
         })
     }

@@ -56,6 +56,7 @@ const READ: &[(&str, &[&str])] = &[
             "ports_at_start",
             "kernel_check_period",
             "kernel_ejection",
+            "max_connections",
             "drain_time",
         ],
     ),

@@ -98,6 +98,8 @@ pub struct Causeway {
     /// Whether a kernel that cannot be connected to is left out for a while, where there are others.
     /// Default true.
     pub kernel_ejection: bool,
+    /// Connections that clients may have with the frontends at one time; `None`: any number.
+    pub max_connections: Option<u32>,
     /// How long connections may go on once the process is to end. Default 4 s: what supervises a
     /// worker gives it 5.
     pub drain_time: Duration,
@@ -120,6 +122,7 @@ impl Default for Causeway {
             ports_at_start: true,
             kernel_check_period: Duration::from_secs(30),
             kernel_ejection: true,
+            max_connections: None,
             drain_time: Duration::from_secs(4),
         }
     }

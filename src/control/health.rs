@@ -77,6 +77,7 @@ impl Health {
         };
         let counts = stats.health_check(cluster.model.stat_name());
         let events = self.open(&cluster.name, &check.event_logs);
+        let check = Arc::new(check.clone());
         let mut tasks = HashMap::new();
         for endpoint in cluster.endpoints.all() {
             if endpoint.attributes.check.disabled {
@@ -84,7 +85,7 @@ impl Health {
             }
             let task = kept.remove(&endpoint.uid).unwrap_or_else(|| {
                 let checker = Checker {
-                    check: check.clone(),
+                    check: Arc::clone(&check),
                     cluster: Arc::clone(&cluster.name),
                     endpoint: Arc::clone(endpoint),
                     transport: Arc::clone(&cluster.transport),

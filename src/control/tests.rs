@@ -63,6 +63,7 @@ fn rig_with(roots: Vec<Root>, deletions: Deletions) -> Rig {
         roots,
         servers: Box::new(sources::NoServers),
         load_reports: None,
+        home: None,
         gated: true,
         deletions,
         cache: None,

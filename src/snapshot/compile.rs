@@ -16,7 +16,7 @@ use causeway_xds::store::{Changes, ResourceStore};
 
 use self::filters::{FilterUsers, With};
 use super::Snapshot;
-use crate::cluster::outlier;
+use crate::cluster::{Home, outlier};
 use crate::filter::Registry;
 use crate::telemetry::access_log::LogFiles;
 use crate::telemetry::stats::Stats;
@@ -35,6 +35,8 @@ pub struct Compiler {
     filter_users: FilterUsers,
     outlier_keys: Arc<outlier::Keys>,
     reports: outlier::Reports,
+    /// Where the proxy is among those of its kind, if it is to know.
+    home: Option<Home>,
     /// Until somebody takes it.
     reported: Option<outlier::Received>,
 }
@@ -82,11 +84,18 @@ impl Compiler {
             stats,
             log_files: LogFiles::default(),
             registry,
+            home: None,
             eds_users: HashMap::new(),
             secret_users: HashMap::new(),
             virtual_hosts: HashMap::new(),
             filter_users: FilterUsers::default(),
         }
+    }
+
+    /// Lets requests stay in the zone of this proxy.
+    #[must_use]
+    pub fn at_home(self, home: Option<Home>) -> Self {
+        Self { home, ..self }
     }
 
     /// Where data threads report outliers; there once.
@@ -155,6 +164,9 @@ impl Compiler {
             .partition(|n| goes(ResourceType::Cluster, n));
         for name in gone.into_iter().chain(kept) {
             self.cluster(store, name, rebuilt.contains(name), &mut out);
+        }
+        if self.is_home(&clusters) {
+            self.follow_home(store, &mut out.snapshot);
         }
 
         let hosts = take(ResourceType::VirtualHost, &mut todo);

@@ -70,7 +70,7 @@ impl Changes {
 
 /// One endpoint under check.
 pub struct Checker {
-    pub check: HealthCheck,
+    pub check: Arc<HealthCheck>,
     pub cluster: Arc<str>,
     pub endpoint: Arc<Endpoint>,
     pub transport: Arc<Transport>,

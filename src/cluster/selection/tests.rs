@@ -51,7 +51,7 @@ fn counts(
         &Recipe::plain(balancing),
         &EndpointSet::default(),
     );
-    let selection = Selection::new(set.all(), assignment, balancing);
+    let selection = Selection::new(set.all(), assignment, balancing, None);
     let mut counts = BTreeMap::new();
     let mut panics = 0;
     for _ in 0..rounds {

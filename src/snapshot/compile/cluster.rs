@@ -11,7 +11,7 @@ use causeway_xds::{FieldPath, ResourceType};
 
 use super::{Compiled, Compiler, Failed, Resources, Retired, resource, secrets};
 use crate::cluster::outlier::Detection;
-use crate::cluster::{Checks, Cluster, EndpointSet, Former, OriginalDst, Recipe};
+use crate::cluster::{Checks, Cluster, EndpointSet, Former, OriginalDst, Peers, Recipe};
 use crate::snapshot::Snapshot;
 use crate::telemetry::stats::Counter;
 use crate::tls::{ClientTls, PerRequest};
@@ -65,7 +65,9 @@ impl Compiler {
         let reconnect = before.as_ref().is_some_and(|b| !same_transport(b));
         let none = EndpointSet::default();
         let old_set = before.as_ref().map_or(&none, |b| &*b.endpoints);
-        let endpoints = endpoint_set(store, model, reconnect, old_set);
+        let peers = self.peers(name, &out.snapshot);
+        let endpoints = endpoint_set(store, model, reconnect, peers.as_ref(), old_set);
+        endpoints.count_zones(&transport.stats);
         let mut former = Vec::new();
         if let Some(before) = &before {
             let mut gone = before.endpoints.gone(&endpoints);
@@ -129,19 +131,45 @@ impl Compiler {
     ) -> Snapshot {
         let mut snapshot = previous.clone();
         for name in names {
-            let Some(before) = snapshot.clusters.get(name) else {
-                continue;
-            };
-            let endpoints = endpoint_set(store, &before.model, false, &before.endpoints);
-            // What was added or left out meanwhile waits for its own change.
-            if endpoints.is_of(&before.endpoints) {
-                let cluster = before.with_endpoints(endpoints);
-                snapshot
-                    .clusters
-                    .insert(Arc::clone(name), Arc::new(cluster));
-            }
+            let peers = self.peers(name, &snapshot);
+            renew(store, name, peers.as_ref(), &mut snapshot);
+        }
+        if self.is_home(names) {
+            self.follow_home(store, &mut snapshot);
         }
         snapshot
+    }
+
+    /// Whether the cluster of proxies is among these.
+    pub(super) fn is_home<N: AsRef<str>>(&self, names: impl IntoIterator<Item = N>) -> bool {
+        let home = self.home.as_ref();
+        home.is_some_and(|home| names.into_iter().any(|n| n.as_ref() == &*home.cluster))
+    }
+
+    /// The proxies have changed, and so the shares of zones in every other cluster.
+    pub(super) fn follow_home(&self, store: &dyn Resources, snapshot: &mut Snapshot) {
+        let Some(home) = &self.home else { return };
+        let peers = snapshot.clusters.get(&home.cluster);
+        let peers = peers.map(|cluster| home.peers(&cluster.endpoints));
+        let by_zone = |cluster: &Cluster| {
+            let balancing = &cluster.model.balancing;
+            cluster.name != home.cluster && !balancing.by_locality && !balancing.policy.hashes()
+        };
+        let clusters = snapshot.clusters.values().filter(|c| by_zone(c));
+        let names: Vec<Arc<str>> = clusters.map(|c| Arc::clone(&c.name)).collect();
+        for name in &names {
+            renew(store, name, peers.as_ref(), snapshot);
+        }
+    }
+
+    /// The proxies that zones of this cluster are compared with.
+    fn peers(&self, cluster: &str, snapshot: &Snapshot) -> Option<Peers> {
+        let home = self
+            .home
+            .as_ref()
+            .filter(|home| *home.cluster != *cluster)?;
+        let peers = snapshot.clusters.get(&home.cluster)?;
+        Some(home.peers(&peers.endpoints))
     }
 
     fn forget_assignment(&mut self, name: &str, discovery: &Discovery) {
@@ -238,11 +266,26 @@ impl Compiler {
     }
 }
 
+/// Makes a cluster's set of endpoints anew, from what is known of them now.
+fn renew(store: &dyn Resources, name: &Arc<str>, peers: Option<&Peers>, snapshot: &mut Snapshot) {
+    let Some(before) = snapshot.clusters.get(name) else {
+        return;
+    };
+    let endpoints = endpoint_set(store, &before.model, false, peers, &before.endpoints);
+    // What was added or left out meanwhile waits for its own change.
+    if endpoints.is_of(&before.endpoints) {
+        endpoints.count_zones(&before.transport.stats);
+        let cluster = Arc::new(before.with_endpoints(endpoints));
+        snapshot.clusters.insert(Arc::clone(name), cluster);
+    }
+}
+
 /// A cluster's endpoints, as far as they are known; those that were there before stay the same.
 fn endpoint_set(
     store: &dyn Resources,
     cluster: &model::Cluster,
     reconnect: bool,
+    peers: Option<&Peers>,
     before: &EndpointSet,
 ) -> EndpointSet {
     let recipe = Recipe {
@@ -250,6 +293,7 @@ fn endpoint_set(
         sockets: &cluster.sockets,
         checks: Checks::from(cluster),
         reconnect,
+        peers,
     };
     let build = |a: &model::LoadAssignment| EndpointSet::build(a, &recipe, before);
     match &cluster.discovery {

@@ -135,10 +135,6 @@ pub const IGNORED: &[(&str, &str)] = &[
         "an endpoint that was not checked yet counts as unhealthy",
     ),
     (
-        "CommonLbConfig.zone_aware_lb_config",
-        "all but fail_traffic_on_panic: there is no local cluster to compare zones with",
-    ),
-    (
         "CommonTlsContext.key_log",
         "session keys are never written out",
     ),
@@ -363,10 +359,6 @@ pub const IGNORED: &[(&str, &str)] = &[
         "the kernel spreads connections over the threads",
     ),
     (
-        "Listener.ignore_global_conn_limit",
-        "there is no overload manager",
-    ),
-    (
         "Listener.max_connections_to_accept_per_socket_event",
         "the kernel spreads connections over the threads",
     ),
@@ -402,10 +394,6 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "Listener.traffic_direction",
         "only a label, and a filter for draining by direction",
-    ),
-    (
-        "LocalityLbConfig.zone_aware_lb_config",
-        "all but fail_traffic_on_panic: there is no local cluster to compare zones with",
     ),
     (
         "LocalityLbEndpoints.metadata",

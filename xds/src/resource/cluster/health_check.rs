@@ -115,7 +115,10 @@ impl HealthCheck {
         }
         let all = each(FIELD, messages, Self::decode)?;
         let first = all.into_iter().next();
-        Ok(first.map(|check| Self { background, ..check }))
+        Ok(first.map(|check| Self {
+            background,
+            ..check
+        }))
     }
 
     fn decode(message: core::HealthCheck) -> Result<Self, Invalid> {

@@ -52,8 +52,7 @@ fn metadata_may_make_checks_that_cost_next_to_nothing() {
               health_checks: [{{{BASE}, tcp_health_check: {{}}}}]}}"
         );
         let name = ResourceType::Cluster.message_name();
-        let message: proto::Cluster =
-            text::parse(&text, name, &text::Options::default()).unwrap();
+        let message: proto::Cluster = text::parse(&text, name, &text::Options::default()).unwrap();
         let decoded = decode_noting(&pack(&message), None, &crate::extension::Unchecked);
         match decoded {
             Ok(decoded) => {
