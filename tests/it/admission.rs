@@ -24,7 +24,8 @@ async fn one_connection_too_many_is_closed_and_counted() {
     let mut free = forwarding("free", "c");
     free["ignore_global_conn_limit"] = json!(true);
     let mut text = bootstrap(&[limited, free], &[cluster("c", origin.address)]);
-    let kind = "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.                DownstreamConnectionsConfig";
+    let kind = "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.\
+                DownstreamConnectionsConfig";
     let config = json!({"@type": kind, "max_active_downstream_connections": 1});
     text["overload_manager"] =
         json!({"resource_monitors": [{"name": "connections", "typed_config": config}]});

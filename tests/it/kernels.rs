@@ -62,12 +62,7 @@ async fn a_kernel_that_is_alone_gets_its_requests_whatever_checks_say() {
     app.announce(&[&circuit]).await;
     eventually("failures", || app.checks_failed() >= 3).await;
     let told = app.get(&circuit, "/").await;
-    assert_eq!(told.status, 503);
-    assert!(
-        told.text().contains("remote connection failure"),
-        "{}",
-        told.text()
-    );
+    assert_eq!(told.status, 502, "it was asked");
     // It comes back, and serves at once: no check has to pass first.
     held.listen(8).unwrap();
     let listener = tokio::net::TcpListener::from_std(nonblocking(held)).unwrap();

@@ -128,8 +128,8 @@ fn circuit(number: u32, kernels: u32, port: u16, protocol: &str) -> Circuit {
         .collect();
     let wire: WireCircuit = serde_json::from_value(json!({
         "id": Uuid::from_u128(number.into()), "app": "app", "protocol": protocol,
-        "app_mode": "interactive", "frontend_mode": "wildcard",
-        "subdomain": format!("s{number}"), "open_to_public": true,
+        "app_mode": "interactive", "frontend_mode": "port", "port": 1 + number,
+        "open_to_public": true,
         "session_ids": [Uuid::from_u128(u128::from(number) << 32)], "route_info": routes,
     }))
     .unwrap();

@@ -366,11 +366,12 @@ impl Fleet {
     }
 
     fn arrive(&mut self) {
-        if self.now < self.scenario.length {
-            let mean = self.scenario.gap(self.now);
-            let gap = exponential(&mut self.random, mean);
-            self.at(self.now + gap.max(1), Event::Arrive);
+        if self.now >= self.scenario.length {
+            return;
         }
+        let mean = self.scenario.gap(self.now);
+        let gap = exponential(&mut self.random, mean);
+        self.at(self.now + gap.max(1), Event::Arrive);
         // Users are many, and some ask more often than others.
         let user = (self.random.f64().powi(2) * 5_000.0) as u64;
         let request = self.requests.len();

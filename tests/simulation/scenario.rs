@@ -184,7 +184,12 @@ impl Scenario {
             trouble,
             servers,
             length: seconds * SECOND,
-            load: 0.6,
+            // Half of the servers are cold at one time, and can do less.
+            load: if trouble == Trouble::Redeploy {
+                0.4
+            } else {
+                0.6
+            },
             slow_start: false,
         }
     }

@@ -383,7 +383,9 @@ fn kernels_are_watched_as_many_as_there_are() {
         let of = updates.iter().find(|u| u.kind == ResourceType::Cluster);
         of.map_or(0, |update| update.upserts.len())
     };
-    let touched = registry.set_routes(circuit.id, routes[..1].to_vec()).unwrap();
+    let touched = registry
+        .set_routes(circuit.id, routes[..1].to_vec())
+        .unwrap();
     assert_eq!(clusters(&watching, &registry, &touched), 1);
     assert_eq!(clusters(&all_frontends(), &registry, &touched), 0);
 }

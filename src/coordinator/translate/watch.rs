@@ -139,7 +139,10 @@ mod tests {
     #[test]
     fn one_of_several_is_checked_more_often_than_one_that_is_alone() {
         let (alone, several) = (made(WATCH, true, 1), made(WATCH, true, 2));
-        assert_eq!((interval(&alone), interval(&several)), (Some(300), Some(30)));
+        assert_eq!(
+            (interval(&alone), interval(&several)),
+            (Some(300), Some(30))
+        );
         assert!(alone.outlier_detection.is_none() && several.outlier_detection.is_some());
         // With nobody else it gets its requests whatever is found: by panic, at the default.
         assert!(alone.common_lb_config.is_none() && several.common_lb_config.is_some());
