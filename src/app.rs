@@ -213,9 +213,8 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
             (worker, config),
             circuits,
             &started,
-            &stats,
+            (&stats, publisher.clone()),
             handle.readiness.clone(),
-            publisher.clone(),
             stopped.clone(),
         )?);
         link = Some(started);

@@ -167,9 +167,8 @@ pub fn serve_api(
     (worker, config): (&WorkerConfig, &CoordinatorConfig),
     circuits: &Arc<Circuits>,
     link: &Link,
-    stats: &Arc<Stats>,
+    (stats, publisher): (&Arc<Stats>, Publisher),
     readiness: Readiness,
-    publisher: Publisher,
     stop: watch::Receiver<bool>,
 ) -> Result<SocketAddr> {
     let access = worker

@@ -84,7 +84,7 @@ async fn servers_that_fail_fast_attract_nobody_for_long() {
         blind.errors
     );
     assert!(watched.most_ejected > 0 && watched.most_ejected <= SERVERS * 3 / 10);
-    // Checks find nothing: the servers accept connections.
+    // Checks come less often than requests do.
     let checks = of(Watch::Checks).await;
     assert!(checks.errors > watched.errors);
 }

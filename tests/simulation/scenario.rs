@@ -224,7 +224,11 @@ impl Scenario {
             Trouble::Slowness => fleet.set(0..size / 20, State::Slow(10.0)),
             Trouble::BadAnswers => fleet.set(0..size / 20, State::Failing),
             Trouble::Flapping => {
-                let state = if act % 2 == 0 { State::Dead } else { State::Up };
+                let state = if act.is_multiple_of(2) {
+                    State::Dead
+                } else {
+                    State::Up
+                };
                 fleet.set(0..size / 10, state);
             }
             Trouble::Redeploy => {

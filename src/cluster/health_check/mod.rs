@@ -109,9 +109,9 @@ impl Checker {
                     (Err(failed), Cause::NetworkTimeout)
                 }
             };
-            let verdict = self.judge(result);
+            let (verdict, reason) = self.judge(result);
             let step = progress.take(verdict, &self.check);
-            let degraded_changed = self.publish(verdict, step);
+            let degraded_changed = self.publish(verdict, step, &reason);
             if !self.events.is_empty() {
                 let outcome = Outcome {
                     verdict,
@@ -135,13 +135,13 @@ impl Checker {
         }
     }
 
-    fn judge(&self, result: Result<probe::Passed, Failed>) -> Verdict {
+    /// What a check says, and why if it failed.
+    fn judge(&self, result: Result<probe::Passed, Failed>) -> (Verdict, String) {
         match result {
             Ok(passed) => {
                 self.stats.success.inc();
-                Verdict::Success {
-                    degraded: passed.degraded,
-                }
+                let degraded = passed.degraded;
+                (Verdict::Success { degraded }, String::new())
             }
             Err(failed) => {
                 self.stats.failure.inc();
@@ -149,15 +149,14 @@ impl Checker {
                     self.stats.network_failure.inc();
                 }
                 debug!(cluster = %self.cluster, endpoint = %self.endpoint, reason = failed.reason, "health check failed");
-                Verdict::Failure {
-                    counts: failed.counts,
-                }
+                let counts = failed.counts;
+                (Verdict::Failure { counts }, failed.reason)
             }
         }
     }
 
     /// Whether the endpoint has begun or ceased to be degraded.
-    fn publish(&self, verdict: Verdict, step: Step) -> bool {
+    fn publish(&self, verdict: Verdict, step: Step, reason: &str) -> bool {
         let endpoint = &self.endpoint;
         let first = endpoint.find(Finding::PendingActive, false);
         let degraded = matches!(verdict, Verdict::Success { degraded: true });
@@ -168,7 +167,9 @@ impl Checker {
             changed |= endpoint.find(Finding::FailedActive, !healthy);
             match healthy {
                 true => info!(cluster = %self.cluster, %endpoint, "endpoint is healthy"),
-                false => warn!(cluster = %self.cluster, %endpoint, "endpoint is unhealthy"),
+                false => {
+                    warn!(cluster = %self.cluster, %endpoint, reason, "endpoint is unhealthy");
+                }
             }
         }
         if matches!(verdict, Verdict::Success { .. })
