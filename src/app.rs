@@ -12,17 +12,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use causeway_xds::reject::Rejected;
+use causeway_xds::resource::load_assignment::Locality;
 use causeway_xds::source::Update;
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, AdminCommand, AdminState};
+use crate::cluster::Home;
 use crate::config::WorkerConfig;
 use crate::config::bootstrap::BootstrapConfig;
 use crate::control::sources::NoServers;
 use crate::control::{BindFailure, Control, ControlHandle, Reconcile, Start};
 use crate::coordinator::{Circuits, Frame, follow_names, shim};
 use crate::filter::{Context, Registry};
-use crate::listener::{Addresses, Listeners, run_worker};
+use crate::listener::{Addresses, Admission, Listeners, run_worker};
 use crate::runtime::layers::Layers;
 use crate::runtime::threads;
 use crate::snapshot::{Publisher, Retired, Snapshot};
@@ -127,18 +129,6 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
     }
     let stats = Arc::new(Stats::default());
     let publisher = Publisher::default();
-    let mut threads = Vec::with_capacity(options.concurrency);
-    let mut senders = Vec::with_capacity(options.concurrency);
-    for index in 0..options.concurrency {
-        let (sender, commands) = mpsc::unbounded_channel();
-        let reader = publisher.reader();
-        let work = move || -> threads::Local { Box::pin(run_worker(commands, reader)) };
-        threads.push(threads::spawn(index, work).context("cannot start a data thread")?);
-        senders.push(sender);
-    }
-    let listeners = Listeners::new(senders, Arc::clone(&stats));
-    let addresses = listeners.addresses();
-    let listeners = Arc::new(Mutex::new(listeners));
     let (xds, updates, management, bootstrap) = match &config {
         Config::Bootstrap(b) => (b.xds.clone(), b.static_updates.clone(), b.admin, Some(&**b)),
         Config::Worker(w) => (
@@ -148,10 +138,28 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
             None,
         ),
     };
-    let servers = xds::ManagementServers::new(xds.clone(), &updates)?;
-    let activities = Arc::<Activities>::default();
     let layers = bootstrap.map(|b| Layers::new(b.runtime.clone()));
     let layers = Arc::new(layers.unwrap_or_default());
+    let max_connections = match &config {
+        Config::Bootstrap(b) => b.max_connections,
+        Config::Worker(w) => w.causeway.max_connections,
+    };
+    let admission = Arc::new(Admission::new(max_connections, &layers));
+    let mut threads = Vec::with_capacity(options.concurrency);
+    let mut senders = Vec::with_capacity(options.concurrency);
+    for index in 0..options.concurrency {
+        let (sender, commands) = mpsc::unbounded_channel();
+        let reader = publisher.reader();
+        let admission = Arc::clone(&admission);
+        let work = move || -> threads::Local { Box::pin(run_worker(commands, reader, admission)) };
+        threads.push(threads::spawn(index, work).context("cannot start a data thread")?);
+        senders.push(sender);
+    }
+    let listeners = Listeners::new(senders, Arc::clone(&stats));
+    let addresses = listeners.addresses();
+    let listeners = Arc::new(Mutex::new(listeners));
+    let servers = xds::ManagementServers::new(xds.clone(), &updates)?;
+    let activities = Arc::<Activities>::default();
     let (mut control, handle) = Control::new(Start {
         registry: Registry::new(Context {
             draining: Arc::default(),
@@ -170,6 +178,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
         roots: xds::roots(&xds),
         servers: Box::new(servers),
         load_reports: xds.load_reports.clone(),
+        home: home(bootstrap, &layers),
         gated: bootstrap.is_some(),
         deletions: xds::deletions(&xds),
         cache: xds::cache(&xds),
@@ -204,7 +213,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
             (worker, config),
             circuits,
             &started,
-            &stats,
+            (&stats, publisher.clone()),
             handle.readiness.clone(),
             stopped.clone(),
         )?);
@@ -281,6 +290,18 @@ pub fn compile(updates: Vec<Update>) -> (Arc<Snapshot>, Vec<Rejected>) {
     compiled(updates, false, false)
 }
 
+/// Where this proxy is among those of its kind.
+fn home(bootstrap: Option<&BootstrapConfig>, layers: &Layers) -> Option<Home> {
+    let bootstrap = bootstrap?;
+    let cluster = bootstrap.local_cluster.as_deref()?;
+    let locality = bootstrap.xds.node.locality.as_ref().map(|at| Locality {
+        region: at.region.clone(),
+        zone: at.zone.clone(),
+        sub_zone: at.sub_zone.clone(),
+    });
+    Some(Home::new(cluster.into(), locality, layers))
+}
+
 fn compiled(updates: Vec<Update>, strict: bool, gated: bool) -> (Arc<Snapshot>, Vec<Rejected>) {
     struct Nothing;
     impl Reconcile for Nothing {
@@ -300,6 +321,7 @@ fn compiled(updates: Vec<Update>, strict: bool, gated: bool) -> (Arc<Snapshot>, 
         roots: Vec::new(),
         servers: Box::new(NoServers),
         load_reports: None,
+        home: None,
         gated,
         deletions: Default::default(),
         cache: None,

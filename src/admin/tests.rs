@@ -86,6 +86,7 @@ async fn port() -> Port {
         roots: vec![],
         servers: Box::new(NoServers),
         load_reports: None,
+        home: None,
         gated: true,
         deletions: Default::default(),
         cache: None,

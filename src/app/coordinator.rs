@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use causeway_xds::store::is_reserved;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -26,8 +27,10 @@ use crate::coordinator::model::{self, AppMode, Protocol};
 use crate::coordinator::redis::{Address, RedisConfig, RedisHealth, Server};
 use crate::coordinator::usage::UsageWriter;
 use crate::coordinator::{Circuits, api, translate};
+use crate::snapshot::{Publisher, Snapshot};
 use crate::telemetry::activity::Activities;
 use crate::telemetry::stats::Stats;
+use crate::upstream::endpoint::{Availability, Finding};
 
 /// Notices and replies that may wait. More than a burst of launches; a full queue holds up the bus
 /// and loses nothing.
@@ -141,6 +144,21 @@ pub fn start(
     })
 }
 
+/// How the kernels of all circuits are, by what is served from.
+fn kernels(snapshot: &Snapshot) -> api::Kernels {
+    let mut kernels = api::Kernels::default();
+    let circuits = snapshot.clusters.values();
+    for cluster in circuits.filter(|cluster| is_reserved(&cluster.name)) {
+        for kernel in cluster.endpoints.all() {
+            kernels.total += 1;
+            kernels.healthy += usize::from(kernel.availability() == Availability::Healthy);
+            kernels.failed_checks += usize::from(kernel.is_found(Finding::FailedActive));
+            kernels.ejected += usize::from(kernel.is_found(Finding::FailedOutlier));
+        }
+    }
+    kernels
+}
+
 /// The worker's own interface, on `api_bind_addr`.
 ///
 /// # Errors
@@ -149,7 +167,7 @@ pub fn serve_api(
     (worker, config): (&WorkerConfig, &CoordinatorConfig),
     circuits: &Arc<Circuits>,
     link: &Link,
-    stats: &Arc<Stats>,
+    (stats, publisher): (&Arc<Stats>, Publisher),
     readiness: Readiness,
     stop: watch::Receiver<bool>,
 ) -> Result<SocketAddr> {
@@ -165,6 +183,7 @@ pub fn serve_api(
         health: Arc::new(api::WorkerHealth {
             ready: Arc::new(move || readiness.state() == State::Live),
             redis: Arc::clone(&link.redis),
+            kernels: Arc::new(move || kernels(&publisher.current())),
         }),
         slots: Arc::clone(circuits) as _,
         setup: api::SetupConfig {

@@ -4,10 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use causeway_xds::resource::LoadAssignment;
-use causeway_xds::resource::cluster::{Balancing, SocketMatch};
+use causeway_xds::resource::cluster::{Balancing, Cluster, SocketMatch};
 
 use super::selection::Selection;
 use super::subsets::Subsets;
+use super::zones::Peers;
+use crate::telemetry::stats::ClusterStats;
 use crate::upstream::endpoint::{Attributes, Availability};
 use crate::upstream::{Endpoint, EndpointKey};
 
@@ -21,16 +23,59 @@ pub struct EndpointSet {
     healthy: usize,
 }
 
+/// Whether endpoints are checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checks {
+    None,
+    /// New ones are healthy until a check has failed.
+    Background,
+    /// New ones have to pass one first.
+    First,
+}
+
+impl From<&Cluster> for Checks {
+    fn from(cluster: &Cluster) -> Self {
+        match &cluster.health_check {
+            None => Self::None,
+            Some(check) if check.background => Self::Background,
+            Some(_) => Self::First,
+        }
+    }
+}
+
+/// What a set of endpoints is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct Recipe<'r> {
+    pub balancing: &'r Balancing,
+    /// Those that only some endpoints are connected to by.
+    pub sockets: &'r [SocketMatch],
+    pub checks: Checks,
+    /// Endpoints are connected to in another way than those of the set before.
+    pub reconnect: bool,
+    /// The proxies of its kind, where they are known.
+    pub peers: Option<&'r Peers>,
+}
+
+#[cfg(test)]
+impl<'r> Recipe<'r> {
+    pub fn plain(balancing: &'r Balancing) -> Self {
+        Self {
+            balancing,
+            sockets: &[],
+            checks: Checks::None,
+            reconnect: false,
+            peers: None,
+        }
+    }
+}
+
 impl EndpointSet {
-    /// Builds from an assignment; endpoints that were in `previous` stay the same objects.
-    /// `sockets`: those that only some endpoints are connected to by. With `checked`, new ones have to pass a check first.
-    pub fn build(
-        assignment: &LoadAssignment,
-        balancing: &Balancing,
-        sockets: &[SocketMatch],
-        checked: bool,
-        previous: &Self,
-    ) -> Self {
+    /// Builds from an assignment; endpoints that were in `previous` stay the same, with what is
+    /// known of them.
+    pub fn build(assignment: &LoadAssignment, recipe: &Recipe<'_>, previous: &Self) -> Self {
+        let Recipe {
+            balancing, sockets, ..
+        } = *recipe;
         let before: HashMap<&EndpointKey, &Arc<Endpoint>> =
             previous.all.iter().map(|e| (&e.key, e)).collect();
         let mut all = Vec::new();
@@ -54,16 +99,19 @@ impl EndpointSet {
                         &group.socket_labels,
                     ),
                 };
-                let checked = checked && !endpoint.check.disabled;
+                let checked = recipe.checks != Checks::None && !endpoint.check.disabled;
                 let endpoint = match before.get(&key) {
-                    Some(same) if same.attributes == attributes => Arc::clone(same),
                     // Another socket is another kind of connection.
-                    Some(same) if same.attributes.socket == attributes.socket => {
-                        Arc::new(same.with(attributes))
+                    Some(same)
+                        if recipe.reconnect || same.attributes.socket != attributes.socket =>
+                    {
+                        Arc::new(same.reconnected(attributes))
                     }
-                    _ => Arc::new(Endpoint::new(key, attributes)),
+                    Some(same) if same.attributes == attributes => Arc::clone(same),
+                    Some(same) => Arc::new(same.with(attributes)),
+                    None => Arc::new(Endpoint::new(key, attributes)),
                 };
-                endpoint.await_check(checked);
+                endpoint.await_check(checked, recipe.checks == Checks::Background);
                 all.push(endpoint);
             }
         }
@@ -74,9 +122,10 @@ impl EndpointSet {
         let selection = match (all.len(), healthy) {
             _ if subsets.is_some() => Selection::default(),
             (1, 1) => Selection::default(),
-            _ => Selection::new(&all, assignment, balancing),
+            _ => Selection::new(&all, assignment, balancing, recipe.peers),
         };
-        let subsets = subsets.map(|model| Subsets::new(model, &all, assignment, balancing));
+        let subsets =
+            subsets.map(|model| Subsets::new(model, &all, assignment, balancing, recipe.peers));
         Self {
             subsets: subsets.map(Box::new),
             selection,
@@ -109,6 +158,11 @@ impl EndpointSet {
 
     pub(super) fn subsets(&self) -> Option<&Subsets> {
         self.subsets.as_deref()
+    }
+
+    /// Counts how zones were worked out.
+    pub fn count_zones(&self, stats: &ClusterStats) {
+        self.selection.zones.count(stats);
     }
 
     /// Endpoints of `self` that `next` does not have, by pool.

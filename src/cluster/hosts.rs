@@ -177,8 +177,8 @@ impl Table {
     }
 
     /// Another place instead of one that has more than its part of the requests under way. The
-    /// others come in an order that the hash makes, each time the same for it; if all have too
-    /// many, the least loaded one is taken.
+    /// others come in an order that the hash makes, each time the same for it, and the same as in
+    /// Envoy; if all have too many, the least loaded one is taken.
     fn bounded(&self, all: &[Arc<Endpoint>], first: u32, hash: u64) -> u32 {
         let total: u64 = self
             .shares
@@ -191,11 +191,9 @@ impl Table {
         let Some(own) = own.map(load).filter(|load| *load > 1.0) else {
             return first;
         };
-        let mut others = self.shares.clone();
-        fastrand::Rng::with_seed(hash).shuffle(&mut others);
         let mut least = (first, own);
-        for other in others.iter().filter(|(place, _)| *place != first) {
-            let load = load(other);
+        for other in shuffled(&self.shares, hash).filter(|(place, _)| *place != first) {
+            let load = load(&other);
             if load <= 1.0 {
                 return other.0;
             }
@@ -205,6 +203,29 @@ impl Table {
         }
         least.0
     }
+}
+
+/// All in an order that belongs to the hash, worked out as far as it is asked for: a shuffle by the
+/// numbers of the 32-bit Mersenne Twister with the lower half of the hash as its seed.
+fn shuffled<T: Copy>(all: &[T], hash: u64) -> impl Iterator<Item = T> {
+    #[expect(clippy::cast_possible_truncation, reason = "the seed has 32 bits")]
+    let mut random = rand_mt::Mt::new(hash as u32);
+    let mut left = all.to_vec();
+    let mut place = 0;
+    std::iter::from_fn(move || {
+        let count = u32::try_from(left.len() - place).ok().filter(|c| *c > 0)?;
+        // Every remainder as often as the others: what is above the last whole part is drawn again.
+        let part = (1_u64 << 32) / u64::from(count);
+        let drawn = loop {
+            let drawn = u64::from(random.next_u32()) / part;
+            if drawn < u64::from(count) {
+                break usize::try_from(drawn).ok()?;
+            }
+        };
+        left.swap(place, place + drawn);
+        place += 1;
+        Some(left[place - 1])
+    })
 }
 
 /// Requests under way.
@@ -226,5 +247,22 @@ fn hash_key(endpoint: &Endpoint, use_hostname: bool) -> String {
         endpoint.attributes.hostname.clone()
     } else {
         endpoint.key.address.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers of the reference generator, seed 5489: 3499211612, 581869302, 3890346734, 3586334585.
+    #[test]
+    fn the_order_of_a_hash_is_that_of_the_reference_generator() {
+        let all = [10, 11, 12, 13];
+        let order: Vec<u32> = shuffled(&all, 5489).collect();
+        // 3499211612 / 2^30 = 3, 581869302 / 1431655765 = 0, 3890346734 / 2^31 = 1, and the last.
+        assert_eq!(order, [13, 11, 10, 12]);
+        assert_eq!(shuffled(&all, (7 << 32) | 5489).collect::<Vec<_>>(), order);
+        assert_eq!(shuffled(&all, 0).count(), 4);
+        assert_eq!(shuffled::<u32>(&[], 1).count(), 0);
     }
 }

@@ -11,6 +11,7 @@ mod schedule;
 mod selection;
 mod slow_start;
 mod subsets;
+mod zones;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -21,9 +22,10 @@ use causeway_xds::resource::metadata::Labels;
 use http::StatusCode;
 use http::header::HeaderMap;
 
-pub use endpoints::EndpointSet;
+pub use endpoints::{Checks, EndpointSet, Recipe};
 pub use original_dst::OriginalDst;
 use outlier::{Detection, Outcome};
+pub use zones::{Home, Peers};
 
 use crate::error::{Failure, ResponseFlag};
 use crate::upstream::endpoint::{Availability, EndpointStats};
@@ -214,6 +216,7 @@ impl Cluster {
         if chosen.panic {
             self.transport.stats.lb_healthy_panic.inc();
         }
+        chosen.zone.count(&self.transport.stats);
         let endpoint = chosen.place.and_then(|place| all.get(place as usize));
         endpoint
             .map(Picked::Of)

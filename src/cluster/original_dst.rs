@@ -43,6 +43,27 @@ impl OriginalDst {
         }
     }
 
+    /// Knows of the same endpoints, which are connected to in another way.
+    pub fn reconnected(&self, model: Model) -> Self {
+        let known = self
+            .endpoints
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let known = known.iter().map(|(address, known)| {
+            let endpoint = &known.endpoint;
+            let known = Known {
+                endpoint: Arc::new(endpoint.reconnected(endpoint.attributes.clone())),
+                used: AtomicBool::new(true),
+            };
+            (*address, known)
+        });
+        Self {
+            cluster: Arc::clone(&self.cluster),
+            model,
+            endpoints: RwLock::new(known.collect()),
+        }
+    }
+
     /// Where a request or a connection is to go: as its field says, or where it was bound for.
     /// `invalid` counts fields that hold no address.
     pub fn destination(
@@ -121,12 +142,13 @@ impl OriginalDst {
     }
 
     /// Forgets the endpoints that nobody asked for since the last time, and that have no
-    /// connections.
-    pub fn sweep(&self) {
+    /// connections. Returns whether there were any.
+    pub fn sweep(&self) -> bool {
         let mut known = self
             .endpoints
             .write()
             .unwrap_or_else(PoisonError::into_inner);
+        let before = known.len();
         known.retain(|_, known| {
             let stats = &known.endpoint.stats;
             let used = known.used.swap(false, Relaxed)
@@ -137,6 +159,7 @@ impl OriginalDst {
             }
             used
         });
+        known.len() < before
     }
 
     pub fn all(&self) -> Vec<Arc<Endpoint>> {

@@ -7,6 +7,7 @@ use causeway_xds::resource::cluster::{Balancing, Policy};
 
 use super::hosts::{Hosts, Turns};
 use super::priority::{Counts, loads};
+use super::zones::{Outcome, Peers, Step, Zones};
 use crate::upstream::Endpoint;
 use crate::upstream::endpoint::Availability;
 
@@ -15,6 +16,8 @@ use crate::upstream::endpoint::Availability;
 #[derive(Debug, Default)]
 pub struct Selection {
     shares: Vec<Share>,
+    /// Whether healthy endpoints are chosen by their zone.
+    pub(super) zones: Outcome,
 }
 
 #[derive(Debug)]
@@ -31,6 +34,7 @@ enum Candidates {
     Together(Hosts),
     /// The locality first, by its turn.
     ByLocality(Turns, Vec<Hosts>),
+    ByZone(Box<Zones>),
 }
 
 /// What was chosen.
@@ -38,25 +42,32 @@ pub struct Chosen {
     /// Place of the endpoint in the list; `None` if nobody may be chosen.
     pub place: Option<u32>,
     pub panic: bool,
+    pub zone: Step,
 }
 
 impl Chosen {
     pub const NOBODY: Self = Self {
         place: None,
         panic: false,
+        zone: Step::None,
     };
 
     pub fn of(place: u32) -> Self {
         Self {
             place: Some(place),
-            panic: false,
+            ..Self::NOBODY
         }
     }
 }
 
 impl Selection {
-    pub fn new(all: &[Arc<Endpoint>], assignment: &LoadAssignment, balancing: &Balancing) -> Self {
-        Self::of(all, assignment, balancing, &|_| true, false)
+    pub fn new(
+        all: &[Arc<Endpoint>],
+        assignment: &LoadAssignment,
+        balancing: &Balancing,
+        peers: Option<&Peers>,
+    ) -> Self {
+        Self::of(all, assignment, balancing, peers, &|_| true, false)
     }
 
     /// Of some of all endpoints. With `scaled`, the weight of a locality is in proportion to how
@@ -65,9 +76,13 @@ impl Selection {
         all: &[Arc<Endpoint>],
         assignment: &LoadAssignment,
         balancing: &Balancing,
+        peers: Option<&Peers>,
         takes_part: &dyn Fn(u32) -> bool,
         scaled: bool,
     ) -> Self {
+        // They decide otherwise.
+        let peers = peers.filter(|_| !balancing.by_locality && !balancing.policy.hashes());
+        let mut outcome = Outcome::default();
         let levels = levels(all, assignment, takes_part, scaled);
         let numbers: Vec<Counts> = levels.iter().map(|l| l.counts(all, |_| 1)).collect();
         let weights: Vec<Counts> = match assignment.weighted_health {
@@ -84,15 +99,25 @@ impl Selection {
             balancing.panic_threshold,
         );
         let factor = assignment.overprovisioning;
+        let mut by_zone = |priority: usize, level: &Level, wanted| {
+            // Of lower priorities zones are not compared.
+            let peers = peers.filter(|_| priority == 0)?;
+            let (zones, worked_out) = Zones::of(all, level.members(), wanted, balancing, peers);
+            outcome = worked_out;
+            zones.map(|zones| Candidates::ByZone(Box::new(zones)))
+        };
+        let of = levels.iter().zip(&loads).enumerate();
         let mut shares = Vec::new();
         let mut until = 0;
         // As in Envoy, first the healthy ones of all priorities, then the degraded ones.
-        for (level, load) in levels.iter().zip(&loads).filter(|(_, l)| l.healthy > 0) {
+        for (priority, (level, load)) in of.clone().filter(|(_, (_, l))| l.healthy > 0) {
             until += load.healthy;
             let wanted = (!load.panic).then_some(Availability::Healthy);
-            let candidates = match load.panic && balancing.fail_on_panic {
-                true => Candidates::Together(Hosts::default()),
-                false => level.candidates(all, wanted, balancing, factor),
+            let candidates = match wanted {
+                None if balancing.fail_on_panic => Candidates::Together(Hosts::default()),
+                None => level.candidates(all, wanted, balancing, factor),
+                Some(healthy) => by_zone(priority, level, healthy)
+                    .unwrap_or_else(|| level.candidates(all, wanted, balancing, factor)),
             };
             shares.push(Share {
                 until,
@@ -100,16 +125,21 @@ impl Selection {
                 panic: load.panic,
             });
         }
-        for (level, load) in levels.iter().zip(&loads).filter(|(_, l)| l.degraded > 0) {
+        for (priority, (level, load)) in of.filter(|(_, (_, l))| l.degraded > 0) {
             until += load.degraded;
-            let wanted = Some(Availability::Degraded);
+            let wanted = Availability::Degraded;
+            let candidates = by_zone(priority, level, wanted)
+                .unwrap_or_else(|| level.candidates(all, Some(wanted), balancing, factor));
             shares.push(Share {
                 until,
-                candidates: level.candidates(all, wanted, balancing, factor),
+                candidates,
                 panic: false,
             });
         }
-        Self { shares }
+        Self {
+            shares,
+            zones: outcome,
+        }
     }
 
     pub fn choose(&self, all: &[Arc<Endpoint>], policy: &Policy, hash: Option<u64>) -> Chosen {
@@ -125,8 +155,14 @@ impl Selection {
         let Some(share) = share else {
             return Chosen::NOBODY;
         };
+        let mut zone = Step::None;
         let place = match &share.candidates {
             Candidates::Together(hosts) => hosts.pick(all, policy, hash),
+            Candidates::ByZone(zones) => {
+                let place;
+                (place, zone) = zones.pick(all, policy);
+                place
+            }
             Candidates::ByLocality(turns, localities) => turns
                 .next()
                 .and_then(|turn| localities.get(turn as usize))
@@ -135,6 +171,7 @@ impl Selection {
         Chosen {
             place,
             panic: share.panic,
+            zone,
         }
     }
 }

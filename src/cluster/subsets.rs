@@ -12,6 +12,7 @@ use causeway_xds::resource::cluster::{
 use causeway_xds::resource::metadata::{Label, Labels};
 
 use super::selection::{Chosen, Selection};
+use super::zones::Peers;
 use crate::telemetry::stats::ClusterStats;
 use crate::upstream::Endpoint;
 
@@ -46,6 +47,7 @@ impl Subsets {
         all: &[Arc<Endpoint>],
         assignment: &LoadAssignment,
         balancing: &Balancing,
+        peers: Option<&Peers>,
     ) -> Self {
         // Weights of localities are those of the whole cluster.
         let inside = Balancing {
@@ -56,7 +58,7 @@ impl Subsets {
         let labels: Vec<&Labels> = endpoints.map(|e| &e.labels).collect();
         let selection = |members: &dyn Fn(u32) -> bool| {
             let scaled = model.scale_locality_weight;
-            Selection::of(all, assignment, &inside, members, scaled)
+            Selection::of(all, assignment, &inside, peers, members, scaled)
         };
         let mut by_labels = HashMap::new();
         let mut duplicates = 0;

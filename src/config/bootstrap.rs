@@ -42,6 +42,11 @@ pub struct BootstrapConfig {
     /// `static_resources`, of [`Origin::Static`].
     pub static_updates: Vec<Update>,
     pub runtime: Runtime,
+    /// The cluster that has the proxies of its kind (`cluster_manager.local_cluster_name`).
+    pub local_cluster: Option<String>,
+    /// Connections that clients may have at one time (the resource monitor
+    /// `downstream_connections` of `overload_manager`).
+    pub max_connections: Option<u32>,
     /// Fields that were set and have no effect, sorted.
     pub ignored: Vec<String>,
     /// As it was read, with `node` as it is used and credentials left out; for the config dump.

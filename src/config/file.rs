@@ -66,6 +66,9 @@ struct CausewayTable {
     state_file: Option<PathBuf>,
     bus: Option<bool>,
     ports_at_start: Option<bool>,
+    kernel_check_period: Option<Spanned<f64>>,
+    kernel_ejection: Option<bool>,
+    max_connections: Option<u32>,
     drain_time: Option<Spanned<f64>>,
 }
 
@@ -204,10 +207,10 @@ impl CausewayTable {
         )?;
         let period =
             |value, key: &str, default| seconds(value, at, &format!("causeway.{key}"), default);
-        let drain_time = match self.drain_time {
-            // Unlike a period it may be nothing.
-            Some(time) if *time.get_ref() == 0.0 => Duration::ZERO,
-            time => period(time, "drain_time", default.drain_time)?,
+        // Unlike a period it may be nothing.
+        let time = |value: Option<Spanned<f64>>, key: &str, default| match value {
+            Some(time) if *time.get_ref() == 0.0 => Ok(Duration::ZERO),
+            time => period(time, key, default),
         };
         Ok(Causeway {
             management,
@@ -230,7 +233,14 @@ impl CausewayTable {
             state_file: self.state_file,
             bus: self.bus.unwrap_or(default.bus),
             ports_at_start: self.ports_at_start.unwrap_or(default.ports_at_start),
-            drain_time,
+            kernel_check_period: time(
+                self.kernel_check_period,
+                "kernel_check_period",
+                default.kernel_check_period,
+            )?,
+            kernel_ejection: self.kernel_ejection.unwrap_or(default.kernel_ejection),
+            max_connections: self.max_connections.filter(|most| *most > 0),
+            drain_time: time(self.drain_time, "drain_time", default.drain_time)?,
         })
     }
 }

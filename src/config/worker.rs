@@ -93,6 +93,13 @@ pub struct Causeway {
     pub bus: bool,
     /// Whether every port of the range is bound at the start. Default true.
     pub ports_at_start: bool,
+    /// Between two checks of a kernel that is one of several. Default 30 s; zero: none are made.
+    pub kernel_check_period: Duration,
+    /// Whether a kernel that cannot be connected to is left out for a while, where there are others.
+    /// Default true.
+    pub kernel_ejection: bool,
+    /// Connections that clients may have with the frontends at one time; `None`: any number.
+    pub max_connections: Option<u32>,
     /// How long connections may go on once the process is to end. Default 4 s: what supervises a
     /// worker gives it 5.
     pub drain_time: Duration,
@@ -113,6 +120,9 @@ impl Default for Causeway {
             state_file: None,
             bus: true,
             ports_at_start: true,
+            kernel_check_period: Duration::from_secs(30),
+            kernel_ejection: true,
+            max_connections: None,
             drain_time: Duration::from_secs(4),
         }
     }

@@ -27,14 +27,18 @@ impl Destinations {
         }
     }
 
-    pub fn sweep(&mut self, now: Instant) {
+    /// Returns the clusters that have fewer endpoints now.
+    pub fn sweep(&mut self, now: Instant) -> Vec<Arc<str>> {
+        let mut fewer = Vec::new();
         for (cluster, due) in self.0.values_mut().filter(|(_, due)| *due <= now) {
-            if let Some(original_dst) = &cluster.original_dst {
-                original_dst.sweep();
+            let original_dst = cluster.original_dst.as_ref();
+            if original_dst.is_some_and(|known| known.sweep()) {
+                fewer.push(Arc::clone(&cluster.name));
             }
             cluster.gauge_members();
             *due = next(cluster, now);
         }
+        fewer
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {

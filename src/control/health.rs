@@ -8,7 +8,7 @@ use causeway_xds::resource::access_log::Sink;
 use tokio::task::AbortHandle;
 
 use crate::cluster::Cluster;
-use crate::cluster::health_check::{Changes, Checker, Urgency};
+use crate::cluster::health_check::{Changes, Checker, Pace, Urgency};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access_log::{LogFile, LogFiles};
 use crate::telemetry::stats::Stats;
@@ -18,6 +18,7 @@ use crate::upstream::endpoint::Finding;
 #[derive(Default)]
 pub(super) struct Health {
     changes: Arc<Changes>,
+    pace: Arc<Pace>,
     clusters: HashMap<Arc<str>, Checked>,
     waiting: BTreeMap<Arc<str>, Instant>,
     files: LogFiles,
@@ -76,6 +77,7 @@ impl Health {
         };
         let counts = stats.health_check(cluster.model.stat_name());
         let events = self.open(&cluster.name, &check.event_logs);
+        let check = Arc::new(check.clone());
         let mut tasks = HashMap::new();
         for endpoint in cluster.endpoints.all() {
             if endpoint.attributes.check.disabled {
@@ -83,13 +85,14 @@ impl Health {
             }
             let task = kept.remove(&endpoint.uid).unwrap_or_else(|| {
                 let checker = Checker {
-                    check: check.clone(),
+                    check: Arc::clone(&check),
                     cluster: Arc::clone(&cluster.name),
                     endpoint: Arc::clone(endpoint),
                     transport: Arc::clone(&cluster.transport),
                     stats: Arc::clone(&counts),
                     outlier: cluster.outlier.clone(),
                     changes: Arc::clone(&self.changes),
+                    pace: Arc::clone(&self.pace),
                     events: events.clone(),
                 };
                 Task(tokio::spawn(checker.run()).abort_handle())

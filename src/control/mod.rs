@@ -50,6 +50,7 @@ pub use guard::Deletions;
 pub use pipeline::Pipeline;
 pub use status::{Readiness, Rejection, ResourceStatus, State, Version};
 
+use crate::cluster::Home;
 use crate::cluster::health_check::Urgency;
 use crate::cluster::outlier::{Received, Report};
 use crate::filter::Registry;
@@ -105,6 +106,8 @@ pub struct Start {
     pub gated: bool,
     pub deletions: Deletions,
     pub cache: Option<Cache>,
+    /// Where the proxy is among those of its kind, if it is to know.
+    pub home: Option<Home>,
 }
 
 /// A source of everything of a type.
@@ -180,6 +183,7 @@ impl Control {
             gated,
             deletions,
             cache,
+            home,
         } = start;
         let (sender, batches) = mpsc::channel(QUEUE);
         let (ask, queries) = mpsc::channel(QUEUE);
@@ -210,6 +214,7 @@ impl Control {
                 registry,
                 readiness: readiness.clone(),
                 deletions,
+                home,
             }),
             roots,
             gated,
@@ -330,7 +335,8 @@ impl Control {
         self.note_roots();
         let mut due = self.health.due(now);
         due.extend(self.outliers.due(now));
-        self.destinations.sweep(now);
+        let fewer = self.destinations.sweep(now);
+        self.outliers.forget_gone(&fewer);
         self.pipeline.refresh(&due, now);
         while let Some(task) = self.keeper.as_mut().and_then(|keeper| keeper.due(now)) {
             self.keep(task);

@@ -63,8 +63,11 @@ impl Outliers {
                         continue;
                     };
                     self.due.remove(&(watched.due, Arc::clone(name)));
-                    let endpoints = cluster.map_or(&[][..], |c| c.endpoints.all());
-                    if watched.detector.uneject_all(endpoints) {
+                    let known = cluster.map(|cluster| cluster.known_endpoints());
+                    if watched
+                        .detector
+                        .uneject_all(known.as_deref().unwrap_or_default())
+                    {
                         changed.push(Arc::clone(name));
                     }
                     stats.forget_outlier_detection(watched.cluster.model.stat_name());
@@ -72,6 +75,16 @@ impl Outliers {
             }
         }
         changed
+    }
+
+    /// Endpoints of these clusters are gone, though their configuration is the same.
+    pub fn forget_gone(&mut self, names: &[Arc<str>]) {
+        for name in names {
+            if let Some(watched) = self.clusters.get_mut(name) {
+                let known = watched.cluster.known_endpoints();
+                watched.detector.follow(&known);
+            }
+        }
     }
 
     /// Data threads and health checks have told something. Returns the clusters whose endpoints
@@ -86,7 +99,7 @@ impl Outliers {
             let random = &mut self.random;
             if watched
                 .detector
-                .report(report.uid, report.what, all, now, random)
+                .report(report.endpoint, report.what, all, now, random)
             {
                 watched.cluster.gauge_members();
                 changed.insert(Arc::clone(&report.cluster));

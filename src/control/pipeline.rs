@@ -22,6 +22,7 @@ use super::subscriptions::{Change, Subscriptions};
 use super::view::{Held, View};
 use super::warming::{Key, Warming};
 use super::{BindFailure, Reconcile};
+use crate::cluster::Home;
 use crate::cluster::outlier::Received;
 use crate::filter::{Context, Registry};
 use crate::snapshot::{Compiled, Compiler, Publisher, Retired, Snapshot};
@@ -63,6 +64,7 @@ pub(super) struct Parts {
     pub registry: Registry,
     pub readiness: Readiness,
     pub deletions: Deletions,
+    pub home: Option<Home>,
 }
 
 /// How far the sources are that the start waits for: each has spoken, or is given up.
@@ -96,6 +98,7 @@ impl Pipeline {
             registry,
             readiness,
             deletions,
+            home,
         } = parts;
         Self {
             store: ResourceStore::new(),
@@ -106,7 +109,7 @@ impl Pipeline {
                 servers: registry.context().servers.clone(),
                 ..Context::default()
             }),
-            compiler: Compiler::new(Arc::clone(&stats), registry),
+            compiler: Compiler::new(Arc::clone(&stats), registry).at_home(home),
             publisher,
             reconcile,
             stats,

@@ -1,3 +1,4 @@
+mod endpoints;
 mod management;
 
 use std::sync::Mutex;
@@ -62,6 +63,7 @@ fn rig_with(roots: Vec<Root>, deletions: Deletions) -> Rig {
         roots,
         servers: Box::new(sources::NoServers),
         load_reports: None,
+        home: None,
         gated: true,
         deletions,
         cache: None,

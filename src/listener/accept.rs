@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UnixListener};
 
+use super::admission::Admission;
 use super::inspect::Findings;
 use super::worker::{Current, Directory};
 use crate::filter::network::{Closing, Connection, Passed};
@@ -20,6 +21,7 @@ use crate::snapshot::{ChainKind, ChainSpec, ListenerSpec, Reader};
 use crate::tcp;
 use crate::telemetry::stats::ListenerStats;
 use crate::tls::Session;
+use crate::upstream::limits::Permit;
 
 /// How long accepting pauses when the process is out of file descriptors: retrying at once would
 /// spin, since the connection stays in the queue.
@@ -49,6 +51,7 @@ pub async fn accept_forever(
     current: Rc<RefCell<Current>>,
     reader: Rc<RefCell<Reader>>,
     directory: Directory,
+    admission: Arc<Admission>,
 ) {
     loop {
         match acceptor.accept().await {
@@ -57,9 +60,19 @@ pub async fn accept_forever(
                     let current = current.borrow();
                     (Arc::clone(&current.spec), current.drain.clone())
                 };
+                let place = if spec.model.counts_globally {
+                    let Some(place) = admission.admit() else {
+                        // Closed by being dropped.
+                        spec.stats.downstream_global_cx_overflow.inc();
+                        continue;
+                    };
+                    Some(place)
+                } else {
+                    None
+                };
                 let directory = directory.clone();
                 let reader = Rc::clone(&reader);
-                let connection = connection(io, peer, (spec, drain), reader, directory);
+                let connection = connection(io, peer, (spec, drain), reader, directory, place);
                 tokio::task::spawn_local(connection);
             }
             Err(error) => {
@@ -98,6 +111,7 @@ async fn connection(
     (mut spec, mut drain): (Arc<ListenerSpec>, Drain),
     reader: Rc<RefCell<Reader>>,
     directory: Directory,
+    place: Option<Permit>,
 ) {
     let mut guard = Box::new(Guard::new(&spec.stats));
     let local = io.tcp().and_then(|tcp| tcp.local_addr().ok());
@@ -158,7 +172,7 @@ async fn connection(
         return close(&spec, &drain, closing).await;
     }
     let Passed { held, cluster } = passed;
-    let guard = Box::new((guard, held));
+    let guard = Box::new((guard, held, place));
     match &chain.kind {
         ChainKind::Echo => tcp::bare::echo(io, &drain).await,
         ChainKind::Direct(data) => tcp::bare::direct(io, data).await,

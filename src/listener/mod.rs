@@ -5,6 +5,7 @@
 //! the socket, so no connection is refused while a listener changes.
 
 mod accept;
+mod admission;
 mod client_hello;
 mod inspect;
 mod proxy_protocol;
@@ -17,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 
+pub use admission::Admission;
 pub use worker::run as run_worker;
 
 use crate::net::listen;

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::accept::{Acceptor, accept_forever};
+use super::admission::Admission;
 use super::{Command, Socket};
 use crate::runtime::drain::Drain;
 use crate::runtime::timer;
@@ -88,7 +89,11 @@ impl Current {
 }
 
 /// Runs a data thread until it is told to exit. Call it on a local runtime.
-pub async fn run(mut commands: mpsc::UnboundedReceiver<Command>, reader: Reader) {
+pub async fn run(
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    reader: Reader,
+    admission: Arc<Admission>,
+) {
     let reader = Rc::new(RefCell::new(reader));
     let mut listeners: HashMap<Arc<str>, Active> = HashMap::new();
     let directory = Directory::default();
@@ -106,7 +111,7 @@ pub async fn run(mut commands: mpsc::UnboundedReceiver<Command>, reader: Reader)
         match command {
             Some(Command::Listen(spec, socket)) => {
                 let name = Arc::clone(&spec.name);
-                match start(spec, socket, &reader, &directory) {
+                match start(spec, socket, &reader, &directory, &admission) {
                     Ok(active) => {
                         if let Some(before) = listeners.remove(&name) {
                             directory.leave(&before);
@@ -154,6 +159,7 @@ fn start(
     socket: Option<Socket>,
     reader: &Rc<RefCell<Reader>>,
     directory: &Directory,
+    admission: &Arc<Admission>,
 ) -> io::Result<Active> {
     let acceptor = match socket {
         None => None,
@@ -163,7 +169,13 @@ fn start(
     let current = Rc::new(RefCell::new(Current::new(spec)));
     let accepting = acceptor.map(|acceptor| {
         let (current, reader) = (Rc::clone(&current), Rc::clone(reader));
-        let accepting = accept_forever(acceptor, current, reader, directory.clone());
+        let accepting = accept_forever(
+            acceptor,
+            current,
+            reader,
+            directory.clone(),
+            Arc::clone(admission),
+        );
         tokio::task::spawn_local(accepting).abort_handle()
     });
     Ok(Active { current, accepting })

@@ -220,7 +220,10 @@ group! {
             upstream_rq_retry_overflow, upstream_rq_retry_backoff_exponential,
             upstream_rq_retry_backoff_ratelimited, retry_or_shadow_abandoned,
             upstream_rq_per_try_timeout, upstream_rq_per_try_idle_timeout, upstream_rq_cancelled,
-            original_dst_host_invalid, lb_healthy_panic, lb_subsets_selected, lb_subsets_fallback, lb_subsets_fallback_panic,
+            original_dst_host_invalid, lb_healthy_panic,
+            lb_local_cluster_not_ok, lb_recalculate_zone_structures, lb_zone_cluster_too_small,
+            lb_zone_no_capacity_left, lb_zone_routing_all_directly, lb_zone_routing_cross_zone,
+            lb_zone_routing_sampled, lb_subsets_selected, lb_subsets_fallback, lb_subsets_fallback_panic,
             membership_change, update_attempt, update_success, update_rejected,
         ],
         gauges: [upstream_cx_active, upstream_rq_active, upstream_rq_pending_active,
@@ -270,7 +273,7 @@ group! {
     /// `listener.<name or address>.`
     ListenerStats {
         counters: [downstream_cx_total, downstream_cx_destroy, downstream_cx_overflow,
-            downstream_pre_cx_timeout, downstream_listener_filter_error, no_filter_chain_match,
+            downstream_global_cx_overflow, downstream_pre_cx_timeout, downstream_listener_filter_error, no_filter_chain_match,
             ssl_handshake, ssl_connection_error],
         gauges: [downstream_cx_active],
         histograms: [downstream_cx_length_ms],

@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use causeway_xds::resource::Address;
 use causeway_xds::resource::load_assignment::{EndpointCheck, EndpointHealth, Locality};
+use tokio::time::Instant;
 
 use super::outcomes::Outcomes;
 use crate::telemetry::stats::{Counter, Gauge};
@@ -26,6 +27,7 @@ pub struct Endpoint {
     pub attributes: Attributes,
     pub stats: Arc<EndpointStats>,
     state: Arc<State>,
+    knowledge: Arc<Knowledge>,
 }
 
 /// How far an endpoint may be used, by all that is known of it.
@@ -38,12 +40,20 @@ pub enum Availability {
     Unhealthy,
 }
 
+/// What goes with the connections to an endpoint.
 #[derive(Debug, Default)]
 struct State {
     retired: AtomicBool,
     cut: AtomicBool,
     /// Until when others are preferred, in milliseconds on [`clock_ms`]; 0: not at all.
     shunned_until: AtomicU64,
+}
+
+/// What is known of an endpoint, whichever way it is connected to.
+#[derive(Debug, Default)]
+struct Knowledge {
+    /// Unique in this process.
+    identity: u64,
     /// What was found out about its health: [`Finding`]s.
     findings: AtomicU8,
     checked: AtomicBool,
@@ -77,12 +87,17 @@ impl Finding {
 /// would wait for `connect_timeout`.
 pub const SHUN: Duration = Duration::from_secs(10);
 
-/// Milliseconds on a clock of this process. Zero is long ago.
+/// Milliseconds on a clock of this process, which tests may turn. Zero is long ago.
 pub fn clock_ms() -> u64 {
     const BEGIN: u64 = 1 << 40;
     static START: OnceLock<Instant> = OnceLock::new();
     let start = START.get_or_init(Instant::now);
     BEGIN.saturating_add(u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX))
+}
+
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Relaxed)
 }
 
 #[derive(Debug, Default)]
@@ -123,36 +138,53 @@ impl Endpoint {
     }
 
     pub fn new(key: EndpointKey, attributes: Attributes) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let state = State {
+        let uid = next_number();
+        let knowledge = Knowledge {
+            identity: uid,
             fresh_since: clock_ms().into(),
-            ..State::default()
+            ..Knowledge::default()
         };
-        let uid = NEXT.fetch_add(1, Relaxed);
-        Self::build(uid, key, attributes, Arc::default(), Arc::new(state))
-    }
-
-    fn build(
-        uid: u64,
-        key: EndpointKey,
-        attributes: Attributes,
-        stats: Arc<EndpointStats>,
-        state: Arc<State>,
-    ) -> Self {
         Self {
             uid,
             key,
             attributes,
-            stats,
-            state,
+            stats: Arc::default(),
+            state: Arc::default(),
+            knowledge: Arc::new(knowledge),
         }
     }
 
     /// The same endpoint with other attributes: same pools, same counters.
     #[must_use]
     pub fn with(&self, attributes: Attributes) -> Self {
-        let (stats, state) = (Arc::clone(&self.stats), Arc::clone(&self.state));
-        Self::build(self.uid, self.key.clone(), attributes, stats, state)
+        Self {
+            uid: self.uid,
+            key: self.key.clone(),
+            attributes,
+            stats: Arc::clone(&self.stats),
+            state: Arc::clone(&self.state),
+            knowledge: Arc::clone(&self.knowledge),
+        }
+    }
+
+    /// The same endpoint, connected to in another way: pools and counters of its own, while what is
+    /// known of its health stays.
+    #[must_use]
+    pub fn reconnected(&self, attributes: Attributes) -> Self {
+        Self {
+            uid: next_number(),
+            key: self.key.clone(),
+            attributes,
+            stats: Arc::default(),
+            state: Arc::default(),
+            knowledge: Arc::clone(&self.knowledge),
+        }
+    }
+
+    /// Unique in this process, and the same whichever way the endpoint is connected to: what
+    /// ejections are kept by.
+    pub fn identity(&self) -> u64 {
+        self.knowledge.identity
     }
 
     /// It could not be connected to.
@@ -189,14 +221,14 @@ impl Endpoint {
     }
 
     /// Whether it is one that is checked. Until the first check has passed nobody knows, and that
-    /// counts as unhealthy; what is not checked is healthy.
-    pub fn await_check(&self, checked: bool) {
-        let was = self.state.checked.swap(checked, Relaxed);
-        if checked && !was {
+    /// counts as unhealthy unless it is `presumed` to be healthy; what is not checked is healthy.
+    pub fn await_check(&self, checked: bool, presumed: bool) {
+        let was = self.knowledge.checked.swap(checked, Relaxed);
+        if checked && !was && !presumed {
             self.find(Finding::FailedActive, true);
             self.find(Finding::PendingActive, true);
         } else if was && !checked {
-            let findings = &self.state.findings;
+            let findings = &self.knowledge.findings;
             findings.fetch_and(!Finding::ACTIVE, Relaxed);
         }
     }
@@ -205,11 +237,11 @@ impl Endpoint {
     pub fn find(&self, finding: Finding, holds: bool) -> bool {
         let bit = finding as u8;
         if finding == Finding::FailedActive && !holds && self.is_found(finding) {
-            self.state.fresh_since.store(clock_ms(), Relaxed);
+            self.knowledge.fresh_since.store(clock_ms(), Relaxed);
         }
         let before = match holds {
-            true => self.state.findings.fetch_or(bit, Relaxed),
-            false => self.state.findings.fetch_and(!bit, Relaxed),
+            true => self.knowledge.findings.fetch_or(bit, Relaxed),
+            false => self.knowledge.findings.fetch_and(!bit, Relaxed),
         };
         (before & bit != 0) != holds
     }
@@ -217,21 +249,21 @@ impl Endpoint {
     /// As if it had been known for long.
     #[cfg(test)]
     pub fn grow_old(&self) {
-        self.state.fresh_since.store(0, Relaxed);
+        self.knowledge.fresh_since.store(0, Relaxed);
     }
 
     /// Since when it may be chosen, on [`clock_ms`], as far as health checks go.
     pub fn fresh_since(&self) -> u64 {
-        self.state.fresh_since.load(Relaxed)
+        self.knowledge.fresh_since.load(Relaxed)
     }
 
     pub fn is_found(&self, finding: Finding) -> bool {
-        self.state.findings.load(Relaxed) & finding as u8 != 0
+        self.knowledge.findings.load(Relaxed) & finding as u8 != 0
     }
 
     /// What requests to it came to, for outlier detection.
     pub fn outcomes(&self) -> &Outcomes {
-        &self.state.outcomes
+        &self.knowledge.outcomes
     }
 
     pub fn availability(&self) -> Availability {

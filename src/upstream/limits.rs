@@ -96,7 +96,8 @@ impl Limit {
         self.acquire_of(self.max())
     }
 
-    fn acquire_of(&self, max: u32) -> Option<Permit> {
+    /// The same with a bound that is known elsewhere.
+    pub fn acquire_of(&self, max: u32) -> Option<Permit> {
         let before = self.used.fetch_add(1, Relaxed);
         let permit = Permit(Arc::clone(&self.used));
         (before < max).then_some(permit)

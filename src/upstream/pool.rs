@@ -4,7 +4,10 @@
 //! closed. HTTP/2: streams share a connection until the peer takes no more of them.
 //! Everything here runs on one data thread; nothing is borrowed across an await.
 
+mod http1;
 mod multiplex;
+mod raw;
+mod waiting;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -13,21 +16,21 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use causeway_xds::resource::headers::HeaderCase;
 use futures_util::future::Either;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
+use self::http1::Http1;
+use self::waiting::Waiting;
 use super::body::RequestBody;
-use super::connect::{ConnectError, ConnectErrorKind, connect};
+use super::connect::{ConnectError, ConnectErrorKind};
 use super::limits::Permit;
 use super::{Endpoint, Protocol, Transport, Via};
-use crate::net::Io;
+
+pub use raw::{Counted, CountedRaw, RawConnection, open_raw};
 
 /// How often a data thread looks for connections that were idle too long.
 pub const SWEEP: Duration = Duration::from_secs(1);
@@ -83,24 +86,6 @@ struct Pool {
 }
 
 impl Pool {
-    /// The longest waiting request that is still there.
-    fn next_waiting(&mut self) -> Option<oneshot::Sender<Http1>> {
-        loop {
-            let (_, waiting) = self.waiting.pop_front()?;
-            if !waiting.is_closed() {
-                return Some(waiting);
-            }
-        }
-    }
-
-    /// As [`Pool::next_waiting`], of those that can use such a connection.
-    fn next_waiting_for(&mut self, via: Option<&Rc<Via>>) -> Option<oneshot::Sender<Http1>> {
-        self.waiting.retain(|(_, waiting)| !waiting.is_closed());
-        let fits = |(wanted, _): &Waiting| wanted.as_ref() == via;
-        let index = self.waiting.iter().position(fits)?;
-        self.waiting.remove(index).map(|(_, waiting)| waiting)
-    }
-
     /// The connection of that kind that became idle last.
     fn pop_idle(&mut self, via: Option<&Rc<Via>>) -> Option<Idle> {
         match via {
@@ -115,19 +100,9 @@ impl Pool {
     }
 }
 
-/// A request for which there is no connection, and what kind it needs.
-type Waiting = (Option<Rc<Via>>, oneshot::Sender<Http1>);
-
 struct Idle {
     connection: Http1,
     since: Instant,
-}
-
-struct Http1 {
-    sender: http1::SendRequest<RequestBody>,
-    served: u32,
-    opened: Instant,
-    via: Option<Rc<Via>>,
 }
 
 /// A connection for one request.
@@ -227,85 +202,6 @@ pub fn spawn_tied(endpoint: &Endpoint, future: impl Future<Output = ()> + 'stati
     with_pool(uid, |pool| pool.tasks.insert(task, handle.abort_handle()));
 }
 
-/// Counts a connection as long as it lives.
-pub struct Counted {
-    endpoint: Arc<Endpoint>,
-    transport: Arc<Transport>,
-    _permit: Permit,
-}
-
-impl Counted {
-    fn new(endpoint: &Arc<Endpoint>, transport: &Arc<Transport>, permit: Permit) -> Self {
-        transport.stats.upstream_cx_total.inc();
-        transport.stats.upstream_cx_active.inc();
-        endpoint.stats.cx_total.inc();
-        endpoint.stats.cx_active.inc();
-        Self {
-            endpoint: Arc::clone(endpoint),
-            transport: Arc::clone(transport),
-            _permit: permit,
-        }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.transport.stats.upstream_cx_active.dec();
-        self.transport.stats.upstream_cx_destroy.inc();
-        self.endpoint.stats.cx_active.dec();
-    }
-}
-
-/// A raw connection, for TCP proxying, counted like any other, and as one request.
-pub struct RawConnection {
-    io: Io,
-    counted: Counted,
-}
-
-/// Counts a raw connection as a request to its endpoint as long as it lives.
-pub struct CountedRaw(Counted);
-
-impl CountedRaw {
-    fn new(counted: Counted) -> Self {
-        counted.endpoint.stats.rq_total.inc();
-        counted.endpoint.stats.rq_active.inc();
-        Self(counted)
-    }
-}
-
-impl Drop for CountedRaw {
-    fn drop(&mut self) {
-        self.0.endpoint.stats.rq_active.dec();
-    }
-}
-
-impl RawConnection {
-    /// The stream, and what must live as long as it does.
-    pub fn into_parts(self) -> (Io, Counted) {
-        (self.io, self.counted)
-    }
-
-    /// The same where no request was counted for it.
-    pub fn into_counted_parts(self) -> (Io, CountedRaw) {
-        (self.io, CountedRaw::new(self.counted))
-    }
-}
-
-/// Opens a connection that is not pooled.
-///
-/// # Errors
-/// [`ConnectError`].
-pub async fn open_raw(
-    endpoint: &Arc<Endpoint>,
-    transport: &Arc<Transport>,
-    via: Option<&Via>,
-) -> Result<RawConnection, ConnectError> {
-    let (permit, _connecting) = connection_permit(endpoint, transport)?;
-    let io = connect(endpoint, transport, via).await?;
-    let counted = Counted::new(endpoint, transport, permit);
-    Ok(RawConnection { io, counted })
-}
-
 /// Room for one more connection. A pool without any gets its first one whatever the limit says, as
 /// with Envoy: other threads and endpoints may hold all of them, and nothing would ever come free
 /// here. What comes with the permit is held until the connection is there.
@@ -394,7 +290,7 @@ pub async fn checkout(
         Protocol::Auto(_) => with_pool(endpoint.uid, |pool| pool.speaks_http1),
     };
     let (kind, reused) = if http1 {
-        let (connection, reused) = checkout_http1(endpoint, transport, via, fresh).await?;
+        let (connection, reused) = http1::checkout(endpoint, transport, via, fresh).await?;
         (Kind::Http1(connection), reused)
     } else {
         multiplex::checkout(endpoint, transport, via, fresh).await?
@@ -407,163 +303,10 @@ pub async fn checkout(
     })
 }
 
-async fn checkout_http1(
-    endpoint: &Arc<Endpoint>,
-    transport: &Arc<Transport>,
-    via: Option<&Rc<Via>>,
-    fresh: bool,
-) -> Result<(Http1, bool), ConnectError> {
-    if !fresh && let Some(connection) = idle_http1(endpoint, transport, via).await {
-        return Ok((connection, true));
-    }
-    let _pending = Pending::begin(endpoint, transport)?;
-    match connection_permit(endpoint, transport) {
-        Ok((permit, _connecting)) => {
-            Ok((open_http1(endpoint, transport, via, permit).await?, false))
-        }
-        Err(overflow) => wait_for_http1(endpoint, transport, via, overflow).await,
-    }
-}
-
-/// A request without a connection, until it has one. Envoy counts those for which a connection is
-/// being opened among them.
-struct Pending<'t> {
-    transport: &'t Transport,
-    _permit: Permit,
-}
-
-impl<'t> Pending<'t> {
-    fn begin(endpoint: &Endpoint, transport: &'t Transport) -> Result<Self, ConnectError> {
-        let limit = &transport.limits.pending;
-        let Some(permit) = limit.acquire() else {
-            transport.overflowed();
-            return Err(ConnectError {
-                address: endpoint.to_string(),
-                kind: ConnectErrorKind::Overflow(limit.max(), "pending requests"),
-            });
-        };
-        transport.stats.upstream_rq_pending_total.inc();
-        transport.stats.upstream_rq_pending_active.inc();
-        Ok(Self {
-            transport,
-            _permit: permit,
-        })
-    }
-}
-
-impl Drop for Pending<'_> {
-    fn drop(&mut self) {
-        self.transport.stats.upstream_rq_pending_active.dec();
-    }
-}
-
-async fn open_http1(
-    endpoint: &Arc<Endpoint>,
-    transport: &Arc<Transport>,
-    via: Option<&Rc<Via>>,
-    permit: Permit,
-) -> Result<Http1, ConnectError> {
-    let io = connect(endpoint, transport, via.map(Rc::as_ref)).await?;
-    if matches!(transport.protocol, Protocol::Auto(_)) && io.chose_http2() {
-        // It has changed its mind. The next request finds out.
-        with_pool(endpoint.uid, |pool| pool.speaks_http1 = false);
-        return Err(ConnectError {
-            address: endpoint.to_string(),
-            kind: ConnectErrorKind::OtherProtocol,
-        });
-    }
-    let counted = Counted::new(endpoint, transport, permit);
-    http1_over(io, endpoint, transport, via, counted).await
-}
-
-/// HTTP/1.1 on a connection that is there.
-async fn http1_over(
-    io: Io,
-    endpoint: &Arc<Endpoint>,
-    transport: &Arc<Transport>,
-    via: Option<&Rc<Via>>,
-    counted: Counted,
-) -> Result<Http1, ConnectError> {
-    transport.stats.upstream_cx_http1_total.inc();
-    let (sender, connection) = http1::Builder::new()
-        .max_header_size(transport.max_response_head.unwrap_or(MAX_RESPONSE_HEAD))
-        .title_case_headers(transport.header_case == HeaderCase::Proper)
-        .preserve_header_case(transport.header_case == HeaderCase::Preserve)
-        .handshake(TokioIo::new(io))
-        .await
-        .map_err(|e| http_error(endpoint, e))?;
-    spawn_tied(endpoint, async move {
-        let _counted = counted;
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "upstream connection ended");
-        }
-    });
-    Ok(Http1 {
-        sender,
-        served: 0,
-        opened: Instant::now(),
-        via: via.cloned(),
-    })
-}
-
-impl Http1 {
-    /// Whether it still works. Its task may still have to notice that the last response has ended.
-    async fn is_usable(&mut self) -> bool {
-        !self.sender.is_closed() && (self.sender.is_ready() || self.sender.ready().await.is_ok())
-    }
-}
-
-/// The connection that became idle last and still works.
-async fn idle_http1(
-    endpoint: &Endpoint,
-    transport: &Transport,
-    via: Option<&Rc<Via>>,
-) -> Option<Http1> {
-    loop {
-        let Idle { mut connection, .. } = with_pool(endpoint.uid, |pool| pool.pop_idle(via))?;
-        if !transport.is_spent(connection.served, connection.opened) && connection.is_usable().await
-        {
-            return Some(connection);
-        }
-    }
-}
-
 fn http_error(endpoint: &Endpoint, error: hyper::Error) -> ConnectError {
     ConnectError {
         address: endpoint.to_string(),
         kind: ConnectErrorKind::Http(Arc::new(error)),
-    }
-}
-
-/// Queues for a connection of this thread that comes free or ends, at most `connect_timeout`.
-async fn wait_for_http1(
-    endpoint: &Arc<Endpoint>,
-    transport: &Arc<Transport>,
-    via: Option<&Rc<Via>>,
-    overflow: ConnectError,
-) -> Result<(Http1, bool), ConnectError> {
-    let deadline = tokio::time::Instant::now() + transport.connect_timeout;
-    loop {
-        let (free, freed) = oneshot::channel();
-        with_pool(endpoint.uid, |pool| {
-            pool.waiting.push_back((via.cloned(), free))
-        });
-        match tokio::time::timeout_at(deadline, freed).await {
-            Ok(Ok(mut connection)) => {
-                if connection.is_usable().await {
-                    return Ok((connection, true));
-                }
-            }
-            // A connection has ended, or was not opened.
-            Ok(Err(_)) => {}
-            Err(_) => {
-                transport.overflowed();
-                return Err(overflow);
-            }
-        }
-        if let Ok((permit, _connecting)) = connection_permit(endpoint, transport) {
-            return Ok((open_http1(endpoint, transport, via, permit).await?, false));
-        }
     }
 }
 

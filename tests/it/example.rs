@@ -1,6 +1,7 @@
 //! The example that plays a Coordinator, with a worker that was started from the file it prints.
 
 use std::path::Path;
+use std::time::Duration;
 
 use causeway::config::WorkerConfig;
 
@@ -28,6 +29,7 @@ async fn a_worker_is_led_from_registration_to_removal() {
     };
     let fake = Fake::start(args).await.unwrap();
     let mut config = WorkerConfig::parse(&fake.worker_file(), Path::new("worker.toml")).unwrap();
+    config.causeway.kernel_check_period = Duration::ZERO;
     assert!(config.unknown.is_empty(), "{:?}", config.unknown);
     // Ports that other tests may have.
     config.causeway.management.set_port(0);

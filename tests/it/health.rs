@@ -153,6 +153,50 @@ async fn a_check_uses_its_connection_again_unless_told_otherwise() {
     until("connections", async || a.origin.connections() > 5).await;
 }
 
+/// A server that answers HTTP may have lost its WebSockets: their handshake is a request like others.
+#[tokio::test]
+async fn a_check_may_be_a_handshake_of_websocket() {
+    let upgrades = Arc::new(AtomicBool::new(true));
+    let told = Arc::clone(&upgrades);
+    let origin = Origin::http(move |mut conn| {
+        let told = Arc::clone(&told);
+        async move {
+            while let Some(head) = conn.request().await {
+                let upgrade = [("connection", "upgrade"), ("upgrade", "websocket")];
+                match head.header("upgrade") {
+                    "websocket" if told.load(SeqCst) => conn.reply(101, &upgrade, "").await,
+                    "websocket" => conn.reply(200, &[], "plain").await,
+                    _ => conn.reply(200, &[], "here").await,
+                }
+            }
+        }
+    })
+    .await;
+    let replica = Replica {
+        origin,
+        status: Arc::default(),
+    };
+    let header = |key: &str, value: &str| json!({"header": {"key": key, "value": value}});
+    let check = json!({
+        "reuse_connection": false,
+        "http_health_check": {
+            "path": "/ws",
+            "expected_statuses": [{"start": 101, "end": 102}],
+            "request_headers_to_add": [
+                header("connection", "upgrade"),
+                header("upgrade", "websocket"),
+                header("sec-websocket-version", "13"),
+                header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            ],
+        },
+    });
+    let app = serving(checked(&[&replica], &check)).await;
+    assert_eq!(answers(&app).await, names(&["here"]));
+    upgrades.store(false, SeqCst);
+    let nobody = names(&["no healthy upstream"]);
+    until("nobody", async || answers(&app).await == nobody).await;
+}
+
 #[tokio::test]
 async fn connecting_is_enough_for_tcp() {
     let a = Replica::named("a").await;

@@ -13,6 +13,7 @@
 mod support;
 
 mod admin;
+mod admission;
 mod bootstrap;
 mod chains;
 mod choosing;
@@ -29,6 +30,7 @@ mod filters;
 mod health;
 mod http1;
 mod http2;
+mod kernels;
 mod load_report;
 mod pool;
 mod redis_bus;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use causeway::config::{Access, DigestMod, PermitHash};
 use causeway::coordinator::api::{
-    self, Component, FromStats, Health, HostPort, Identity, MetricsConfig, PathAddress,
+    self, Component, FromStats, Health, HostPort, Identity, Kernels, MetricsConfig, PathAddress,
     PublicAddresses, Server, SetupConfig, WildcardAddress,
 };
 use causeway::coordinator::check::{self, Outcome, Subject};
@@ -34,6 +34,10 @@ const JWT_SECRET: &str = "some_jwt_secret";
 struct Well;
 
 impl Health for Well {
+    fn kernels(&self) -> Kernels {
+        Kernels::default()
+    }
+
     fn ready(&self) -> bool {
         true
     }

@@ -5,10 +5,12 @@
 //! | `progress` | what the results add up to, and how long to wait; without I/O |
 //! | `probe` | one check: HTTP, TCP, gRPC |
 //! | `events` | what is logged of them |
+//! | `pace` | how often those in the background may be made |
 
 mod events;
+mod pace;
 mod probe;
-mod progress;
+pub mod progress;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +20,8 @@ use causeway_xds::resource::cluster::HealthCheck;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
+
+pub use pace::Pace;
 
 use super::outlier::Detection;
 use crate::telemetry::access_log::LogFile;
@@ -66,7 +70,7 @@ impl Changes {
 
 /// One endpoint under check.
 pub struct Checker {
-    pub check: HealthCheck,
+    pub check: Arc<HealthCheck>,
     pub cluster: Arc<str>,
     pub endpoint: Arc<Endpoint>,
     pub transport: Arc<Transport>,
@@ -74,6 +78,8 @@ pub struct Checker {
     /// What is told that a check succeeded.
     pub outlier: Option<Arc<Detection>>,
     pub changes: Arc<Changes>,
+    /// For checks in the background.
+    pub pace: Arc<Pace>,
     /// Where changes are logged.
     pub events: Vec<Arc<LogFile>>,
 }
@@ -87,9 +93,14 @@ impl Checker {
         let mut prober = Prober::new(&self.check, &self.cluster, &self.endpoint);
         let mut first = true;
         loop {
+            if self.check.background {
+                self.pace.turn().await;
+            }
             self.stats.attempt.inc();
             let limit = self.check.timeout;
-            let (result, cause) = match timeout(limit, prober.probe(&self.transport)).await {
+            // On the heap while it lasts: most of the time a check is one that waits.
+            let probe = Box::pin(prober.probe(&self.transport));
+            let (result, cause) = match timeout(limit, probe).await {
                 Ok(Err(failed)) if failed.network => (Err(failed), Cause::Network),
                 Ok(result) => (result, Cause::Active),
                 Err(_) => {
@@ -98,9 +109,9 @@ impl Checker {
                     (Err(failed), Cause::NetworkTimeout)
                 }
             };
-            let verdict = self.judge(result);
+            let (verdict, reason) = self.judge(result);
             let step = progress.take(verdict, &self.check);
-            let degraded_changed = self.publish(verdict, step);
+            let degraded_changed = self.publish(verdict, step, &reason);
             if !self.events.is_empty() {
                 let outcome = Outcome {
                     verdict,
@@ -124,13 +135,13 @@ impl Checker {
         }
     }
 
-    fn judge(&self, result: Result<probe::Passed, Failed>) -> Verdict {
+    /// What a check says, and why if it failed.
+    fn judge(&self, result: Result<probe::Passed, Failed>) -> (Verdict, String) {
         match result {
             Ok(passed) => {
                 self.stats.success.inc();
-                Verdict::Success {
-                    degraded: passed.degraded,
-                }
+                let degraded = passed.degraded;
+                (Verdict::Success { degraded }, String::new())
             }
             Err(failed) => {
                 self.stats.failure.inc();
@@ -138,15 +149,14 @@ impl Checker {
                     self.stats.network_failure.inc();
                 }
                 debug!(cluster = %self.cluster, endpoint = %self.endpoint, reason = failed.reason, "health check failed");
-                Verdict::Failure {
-                    counts: failed.counts,
-                }
+                let counts = failed.counts;
+                (Verdict::Failure { counts }, failed.reason)
             }
         }
     }
 
     /// Whether the endpoint has begun or ceased to be degraded.
-    fn publish(&self, verdict: Verdict, step: Step) -> bool {
+    fn publish(&self, verdict: Verdict, step: Step, reason: &str) -> bool {
         let endpoint = &self.endpoint;
         let first = endpoint.find(Finding::PendingActive, false);
         let degraded = matches!(verdict, Verdict::Success { degraded: true });
@@ -157,7 +167,9 @@ impl Checker {
             changed |= endpoint.find(Finding::FailedActive, !healthy);
             match healthy {
                 true => info!(cluster = %self.cluster, %endpoint, "endpoint is healthy"),
-                false => warn!(cluster = %self.cluster, %endpoint, "endpoint is unhealthy"),
+                false => {
+                    warn!(cluster = %self.cluster, %endpoint, reason, "endpoint is unhealthy");
+                }
             }
         }
         if matches!(verdict, Verdict::Success { .. })

@@ -1,6 +1,7 @@
 //! One check of one endpoint.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use causeway_xds::proto::Message;
@@ -56,12 +57,11 @@ impl Failed {
 
 /// Checks one endpoint, and keeps the connection in between.
 pub struct Prober {
-    probe: Probe,
+    check: Arc<HealthCheck>,
     address: Address,
     /// As the endpoint's.
     socket: Option<usize>,
     authority: String,
-    reuse: bool,
     connection: Option<Connection>,
 }
 
@@ -71,7 +71,7 @@ enum Connection {
 }
 
 impl Prober {
-    pub fn new(check: &HealthCheck, cluster: &str, endpoint: &Endpoint) -> Self {
+    pub fn new(check: &Arc<HealthCheck>, cluster: &str, endpoint: &Endpoint) -> Self {
         let own = &endpoint.attributes.check;
         let mut address = endpoint.key.address.clone();
         if let (Address::Socket(socket), Some(port)) = (&mut address, own.port.or(check.port)) {
@@ -85,11 +85,10 @@ impl Prober {
         let authority = [own.hostname.as_str(), named, cluster];
         let authority = authority.into_iter().find(|name| !name.is_empty());
         Self {
-            probe: check.probe.clone(),
+            check: Arc::clone(check),
             address,
             socket: endpoint.attributes.socket,
             authority: authority.unwrap_or_default().to_owned(),
-            reuse: check.reuse_connection,
             connection: None,
         }
     }
@@ -100,17 +99,18 @@ impl Prober {
 
     /// Has to be given a deadline.
     pub async fn probe(&mut self, transport: &Transport) -> Result<Passed, Failed> {
-        match self.probe.clone() {
-            Probe::Tcp(tcp) => exchange(&tcp, self.connect(transport).await?).await,
+        let check = Arc::clone(&self.check);
+        match &check.probe {
+            Probe::Tcp(tcp) => exchange(tcp, self.connect(transport).await?).await,
             Probe::Http(http) => {
-                let request = http_request(&http, &self.authority);
+                let request = http_request(http, &self.authority);
                 let (head, _) = self.request(request, http.http2, transport).await?;
-                judge(&http, head.status, &head.headers)
+                judge(http, head.status, &head.headers)
             }
             Probe::Grpc {
                 service, headers, ..
             } => {
-                let request = grpc_request(&service, &headers, &self.authority);
+                let request = grpc_request(service, headers, &self.authority);
                 let (head, body) = self.request(request, true, transport).await?;
                 judge_grpc(&head, body.as_ref())
             }
@@ -140,7 +140,7 @@ impl Prober {
             data: body.to_bytes(),
         });
         // What was not read to its end cannot be used again.
-        if self.reuse && answer.is_some() {
+        if self.check.reuse_connection && answer.is_some() {
             self.connection = Some(connection);
         }
         Ok((head, answer))

@@ -29,6 +29,7 @@ pub(super) fn check(unhealthy_threshold: u32, healthy_threshold: u32) -> HealthC
         event_logs: vec![],
         log_success: false,
         log_failures: false,
+        background: false,
         timeout: Duration::from_secs(1),
         intervals: intervals(),
         unhealthy_threshold,

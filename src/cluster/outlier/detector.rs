@@ -17,7 +17,7 @@ use crate::upstream::outcomes::{Outcomes, Rate};
 pub struct Detector {
     pub detection: Arc<Detection>,
     stats: Arc<OutlierStats>,
-    /// Of those that are or were ejected, by endpoint.
+    /// Of those that are or were ejected, by [`Endpoint::identity`].
     ejections: HashMap<u64, Ejection>,
     active: usize,
 }
@@ -86,10 +86,10 @@ impl Detector {
         if self.ejections.is_empty() {
             return;
         }
-        let there: HashSet<u64> = endpoints.iter().map(|e| e.uid).collect();
+        let there: HashSet<u64> = endpoints.iter().map(|e| e.identity()).collect();
         let (active, stats) = (&mut self.active, &self.stats);
-        self.ejections.retain(|uid, ejection| {
-            let stays = there.contains(uid);
+        self.ejections.retain(|identity, ejection| {
+            let stays = there.contains(identity);
             if !stays && ejection.since.is_some() {
                 *active -= 1;
                 stats.ejections_active.dec();
@@ -101,14 +101,14 @@ impl Detector {
     /// Something was reported of an endpoint. Returns whether its health changed.
     pub fn report(
         &mut self,
-        uid: u64,
+        identity: u64,
         what: Event,
         endpoints: &[Arc<Endpoint>],
         now: Instant,
         random: &mut fastrand::Rng,
     ) -> bool {
         // It may be gone by now.
-        let Some(endpoint) = endpoints.iter().find(|e| e.uid == uid) else {
+        let Some(endpoint) = endpoints.iter().find(|e| e.identity() == identity) else {
             return false;
         };
         let outcomes = endpoint.outcomes();
@@ -154,13 +154,13 @@ impl Detector {
 
     /// Ends an ejection that has lasted long enough.
     fn look(&mut self, endpoint: &Endpoint, now: Instant) -> bool {
-        let Some(ejection) = self.ejections.get_mut(&endpoint.uid) else {
+        let Some(ejection) = self.ejections.get_mut(&endpoint.identity()) else {
             return false;
         };
         let Some(since) = ejection.since else {
             ejection.factor = ejection.factor.saturating_sub(1);
             if ejection.factor == 0 {
-                self.ejections.remove(&endpoint.uid);
+                self.ejections.remove(&endpoint.identity());
             }
             return false;
         };
@@ -174,7 +174,7 @@ impl Detector {
     }
 
     fn uneject(&mut self, endpoint: &Endpoint) -> bool {
-        let ejection = self.ejections.get_mut(&endpoint.uid);
+        let ejection = self.ejections.get_mut(&endpoint.identity());
         if ejection.and_then(|e| e.since.take()).is_some() {
             self.active -= 1;
             self.stats.ejections_active.dec();
@@ -294,11 +294,14 @@ impl Detector {
         );
         let jitter = keys.max_ejection_time_jitter(model).as_millis();
         let jitter = u64::try_from(jitter).unwrap_or(u64::MAX);
-        let ejection = self.ejections.entry(endpoint.uid).or_insert(Ejection {
-            since: None,
-            factor: 0,
-            jitter: Duration::ZERO,
-        });
+        let ejection = self
+            .ejections
+            .entry(endpoint.identity())
+            .or_insert(Ejection {
+                since: None,
+                factor: 0,
+                jitter: Duration::ZERO,
+            });
         ejection.since = Some(now);
         ejection.jitter = Duration::from_millis(random.u64(..=jitter));
         if base.saturating_mul(ejection.factor) < max.saturating_add(base) {

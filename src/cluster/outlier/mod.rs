@@ -61,8 +61,8 @@ impl Outcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     pub cluster: Arc<str>,
-    /// Of the endpoint.
-    pub uid: u64,
+    /// [`Endpoint::identity`].
+    pub endpoint: u64,
     pub what: Event,
 }
 
@@ -215,7 +215,7 @@ impl Detection {
     fn report(&self, endpoint: &Endpoint, what: Event) -> bool {
         let report = Report {
             cluster: Arc::clone(&self.cluster),
-            uid: endpoint.uid,
+            endpoint: endpoint.identity(),
             what,
         };
         self.reports.0.try_send(report).is_ok()

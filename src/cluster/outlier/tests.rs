@@ -106,7 +106,7 @@ impl World {
         while let Ok(report) = self.received.try_recv() {
             let (all, random) = (&self.endpoints, &mut self.random);
             self.detector
-                .report(report.uid, report.what, all, self.now, random);
+                .report(report.endpoint, report.what, all, self.now, random);
         }
     }
 
@@ -358,7 +358,7 @@ fn a_report_that_finds_no_room_is_made_again() {
     let detection = &world.detector.detection;
     let filler = Report {
         cluster: "c".into(),
-        uid: 0,
+        endpoint: 0,
         what: Event::CheckPassed,
     };
     while world.reports.0.try_send(filler.clone()).is_ok() {}

@@ -7,7 +7,7 @@ use causeway_xds::resource::load_assignment::{
 };
 
 use super::*;
-use crate::cluster::EndpointSet;
+use crate::cluster::{EndpointSet, Recipe};
 
 const HEALTHY: EndpointHealth = EndpointHealth::Healthy;
 const UNHEALTHY: EndpointHealth = EndpointHealth::Unhealthy;
@@ -46,8 +46,12 @@ fn counts(
     balancing: &Balancing,
     rounds: u32,
 ) -> (BTreeMap<u16, u32>, u32) {
-    let set = EndpointSet::build(assignment, balancing, &[], false, &EndpointSet::default());
-    let selection = Selection::new(set.all(), assignment, balancing);
+    let set = EndpointSet::build(
+        assignment,
+        &Recipe::plain(balancing),
+        &EndpointSet::default(),
+    );
+    let selection = Selection::new(set.all(), assignment, balancing, None);
     let mut counts = BTreeMap::new();
     let mut panics = 0;
     for _ in 0..rounds {
@@ -204,7 +208,7 @@ fn a_hash_leads_to_the_same_endpoint_every_time() {
             group(0, 0, &[(1, HEALTHY), (2, UNHEALTHY), (3, HEALTHY)]),
             group(1, 0, &[(4, HEALTHY)]),
         ]);
-        let set = EndpointSet::build(&of, &balancing, &[], false, &EndpointSet::default());
+        let set = EndpointSet::build(&of, &Recipe::plain(&balancing), &EndpointSet::default());
         let pick = |hash| {
             let selection = set.selection();
             selection.choose(set.all(), &policy, Some(hash)).place
@@ -233,7 +237,11 @@ fn an_endpoint_with_too_many_requests_gives_up_what_is_beyond_its_part() {
         }),
         ..Balancing::default()
     };
-    let set = EndpointSet::build(&assignment, &bounded, &[], false, &EndpointSet::default());
+    let set = EndpointSet::build(
+        &assignment,
+        &Recipe::plain(&bounded),
+        &EndpointSet::default(),
+    );
     let pick = |hash| {
         let chosen = set
             .selection()
@@ -270,9 +278,9 @@ fn a_new_endpoint_gets_its_share_little_by_little() {
     };
     let before = assignment(vec![group(0, 0, &[(1, HEALTHY)])]);
     let after = assignment(vec![group(0, 0, &[(1, HEALTHY), (2, HEALTHY)])]);
-    let first = EndpointSet::build(&before, &slow, &[], false, &EndpointSet::default());
+    let first = EndpointSet::build(&before, &Recipe::plain(&slow), &EndpointSet::default());
     first.all()[0].grow_old();
-    let set = EndpointSet::build(&after, &slow, &[], false, &first);
+    let set = EndpointSet::build(&after, &Recipe::plain(&slow), &first);
     let new = (0..2000).filter(|_| {
         let chosen = set.selection().choose(set.all(), &slow.policy, None);
         chosen.place == Some(1)

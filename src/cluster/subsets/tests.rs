@@ -5,7 +5,7 @@ use causeway_xds::resource::load_assignment::{
 };
 
 use super::*;
-use crate::cluster::EndpointSet;
+use crate::cluster::{EndpointSet, Recipe};
 
 fn labels(of: &[(&str, &str)]) -> Labels {
     let labels = of.iter();
@@ -78,7 +78,11 @@ impl Cluster {
             ..Balancing::default()
         };
         Self {
-            set: EndpointSet::build(&assignment, &balancing, &[], false, &EndpointSet::default()),
+            set: EndpointSet::build(
+                &assignment,
+                &Recipe::plain(&balancing),
+                &EndpointSet::default(),
+            ),
             stats: ClusterStats::default(),
         }
     }

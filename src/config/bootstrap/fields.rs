@@ -3,12 +3,16 @@
 use std::net::{IpAddr, SocketAddr};
 
 use causeway_xds::ResourceType;
-use causeway_xds::proto::core;
 use causeway_xds::proto::core::address::Address as AddressKind;
 use causeway_xds::proto::core::socket_address::PortSpecifier;
 use causeway_xds::proto::envoy::config::bootstrap::v3 as proto;
 use causeway_xds::proto::envoy::config::bootstrap::v3::bootstrap::StaticResources;
+use causeway_xds::proto::envoy::config::overload::v3::OverloadManager;
+use causeway_xds::proto::envoy::config::overload::v3::resource_monitor::ConfigType;
+use causeway_xds::proto::envoy::extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig;
+use causeway_xds::proto::{Message as _, core};
 use causeway_xds::reject::{FieldPath, Invalid};
+use causeway_xds::type_url::message_name;
 
 use super::{BootstrapConfig, Runtime, dynamic, pack, static_updates};
 use crate::config::xds::XdsConfig;
@@ -93,13 +97,18 @@ pub(super) fn read(message: proto::Bootstrap) -> Result<BootstrapConfig, Invalid
     let mut ignored = Vec::new();
     ignore!(ignored, ""; node_context_params, flags_path, stats_sinks, deferred_stat_options,
         stats_config, stats_flush_interval, stats_flush, stats_eviction, watchdog, watchdogs,
-        overload_manager, enable_dispatcher_stats, stats_server_version_override,
+        enable_dispatcher_stats, stats_server_version_override,
         use_tcp_for_dns_lookups, dns_resolution_config, typed_dns_resolver_config,
         bootstrap_extensions, fatal_actions, inline_headers, perf_tracing_file_path,
         default_regex_engine, application_log_config, grpc_async_client_manager_config,
         memory_allocator_manager, enable_worker_cpu_affinity);
-    let load_stats = self::cluster_manager(cluster_manager.unwrap_or_default(), &mut ignored)
-        .map_err(|e| e.within(&root.field("cluster_manager")))?;
+    let max_connections = overload_manager
+        .map(|manager| overload(manager, &mut ignored))
+        .transpose()
+        .map_err(|e| e.within(&root.field("overload_manager")))?;
+    let (local_cluster, load_stats) =
+        self::cluster_manager(cluster_manager.unwrap_or_default(), &mut ignored)
+            .map_err(|e| e.within(&root.field("cluster_manager")))?;
 
     let admin = admin.map(|a| self::admin(a, &mut ignored)).transpose();
     let admin = admin.map_err(|e| e.within(&root.field("admin")))?.flatten();
@@ -137,15 +146,57 @@ pub(super) fn read(message: proto::Bootstrap) -> Result<BootstrapConfig, Invalid
             ),
         ]),
         runtime: Runtime::read(layered_runtime)?,
+        local_cluster,
+        max_connections: max_connections.flatten(),
         ignored: ignored.into_iter().map(str::to_owned).collect(),
         message: whole,
     })
 }
 
+/// The limit of connections is the one resource that is watched.
+fn overload(
+    message: OverloadManager,
+    ignored: &mut Vec<&'static str>,
+) -> Result<Option<u32>, Invalid> {
+    const CONNECTIONS: &str =
+        "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig";
+    let OverloadManager {
+        refresh_interval,
+        resource_monitors,
+        actions,
+        loadshed_points,
+        buffer_factory_config,
+    } = message;
+    ignore!(ignored, "overload_manager."; refresh_interval, actions, loadshed_points, buffer_factory_config);
+    let mut most = None;
+    for (index, monitor) in resource_monitors.into_iter().enumerate() {
+        let Some(ConfigType::TypedConfig(any)) = monitor.config_type else {
+            ignored.push("overload_manager.resource_monitors");
+            continue;
+        };
+        if message_name(&any.type_url) != CONNECTIONS {
+            ignored.push("overload_manager.resource_monitors");
+            continue;
+        }
+        let at = FieldPath::root().field("resource_monitors").index(index);
+        let at = at.field("typed_config");
+        let DownstreamConnectionsConfig {
+            max_active_downstream_connections: given,
+        } = DownstreamConnectionsConfig::decode(any.value.as_slice())
+            .map_err(|e| Invalid::new(at.clone(), e.to_string()))?;
+        if given <= 0 {
+            let at = at.field("max_active_downstream_connections");
+            return Err(Invalid::new(at, "must be greater than zero"));
+        }
+        most = Some(u32::try_from(given).unwrap_or(u32::MAX));
+    }
+    Ok(most)
+}
+
 fn cluster_manager(
     message: proto::ClusterManager,
     ignored: &mut Vec<&'static str>,
-) -> Result<Option<core::ApiConfigSource>, Invalid> {
+) -> Result<(Option<String>, Option<core::ApiConfigSource>), Invalid> {
     let proto::ClusterManager {
         local_cluster_name,
         outlier_detection,
@@ -154,9 +205,9 @@ fn cluster_manager(
         enable_deferred_cluster_creation,
     } = message;
     refuse!(FieldPath::root(); upstream_bind_config);
-    ignore!(ignored, "cluster_manager."; local_cluster_name, outlier_detection,
-        enable_deferred_cluster_creation);
-    Ok(load_stats_config)
+    ignore!(ignored, "cluster_manager."; outlier_detection, enable_deferred_cluster_creation);
+    let local_cluster = Some(local_cluster_name).filter(|name| !name.is_empty());
+    Ok((local_cluster, load_stats_config))
 }
 
 fn admin(

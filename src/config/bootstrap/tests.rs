@@ -70,15 +70,41 @@ fn a_bootstrap_is_read() {
     let cds = config.xds.cds.unwrap();
     assert_eq!(cds.place, file("/x/cds.json", Some("/y")));
     assert_eq!(cds.initial_fetch_timeout, Duration::ZERO);
+    assert_eq!(config.local_cluster.as_deref(), Some("here"));
     assert_eq!(
         config.ignored,
         [
-            "cluster_manager.local_cluster_name",
-            "overload_manager",
+            "overload_manager.refresh_interval",
             "stats_flush_interval",
             "watchdogs",
         ]
     );
+}
+
+#[test]
+fn the_limit_of_connections_is_the_resource_that_is_watched() {
+    let monitors = |monitors: &str| {
+        let text = format!("{{overload_manager: {{resource_monitors: [{monitors}]}}}}");
+        parse(&text).map(|config| (config.max_connections, config.ignored))
+    };
+    let of = |kind: &str, fields: &str| {
+        let kind = format!("type.googleapis.com/envoy.extensions.resource_monitors.{kind}");
+        format!("{{name: m, typed_config: {{\"@type\": {kind}, {fields}}}}}")
+    };
+    let connections = "downstream_connections.v3.DownstreamConnectionsConfig";
+    let heap = "fixed_heap.v3.FixedHeapConfig";
+    let both = format!(
+        "{}, {}",
+        of(heap, "max_heap_size_bytes: 1"),
+        of(connections, "max_active_downstream_connections: 7")
+    );
+    let (most, ignored) = monitors(&both).unwrap();
+    assert_eq!(most, Some(7));
+    assert_eq!(ignored, ["overload_manager.resource_monitors"]);
+    let wrong = monitors(&of(connections, "")).unwrap_err().to_string();
+    let expected = "overload_manager.resource_monitors[0].typed_config.\
+                    max_active_downstream_connections: must be greater than zero";
+    assert!(wrong.contains(expected), "{wrong}");
 }
 
 #[test]

@@ -7,8 +7,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    AskCoordinator, AskError, Component, Health, HostPort, Identity, PathAddress, PublicAddresses,
-    WildcardAddress,
+    AskCoordinator, AskError, Component, Health, HostPort, Identity, Kernels, PathAddress,
+    PublicAddresses, WildcardAddress,
 };
 use crate::config::{CoordinatorConfig, FrontendMode, TraefikFrontend, WorkerConfig};
 use crate::coordinator::client::CoordinatorClient;
@@ -32,11 +32,16 @@ impl AskCoordinator for CoordinatorClient {
 pub struct WorkerHealth {
     pub ready: Arc<dyn Fn() -> bool + Send + Sync>,
     pub redis: Arc<RedisHealth>,
+    pub kernels: Arc<dyn Fn() -> Kernels + Send + Sync>,
 }
 
 impl Health for WorkerHealth {
     fn ready(&self) -> bool {
         (self.ready)()
+    }
+
+    fn kernels(&self) -> Kernels {
+        (self.kernels)()
     }
 
     fn components(&self) -> Vec<Component> {

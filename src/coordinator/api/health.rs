@@ -25,6 +25,20 @@ pub trait Health: Send + Sync {
     fn ready(&self) -> bool;
     /// The last checks of what the worker depends on.
     fn components(&self) -> Vec<Component>;
+    /// How the kernels of all circuits are.
+    fn kernels(&self) -> Kernels;
+}
+
+/// Kernels of all circuits, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kernels {
+    pub total: usize,
+    /// Those that requests may go to without need.
+    pub healthy: usize,
+    /// Their last checks failed.
+    pub failed_checks: usize,
+    /// They are left out for a while.
+    pub ejected: usize,
 }
 
 /// The last check of one part.
@@ -112,7 +126,7 @@ pub fn status() -> Response {
 
 pub(super) async fn worker(api: &Api) -> Response {
     let slots = api.slots.slots().await;
-    let identity = &api.identity;
+    let (identity, kernels) = (&api.identity, api.health.kernels());
     answer::json(
         StatusCode::OK,
         &json!({
@@ -123,6 +137,12 @@ pub(super) async fn worker(api: &Api) -> Response {
             "protocol": identity.protocol,
             "occupied_slots": slots.occupied,
             "available_slots": slots.available,
+            "kernels": {
+                "total": kernels.total,
+                "healthy": kernels.healthy,
+                "failed_checks": kernels.failed_checks,
+                "ejected": kernels.ejected,
+            },
         }),
     )
 }

@@ -43,7 +43,7 @@ use super::problem;
 
 pub use self::adapt::WorkerHealth;
 pub use self::exposition::Distribution;
-pub use self::health::{Component, Health, Identity};
+pub use self::health::{Component, Health, Identity, Kernels};
 pub use self::legacy::{CountLegacy, FromStats, LegacyCounts, Requests, Tunnels, Upstream};
 pub use self::metrics::{MetricsConfig, WriteMetrics};
 pub use self::redirect::{HostPort, PathAddress, PublicAddresses, WildcardAddress};

@@ -76,6 +76,14 @@ impl Health for World {
     fn ready(&self) -> bool {
         self.ready
     }
+    fn kernels(&self) -> Kernels {
+        Kernels {
+            total: 5,
+            healthy: 3,
+            failed_checks: 1,
+            ejected: 2,
+        }
+    }
     fn components(&self) -> Vec<Component> {
         let checked_at = Some(UNIX_EPOCH + Duration::from_secs(1_795_509_863));
         vec![Component {
@@ -264,7 +272,8 @@ async fn health_is_told_in_the_known_form() {
     assert_eq!(status, json!({"api_version": "v2"}));
     let worker = rig.get("/health/status").await.json();
     let expected = json!({"version": "1.2.3", "authority": "worker-1", "app_mode": "wildcard",
-                          "protocol": "http", "occupied_slots": 2, "available_slots": 9});
+                          "protocol": "http", "occupied_slots": 2, "available_slots": 9,
+                          "kernels": {"total": 5, "healthy": 3, "failed_checks": 1, "ejected": 2}});
     assert_eq!(worker, expected);
 }
 

@@ -17,7 +17,7 @@ use causeway_xds::proto::{Any, Cluster, ClusterLoadAssignment, HttpProtocolOptio
 use causeway_xds::type_url::pack_as;
 
 use super::listener::{address, duration, same_origin, uint32};
-use super::names;
+use super::{Frame, names};
 use crate::coordinator::model::{Circuit, KernelRoute};
 
 /// As long as the legacy worker waits for a kernel.
@@ -34,7 +34,7 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive {
 };
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
-pub fn cluster(circuit: &Circuit) -> Cluster {
+pub fn cluster(frame: &Frame, circuit: &Circuit) -> Cluster {
     let limits = Thresholds {
         max_connections: Some(uint32(NO_LIMIT)),
         max_pending_requests: Some(uint32(NO_LIMIT)),
@@ -45,7 +45,7 @@ pub fn cluster(circuit: &Circuit) -> Cluster {
         .protocol
         .is_http2()
         .then(|| (HTTP_OPTIONS.to_owned(), http2_options()));
-    Cluster {
+    let mut cluster = Cluster {
         name: names::circuit(circuit.id),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
         eds_cluster_config: Some(EdsClusterConfig {
@@ -63,7 +63,12 @@ pub fn cluster(circuit: &Circuit) -> Cluster {
         }),
         typed_extension_protocol_options: http2.into_iter().collect(),
         ..Cluster::default()
-    }
+    };
+    let kernels = merged(&circuit.routes).len();
+    frame
+        .watch
+        .apply(&mut cluster, circuit.protocol.is_http(), kernels);
+    cluster
 }
 
 /// Has no endpoints.
@@ -260,13 +265,13 @@ mod tests {
     fn only_an_http2_circuit_asks_for_http2() {
         let mut circuit = circuit(1, "a");
         assert!(
-            cluster(&circuit)
+            cluster(&Frame::default(), &circuit)
                 .typed_extension_protocol_options
                 .is_empty()
         );
         circuit.protocol = Protocol::H2;
         assert!(
-            cluster(&circuit)
+            cluster(&Frame::default(), &circuit)
                 .typed_extension_protocol_options
                 .contains_key(HTTP_OPTIONS)
         );

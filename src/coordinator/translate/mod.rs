@@ -12,6 +12,7 @@ mod filters;
 mod listener;
 pub mod names;
 mod route;
+mod watch;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -30,6 +31,7 @@ use crate::util::Secret;
 use names::Slots;
 
 pub use route::path_segment;
+pub use watch::KernelWatch;
 
 const EVERYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
@@ -56,6 +58,7 @@ pub struct Frame {
     pub raw_ports: bool,
     /// Ports are bound when a circuit takes them, and not all of them from the start.
     pub ports_on_demand: bool,
+    pub watch: KernelWatch,
 }
 
 /// What opens private circuits.
@@ -142,6 +145,7 @@ impl From<&WorkerConfig> for Frame {
                 matches!(c.protocol, Tcp | Vnc | Rdp)
             }),
             ports_on_demand: !config.causeway.ports_at_start,
+            watch: KernelWatch::from(&config.causeway),
         }
     }
 }
@@ -231,8 +235,15 @@ pub fn change(
     let mut messages = Messages::default();
     for id in &touched.circuits {
         match now.get(*id) {
-            Some(circuit) => messages.cluster(&cluster::cluster(circuit)),
+            Some(circuit) => messages.cluster(&cluster::cluster(frame, circuit)),
             None => messages.remove(ResourceType::Cluster, names::circuit(*id)),
+        }
+    }
+    // How kernels are watched depends on how many there are.
+    let watched = touched.routes.difference(&touched.circuits);
+    for circuit in watched.filter_map(|id| now.get(*id)) {
+        if frame.watch != KernelWatch::default() {
+            messages.cluster(&cluster::cluster(frame, circuit));
         }
     }
     for id in &touched.routes {

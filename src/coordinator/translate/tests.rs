@@ -358,6 +358,36 @@ fn messages_are_as_written_down() {
         let touched = registry.announce(Owner::Shim, golden(name));
         assert_golden(name, &change(&all_frontends(), &registry, &touched, "1"));
     }
+    let watching = Frame {
+        watch: KernelWatch::from(&config::Causeway::default()),
+        ..small
+    };
+    let mut registry = CircuitRegistry::default();
+    let touched = registry.announce(Owner::Shim, golden("inference"));
+    assert_golden("watched", &change(&watching, &registry, &touched, "1"));
+}
+
+/// A second kernel makes a difference to how the first is watched.
+#[test]
+fn kernels_are_watched_as_many_as_there_are() {
+    let watching = Frame {
+        watch: KernelWatch::from(&config::Causeway::default()),
+        ..all_frontends()
+    };
+    let mut registry = CircuitRegistry::default();
+    let circuit = golden("inference").remove(0);
+    let routes = circuit.routes.clone();
+    registry.announce(Owner::Shim, vec![circuit.clone()]);
+    let clusters = |frame: &Frame, registry: &CircuitRegistry, touched: &Touched| {
+        let updates = change(frame, registry, touched, "2");
+        let of = updates.iter().find(|u| u.kind == ResourceType::Cluster);
+        of.map_or(0, |update| update.upserts.len())
+    };
+    let touched = registry
+        .set_routes(circuit.id, routes[..1].to_vec())
+        .unwrap();
+    assert_eq!(clusters(&watching, &registry, &touched), 1);
+    assert_eq!(clusters(&all_frontends(), &registry, &touched), 0);
 }
 
 #[test]

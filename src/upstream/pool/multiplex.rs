@@ -10,9 +10,10 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 
-use super::{
-    Counted, Http1, Kind, Pending, connection_permit, http_error, http1_over, spawn_tied, with_pool,
-};
+use super::http1::{self, Http1};
+use super::raw::Counted;
+use super::waiting::Pending;
+use super::{Kind, connection_permit, http_error, spawn_tied, with_pool};
 use crate::net::Io;
 use crate::net::http2::Windows;
 use crate::upstream::body::RequestBody;
@@ -224,7 +225,7 @@ async fn open(
     let io = connect(endpoint, transport, via.map(Rc::as_ref)).await?;
     let counted = Counted::new(endpoint, transport, permit);
     if chooses && !io.chose_http2() {
-        let connection = http1_over(io, endpoint, transport, via, counted).await?;
+        let connection = http1::over(io, endpoint, transport, via, counted).await?;
         return Ok(Opened::Http1(connection));
     }
     transport.stats.upstream_cx_http2_total.inc();

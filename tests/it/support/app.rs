@@ -1,6 +1,7 @@
 //! The application under test, started through the same door as the program.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use causeway::app::{self, Config, Options, Running};
 use causeway::config::bootstrap::{BootstrapConfig, Overrides};
@@ -26,6 +27,8 @@ pub fn worker() -> WorkerConfig {
         causeway: Causeway {
             management: any_port,
             path_frontend: Some(any_port),
+            // Whoever counts connections counts those of users.
+            kernel_check_period: Duration::ZERO,
             ..Causeway::default()
         },
         port_proxy: Some(PortProxy {

@@ -136,6 +136,8 @@ pub struct Balancing {
     pub panic_threshold: f64,
     /// Nothing is chosen then (`fail_traffic_on_panic`).
     pub fail_on_panic: bool,
+    /// Of round robin, least request and random, unless localities go by their weight.
+    pub zones: ZoneAware,
     /// Of round robin and least request.
     pub slow_start: Option<SlowStart>,
     /// Requests are served by endpoints with the labels that they ask for (`lb_subset_config`).
@@ -193,6 +195,32 @@ pub struct Maglev {
     pub hashing: Hashing,
 }
 
+/// Keeping requests in the zone of the proxy (`zone_aware_lb_config`). It needs a cluster of the proxies
+/// themselves (`cluster_manager.local_cluster_name`), and is on wherever there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ZoneAware {
+    /// Of a hundred requests, those that go by zones. Default 100 (`routing_enabled`).
+    pub percent: u32,
+    /// Healthy endpoints that it takes. Default 6 (`min_cluster_size`).
+    pub least: u64,
+    /// With so many healthy endpoints the zone of the proxy gets everything, whatever its share
+    /// (`force_local_zone.min_size`).
+    pub all_at_home: Option<u32>,
+    /// Shares are those of weights instead of numbers (`locality_basis`).
+    pub by_weight: bool,
+}
+
+impl Default for ZoneAware {
+    fn default() -> Self {
+        Self {
+            percent: 100,
+            least: 6,
+            all_at_home: None,
+            by_weight: false,
+        }
+    }
+}
+
 impl Default for Balancing {
     fn default() -> Self {
         Self {
@@ -200,6 +228,7 @@ impl Default for Balancing {
             by_locality: false,
             panic_threshold: 50.0,
             fail_on_panic: false,
+            zones: ZoneAware::default(),
             slow_start: None,
             subsets: None,
         }

@@ -90,7 +90,10 @@ pub const IGNORED: &[(&str, &str)] = &[
         "Cluster.lrs_report_endpoint_metrics",
         "reports of load have no metrics of the endpoints' own",
     ),
-    ("Cluster.metadata", "metadata has no reader"),
+    (
+        "Cluster.metadata",
+        "all but causeway's background_checks: the rest has no reader",
+    ),
     (
         "Cluster.per_connection_buffer_limit_bytes",
         "back-pressure uses a buffer size of its own",
@@ -130,10 +133,6 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "CommonLbConfig.ignore_new_hosts_until_first_hc",
         "an endpoint that was not checked yet counts as unhealthy",
-    ),
-    (
-        "CommonLbConfig.zone_aware_lb_config",
-        "all but fail_traffic_on_panic: there is no local cluster to compare zones with",
     ),
     (
         "CommonTlsContext.key_log",
@@ -360,10 +359,6 @@ pub const IGNORED: &[(&str, &str)] = &[
         "the kernel spreads connections over the threads",
     ),
     (
-        "Listener.ignore_global_conn_limit",
-        "there is no overload manager",
-    ),
-    (
         "Listener.max_connections_to_accept_per_socket_event",
         "the kernel spreads connections over the threads",
     ),
@@ -399,10 +394,6 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "Listener.traffic_direction",
         "only a label, and a filter for draining by direction",
-    ),
-    (
-        "LocalityLbConfig.zone_aware_lb_config",
-        "all but fail_traffic_on_panic: there is no local cluster to compare zones with",
     ),
     (
         "LocalityLbEndpoints.metadata",

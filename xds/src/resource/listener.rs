@@ -34,6 +34,9 @@ pub struct Listener {
     pub bind_to_port: bool,
     /// Connections that were bound for another address go to the listener that has it, if one does.
     pub use_original_dst: bool,
+    /// Whether the limit of connections of the whole process holds for it. Default true
+    /// (`ignore_global_conn_limit`).
+    pub counts_globally: bool,
     /// In order; what they find out is what chains are chosen by.
     pub listener_filters: Vec<ListenerFilter>,
     /// For all of them together (`listener_filters_timeout`). Default 15 s; zero is none.

@@ -13,7 +13,7 @@ use crate::proto::google::protobuf::value::Kind;
 use crate::reject::Invalid;
 
 /// Namespace of our own keys in metadata.
-const OUR_METADATA: &str = "causeway";
+pub(crate) const OUR_METADATA: &str = "causeway";
 /// Envoy's, of endpoints.
 pub const LB_METADATA: &str = "envoy.lb";
 /// Envoy's, of endpoints and localities.

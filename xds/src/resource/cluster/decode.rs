@@ -9,7 +9,7 @@ use super::{
     RetryBudget, SocketMatch, TcpKeepalive, UpstreamHttp, UpstreamProtocol, policy,
 };
 use crate::proto;
-use crate::proto::core::{self, RoutingPriority};
+use crate::proto::core::{self, Metadata, RoutingPriority};
 use crate::proto::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbConfig,
 };
@@ -17,13 +17,14 @@ use crate::proto::envoy::config::cluster::v3::{
     CircuitBreakers, UpstreamConnectionOptions,
     circuit_breakers::{Thresholds, thresholds},
 };
+use crate::proto::google::protobuf::value::Kind;
 use crate::reject::Invalid;
 use crate::resource::config_source::{ConfigSource, Place};
 use crate::resource::context::{
     At, Context, accept, duration, each, enumeration, fault, is_default, not_empty, number, refuse,
     required,
 };
-use crate::resource::load_assignment::LoadAssignment;
+use crate::resource::load_assignment::{LoadAssignment, OUR_METADATA};
 use crate::resource::tls::UpstreamTls;
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -131,6 +132,7 @@ impl Cluster {
                 typed_dns_resolver_config,
             );
         }
+        let (background_checks, metadata) = own_metadata(metadata).at("metadata")?;
         accept!(ctx, "Cluster":
             stats_matcher,
             per_connection_buffer_limit_bytes,
@@ -221,7 +223,7 @@ impl Cluster {
             name,
             alt_stat_name,
             connect_timeout,
-            health_check: HealthCheck::decode_list(health_checks)?,
+            health_check: HealthCheck::decode_list(health_checks, background_checks)?,
             outlier: outlier_detection
                 .map(OutlierDetection::decode)
                 .transpose()
@@ -256,6 +258,29 @@ impl Cluster {
                 .at("lrs_server")?,
         })
     }
+}
+
+/// Whether checks are background checks, and what is left without a reader.
+fn own_metadata(metadata: Option<Metadata>) -> Result<(bool, Option<Metadata>), Invalid> {
+    const KEY: &str = "background_checks";
+    let Some(mut metadata) = metadata else {
+        return Ok((false, None));
+    };
+    let ours = metadata.filter_metadata.get_mut(OUR_METADATA);
+    let told = ours.and_then(|ours| ours.fields.remove(KEY));
+    let background = match told.map(|value| value.kind) {
+        None => false,
+        Some(Some(Kind::BoolValue(background))) => background,
+        Some(_) => {
+            return Err(fault("is neither true nor false"))
+                .at(KEY)
+                .at_key("filter_metadata", OUR_METADATA);
+        }
+    };
+    metadata
+        .filter_metadata
+        .retain(|namespace, values| namespace != OUR_METADATA || !values.fields.is_empty());
+    Ok((background, Some(metadata).filter(|left| !is_default(left))))
 }
 
 fn merge_window(common: Option<&CommonLbConfig>) -> Result<Duration, Invalid> {

@@ -36,6 +36,10 @@ pub struct HealthCheck {
     pub log_success: bool,
     /// Each failure, and not only the first (`always_log_health_check_failures`).
     pub log_failures: bool,
+    /// Checks that watch more than they decide: endpoints count as healthy until one has failed, and
+    /// all checks of this kind together make few connections a second. Default false
+    /// (`Cluster.metadata`, namespace `causeway`, key `background_checks`).
+    pub background: bool,
     pub probe: Probe,
 }
 
@@ -101,13 +105,20 @@ pub struct TcpProbe {
 
 impl HealthCheck {
     /// Of a list that has at most one, as in Envoy.
-    pub(super) fn decode_list(messages: Vec<core::HealthCheck>) -> Result<Option<Self>, Invalid> {
+    pub(super) fn decode_list(
+        messages: Vec<core::HealthCheck>,
+        background: bool,
+    ) -> Result<Option<Self>, Invalid> {
         const FIELD: &str = "health_checks";
         if messages.len() > 1 {
             return Err(Invalid::at(FIELD, "only one is supported"));
         }
         let all = each(FIELD, messages, Self::decode)?;
-        Ok(all.into_iter().next())
+        let first = all.into_iter().next();
+        Ok(first.map(|check| Self {
+            background,
+            ..check
+        }))
     }
 
     fn decode(message: core::HealthCheck) -> Result<Self, Invalid> {
@@ -189,6 +200,7 @@ impl HealthCheck {
             event_logs,
             log_success: always_log_health_check_success,
             log_failures: always_log_health_check_failures,
+            background: false,
             probe: Probe::decode(required(health_checker, "health_checker")?)?,
         })
     }

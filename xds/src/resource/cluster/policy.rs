@@ -1,6 +1,8 @@
 //! Load-balancing policy: the classic fields, and the list of extensions that replaces them.
 
-use super::{Balancing, HashFunction, Hashing, Maglev, Policy, RingHash, SlowStart, Subsets};
+use super::{
+    Balancing, HashFunction, Hashing, Maglev, Policy, RingHash, SlowStart, Subsets, ZoneAware,
+};
 use crate::proto::Any;
 use crate::proto::UInt32Value;
 use crate::proto::core::TypedExtensionConfig;
@@ -24,6 +26,7 @@ use crate::proto::envoy::extensions::load_balancing_policies::{
     subset::v3::Subset,
     wrr_locality::v3::WrrLocality,
 };
+use crate::proto::envoy::r#type::v3::Percent;
 use crate::proto::google::protobuf::UInt64Value;
 use crate::reject::Invalid;
 use crate::resource::context::{
@@ -69,7 +72,7 @@ impl Balancing {
                 return Err(Invalid::at("lb_subset_config", reason));
             }
             balancing
-                .first_supported(extension, 0, ctx)
+                .first_supported(extension, 0)
                 .at("load_balancing_policy")?;
             return Ok(balancing);
         }
@@ -82,12 +85,7 @@ impl Balancing {
     }
 
     /// Policies are named in order of preference, so that an older proxy finds one it knows.
-    fn first_supported(
-        &mut self,
-        message: LoadBalancingPolicy,
-        depth: u32,
-        ctx: &Context<'_>,
-    ) -> Result<(), Invalid> {
+    fn first_supported(&mut self, message: LoadBalancingPolicy, depth: u32) -> Result<(), Invalid> {
         let LoadBalancingPolicy { policies } = message;
         let mut unknown = None;
         for (index, policy) in policies.into_iter().enumerate() {
@@ -100,7 +98,7 @@ impl Balancing {
                     typed_config,
                 } = required(typed_extension_config, "typed_extension_config")?;
                 let any = required(typed_config, "typed_config").at("typed_extension_config")?;
-                let known = self.extension(&any, depth, ctx);
+                let known = self.extension(&any, depth);
                 Ok((
                     known.at("typed_extension_config.typed_config")?,
                     any.type_url,
@@ -118,7 +116,7 @@ impl Balancing {
     }
 
     /// Whether the policy is known; then it is taken.
-    fn extension(&mut self, any: &Any, depth: u32, ctx: &Context<'_>) -> Result<bool, Invalid> {
+    fn extension(&mut self, any: &Any, depth: u32) -> Result<bool, Invalid> {
         self.policy = match message_name(&any.type_url) {
             "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin" => {
                 let RoundRobin {
@@ -126,15 +124,15 @@ impl Balancing {
                     locality_lb_config,
                 } = unpack(any)?;
                 self.slow_start = SlowStart::listed(slow_start_config)?;
-                self.locality(locality_lb_config, ctx)?;
+                self.locality(locality_lb_config)?;
                 Policy::RoundRobin
             }
             "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest" => {
-                self.least_request(unpack(any)?, ctx)?
+                self.least_request(unpack(any)?)?
             }
             "envoy.extensions.load_balancing_policies.random.v3.Random" => {
                 let Random { locality_lb_config } = unpack(any)?;
-                self.locality(locality_lb_config, ctx)?;
+                self.locality(locality_lb_config)?;
                 Policy::Random
             }
             "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash" => {
@@ -160,7 +158,7 @@ impl Balancing {
                     return Err(fault("policies are nested too deeply"));
                 }
                 let inner = required(endpoint_picking_policy, "endpoint_picking_policy")?;
-                self.first_supported(inner, depth + 1, ctx)
+                self.first_supported(inner, depth + 1)
                     .at("endpoint_picking_policy")?;
                 self.by_locality = true;
                 self.policy
@@ -175,7 +173,7 @@ impl Balancing {
                 }
                 let inner = required(message.subset_lb_policy.take(), "subset_lb_policy")?;
                 self.subsets = Some(Subsets::extension(message)?);
-                self.first_supported(inner, depth + 1, ctx)
+                self.first_supported(inner, depth + 1)
                     .at("subset_lb_policy")?;
                 self.policy
             }
@@ -184,11 +182,7 @@ impl Balancing {
         Ok(true)
     }
 
-    fn least_request(
-        &mut self,
-        message: LeastRequest,
-        ctx: &Context<'_>,
-    ) -> Result<Policy, Invalid> {
+    fn least_request(&mut self, message: LeastRequest) -> Result<Policy, Invalid> {
         #[allow(deprecated, reason = "the older form of selection_method")]
         let LeastRequest {
             choice_count,
@@ -200,7 +194,7 @@ impl Balancing {
         } = message;
         refuse!(active_request_bias);
         self.slow_start = SlowStart::listed(slow_start_config)?;
-        self.locality(locality_lb_config, ctx)?;
+        self.locality(locality_lb_config)?;
         let choices = choices_of(choice_count)?;
         let full = match enumeration(selection_method, "selection_method")? {
             SelectionMethod::NChoices => flag(enable_full_scan, false),
@@ -236,20 +230,16 @@ impl Balancing {
             .map(Policy::RingHash)
     }
 
-    fn locality(
-        &mut self,
-        message: Option<LocalityLbConfig>,
-        ctx: &Context<'_>,
-    ) -> Result<(), Invalid> {
+    fn locality(&mut self, message: Option<LocalityLbConfig>) -> Result<(), Invalid> {
         use locality_lb_config::LocalityConfigSpecifier;
         match message.and_then(|m| m.locality_config_specifier) {
             None => {}
             Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => self.by_locality = true,
             Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zones)) => {
                 self.fail_on_panic = zones.fail_traffic_on_panic;
-                // Without a cluster of its own kind a proxy has no zones to compare.
-                let zone_aware_lb_config = true;
-                accept!(ctx, "LocalityLbConfig": zone_aware_lb_config);
+                self.zones = ZoneAware::listed(zones)
+                    .at("zone_aware_lb_config")
+                    .at("locality_lb_config")?;
             }
         }
         Ok(())
@@ -276,13 +266,13 @@ impl Balancing {
             None => {}
             Some(ClassicLocality::ZoneAwareLbConfig(zones)) => {
                 let ZoneAwareLbConfig {
-                    routing_enabled: _,
-                    min_cluster_size: _,
+                    routing_enabled,
+                    min_cluster_size,
                     fail_traffic_on_panic,
                 } = zones;
                 self.fail_on_panic = fail_traffic_on_panic;
-                let zone_aware_lb_config = true;
-                accept!(ctx, "CommonLbConfig": zone_aware_lb_config);
+                self.zones = ZoneAware::decode(routing_enabled, min_cluster_size)
+                    .at("zone_aware_lb_config")?;
             }
             Some(ClassicLocality::LocalityWeightedLbConfig(LocalityWeightedLbConfig {})) => {
                 self.by_locality = true;
@@ -424,6 +414,48 @@ impl Hashing {
         Ok(Self {
             use_hostname,
             balance_factor: number(factor, "hash_balance_factor", 100..=u32::MAX)?,
+        })
+    }
+}
+
+impl ZoneAware {
+    /// A percentage is rounded, as in Envoy.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "from 0 to 100"
+    )]
+    fn decode(
+        routing_enabled: Option<Percent>,
+        min_cluster_size: Option<UInt64Value>,
+    ) -> Result<Self, Invalid> {
+        let default = Self::default();
+        let percent = percent(routing_enabled, "routing_enabled")?;
+        Ok(Self {
+            percent: percent.map_or(default.percent, |percent| percent.round() as u32),
+            least: min_cluster_size.map_or(default.least, |size| size.value),
+            ..default
+        })
+    }
+
+    fn listed(message: locality_lb_config::ZoneAwareLbConfig) -> Result<Self, Invalid> {
+        use locality_lb_config::zone_aware_lb_config::{ForceLocalZone, LocalityBasis};
+        #[allow(deprecated, reason = "the older form of force_local_zone")]
+        let locality_lb_config::ZoneAwareLbConfig {
+            routing_enabled,
+            min_cluster_size,
+            fail_traffic_on_panic: _,
+            force_locality_direct_routing,
+            force_local_zone,
+            locality_basis,
+        } = message;
+        let older = force_locality_direct_routing.then_some(1);
+        let least = |ForceLocalZone { min_size }| min_size.map_or(1, |size| size.value);
+        let basis: LocalityBasis = enumeration(locality_basis, "locality_basis")?;
+        Ok(Self {
+            all_at_home: force_local_zone.map(least).or(older),
+            by_weight: basis == LocalityBasis::HealthyHostsWeight,
+            ..Self::decode(routing_enabled, min_cluster_size)?
         })
     }
 }

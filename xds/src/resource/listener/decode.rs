@@ -86,7 +86,6 @@ impl Listener {
             tcp_backlog_size,
             max_connections_to_accept_per_socket_event,
             enable_mptcp,
-            ignore_global_conn_limit,
             bypass_overload_manager,
             tcp_keepalive,
         );
@@ -121,6 +120,7 @@ impl Listener {
             address,
             bind_to_port: flag(bind_to_port, true),
             use_original_dst,
+            counts_globally: !ignore_global_conn_limit,
             listener_filters,
             listener_filters_timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
             continue_on_listener_filters_timeout,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::resource::access_log::Sink;
-use crate::resource::decode;
+use crate::resource::{decode, decode_noting};
 use crate::text;
 
 const BASE: &str = "timeout: 1s, interval: 2s, unhealthy_threshold: 3, healthy_threshold: 4";
@@ -42,6 +42,35 @@ fn intervals_default_to_each_other() {
     assert_eq!(check.intervals.unhealthy_edge, seconds(5));
     assert_eq!(check.intervals.no_traffic_healthy, seconds(7));
     assert_eq!(check.port, Some(81));
+}
+
+#[test]
+fn metadata_may_make_checks_that_cost_next_to_nothing() {
+    let with = |ours: &str| {
+        let text = format!(
+            "{{name: c, metadata: {{filter_metadata: {{causeway: {{{ours}}}}}}}, \
+              health_checks: [{{{BASE}, tcp_health_check: {{}}}}]}}"
+        );
+        let name = ResourceType::Cluster.message_name();
+        let message: proto::Cluster = text::parse(&text, name, &text::Options::default()).unwrap();
+        let decoded = decode_noting(&pack(&message), None, &crate::extension::Unchecked);
+        match decoded {
+            Ok(decoded) => {
+                let Resource::Cluster(cluster) = &decoded.resource else {
+                    panic!("not a cluster")
+                };
+                let check = cluster.health_check.as_ref().unwrap();
+                Ok((check.background, decoded.ignored.len()))
+            }
+            Err(rejected) => Err(rejected.to_string()),
+        }
+    };
+    assert_eq!(with(""), Ok((false, 0)));
+    assert_eq!(with("background_checks: true"), Ok((true, 0)));
+    assert_eq!(with("background_checks: true, x: 1"), Ok((true, 1)));
+    let wrong = with("background_checks: 1").unwrap_err();
+    let expected = "metadata.filter_metadata[\"causeway\"].background_checks: is neither";
+    assert!(wrong.contains(expected), "{wrong}");
 }
 
 #[test]

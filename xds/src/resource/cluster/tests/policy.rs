@@ -155,9 +155,41 @@ fn panic_and_localities_are_common_to_all_policies() {
     assert_eq!(never.panic_threshold.to_bits(), 0.0_f64.to_bits());
     assert!(common("locality_weighted_lb_config: {}").by_locality);
     assert!(common("zone_aware_lb_config: {fail_traffic_on_panic: true}").fail_on_panic);
+    let zones = "zone_aware_lb_config: {routing_enabled: {value: 37.6}, min_cluster_size: 9";
+    let expected = ZoneAware {
+        percent: 38,
+        least: 9,
+        all_at_home: None,
+        by_weight: false,
+    };
+    assert_eq!(common(&format!("{zones}}}")).zones, expected);
+    assert_eq!(common("").zones, ZoneAware::default());
     let round = of_type("round_robin.v3.RoundRobin");
     let weighted = format!("{round}, locality_lb_config: {{locality_weighted_lb_config: {{}}}}");
     assert!(listed(&weighted).unwrap().by_locality);
+    let forced = format!(
+        "{round}, locality_lb_config: {{{zones}, force_local_zone: {{min_size: 4}}, \
+         locality_basis: HEALTHY_HOSTS_WEIGHT}}}}"
+    );
+    let listed_zones = |text: &str| listed(text).unwrap().zones;
+    let expected = ZoneAware {
+        all_at_home: Some(4),
+        by_weight: true,
+        ..expected
+    };
+    assert_eq!(listed_zones(&forced), expected);
+    let older = forced.replace(
+        "force_local_zone: {min_size: 4}",
+        "force_locality_direct_routing: true",
+    );
+    assert_eq!(listed_zones(&older).all_at_home, Some(1));
+    let wrong = common_fault("zone_aware_lb_config: {routing_enabled: {value: 101}}");
+    let expected = "common_lb_config.zone_aware_lb_config.routing_enabled: 101 is not within";
+    assert!(wrong.contains(expected), "{wrong}");
+}
+
+fn common_fault(fields: &str) -> String {
+    read(&format!("common_lb_config: {{{fields}}}")).unwrap_err()
 }
 
 #[test]

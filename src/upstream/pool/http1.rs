@@ -1,0 +1,108 @@
+//! Connections of HTTP/1.1: each serves one request at a time.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use causeway_xds::resource::headers::HeaderCase;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+
+use super::raw::Counted;
+use super::waiting::{self, Pending};
+use super::{Idle, MAX_RESPONSE_HEAD, connection_permit, http_error, spawn_tied, with_pool};
+use crate::net::Io;
+use crate::upstream::body::RequestBody;
+use crate::upstream::connect::{ConnectError, ConnectErrorKind, connect};
+use crate::upstream::limits::Permit;
+use crate::upstream::{Endpoint, Protocol, Transport, Via};
+
+pub(super) struct Http1 {
+    pub(super) sender: http1::SendRequest<RequestBody>,
+    pub(super) served: u32,
+    pub(super) opened: Instant,
+    pub(super) via: Option<Rc<Via>>,
+}
+
+pub(super) async fn checkout(
+    endpoint: &Arc<Endpoint>,
+    transport: &Arc<Transport>,
+    via: Option<&Rc<Via>>,
+    fresh: bool,
+) -> Result<(Http1, bool), ConnectError> {
+    if !fresh && let Some(connection) = idle(endpoint, transport, via).await {
+        return Ok((connection, true));
+    }
+    let _pending = Pending::begin(endpoint, transport)?;
+    match connection_permit(endpoint, transport) {
+        Ok((permit, _connecting)) => Ok((open(endpoint, transport, via, permit).await?, false)),
+        Err(overflow) => waiting::for_http1(endpoint, transport, via, overflow).await,
+    }
+}
+
+pub(super) async fn open(
+    endpoint: &Arc<Endpoint>,
+    transport: &Arc<Transport>,
+    via: Option<&Rc<Via>>,
+    permit: Permit,
+) -> Result<Http1, ConnectError> {
+    let io = connect(endpoint, transport, via.map(Rc::as_ref)).await?;
+    if matches!(transport.protocol, Protocol::Auto(_)) && io.chose_http2() {
+        // It has changed its mind. The next request finds out.
+        with_pool(endpoint.uid, |pool| pool.speaks_http1 = false);
+        return Err(ConnectError {
+            address: endpoint.to_string(),
+            kind: ConnectErrorKind::OtherProtocol,
+        });
+    }
+    let counted = Counted::new(endpoint, transport, permit);
+    over(io, endpoint, transport, via, counted).await
+}
+
+/// HTTP/1.1 on a connection that is there.
+pub(super) async fn over(
+    io: Io,
+    endpoint: &Arc<Endpoint>,
+    transport: &Arc<Transport>,
+    via: Option<&Rc<Via>>,
+    counted: Counted,
+) -> Result<Http1, ConnectError> {
+    transport.stats.upstream_cx_http1_total.inc();
+    let (sender, connection) = http1::Builder::new()
+        .max_header_size(transport.max_response_head.unwrap_or(MAX_RESPONSE_HEAD))
+        .title_case_headers(transport.header_case == HeaderCase::Proper)
+        .preserve_header_case(transport.header_case == HeaderCase::Preserve)
+        .handshake(TokioIo::new(io))
+        .await
+        .map_err(|e| http_error(endpoint, e))?;
+    spawn_tied(endpoint, async move {
+        let _counted = counted;
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "upstream connection ended");
+        }
+    });
+    Ok(Http1 {
+        sender,
+        served: 0,
+        opened: Instant::now(),
+        via: via.cloned(),
+    })
+}
+
+impl Http1 {
+    /// Whether it still works. Its task may still have to notice that the last response has ended.
+    pub(super) async fn is_usable(&mut self) -> bool {
+        !self.sender.is_closed() && (self.sender.is_ready() || self.sender.ready().await.is_ok())
+    }
+}
+
+/// The connection that became idle last and still works.
+async fn idle(endpoint: &Endpoint, transport: &Transport, via: Option<&Rc<Via>>) -> Option<Http1> {
+    loop {
+        let Idle { mut connection, .. } = with_pool(endpoint.uid, |pool| pool.pop_idle(via))?;
+        if !transport.is_spent(connection.served, connection.opened) && connection.is_usable().await
+        {
+            return Some(connection);
+        }
+    }
+}

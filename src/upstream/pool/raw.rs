@@ -1,0 +1,92 @@
+//! Connections that are counted, and those that are not pooled.
+
+use std::sync::Arc;
+
+use super::connection_permit;
+use crate::net::Io;
+use crate::upstream::connect::{ConnectError, connect};
+use crate::upstream::limits::Permit;
+use crate::upstream::{Endpoint, Transport, Via};
+
+/// Counts a connection as long as it lives.
+pub struct Counted {
+    endpoint: Arc<Endpoint>,
+    transport: Arc<Transport>,
+    _permit: Permit,
+}
+
+impl Counted {
+    pub(super) fn new(
+        endpoint: &Arc<Endpoint>,
+        transport: &Arc<Transport>,
+        permit: Permit,
+    ) -> Self {
+        transport.stats.upstream_cx_total.inc();
+        transport.stats.upstream_cx_active.inc();
+        endpoint.stats.cx_total.inc();
+        endpoint.stats.cx_active.inc();
+        Self {
+            endpoint: Arc::clone(endpoint),
+            transport: Arc::clone(transport),
+            _permit: permit,
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.transport.stats.upstream_cx_active.dec();
+        self.transport.stats.upstream_cx_destroy.inc();
+        self.endpoint.stats.cx_active.dec();
+    }
+}
+
+/// A raw connection, for TCP proxying, counted like any other, and as one request.
+pub struct RawConnection {
+    io: Io,
+    counted: Counted,
+}
+
+/// Counts a raw connection as a request to its endpoint as long as it lives.
+pub struct CountedRaw(Counted);
+
+impl CountedRaw {
+    fn new(counted: Counted) -> Self {
+        counted.endpoint.stats.rq_total.inc();
+        counted.endpoint.stats.rq_active.inc();
+        Self(counted)
+    }
+}
+
+impl Drop for CountedRaw {
+    fn drop(&mut self) {
+        self.0.endpoint.stats.rq_active.dec();
+    }
+}
+
+impl RawConnection {
+    /// The stream, and what must live as long as it does.
+    pub fn into_parts(self) -> (Io, Counted) {
+        (self.io, self.counted)
+    }
+
+    /// The same where no request was counted for it.
+    pub fn into_counted_parts(self) -> (Io, CountedRaw) {
+        (self.io, CountedRaw::new(self.counted))
+    }
+}
+
+/// Opens a connection that is not pooled.
+///
+/// # Errors
+/// [`ConnectError`].
+pub async fn open_raw(
+    endpoint: &Arc<Endpoint>,
+    transport: &Arc<Transport>,
+    via: Option<&Via>,
+) -> Result<RawConnection, ConnectError> {
+    let (permit, _connecting) = connection_permit(endpoint, transport)?;
+    let io = connect(endpoint, transport, via).await?;
+    let counted = Counted::new(endpoint, transport, permit);
+    Ok(RawConnection { io, counted })
+}
