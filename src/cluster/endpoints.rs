@@ -53,6 +53,7 @@ impl EndpointSet {
                         &endpoint.socket_labels,
                         &group.socket_labels,
                     ),
+                    metadata: endpoint.metadata.clone(),
                 };
                 let checked = checked && !endpoint.check.disabled;
                 let endpoint = match before.get(&key) {

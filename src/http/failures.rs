@@ -85,16 +85,6 @@ pub fn overflow(max: u32) -> Failure {
     .because(format!("limit of {max} requests reached"))
 }
 
-/// An endpoint of HTTP/2 takes no CONNECT from here.
-pub fn no_tunnel() -> Failure {
-    Failure::local(
-        StatusCode::NOT_IMPLEMENTED,
-        ResponseFlag::UpstreamProtocolError,
-        "connect_over_http2",
-    )
-    .saying("CONNECT over HTTP/2 is not supported")
-}
-
 /// The peer closed a connection that it had kept open between requests: it has not seen this one.
 pub fn is_stale(error: &SendError) -> bool {
     error.error.is_canceled()

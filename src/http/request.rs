@@ -151,7 +151,11 @@ pub fn suit(head: &mut Parts, http2: bool) {
     }
     head.version = Version::HTTP_2;
     let mut uri = std::mem::take(&mut head.uri).into_parts();
-    uri.scheme = Some(http::uri::Scheme::HTTP);
+    match head.method {
+        // It is for an authority and nothing else (RFC 9113 section 8.5).
+        Method::CONNECT => uri.path_and_query = None,
+        _ => uri.scheme = Some(http::uri::Scheme::HTTP),
+    }
     // Not there when the request comes back from a connection that did not send it.
     if let Some(host) = head.headers.remove(HOST) {
         uri.authority = host.to_str().ok().and_then(|h| h.parse().ok());

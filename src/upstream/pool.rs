@@ -9,8 +9,10 @@ mod multiplex;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use causeway_xds::resource::headers::HeaderCase;
@@ -123,8 +125,28 @@ struct Idle {
     since: Instant,
 }
 
+/// What is told of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct About {
+    /// Counts the connections of the process to endpoints.
+    pub id: u64,
+    /// Our end of it; `None` for a Unix socket.
+    pub local: Option<SocketAddr>,
+}
+
+impl About {
+    fn new(io: &Io) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self {
+            id: NEXT.fetch_add(1, Relaxed),
+            local: io.tcp().and_then(|tcp| tcp.local_addr().ok()),
+        }
+    }
+}
+
 struct Http1 {
     sender: http1::SendRequest<RequestBody>,
+    about: About,
     served: u32,
     opened: Instant,
     via: Option<Rc<Via>>,
@@ -485,6 +507,7 @@ async fn http1_over(
     counted: Counted,
 ) -> Result<Http1, ConnectError> {
     transport.stats.upstream_cx_http1_total.inc();
+    let about = About::new(&io);
     let (sender, connection) = http1::Builder::new()
         .max_header_size(transport.max_response_head.unwrap_or(MAX_RESPONSE_HEAD))
         .title_case_headers(transport.header_case == HeaderCase::Proper)
@@ -500,6 +523,7 @@ async fn http1_over(
     });
     Ok(Http1 {
         sender,
+        about,
         served: 0,
         opened: Instant::now(),
         via: via.cloned(),
@@ -589,6 +613,14 @@ impl Lease {
 
     pub fn is_http2(&self) -> bool {
         matches!(self.kind, Kind::Http2(_))
+    }
+
+    /// The connection, for those who tell of it.
+    pub fn about(&self) -> About {
+        match &self.kind {
+            Kind::Http1(connection) => connection.about,
+            Kind::Http2(place) => place.about,
+        }
     }
 
     /// Sends a request; the future is the head of its response.

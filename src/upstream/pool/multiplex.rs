@@ -11,7 +11,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 
 use super::{
-    Counted, Http1, Kind, Pending, connection_permit, http_error, http1_over, spawn_tied, with_pool,
+    About, Counted, Http1, Kind, Pending, connection_permit, http_error, http1_over, spawn_tied,
+    with_pool,
 };
 use crate::net::Io;
 use crate::net::http2::Windows;
@@ -32,6 +33,7 @@ pub(super) struct Shared {
     driver: Weak<RefCell<Driver>>,
     load: Rc<Load>,
     opened: Instant,
+    about: About,
     via: Option<Rc<Via>>,
 }
 
@@ -44,6 +46,7 @@ struct Load {
 /// One stream's place on a connection, for as long as the stream lasts.
 pub(super) struct Place {
     pub(super) sender: http2::SendRequest<RequestBody>,
+    pub(super) about: About,
     load: Rc<Load>,
 }
 
@@ -63,6 +66,7 @@ impl Shared {
         self.load.served.set(self.load.served.get() + 1);
         Place {
             sender: self.sender.clone(),
+            about: self.about,
             load: Rc::clone(&self.load),
         }
     }
@@ -245,6 +249,7 @@ async fn open(
             .keep_alive_timeout(keepalive.timeout)
             .keep_alive_while_idle(true);
     }
+    let about = About::new(&io);
     let (sender, driver) = builder
         .timer(TokioTimer::new())
         .initial_max_send_streams(UNKNOWN)
@@ -265,6 +270,7 @@ async fn open(
             idle_since: Cell::new(Instant::now()),
         }),
         opened: Instant::now(),
+        about,
         via: via.cloned(),
     };
     spawn_tied(endpoint, async move {

@@ -27,6 +27,7 @@ pub use subset::{Fallback, Selector, SelectorFallback, Subsets};
 use super::config_source::{ConfigSource, Place};
 use super::headers::HeaderCase;
 use super::load_assignment::LoadAssignment;
+use super::metadata::Namespaces;
 use super::tls::UpstreamTls;
 
 /// `envoy.config.cluster.v3.Cluster`.
@@ -35,6 +36,8 @@ pub struct Cluster {
     pub name: String,
     /// Name in statistics; empty means `name`.
     pub alt_stat_name: String,
+    /// For formats (`metadata.filter_metadata`).
+    pub metadata: Namespaces,
     pub discovery: Discovery,
     /// Default 5 s.
     pub connect_timeout: Duration,

@@ -538,6 +538,11 @@ fn endpoints_are_read() {
     };
     let locality = &assignment.localities[0];
     assert_eq!(locality.priority, 1);
+    let labels = |key: &str, text: &str| Labels::from([(key.to_owned(), Label::text(text))]);
+    let told = Namespaces::from([
+        ("causeway".to_owned(), labels("id", "kernel-1")),
+        ("envoy.lb".to_owned(), labels("hash_key", "k")),
+    ]);
     use crate::resource::load_assignment::{Endpoint, EndpointCheck, EndpointHealth};
     assert_eq!(
         locality.endpoints,
@@ -552,6 +557,7 @@ fn endpoints_are_read() {
                 check: EndpointCheck::default(),
                 labels: Labels::from([("hash_key".to_owned(), Label::text("k"))]),
                 socket_labels: Labels::new(),
+                metadata: told,
             },
             Endpoint {
                 address: Address::Socket("[::1]:81".parse().unwrap()),
@@ -563,6 +569,7 @@ fn endpoints_are_read() {
                 check: EndpointCheck::default(),
                 labels: Labels::new(),
                 socket_labels: Labels::new(),
+                metadata: Default::default(),
             },
         ]
     );
