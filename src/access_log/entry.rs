@@ -29,7 +29,13 @@ pub struct Fields {
 
 /// Adds what an entry about a request needs to have kept.
 pub fn note(fields: &Fields, wants: &mut Wants) {
-    let usual = [USER_AGENT, REFERER, FORWARDED_FOR, REQUEST_ID, ORIGINAL_PATH];
+    let usual = [
+        USER_AGENT,
+        REFERER,
+        FORWARDED_FOR,
+        REQUEST_ID,
+        ORIGINAL_PATH,
+    ];
     for name in usual.iter().chain(&fields.request) {
         wants.request(&Key::Field(name.clone()));
     }
@@ -54,8 +60,8 @@ pub fn of_request(facts: &dyn Facts, fields: &Fields) -> data::HttpAccessLogEntr
             _ => HttpVersion::ProtocolUnspecified,
         } as i32,
         request: Some(data::HttpRequestProperties {
-            request_method: RequestMethod::from_str_name(&request(Key::Method))
-                .unwrap_or_default() as i32,
+            request_method: RequestMethod::from_str_name(&request(Key::Method)).unwrap_or_default()
+                as i32,
             scheme: request(Key::Scheme),
             authority: request(Key::Authority),
             path: request(Key::Path),
@@ -110,10 +116,14 @@ fn common(facts: &dyn Facts, kind: data::AccessLogType) -> data::AccessLogCommon
         downstream_local_address: address_of(Fact::DownstreamLocalAddress),
         downstream_direct_remote_address: address_of(Fact::DownstreamDirectRemoteAddress),
         tls_properties: tls(facts),
-        start_time: facts.start().duration_since(UNIX_EPOCH).ok().map(|since| Timestamp {
-            seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-            nanos: since.subsec_nanos().cast_signed(),
-        }),
+        start_time: facts
+            .start()
+            .duration_since(UNIX_EPOCH)
+            .ok()
+            .map(|since| Timestamp {
+                seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+                nanos: since.subsec_nanos().cast_signed(),
+            }),
         time_to_last_rx_byte: at(Point::DownstreamRxEnd),
         time_to_first_upstream_tx_byte: at(Point::UpstreamTxBegin),
         time_to_last_upstream_tx_byte: at(Point::UpstreamTxEnd),
@@ -161,7 +171,6 @@ fn flags(short: &str) -> Option<data::ResponseFlags> {
         "LH" => flags.failed_local_healthcheck = true,
         "UH" => flags.no_healthy_upstream = true,
         "UT" => flags.upstream_request_timeout = true,
-        "LR" => flags.local_reset = true,
         "UR" => flags.upstream_remote_reset = true,
         "UF" => flags.upstream_connection_failure = true,
         "UC" => flags.upstream_connection_termination = true,
@@ -186,7 +195,6 @@ fn flags(short: &str) -> Option<data::ResponseFlags> {
         "DT" => flags.duration_timeout = true,
         "UPE" => flags.upstream_protocol_error = true,
         "NC" => flags.no_cluster_found = true,
-        "OM" => flags.overload_manager = true,
         _ => return None,
     }
     Some(flags)

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use causeway_xds::proto::Message as _;
 use causeway_xds::proto::access_log_stream::StreamAccessLogsMessage;
 use causeway_xds::proto::core::Node;
 use causeway_xds::proto::envoy::service::accesslog::v3::StreamAccessLogsResponse;
@@ -72,7 +71,9 @@ impl GrpcLog {
     pub fn new(model: &Model, context: &Context) -> Self {
         let service = &model.service;
         let authority = HeaderValue::from_str(&service.authority).ok();
-        let authority = authority.filter(|value| !value.is_empty()).map(|v| (HOST, v));
+        let authority = authority
+            .filter(|value| !value.is_empty())
+            .map(|v| (HOST, v));
         // Checked when the resource was decoded.
         let own = service.metadata.iter();
         let own = own.filter_map(|(name, value)| Some((name.parse().ok()?, value.parse().ok()?)));
@@ -177,7 +178,10 @@ impl Shared {
     fn state(&self) -> (bool, bool) {
         let waiting = self.lock();
         let (some, closed) = (!waiting.entries.is_empty(), waiting.closed);
-        (some || closed, closed || (some && waiting.entries.len() >= self.size))
+        (
+            some || closed,
+            closed || (some && waiting.entries.len() >= self.size),
+        )
     }
 
     /// Returns once there is something to send, or nothing will come any more.
@@ -205,7 +209,13 @@ async fn send(shared: Arc<Shared>, calls: Rc<dyn Calls>) {
         } = {
             let mut waiting = shared.lock();
             let closed = waiting.closed;
-            std::mem::replace(&mut *waiting, Waiting { closed, ..Waiting::default() })
+            std::mem::replace(
+                &mut *waiting,
+                Waiting {
+                    closed,
+                    ..Waiting::default()
+                },
+            )
         };
         if count > 0 {
             let (http, tcp) = match shared.kind {
@@ -241,6 +251,7 @@ async fn send(shared: Arc<Shared>, calls: Rc<dyn Calls>) {
 
 #[cfg(test)]
 mod tests {
+    use causeway_xds::proto::Message as _;
     use causeway_xds::proto::envoy::service::accesslog::v3::{
         StreamAccessLogsMessage as Whole, stream_access_logs_message::LogEntries,
     };

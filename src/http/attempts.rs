@@ -452,6 +452,9 @@ impl<'a> Attempts<'a> {
         let bodyless = self.progress.request_ended.get() && self.progress.received.get() == 0;
         prepare(&mut head, lease, forward, upgrade, tell, bodyless);
         let request = Request::from_parts(head, self.body.next());
+        exchange
+            .watch
+            .limit_upstream(self.cluster.transport.max_stream_duration);
         let sent = pin!(lease.send(request));
         let answered = match *self.ask.timeouts {
             Timeouts {

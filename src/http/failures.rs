@@ -10,6 +10,8 @@ use crate::upstream::pool::{Lease, SendError};
 
 /// `max_stream_duration` is over.
 pub const MAX_DURATION: &str = "max_duration_timeout";
+/// The detail word of the cluster's `max_stream_duration`.
+pub const UPSTREAM_DURATION: &str = "upstream_max_stream_duration_reached";
 
 /// The timeout of the route has passed.
 pub const ROUTE_TIMEOUT: &str = "response_timeout";
@@ -44,6 +46,17 @@ pub fn deadline(fired: Fired, exchange: &Exchange, timeouts: &Timeouts) -> Failu
                 flag: None,
                 ..failure.saying("downstream duration timeout").because(fired)
             }
+        }
+        Fired::Upstream(_) => {
+            exchange.upstream_failed(StatusCode::GATEWAY_TIMEOUT);
+            let status = match exchange.progress.request_ended.get() {
+                true => StatusCode::GATEWAY_TIMEOUT,
+                false => StatusCode::REQUEST_TIMEOUT,
+            };
+            let flag = ResponseFlag::UpstreamMaxStreamDurationReached;
+            Failure::local(status, flag, UPSTREAM_DURATION)
+                .saying("upstream max stream duration reached")
+                .because(fired)
         }
         Fired::Request(_) => {
             let timeout = StatusCode::REQUEST_TIMEOUT;

@@ -34,4 +34,5 @@ mod upgrade;
 mod view;
 mod watch;
 
+pub use around::calls;
 pub use connection_manager::{Accepted, serve};

@@ -13,11 +13,12 @@ use hyper_util::rt::TokioIo;
 use super::body::Body;
 use super::clock;
 use super::exchange::Exchange;
-use super::failures::MAX_DURATION;
+use super::failures::{MAX_DURATION, UPSTREAM_DURATION};
 use super::head::{UpgradeRequest, strip_response};
 use super::request::edit_response;
 use super::router::server_header;
 use super::tunnels::Hold;
+use super::watch::Fired;
 use crate::error::ResponseFlag;
 use crate::net::Io;
 use crate::net::copy::{self, Ended, Side};
@@ -141,9 +142,9 @@ async fn tunnel(
         });
         match exchange.watch.duration_left() {
             None => copied.await,
-            Some(left) => tokio::select! {
+            Some((left, fired)) => tokio::select! {
                 ended = copied => ended,
-                () = Deadline::after(left) => return over(&exchange),
+                () = Deadline::after(left) => return over(&exchange, fired),
             },
         }
     };
@@ -164,9 +165,16 @@ async fn tunnel(
 }
 
 /// The stream has lasted for as long as it may.
-fn over(exchange: &Exchange) {
-    // No flag, as with any other stream.
-    exchange.detail(MAX_DURATION);
+fn over(exchange: &Exchange, fired: Fired) {
+    fired.count(exchange);
+    match fired.flag() {
+        // As with any other stream.
+        None => exchange.detail(MAX_DURATION),
+        Some(flag) => {
+            exchange.flag(flag);
+            exchange.detail(UPSTREAM_DURATION);
+        }
+    }
     exchange.complete();
 }
 

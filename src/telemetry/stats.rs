@@ -223,7 +223,7 @@ group! {
             upstream_rq_retry_overflow, upstream_rq_retry_backoff_exponential,
             upstream_rq_retry_backoff_ratelimited, retry_or_shadow_abandoned,
             upstream_rq_per_try_timeout, upstream_rq_per_try_idle_timeout, upstream_rq_cancelled,
-            upstream_internal_redirect_succeeded_total, upstream_internal_redirect_failed_total,
+            upstream_rq_max_duration_reached, upstream_internal_redirect_succeeded_total, upstream_internal_redirect_failed_total,
             original_dst_host_invalid, lb_healthy_panic, lb_subsets_selected, lb_subsets_fallback, lb_subsets_fallback_panic,
             membership_change, update_attempt, update_success, update_rejected,
         ],

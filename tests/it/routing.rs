@@ -394,3 +394,50 @@ async fn a_connection_that_was_idle_for_too_long_still_takes_one_request() {
     assert_eq!(answer.header("connection"), "close");
     raw.ended().await;
 }
+
+/// The cluster's limit counts for each request, and for what a request becomes.
+#[tokio::test]
+async fn a_request_to_an_endpoint_may_take_so_long_and_no_longer() {
+    let origin = Origin::http(|mut conn| async move {
+        while let Some(head) = conn.request().await {
+            match &*head.target {
+                "/never" => return conn.left().await,
+                "/half" => {
+                    conn.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").await;
+                    return conn.left().await;
+                }
+                "/tunnel" => {
+                    conn.send("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n")
+                        .await;
+                    return conn.left().await;
+                }
+                _ => conn.reply(200, &[], "in time").await,
+            }
+        }
+    })
+    .await;
+    let mut limited = cluster("a", origin.address);
+    limited["common_http_protocol_options"] = json!({"max_stream_duration": "0.2s"});
+    let all = json!([{
+        "match": {"prefix": "/"},
+        "route": {"cluster": "a", "timeout": "0s", "upgrade_configs": [{"upgrade_type": "x"}]},
+    }]);
+    let app = app(&all, &[limited]).await;
+    let at = app.listener("web");
+    assert_eq!(get(at, "h", "/soon").await.text(), "in time");
+    let late = get(at, "h", "/never").await;
+    assert_eq!(
+        (late.status.as_u16(), &*late.text()),
+        (504, "upstream max stream duration reached")
+    );
+    let mut half = Raw::connect(at).await;
+    half.send("GET /half HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    assert!(half.try_answer().await.is_err());
+    let mut tunnel = Raw::connect(at).await;
+    tunnel
+        .send("GET /tunnel HTTP/1.1\r\nhost: h\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n")
+        .await;
+    assert_eq!(tunnel.head().await.unwrap().status, 101);
+    tunnel.ended().await;
+    assert_eq!(count(&app, "a", "upstream_rq_max_duration_reached"), 3);
+}

@@ -272,6 +272,9 @@ pub struct UpstreamHttp {
     pub max_requests_per_connection: u32,
     /// After which a connection takes no more requests; zero is none.
     pub max_connection_duration: Duration,
+    /// How long one request to an endpoint may take, from when it is sent to the end of its response;
+    /// zero is no limit.
+    pub max_stream_duration: Duration,
     /// KiB that the head of a response may have; `None`: the program's own limit. HTTP/1 only.
     pub max_response_headers_kb: Option<u32>,
     pub header_case: HeaderCase,

@@ -14,10 +14,8 @@ use crate::resource::context::{
 use crate::resource::headers::header_name;
 use crate::resource::parts::GrpcService;
 
-pub(in crate::resource) const HTTP: &str =
-    "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig";
-pub(in crate::resource) const TCP: &str =
-    "envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig";
+pub(super) const HTTP: &str = "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig";
+pub(super) const TCP: &str = "envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig";
 
 /// `HttpGrpcAccessLogConfig` and `TcpGrpcAccessLogConfig`.
 #[derive(Clone, Debug, PartialEq, Eq)]
