@@ -301,9 +301,7 @@ impl<'a> Attempts<'a> {
             self.again = false;
             if !wait.is_zero() {
                 let sleep = pin!(tokio::time::sleep(wait));
-                if let Err(failure) = watched(sleep, exchange, self.ask.timeouts).await {
-                    return Err(failure);
-                }
+                watched(sleep, exchange, self.ask.timeouts).await?;
             }
             self.put_back(exchange, timed_out);
         }

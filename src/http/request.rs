@@ -58,11 +58,10 @@ pub fn edit_request(
 ) {
     // First, because what follows may depend on headers that are added here.
     edit_head(chosen.edits(), parts, observer);
-    let host = match chosen.host() {
-        Some(host) => Some(host.clone()),
-        None => forward.host_rewrite.apply(&parts.headers, parts.uri.path()),
-    };
-    if let Some(host) = host {
+    if let Some(host) = chosen.host() {
+        // Envoy does not tell of this one.
+        parts.headers.insert(HOST, host.clone());
+    } else if let Some(host) = forward.host_rewrite.apply(&parts.headers, parts.uri.path()) {
         replace_host(parts, host, forward, envoy_headers);
     }
     if parts.method == Method::CONNECT {
