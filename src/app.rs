@@ -171,6 +171,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
             stats: Some(Arc::clone(&stats)),
             stat_scope: String::new(),
             local_cluster: xds.node.cluster.as_str().into(),
+            node: Some(Arc::new(xds.node.clone())),
         }),
         stats: Arc::clone(&stats),
         publisher: publisher.clone(),

@@ -37,6 +37,8 @@ pub enum ResponseFlag {
     DownstreamProtocolError,
     /// `DT`
     DurationTimeout,
+    /// `UMSDR`
+    UpstreamMaxStreamDurationReached,
     /// `UAEX`
     Unauthorized,
     /// `NFCF`
@@ -72,6 +74,7 @@ impl ResponseFlag {
             Self::DownstreamTermination => "DC",
             Self::DownstreamProtocolError => "DPE",
             Self::DurationTimeout => "DT",
+            Self::UpstreamMaxStreamDurationReached => "UMSDR",
             Self::Unauthorized => "UAEX",
             Self::NoFilterConfigFound => "NFCF",
             Self::FailedLocalHealthCheck => "LH",
@@ -100,6 +103,7 @@ impl ResponseFlag {
             Self::DownstreamTermination => "DownstreamConnectionTermination",
             Self::DownstreamProtocolError => "DownstreamProtocolError",
             Self::DurationTimeout => "DurationTimeout",
+            Self::UpstreamMaxStreamDurationReached => "UpstreamMaxStreamDurationReached",
             Self::Unauthorized => "UnauthorizedExternalService",
             Self::NoFilterConfigFound => "NoFilterConfigFound",
             Self::FailedLocalHealthCheck => "FailedLocalHealthCheck",

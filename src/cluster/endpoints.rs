@@ -98,6 +98,7 @@ impl EndpointSet {
                         &endpoint.socket_labels,
                         &group.socket_labels,
                     ),
+                    metadata: endpoint.metadata.clone(),
                 };
                 let checked = recipe.checks != Checks::None && !endpoint.check.disabled;
                 let endpoint = match before.get(&key) {

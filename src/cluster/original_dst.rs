@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use causeway_xds::resource::Address;
 use causeway_xds::resource::cluster::OriginalDst as Model;
 use causeway_xds::resource::load_assignment::{EndpointCheck, EndpointHealth, Locality};
+use causeway_xds::resource::metadata::Namespaces;
 use http::header::HeaderMap;
 
 use crate::telemetry::stats::{ClusterStats, Counter};
@@ -137,6 +138,7 @@ impl OriginalDst {
                 locality: Locality::default(),
                 check: EndpointCheck::default(),
                 socket: None,
+                metadata: Namespaces::new(),
             },
         )
     }

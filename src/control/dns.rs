@@ -4,7 +4,7 @@
 //! The first answer is delivered even when nothing was found, so that nobody waits for what is not
 //! there. Later on a name that cannot be looked up keeps the addresses it had.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -23,9 +23,9 @@ use causeway_xds::proto::{ClusterLoadAssignment, UInt32Value};
 use causeway_xds::resource::Address;
 use causeway_xds::resource::cluster::{Dns, DnsFamily};
 use causeway_xds::resource::load_assignment::{
-    Endpoint, EndpointCheck, EndpointHealth, LB_METADATA, LocalityEndpoints, SOCKET_METADATA,
+    Endpoint, EndpointCheck, EndpointHealth, LocalityEndpoints, SOCKET_METADATA,
 };
-use causeway_xds::resource::metadata::{Label, Labels};
+use causeway_xds::resource::metadata::{Labels, to_metadata};
 use causeway_xds::source::{Batch, Batches, Extent, Origin, Source, Update};
 use causeway_xds::type_url::pack_as;
 use tracing::{debug, warn};
@@ -239,7 +239,7 @@ fn locality(model: &LocalityEndpoints, answers: &Answers) -> LocalityLbEndpoints
             sub_zone: model.locality.sub_zone.clone(),
         }),
         priority: model.priority,
-        metadata: metadata(&[(SOCKET_METADATA, &model.socket_labels)]),
+        metadata: socket_metadata(&model.socket_labels),
         load_balancing_weight: (model.weight > 0).then_some(UInt32Value {
             value: model.weight,
         }),
@@ -265,11 +265,7 @@ fn lb_endpoint(address: AddressKind, host: &str, model: &Endpoint, scale: u32) -
     };
     LbEndpoint {
         health_status: health(model.health) as i32,
-        metadata: metadata(&[
-            ("causeway", &own_labels(model)),
-            (LB_METADATA, &model.labels),
-            (SOCKET_METADATA, &model.socket_labels),
-        ]),
+        metadata: to_metadata(&model.metadata),
         load_balancing_weight: Some(UInt32Value {
             value: (model.weight / scale).max(1),
         }),
@@ -305,23 +301,10 @@ fn health(model: EndpointHealth) -> core::HealthStatus {
     }
 }
 
-fn own_labels(model: &Endpoint) -> Labels {
-    let id = Some(model.id.as_str()).filter(|id| !id.is_empty());
-    id.map(|id| ("id".to_owned(), Label::text(id)))
-        .into_iter()
-        .collect()
-}
-
-/// What the decoder of endpoints reads of it.
-fn metadata(namespaces: &[(&str, &Labels)]) -> Option<Metadata> {
-    let given = namespaces.iter().filter(|(_, labels)| !labels.is_empty());
-    let filter_metadata: HashMap<_, _> = given
-        .map(|(namespace, labels)| ((*namespace).to_owned(), Label::to_struct(labels)))
-        .collect();
-    (!filter_metadata.is_empty()).then(|| Metadata {
-        filter_metadata,
-        ..Default::default()
-    })
+/// What the decoder of localities reads of it.
+fn socket_metadata(labels: &Labels) -> Option<Metadata> {
+    let given = (!labels.is_empty()).then(|| (SOCKET_METADATA.to_owned(), labels.clone()));
+    to_metadata(&given.into_iter().collect())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use causeway_xds::extension::{Extensions, TypedExtension};
 use causeway_xds::proto::Message;
+use causeway_xds::proto::core::Node;
 use causeway_xds::proto::envoy::config::route::v3::FilterConfig;
 use causeway_xds::proto::envoy::extensions::filters::http::router::v3::Router;
 use causeway_xds::reject::{FieldPath, Invalid};
@@ -48,6 +49,8 @@ pub struct Context {
     pub stats: Option<Arc<Stats>>,
     /// What the bootstrap calls the cluster that this program is in (`node.cluster`).
     pub local_cluster: Arc<str>,
+    /// What this program calls itself where it asks others.
+    pub node: Option<Arc<Node>>,
     /// Under which the filters of a chain count: `http.<stat_prefix>.`
     pub stat_scope: String,
 }

@@ -171,9 +171,6 @@ impl Facts for Plain<'_> {
     fn point(&self, _: Point) -> Option<Duration> {
         None
     }
-    fn route_metadata(&self, _: &str) -> Option<&MetadataValue> {
-        None
-    }
     fn dynamic_metadata(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
         self.1.metadata(namespace)
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use causeway_xds::resource::format::{Fact, Point};
+use causeway_xds::resource::format::{Fact, Holder, Point};
 use causeway_xds::resource::metadata::MetadataValue;
 use http::header::{HeaderName, HeaderValue};
 
@@ -93,8 +93,11 @@ pub trait Facts {
     /// When it came to a point, counted from its beginning.
     fn point(&self, point: Point) -> Option<Duration>;
 
-    /// The metadata of its route in a namespace.
-    fn route_metadata(&self, namespace: &str) -> Option<&MetadataValue>;
+    /// What is at the end of a path of keys in a namespace.
+    fn metadata(&self, of: Holder, namespace: &str, path: &[String]) -> Option<MetadataValue> {
+        let _ = (of, namespace, path);
+        None
+    }
 
     /// What filters have set in a namespace.
     fn dynamic_metadata(&self, namespace: &str) -> Option<Rc<MetadataValue>> {

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::time::SystemTime;
 
 use causeway_xds::resource::format::{
-    Fact, Format, GrpcStatusForm, HeaderChoice, Moment, Operator, Part as Model, PathOf, Point,
-    TimeFormat, Unit,
+    Fact, Format, GrpcStatusForm, HeaderChoice, Holder, Moment, Operator, Part as Model, PathOf,
+    Point, TimeFormat, Unit,
 };
 use http::header::{CONTENT_TYPE, HeaderName};
 
@@ -62,7 +62,8 @@ enum Op {
         to: Option<Point>,
         unit: Unit,
     },
-    RouteMetadata {
+    Metadata {
+        of: Holder,
         namespace: Box<str>,
         path: Vec<String>,
     },
@@ -256,8 +257,9 @@ impl Op {
                 to: *to,
                 unit: *unit,
             },
-            Operator::RouteMetadata(path) => match path.split_first() {
-                Some((namespace, path)) => Self::RouteMetadata {
+            Operator::Metadata { of, path } => match path.split_first() {
+                Some((namespace, path)) => Self::Metadata {
+                    of: *of,
                     namespace: namespace.as_str().into(),
                     path: path.to_vec(),
                 },
@@ -309,9 +311,13 @@ impl Op {
             Self::Fact(Fact::RequestHeadersBytes | Fact::ResponseHeadersBytes) => {
                 wants.sizes = true;
             }
-            Self::RouteMetadata { .. } | Self::Fact(Fact::RouteName) => wants.route = true,
+            Self::Metadata {
+                of: Holder::Route, ..
+            }
+            | Self::Fact(Fact::RouteName) => wants.route = true,
             Self::Fact(Fact::StreamId) => wants.request(&Key::Field(REQUEST_ID)),
-            Self::DynamicMetadata { .. }
+            Self::Metadata { .. }
+            | Self::DynamicMetadata { .. }
             | Self::FilterState { .. }
             | Self::Fact(_)
             | Self::Fixed(_)
@@ -355,12 +361,13 @@ impl Op {
                 Value::Text(Cow::Owned(time::render(at, format)))
             }
             Self::Span { from, to, unit } => span(facts, *from, *to, *unit),
-            Self::RouteMetadata { namespace, path } => facts
-                .route_metadata(namespace)
-                .and_then(|value| value.get(path))
-                .map_or(Value::Missing, |value| {
-                    Value::Metadata(Cow::Borrowed(value))
-                }),
+            Self::Metadata {
+                of,
+                namespace,
+                path,
+            } => facts
+                .metadata(*of, namespace, path)
+                .map_or(Value::Missing, |value| Value::Metadata(Cow::Owned(value))),
             Self::DynamicMetadata { namespace, path } => match facts.dynamic_metadata(namespace) {
                 Some(all) => all.get(path).map_or(Value::Missing, |value| {
                     Value::Metadata(Cow::Owned(value.clone()))

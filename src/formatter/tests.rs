@@ -2,7 +2,8 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use causeway_xds::resource::format::{
-    Fact, Format, HeaderChoice, Json, Moment, Operator, Part, Point, TimeFormat, TimePart, Unit,
+    Fact, Format, HeaderChoice, Holder, Json, Moment, Operator, Part, Point, TimeFormat, TimePart,
+    Unit,
 };
 use causeway_xds::resource::metadata::MetadataValue;
 use http::header::HeaderName;
@@ -55,14 +56,22 @@ impl Facts for Double {
             _ => None,
         }
     }
-    fn route_metadata(&self, namespace: &str) -> Option<&MetadataValue> {
-        (namespace == "ns").then_some(&self.0)
+    fn metadata(&self, of: Holder, namespace: &str, path: &[String]) -> Option<MetadataValue> {
+        let known = (namespace, of) == ("ns", Holder::Route);
+        known.then(|| self.0.get(path).cloned()).flatten()
     }
     fn dynamic_metadata(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
         (namespace == "ns").then(|| Rc::new(self.0.clone()))
     }
     fn filter_state(&self, key: &str) -> Option<Rc<str>> {
         (key == "k").then(|| Rc::from("a\"b"))
+    }
+}
+
+fn of_route(path: &[&str]) -> Operator {
+    Operator::Metadata {
+        of: Holder::Route,
+        path: path.iter().map(|key| (*key).to_owned()).collect(),
     }
 }
 
@@ -92,11 +101,8 @@ fn commands_are_replaced_by_what_they_ask_for() {
         (Operator::QueryParameter("b".into()), "c%20"),
         (Operator::QueryParameter("z".into()), "-"),
         (Operator::QueryParameters { decoded: true }, "b=c &b=d"),
-        (
-            Operator::RouteMetadata(vec!["ns".into(), "n".into(), "d".into()]),
-            "5",
-        ),
-        (Operator::RouteMetadata(vec!["ns".into(), "k".into()]), "v"),
+        (of_route(&["ns", "n", "d"]), "5"),
+        (of_route(&["ns", "k"]), "v"),
         (
             Operator::DynamicMetadata(vec!["ns".into(), "k".into()]),
             "v",
@@ -119,10 +125,7 @@ fn commands_are_replaced_by_what_they_ask_for() {
             },
             r#"a"b"#,
         ),
-        (
-            Operator::RouteMetadata(vec!["ns".into(), "n".into()]),
-            "{\"d\":5}",
-        ),
+        (of_route(&["ns", "n"]), "{\"d\":5}"),
         (Operator::Environment("A=B".into()), "-"),
         (
             Operator::Span {

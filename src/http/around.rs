@@ -56,7 +56,7 @@ impl Around for Surroundings<'_> {
     }
 
     fn calls(&self) -> Rc<dyn Calls> {
-        Rc::new(Clusters(Rc::clone(&self.exchange.connection.reader)))
+        calls(&self.exchange.connection.reader)
     }
 
     fn with_facts(&self, messages: Messages<'_>, f: &mut dyn FnMut(&dyn Facts)) {
@@ -82,6 +82,11 @@ impl Around for Surroundings<'_> {
     fn route(&self) -> Option<&Route> {
         self.route
     }
+}
+
+/// Calls to the clusters that a thread sees.
+pub fn calls(reader: &Rc<RefCell<Reader>>) -> Rc<dyn Calls> {
+    Rc::new(Clusters(Rc::clone(reader)))
 }
 
 /// The clusters that the thread of a stream sees. Holds no connection, so that what runs on behind

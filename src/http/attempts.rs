@@ -27,7 +27,7 @@ use crate::error::Failure;
 use crate::route::Chosen;
 use crate::route::action::{Forward, milliseconds};
 use crate::runtime::timer::Deadline;
-use crate::upstream::body::{ClientBody, Kept, Progress, RequestBody};
+use crate::upstream::body::{ClientBody, Kept, Piece, Progress, RequestBody};
 use crate::upstream::pool::{self, Lease, SendError};
 use crate::upstream::{Endpoint, Via};
 
@@ -55,6 +55,20 @@ pub struct Ask<'a> {
 }
 
 type Answer = (Lease, Response<Incoming>);
+
+/// What came of asking.
+pub struct Asked {
+    pub answer: Result<Answer, Failure>,
+    pub attempts: u32,
+    /// What was sent; only where the answer may lead elsewhere, and all of it is still there.
+    pub sent: Option<Box<Sent>>,
+}
+
+/// A request as it went up, before an endpoint was chosen.
+pub struct Sent {
+    pub parts: Parts,
+    pub body: Vec<Piece>,
+}
 
 /// An attempt that got no answer.
 pub struct Lost {
@@ -94,6 +108,14 @@ impl Sending {
         match self {
             Self::Once(body) => body.take().unwrap_or_else(RequestBody::empty),
             Self::Kept(kept) => kept.read(),
+        }
+    }
+
+    /// All of it, if it is there.
+    fn all(&self) -> Option<Vec<Piece>> {
+        match self {
+            Self::Once(_) => Some(Vec::new()),
+            Self::Kept(kept) => kept.all(),
         }
     }
 
@@ -138,13 +160,8 @@ struct Rest<'a> {
     tell: bool,
 }
 
-/// Asks until there is an answer that is good enough, or nothing more to hope for. Also tells how
-/// many attempts there were.
-pub async fn ask(
-    ask: Ask<'_>,
-    cluster: &Cluster,
-    exchange: &mut Exchange,
-) -> (Result<Answer, Failure>, u32) {
+/// Asks until there is an answer that is good enough, or nothing more to hope for.
+pub async fn ask(ask: Ask<'_>, cluster: &Cluster, exchange: &mut Exchange) -> Asked {
     let Ask {
         parts,
         body,
@@ -164,7 +181,8 @@ pub async fn ask(
     });
     let progress = Rc::clone(&exchange.progress);
     let ended = body.is_end_stream();
-    let resend = retries.as_ref().is_some_and(|retries| retries.resend());
+    let resend = retries.as_ref().is_some_and(|retries| retries.resend())
+        || (forward.internal_redirect.is_some() && upgrade.is_none());
     let body = match (resend, &copies) {
         (false, None) => Sending::Once(Some(RequestBody::streaming(body))),
         _ if ended => Sending::Once(None),
@@ -201,11 +219,20 @@ pub async fn ask(
         replay: None,
         via,
     };
-    attempts.run(exchange).await
+    let answer = attempts.run(exchange).await;
+    let sent = match &answer {
+        Ok((_, answer)) => attempts.sent(answer.status()),
+        Err(_) => None,
+    };
+    Asked {
+        answer,
+        attempts: attempts.count,
+        sent,
+    }
 }
 
 impl<'a> Attempts<'a> {
-    async fn run(&mut self, exchange: &mut Exchange) -> (Result<Answer, Failure>, u32) {
+    async fn run(&mut self, exchange: &mut Exchange) -> Result<Answer, Failure> {
         loop {
             let attempt = self.attempt(exchange).await;
             if let Some(detection) = &self.cluster.outlier
@@ -237,7 +264,7 @@ impl<'a> Attempts<'a> {
                     if let Sending::Kept(kept) = &self.body {
                         kept.release();
                     }
-                    return (Ok(answer), self.count);
+                    return Ok(answer);
                 }
                 (Err(lost), Verdict::Keep(flag)) => {
                     let Lost {
@@ -247,7 +274,7 @@ impl<'a> Attempts<'a> {
                         exchange.upstream_failed(failure.status);
                     }
                     failure.flag = flag.or(failure.flag);
-                    return (Err(failure), self.count);
+                    return Err(failure);
                 }
                 (Ok((lease, answer)), Verdict::Again(wait)) => {
                     tracing::debug!(endpoint = %lease.endpoint(), status = %answer.status(),
@@ -274,12 +301,19 @@ impl<'a> Attempts<'a> {
             self.again = false;
             if !wait.is_zero() {
                 let sleep = pin!(tokio::time::sleep(wait));
-                if let Err(failure) = watched(sleep, exchange, self.ask.timeouts).await {
-                    return (Err(failure), self.count);
-                }
+                watched(sleep, exchange, self.ask.timeouts).await?;
             }
             self.put_back(exchange, timed_out);
         }
+    }
+
+    /// What was sent, for a redirect that may be followed here.
+    fn sent(&mut self, status: StatusCode) -> Option<Box<Sent>> {
+        let policy = self.ask.forward.internal_redirect.as_ref();
+        policy.filter(|policy| policy.takes(status))?;
+        let body = self.body.all()?;
+        let parts = self.replay.take()?.to_parts();
+        Some(Box::new(Sent { parts, body }))
     }
 
     /// The head for one more attempt.
@@ -378,8 +412,8 @@ impl<'a> Attempts<'a> {
                 }
             };
             self.asked = Some((picked.clone(), true));
-            if lease.is_http2() && self.ask.upgrade.is_some_and(|u| u.connect) {
-                return Err(Lost::finally(failures::no_tunnel()));
+            if let Some(kept) = &exchange.kept {
+                kept.connection.set(Some(lease.about()));
             }
             match self.send(&mut lease, exchange).await? {
                 Some(response) => return Ok((lease, response)),
@@ -416,6 +450,9 @@ impl<'a> Attempts<'a> {
         let bodyless = self.progress.request_ended.get() && self.progress.received.get() == 0;
         prepare(&mut head, lease, forward, upgrade, tell, bodyless);
         let request = Request::from_parts(head, self.body.next());
+        exchange
+            .watch
+            .limit_upstream(self.cluster.transport.max_stream_duration);
         let sent = pin!(lease.send(request));
         let answered = match *self.ask.timeouts {
             Timeouts {

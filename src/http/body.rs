@@ -1,6 +1,7 @@
 //! The body of a response on its way down.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -178,7 +179,21 @@ impl HttpBody for Body {
                 Ok(Frame::data(bytes))
             })),
             Self::Upstream(relay) => relay.poll(cx),
-            Self::Transformed(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Transformed(body) => {
+                let exchange = body.inner.exchange();
+                let progress = exchange.map(|exchange| Rc::clone(&exchange.progress));
+                let before = progress.as_ref().map_or(0, |p| p.sent.get());
+                let frame = Pin::new(&mut **body).poll_frame(cx);
+                if let Some(progress) = progress {
+                    // What the filter was given is not what it makes of it.
+                    let made = match &frame {
+                        Poll::Ready(Some(Ok(frame))) => frame.data_ref().map_or(0, Bytes::len),
+                        _ => 0,
+                    };
+                    progress.sent.set(before + made as u64);
+                }
+                frame
+            }
         }
     }
 

@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use super::clock::{Activity, Clock, Counted, Tick};
 use super::coalesce::Coalesced;
 use super::forwarded::Peer;
+use super::tunnels::Tasks;
 use super::{http1, serve_request};
 use crate::net::Io;
 use crate::net::http2::Windows;
@@ -25,7 +26,6 @@ use crate::runtime::drain::Drain;
 use crate::runtime::timer::Deadline;
 use crate::snapshot::{HttpManagerSpec, Reader};
 use crate::tls::Session;
-use crate::upstream::pool::LocalExecutor;
 
 /// Streams per connection when the configuration gives none (Envoy's default since 1.36).
 const MAX_STREAMS: u32 = 1024;
@@ -82,6 +82,8 @@ pub struct Connection {
     /// Requests that it may still have; `None`: any number.
     left: Cell<Option<u32>>,
     activity: Arc<Activity>,
+    /// Those of HTTP/2.
+    pub tasks: Tasks,
     /// When the last request ended, or the connection began.
     idle_since: Cell<Instant>,
     /// It had no request for too long, so that the next one is its last.
@@ -222,6 +224,7 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
         active: Cell::new(0),
         left: Cell::new(manager.model.max_requests),
         activity: Arc::new(activity),
+        tasks: Tasks::default(),
         idle_since: Cell::new(Instant::now()),
         expired: Cell::new(false),
         look: Cell::new(Instant::now() + NEVER),
@@ -295,7 +298,7 @@ async fn serve_http2(io: Io, connection: Rc<Connection>) {
         options.initial_stream_window_size,
         options.initial_connection_window_size,
     );
-    let mut builder = http2::Builder::new(LocalExecutor);
+    let mut builder = http2::Builder::new(connection.tasks.clone());
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(options.max_concurrent_streams.unwrap_or(MAX_STREAMS))

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use http::request::Parts;
-use http::{StatusCode, Version};
+use http::{HeaderMap, StatusCode, Version};
 
 use super::connection_manager::Connection;
 use super::observed::{Kept, Observed};
@@ -18,6 +18,7 @@ use crate::error::{Failure, ResponseFlag};
 use crate::filter::{Asked, StreamState};
 use crate::formatter::Wants;
 use crate::route::Chosen;
+use crate::route::internal_redirect::Trail;
 use crate::telemetry::stats::{ClusterStats, Counter};
 use crate::upstream::body::Progress;
 use crate::upstream::{Endpoint, Permit, Transport};
@@ -47,6 +48,10 @@ pub struct Exchange {
     pub asked: Option<Box<Asked>>,
     /// What filters know of it.
     pub filters: StreamState,
+    /// The redirects that have led here.
+    pub trail: Option<Box<Trail>>,
+    /// Another one gives the client its answer.
+    superseded: Cell<bool>,
 }
 
 /// The upstream's side of an exchange, for as long as it lasts.
@@ -97,6 +102,8 @@ impl Exchange {
             kept,
             asked: None,
             filters: StreamState::default(),
+            trail: None,
+            superseded: Cell::new(false),
         })
     }
 
@@ -171,8 +178,7 @@ impl Exchange {
         if let Some(kept) = &self.kept
             && (wants.route || filters.route || self.connection.manager.wants.route)
         {
-            // A request has one route.
-            kept.route.set(Arc::clone(&chosen.route)).ok();
+            kept.route.replace(Some(Arc::clone(&chosen.route)));
         }
     }
 
@@ -244,6 +250,21 @@ impl Exchange {
         ms
     }
 
+    /// The answer is a redirect that is followed here, so that no client gets it: it is logged,
+    /// with where it leads, and not counted.
+    pub fn redirected(self: Box<Self>, to: &Parts, status: StatusCode, answer: &HeaderMap) {
+        self.answered(status);
+        self.detail("internal_redirect");
+        self.complete();
+        self.superseded.set(true);
+        if let Some(kept) = &self.kept {
+            let wants = &self.connection.manager.wants;
+            kept.response_began.set(Some(Instant::now()));
+            kept.request(to, wants);
+            kept.response(answer, wants);
+        }
+    }
+
     /// The upstream did not answer; `status` is what is counted against it.
     pub fn upstream_failed(&self, status: StatusCode) {
         self.release_upstream(Some(status));
@@ -301,7 +322,7 @@ impl Drop for Exchange {
         let now = Instant::now();
         let elapsed = now.duration_since(self.start).as_millis();
         stats.downstream_rq_active.dec();
-        if self.status.get() != 0 {
+        if self.status.get() != 0 && !self.superseded.get() {
             stats.downstream_rq_completed.inc();
             stats.downstream_rq.record(self.status.get());
             stats

@@ -10,6 +10,8 @@ use crate::upstream::pool::{Lease, SendError};
 
 /// `max_stream_duration` is over.
 pub const MAX_DURATION: &str = "max_duration_timeout";
+/// The detail word of the cluster's `max_stream_duration`.
+pub const UPSTREAM_DURATION: &str = "upstream_max_stream_duration_reached";
 
 /// The timeout of the route has passed.
 pub const ROUTE_TIMEOUT: &str = "response_timeout";
@@ -44,6 +46,17 @@ pub fn deadline(fired: Fired, exchange: &Exchange, timeouts: &Timeouts) -> Failu
                 flag: None,
                 ..failure.saying("downstream duration timeout").because(fired)
             }
+        }
+        Fired::Upstream(_) => {
+            exchange.upstream_failed(StatusCode::GATEWAY_TIMEOUT);
+            let status = match exchange.progress.request_ended.get() {
+                true => StatusCode::GATEWAY_TIMEOUT,
+                false => StatusCode::REQUEST_TIMEOUT,
+            };
+            let flag = ResponseFlag::UpstreamMaxStreamDurationReached;
+            Failure::local(status, flag, UPSTREAM_DURATION)
+                .saying("upstream max stream duration reached")
+                .because(fired)
         }
         Fired::Request(_) => {
             let timeout = StatusCode::REQUEST_TIMEOUT;
@@ -83,16 +96,6 @@ pub fn overflow(max: u32) -> Failure {
     )
     .saying("upstream connect error or disconnect/reset before headers. reset reason: overflow")
     .because(format!("limit of {max} requests reached"))
-}
-
-/// An endpoint of HTTP/2 takes no CONNECT from here.
-pub fn no_tunnel() -> Failure {
-    Failure::local(
-        StatusCode::NOT_IMPLEMENTED,
-        ResponseFlag::UpstreamProtocolError,
-        "connect_over_http2",
-    )
-    .saying("CONNECT over HTTP/2 is not supported")
 }
 
 /// The peer closed a connection that it had kept open between requests: it has not seen this one.

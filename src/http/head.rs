@@ -97,6 +97,20 @@ pub fn sanitise(
     })
 }
 
+/// As [`sanitise`], of a head that an answer has changed: only its host and its target are new.
+/// `Some`: where to send the client instead.
+///
+/// # Errors
+/// A [`Failure`] with the answer.
+pub fn sanitise_target(
+    parts: &mut Parts,
+    manager: &HttpManager,
+    local_port: Option<u16>,
+) -> Result<Option<String>, Failure> {
+    host(parts, manager, local_port)?;
+    normal_path(parts, manager)
+}
+
 /// Makes of an extended CONNECT the request for an upgrade that it stands for, as Envoy does; with
 /// the key that RFC 6455 section 4.1 asks for, since there is none over HTTP/2.
 fn extended_connect(parts: &mut Parts) -> Option<UpgradeRequest> {
@@ -135,7 +149,7 @@ fn version(parts: &Parts, manager: &HttpManager) -> Result<(), Failure> {
 /// Brings absolute form and the HTTP/2 pseudo headers down to origin form plus `Host`.
 fn target(parts: &mut Parts, manager: &HttpManager) -> Result<(), Failure> {
     if parts.method == Method::CONNECT {
-        return connect_target(parts);
+        return connect_target(parts, manager);
     }
     if let Some(authority) = parts.uri.authority() {
         if parts.uri.scheme().is_none() {
@@ -170,8 +184,8 @@ fn target(parts: &mut Parts, manager: &HttpManager) -> Result<(), Failure> {
 }
 
 /// The target of a CONNECT is its host, and stays as it is (RFC 9112 section 3.2.3).
-fn connect_target(parts: &mut Parts) -> Result<(), Failure> {
-    if parts.version == Version::HTTP_2 {
+fn connect_target(parts: &mut Parts, manager: &HttpManager) -> Result<(), Failure> {
+    if parts.version == Version::HTTP_2 && !manager.http2.allow_connect {
         return Err(Failure::local(
             StatusCode::NOT_FOUND,
             ResponseFlag::NoRoute,

@@ -268,11 +268,8 @@ async fn refuse(mut io: Io, error: &hyper::Error, automatic: &[u8], connection: 
 
 /// Closes so that the peer sees a reset, and nothing that waits to be sent is kept.
 fn cut(io: Option<Io>) -> Stretch {
-    if let Some(tcp) = io.as_ref().and_then(Io::tcp) {
-        // Without it the close is an ordinary one, which is the next best.
-        socket2::SockRef::from(tcp)
-            .set_linger(Some(Duration::ZERO))
-            .ok();
+    if let Some(io) = io {
+        io.reset_on_close();
     }
     Stretch::Closed
 }

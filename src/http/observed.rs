@@ -6,8 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use causeway_xds::resource::format::{Fact, Point};
-use causeway_xds::resource::metadata::MetadataValue;
+use causeway_xds::resource::cluster::Cluster as ClusterModel;
+use causeway_xds::resource::format::{Fact, Holder, Point};
+use causeway_xds::resource::metadata::{self, MetadataValue};
 use http::Method;
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -19,6 +20,7 @@ use crate::error::ResponseFlag;
 use crate::formatter::{Facts, Key, Value, Wants};
 use crate::route::Route;
 use crate::tls::Session;
+use crate::upstream::pool::About;
 use crate::upstream::{Endpoint, Transport};
 
 /// What of a request outlives its messages, because somebody will ask for it.
@@ -29,10 +31,14 @@ pub struct Kept {
     request: RefCell<Vec<(HeaderName, HeaderValue)>>,
     response: RefCell<Vec<(HeaderName, HeaderValue)>>,
     trailers: RefCell<Vec<(HeaderName, HeaderValue)>>,
-    pub route: OnceCell<Arc<Route>>,
-    pub cluster: OnceCell<Arc<str>>,
+    /// That was chosen last.
+    pub route: RefCell<Option<Arc<Route>>>,
+    /// Its name, and what was said of it.
+    pub cluster: OnceCell<(Arc<str>, Arc<ClusterModel>)>,
     /// The endpoint that was asked last.
     pub upstream: RefCell<Option<(Arc<Endpoint>, Arc<Transport>)>>,
+    /// The connection that was used last.
+    pub connection: Cell<Option<About>>,
     pub request_size: Cell<Option<u64>>,
     pub response_size: Cell<Option<u64>>,
     pub request_sent: Cell<Option<Instant>>,
@@ -84,9 +90,10 @@ impl Kept {
             request: RefCell::default(),
             response: RefCell::default(),
             trailers: RefCell::default(),
-            route: OnceCell::new(),
+            route: RefCell::default(),
             cluster: OnceCell::new(),
             upstream: RefCell::default(),
+            connection: Cell::default(),
             request_size: Cell::default(),
             response_size: Cell::default(),
             request_sent: Cell::default(),
@@ -146,6 +153,15 @@ impl<'o> Observed<'o> {
 
     fn kept(&self) -> Option<&'o Kept> {
         self.exchange.kept.as_deref()
+    }
+
+    fn connection(&self) -> Option<About> {
+        self.kept()?.connection.get()
+    }
+
+    /// Our end of the connection to the endpoint.
+    fn local(&self) -> Option<SocketAddr> {
+        self.connection()?.local
     }
 
     fn since(&self, at: Option<Instant>) -> Option<Duration> {
@@ -317,10 +333,10 @@ impl Facts for Observed<'_> {
                 Value::milliseconds(span.and_then(|(from, to)| to.checked_sub(from)))
             }
             Fact::RouteName => {
-                let route = self.kept().and_then(|kept| kept.route.get());
-                Value::text(
+                let route = self.kept().and_then(|kept| kept.route.borrow().clone());
+                Value::shown(
                     route
-                        .map(|r| r.name.as_str())
+                        .map(|r| r.name.clone())
                         .filter(|name| !name.is_empty()),
                 )
             }
@@ -329,8 +345,12 @@ impl Facts for Observed<'_> {
             Fact::UpstreamCluster | Fact::UpstreamClusterRaw => Value::text(
                 self.kept()
                     .and_then(|kept| kept.cluster.get())
-                    .map(|c| &**c),
+                    .map(|(name, _)| &**name),
             ),
+            Fact::UpstreamConnectionId => Value::number(self.connection().map(|c| c.id)),
+            Fact::UpstreamLocalAddress => Value::shown(self.local()),
+            Fact::UpstreamLocalAddressWithoutPort => ip(self.local()),
+            Fact::UpstreamLocalPort => port(self.local()),
             Fact::UpstreamHost | Fact::UpstreamRemoteAddress => {
                 self.endpoint(|endpoint, _| Some(endpoint.to_string()))
             }
@@ -383,11 +403,23 @@ impl Facts for Observed<'_> {
         }
     }
 
-    fn route_metadata(&self, namespace: &str) -> Option<&MetadataValue> {
-        let route = self.kept()?.route.get()?;
-        let mut all = route.metadata.iter();
-        all.find(|(name, _)| name == namespace)
-            .map(|(_, value)| value)
+    fn metadata(&self, of: Holder, namespace: &str, path: &[String]) -> Option<MetadataValue> {
+        let kept = self.kept()?;
+        match of {
+            Holder::Route => {
+                let route = kept.route.borrow();
+                route.as_ref()?.metadata(namespace)?.get(path).cloned()
+            }
+            Holder::Cluster => {
+                let (_, model) = kept.cluster.get()?;
+                metadata::find(&model.metadata, namespace, path)
+            }
+            Holder::Endpoint => {
+                let upstream = kept.upstream.borrow();
+                let (endpoint, _) = upstream.as_ref()?;
+                metadata::find(&endpoint.attributes.metadata, namespace, path)
+            }
+        }
     }
 
     fn dynamic_metadata(&self, namespace: &str) -> Option<Rc<MetadataValue>> {

@@ -58,11 +58,10 @@ pub fn edit_request(
 ) {
     // First, because what follows may depend on headers that are added here.
     edit_head(chosen.edits(), parts, observer);
-    let host = match chosen.host() {
-        Some(host) => Some(host.clone()),
-        None => forward.host_rewrite.apply(&parts.headers, parts.uri.path()),
-    };
-    if let Some(host) = host {
+    if let Some(host) = chosen.host() {
+        // Envoy does not tell of this one.
+        parts.headers.insert(HOST, host.clone());
+    } else if let Some(host) = forward.host_rewrite.apply(&parts.headers, parts.uri.path()) {
         replace_host(parts, host, forward, envoy_headers);
     }
     if parts.method == Method::CONNECT {
@@ -151,7 +150,11 @@ pub fn suit(head: &mut Parts, http2: bool) {
     }
     head.version = Version::HTTP_2;
     let mut uri = std::mem::take(&mut head.uri).into_parts();
-    uri.scheme = Some(http::uri::Scheme::HTTP);
+    match head.method {
+        // It is for an authority and nothing else (RFC 9113 section 8.5).
+        Method::CONNECT => uri.path_and_query = None,
+        _ => uri.scheme = Some(http::uri::Scheme::HTTP),
+    }
     // Not there when the request comes back from a connection that did not send it.
     if let Some(host) = head.headers.remove(HOST) {
         uri.authority = host.to_str().ok().and_then(|h| h.parse().ok());

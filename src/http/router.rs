@@ -1,6 +1,5 @@
 //! Forwarding one request to a cluster, and making a response of whatever comes of it.
 
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -8,19 +7,22 @@ use causeway_xds::resource::http_manager::ServerHeader;
 use http::header::{CONNECTION, HeaderName, HeaderValue, SERVER, SET_COOKIE, TRAILER};
 use http::request::Parts;
 use http::{Response, StatusCode, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 
-use super::attempts::{self, Ask, UNSENT};
+use super::attempts::{self, Ask, Asked, UNSENT};
 use super::body::Body;
 use super::connect;
 use super::exchange::Exchange;
 use super::failures::{self, MAX_DURATION};
 use super::head::UpgradeRequest;
+use super::internal_redirect::{Again, Redirect};
 use super::mirror::Copies;
 use super::reply::{self, Manner};
 use super::request::{append_via, edit_request, edit_response};
 use super::retry::Retries;
+use super::routed::Routed;
 use super::timeouts::Timeouts;
 use super::upgrade;
 use super::view::View;
@@ -50,15 +52,19 @@ pub struct Job<'j> {
     pub upgrade: Option<UpgradeRequest>,
     /// Hyper's half of a downstream upgrade, taken before the request was taken apart.
     pub on_upgrade: Option<hyper::upgrade::OnUpgrade>,
-    /// The request has `x-envoy-*` fields.
-    pub asks: bool,
-    /// The address of the client.
-    pub client: IpAddr,
+    pub routed: &'j Routed,
     pub manner: Manner,
 }
 
+/// What came of forwarding.
+pub enum Forwarded {
+    Answer(Response<Body>),
+    /// The answer leads elsewhere, and is followed here.
+    Again(Box<Again>),
+}
+
 /// Forwards, and makes a response of whatever comes of it.
-pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body> {
+pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Forwarded {
     let Job {
         parts,
         body,
@@ -68,10 +74,10 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
         copies,
         upgrade,
         mut on_upgrade,
-        asks,
-        client,
+        routed,
         manner,
     } = job;
+    let (asks, client) = (routed.asks, routed.client);
     let connection = Rc::clone(&exchange.connection);
     let manager = &connection.manager;
     let limits = &manager.model.timeouts;
@@ -90,7 +96,8 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
     append_via(&mut head.headers, &manager.model.via);
     if let (Some(kept), Some(cluster)) = (&exchange.kept, &cluster) {
         // A request has one cluster.
-        kept.cluster.set(Arc::clone(&cluster.name)).ok();
+        let known = (Arc::clone(&cluster.name), Arc::clone(&cluster.model));
+        kept.cluster.set(known).ok();
     }
     edit_request(head, forward, chosen, tell, &*exchange);
     exchange.keep_request(head, Some(chosen));
@@ -127,7 +134,7 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
                 Err(failure) => failed(&failure, manner, tell, exchange),
             };
         append_via(response.headers_mut(), &manager.model.via);
-        return edited(response, chosen);
+        return Forwarded::Answer(edited(response, chosen));
     }
     let ask = Ask {
         retries: Retries::of(forward, head, asks),
@@ -142,15 +149,42 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
         timeouts: &timeouts,
         tell,
     };
-    let (answer, attempts) = match &cluster {
+    let Asked {
+        answer,
+        attempts,
+        sent,
+    } = match &cluster {
         Some(cluster) => attempts::ask(ask, cluster, &mut exchange).await,
         None => {
             manager.stats.no_cluster.inc();
             let flag = ResponseFlag::NoCluster;
             let failure = Failure::local(forward.cluster_not_found, flag, "cluster_not_found");
-            (Err(failure), 1)
+            Asked {
+                answer: Err(failure),
+                attempts: 1,
+                sent: None,
+            }
         }
     };
+    if let (Some(policy), Ok((_, response))) = (&forward.internal_redirect, &answer)
+        && policy.takes(response.status())
+    {
+        let redirect = Redirect {
+            policy,
+            from: &chosen.route.name,
+            status: response.status(),
+            answer: response.headers(),
+        };
+        if let Some(followed) = redirect.follow(sent, routed, &exchange) {
+            let again = followed.begin(exchange, response.status(), response.headers());
+            if let Ok((lease, response)) = answer
+                && response.body().is_end_stream()
+            {
+                lease.give_back();
+            }
+            return Forwarded::Again(Box::new(again));
+        }
+    }
     let mut response = match (answer, upgrade, on_upgrade) {
         (Err(failure), ..) => failed(&failure, manner, tell, exchange),
         (Ok((lease, response)), Some(asked), Some(on_upgrade))
@@ -188,7 +222,7 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
     }
     let mut response = edited(response, chosen);
     append_via(response.headers_mut(), &manager.model.via);
-    response
+    Forwarded::Answer(response)
 }
 
 /// With the edits of the route; a response without its exchange has them already.

@@ -1,12 +1,9 @@
 //! One request: from its head to the action of its route.
 
-use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_xds::resource::route::{RequireTls, Upgrade};
-use http::header::{HOST, HeaderMap, TRAILER};
+use http::header::{HOST, HeaderMap, HeaderValue, TRAILER};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
@@ -20,28 +17,19 @@ use super::connection_manager::Connection;
 use super::exchange::Exchange;
 use super::forwarded::{self, X_FORWARDED_PROTO, X_REQUEST_ID};
 use super::head::{self, UpgradeRequest, unsay_upgrade};
-use super::mirror::Copies;
 use super::names::Names;
 use super::reply::{self, Manner};
 use super::request::{edit_head, edit_response};
-use super::router::{self, Job};
+use super::routed::{Routed, Where};
+use super::router::{self, Forwarded, Job};
 use super::strict;
 use super::timeouts::Timeouts;
-use super::view::View;
-use crate::cluster::Cluster;
 use crate::error::{Failure, ResponseFlag};
 use crate::filter::{Answer, Around, Chain, Flow, LocalReply, Stream, Target, Then};
 use crate::route::redirect::Redirect;
-use crate::route::{Action, Chosen, PerRoute, RouteTable, host_key};
-use crate::snapshot::{HttpManagerSpec, RouteRef, Snapshot};
+use crate::route::{Action, Chosen, PerRoute};
+use crate::snapshot::HttpManagerSpec;
 use crate::upstream::body::ClientBody;
-
-/// Where a request goes.
-#[derive(Default)]
-struct Where {
-    cluster: Option<Arc<Cluster>>,
-    copies: Option<Box<Copies>>,
-}
 
 /// Why a stream ends without an answer (HTTP/2): the request is not one, as its codec sees it.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -58,7 +46,7 @@ pub async fn handle(
 ) -> Result<Response<Body>, Reset> {
     // hyper puts something there exactly when an upgrade is asked for.
     let asked = !request.extensions().is_empty();
-    let on_upgrade = asked.then(|| hyper::upgrade::on(&mut request));
+    let mut on_upgrade = asked.then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
     let mut head = Some(parts);
     let parts = head.as_mut().expect("made a line above");
@@ -71,126 +59,157 @@ pub async fn handle(
         let announced = parts.headers.contains_key(TRAILER);
         exchange.progress.drop_trailers.set(!announced);
     }
-    let manner = Manner {
+    let mut manner = Manner {
         grpc: parts.version == Version::HTTP_2 && reply::is_grpc(&parts.headers),
         // An answer that does not wait for the body leaves the connection in doubt.
         close: !body.is_end_stream() || parts.method == Method::CONNECT || connection.is_ending(),
         http2: parts.version == Version::HTTP_2,
     };
     let is_head = parts.method == Method::HEAD;
-    let filters = &connection.manager.filters;
     let begun = begin(&connection, parts, &mut exchange);
     if let Some(asked) = &mut exchange.asked {
         asked.looked_at(&parts.headers);
     }
-    let (mut routed, decided) = match begun {
+    let (mut routed, mut settled) = match begun {
         Ok(Begun::Routed(routed)) => (Some(routed), None),
-        Ok(Begun::Redirect(location)) => {
-            let decided = Decided::Redirect {
-                status: StatusCode::TEMPORARY_REDIRECT,
-                location,
-                headers: HeaderMap::new(),
-            };
-            (None, Some(Ok(decided)))
-        }
+        Ok(Begun::Redirect(location)) => (None, Some(Ok(Decided::moved(location)))),
         Err(failure) => (None, Some(Err(failure))),
     };
-    let decided = match (&mut routed, decided) {
-        (_, Some(decided)) => decided,
-        (None, None) => unreachable!("one or the other"),
-        (Some(routed), None) => {
-            let mut passage = Passage {
-                parts,
-                body: &mut body,
-                routed,
-                next: 0,
-            };
-            let flow = match passage.pass(&exchange) {
-                // Rare, and large: it has a place of its own.
-                flow @ (Flow::Wait(_) | Flow::Reroute) => {
-                    Box::pin(passage.go_on(flow, &mut exchange)).await
+    // A redirect that is followed here leads to another turn.
+    loop {
+        let parts = head.as_mut().expect("each turn begins with one");
+        let decided = match (&mut routed, settled.take()) {
+            (_, Some(decided)) => decided,
+            (None, None) => unreachable!("one or the other"),
+            (Some(routed), None) => {
+                let mut passage = Passage {
+                    parts,
+                    body: &mut body,
+                    routed,
+                    next: 0,
+                };
+                let flow = match passage.pass(&exchange) {
+                    // Rare, and large: it has a place of its own.
+                    flow @ (Flow::Wait(_) | Flow::Reroute) => {
+                        Box::pin(passage.go_on(flow, &mut exchange)).await
+                    }
+                    flow => Ok(flow),
+                };
+                flow.and_then(|flow| act(flow, &connection, parts, routed, &mut exchange))
+            }
+        };
+        let ending = Ending::of(parts, &connection.manager, is_head, manner.http2);
+        let chosen = routed.as_ref().and_then(|routed| routed.chosen.as_ref());
+        let mut target = None;
+        let response = match (decided, &routed, chosen) {
+            (Ok(Decided::Forward { to, upgrade }), Some(known), Some(chosen)) => {
+                let Action::Forward(forward) = &chosen.route.action else {
+                    unreachable!("decided by the action")
+                };
+                let close = connection.is_ending();
+                let asking = Manner { close, ..manner };
+                target = connection.manager.filters.target(parts, chosen.filters());
+                let job = Job {
+                    parts: &mut head,
+                    body,
+                    chosen,
+                    forward,
+                    cluster: to.cluster,
+                    copies: to.copies,
+                    upgrade,
+                    on_upgrade: on_upgrade.take(),
+                    routed: known,
+                    manner: asking,
+                };
+                match router::forward(job, exchange).await {
+                    Forwarded::Answer(response) => response,
+                    Forwarded::Again(again) => {
+                        let next = *again;
+                        // What follows has come whole.
+                        manner.close = connection.is_ending();
+                        manner.grpc &= reply::is_grpc(&next.parts.headers);
+                        routed = next.decided.is_none().then_some(next.routed);
+                        settled = next.decided.map(|decided| decided.map(Decided::moved));
+                        (head, body, exchange) = (Some(next.parts), next.body, next.exchange);
+                        continue;
+                    }
                 }
-                flow => Ok(flow),
-            };
-            flow.and_then(|flow| act(flow, &connection, parts, routed, &mut exchange))
+            }
+            (other, _, chosen) => {
+                exchange.keep_request(parts, chosen);
+                let mut response = match other {
+                    Ok(Decided::Reply(reply)) => reply::local(*reply, manner, exchange),
+                    Ok(Decided::Redirect {
+                        status,
+                        location,
+                        headers,
+                    }) => reply::redirect(status, &location, headers, manner, exchange),
+                    Ok(Decided::Forward { .. }) => unreachable!("a route that forwards was chosen"),
+                    Err(failure) if manner.http2 && strict::is_of_the_codec(&failure) => {
+                        exchange.failed(&failure);
+                        return Err(Reset);
+                    }
+                    Err(failure) => reply::from_failure(&failure, manner, exchange),
+                };
+                router::server_header(response.headers_mut(), &connection);
+                response
+            }
+        };
+        // Whoever was not asked for the way up has no word on the way down.
+        let response = match &connection.manager.filters {
+            filters if routed.is_some() && !filters.is_empty() => {
+                let route = chosen.map_or(PerRoute::NONE, Chosen::filters);
+                through_filters(response, filters, route, target.as_deref())
+            }
+            _ => response,
+        };
+        return Ok(ending.apply(response));
+    }
+}
+
+/// What the end of an answer's way depends on.
+struct Ending<'c> {
+    manager: &'c HttpManagerSpec,
+    http2: bool,
+    is_head: bool,
+    /// That the client is told (`always_set_request_id_in_response`).
+    id: Option<HeaderValue>,
+}
+
+impl<'c> Ending<'c> {
+    fn of(parts: &Parts, manager: &'c HttpManagerSpec, is_head: bool, http2: bool) -> Self {
+        let id = match manager.model.always_set_request_id_in_response {
+            true => parts.headers.get(&X_REQUEST_ID).cloned(),
+            false => None,
+        };
+        Self {
+            manager,
+            http2,
+            is_head,
+            id,
         }
-    };
-    let told_id = match connection.manager.model.always_set_request_id_in_response {
-        true => parts.headers.get(&X_REQUEST_ID).cloned(),
-        false => None,
-    };
-    let chosen = routed.as_ref().and_then(|routed| routed.chosen.as_ref());
-    let mut target = None;
-    let mut response = match (decided, &chosen) {
-        (Ok(Decided::Forward { to, upgrade }), Some(chosen)) => {
-            let Action::Forward(forward) = &chosen.route.action else {
-                unreachable!("decided by the action")
-            };
-            let close = connection.is_ending();
-            let manner = Manner { close, ..manner };
-            target = filters.target(parts, chosen.filters());
-            let (asks, client) = routed.as_ref().map_or_else(
-                || unreachable!("it has a route"),
-                |routed| (routed.asks, routed.client),
+    }
+
+    fn apply(self, mut response: Response<Body>) -> Response<Body> {
+        // Over HTTP/1 the codec sees to it.
+        let bare = self.is_head
+            || matches!(
+                response.status(),
+                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
             );
-            let job = Job {
-                parts: &mut head,
-                body,
-                chosen,
-                forward,
-                cluster: to.cluster,
-                copies: to.copies,
-                upgrade,
-                on_upgrade,
-                asks,
-                client,
-                manner,
-            };
-            router::forward(job, exchange).await
+        if self.http2 && bare {
+            response = response.map(Body::bare);
         }
-        (other, chosen) => {
-            exchange.keep_request(parts, *chosen);
-            let mut response = match other {
-                Ok(Decided::Reply(reply)) => reply::local(*reply, manner, exchange),
-                Ok(Decided::Redirect {
-                    status,
-                    location,
-                    headers,
-                }) => reply::redirect(status, &location, headers, manner, exchange),
-                Ok(Decided::Forward { .. }) => unreachable!("a route that forwards was chosen"),
-                Err(failure) if manner.http2 && strict::is_of_the_codec(&failure) => {
-                    exchange.failed(&failure);
-                    return Err(Reset);
-                }
-                Err(failure) => reply::from_failure(&failure, manner, exchange),
-            };
-            router::server_header(response.headers_mut(), &connection);
-            response
+        if let Some(id) = self.id {
+            response.headers_mut().insert(X_REQUEST_ID, id);
         }
-    };
-    // Whoever was not asked for the way up has no word on the way down.
-    if routed.is_some() && !filters.is_empty() {
-        let route = chosen.map_or(PerRoute::NONE, Chosen::filters);
-        response = through_filters(response, filters, route, target.as_deref());
+        if let Some(exchange) = response.body().exchange()
+            && let Some(kept) = &exchange.kept
+        {
+            kept.response(response.headers(), &self.manager.wants);
+        }
+        response
     }
-    // Over HTTP/1 the codec sees to it.
-    let bare = is_head
-        || matches!(
-            response.status(),
-            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-        );
-    if manner.http2 && bare {
-        response = response.map(Body::bare);
-    }
-    if let Some(id) = told_id {
-        response.headers_mut().insert(X_REQUEST_ID, id);
-    }
-    if let Some(exchange) = response.body().exchange()
-        && let Some(kept) = &exchange.kept
-    {
-        kept.response(response.headers(), &connection.manager.wants);
-    }
-    Ok(response)
 }
 
 /// The way of an answer through the filters.
@@ -303,18 +322,6 @@ enum Begun {
     Routed(Routed),
 }
 
-/// What the route table says about a request, and what else is known of it.
-struct Routed {
-    chosen: Option<Chosen>,
-    to: Where,
-    /// The virtual host wants the client to use TLS.
-    to_https: bool,
-    upgrade: Option<UpgradeRequest>,
-    /// It has `x-envoy-*` fields.
-    asks: bool,
-    client: IpAddr,
-}
-
 enum Decided {
     Forward {
         to: Where,
@@ -327,6 +334,17 @@ enum Decided {
         /// Beside the location.
         headers: HeaderMap,
     },
+}
+
+impl Decided {
+    /// The client is to ask for the plain form of its path.
+    fn moved(location: String) -> Self {
+        Self::Redirect {
+            status: StatusCode::TEMPORARY_REDIRECT,
+            location,
+            headers: HeaderMap::new(),
+        }
+    }
 }
 
 /// From the head of a request to its route.
@@ -359,14 +377,7 @@ fn begin(
     let client = client.ip;
     exchange.client.set(Some(client));
 
-    let mut routed = Routed {
-        chosen: None,
-        to: Where::default(),
-        to_https: false,
-        upgrade: None,
-        asks: names.internal,
-        client,
-    };
+    let mut routed = Routed::new(client, names.internal);
     if let Some(asked) = facts.upgrade {
         // A preflight passes where nothing else does, so it must not become a tunnel. Ignoring what
         // it asks for is always allowed (RFC 9110 section 7.8).
@@ -450,92 +461,6 @@ fn act(
     }
 }
 
-impl Routed {
-    /// # Errors
-    /// The request wants to become what this route does not allow.
-    fn check_upgrade(&self, route: &[Upgrade], manager: &HttpManagerSpec) -> Result<(), Failure> {
-        let Some(asked) = &self.upgrade else {
-            return Ok(());
-        };
-        if upgrade_allowed(asked, route, &manager.model.upgrades) {
-            return Ok(());
-        }
-        manager.stats.downstream_rq_ws_on_non_ws_route.inc();
-        let (status, flag) = (StatusCode::FORBIDDEN, ResponseFlag::NoRoute);
-        Err(Failure::local(status, flag, "upgrade_failed").closing())
-    }
-
-    /// The one look at the snapshot: afterwards the request holds only what it needs of it.
-    fn choose(&mut self, exchange: &Exchange, parts: &Parts) {
-        let connection = &*exchange.connection;
-        (self.chosen, self.to, self.to_https) = (None, Where::default(), false);
-        let mut reader = connection.reader.borrow_mut();
-        let snapshot = reader.load();
-        let table: Option<&RouteTable> = match &connection.manager.routes {
-            RouteRef::Inline(table) => Some(table),
-            RouteRef::Named(name) => snapshot.routes.get(name).map(|table| &**table),
-        };
-        let path = parts.uri.path();
-        let host = parts
-            .headers
-            .get(HOST)
-            .and_then(|h| h.to_str().ok())
-            .unwrap_or("");
-        let Some(virtual_host) = table
-            .filter(|_| path.starts_with('/') || parts.method == Method::CONNECT)
-            .and_then(|table| table.virtual_host(host_key(table, host, path)))
-        else {
-            return;
-        };
-        let proto = parts.headers.get(&X_FORWARDED_PROTO);
-        if virtual_host.require_tls != RequireTls::None && proto.is_none_or(|p| p != "https") {
-            self.to_https = true;
-            return;
-        }
-        let view = View::of(parts)
-            .with(connection.session.as_deref())
-            .after(&exchange.filters);
-        let Some(route) = virtual_host.find(&view) else {
-            return;
-        };
-        let mut chosen = Chosen {
-            route: Arc::clone(route),
-            weighted: None,
-        };
-        if let Action::Forward(forward) = &route.action {
-            let (name, weighted) = forward.destination.choose(&view);
-            chosen.weighted = weighted;
-            self.to.cluster = snapshot.clusters.get(&*name).cloned();
-            if !forward.mirrors.is_empty() {
-                self.to.copies = copies(&chosen, &view, snapshot);
-            }
-        }
-        self.chosen = Some(chosen);
-    }
-}
-
-/// Where copies of a request go, if any are made.
-fn copies(chosen: &Chosen, view: &View<'_>, snapshot: &Snapshot) -> Option<Box<Copies>> {
-    let Action::Forward(forward) = &chosen.route.action else {
-        return None;
-    };
-    let mirrors = forward.mirrors.iter().enumerate();
-    let clusters: Vec<_> = mirrors
-        // Each share for itself.
-        .filter(|(_, m)| m.share.as_ref().is_none_or(|s| s.takes(fastrand::u64(..))))
-        .filter_map(|(position, mirror)| {
-            let cluster = snapshot.clusters.get(&*mirror.cluster.of(view))?;
-            Some((Arc::clone(cluster), position))
-        })
-        .collect();
-    (!clusters.is_empty()).then(|| {
-        Box::new(Copies {
-            route: Arc::clone(&chosen.route),
-            clusters,
-        })
-    })
-}
-
 fn redirected(redirect: &Redirect, parts: &Parts, headers: HeaderMap) -> Decided {
     let text = |name: &http::HeaderName| {
         parts
@@ -554,15 +479,4 @@ fn redirected(redirect: &Redirect, parts: &Parts, headers: HeaderMap) -> Decided
         location,
         headers,
     }
-}
-
-/// The route's word counts before the connection manager's.
-fn upgrade_allowed(asked: &UpgradeRequest, route: &[Upgrade], manager: &[Upgrade]) -> bool {
-    let (any, asked) = (!asked.connect, asked.protocol.as_bytes());
-    let says = |list: &[Upgrade]| {
-        list.iter()
-            .find(|u| (any && u.kind == "*") || u.kind.as_bytes().eq_ignore_ascii_case(asked))
-            .map(|u| u.enabled)
-    };
-    says(route).or_else(|| says(manager)).unwrap_or(false)
 }

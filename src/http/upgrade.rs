@@ -13,13 +13,16 @@ use hyper_util::rt::TokioIo;
 use super::body::Body;
 use super::clock;
 use super::exchange::Exchange;
-use super::failures::MAX_DURATION;
+use super::failures::{MAX_DURATION, UPSTREAM_DURATION};
 use super::head::{UpgradeRequest, strip_response};
 use super::request::edit_response;
 use super::router::server_header;
+use super::tunnels::Hold;
+use super::watch::Fired;
 use crate::error::ResponseFlag;
 use crate::net::Io;
 use crate::net::copy::{self, Ended, Side};
+use crate::net::http2::TunnelStream;
 use crate::route::HeaderEdits;
 use crate::runtime::timer::Deadline;
 use crate::upstream::Endpoint;
@@ -50,7 +53,8 @@ pub fn accept(
     server_header(response.headers_mut(), &exchange.connection);
     let (io, counted) = upstream.into_parts();
     let far = Far::Raw(io, counted);
-    pool::spawn_tied(&endpoint, tunnel(downstream, far, idle, exchange));
+    let hold = hold(&exchange);
+    pool::spawn_tied(&endpoint, tunnel(downstream, hold, far, idle, exchange));
     response
 }
 
@@ -89,11 +93,28 @@ pub fn switch(
     }
     let endpoint = Arc::clone(ends.lease.endpoint());
     let far = Far::Switched(upstream, ends.lease);
-    pool::spawn_tied(&endpoint, tunnel(downstream, far, ends.idle, exchange));
+    let hold = hold(&exchange);
+    pool::spawn_tied(
+        &endpoint,
+        tunnel(downstream, hold, far, ends.idle, exchange),
+    );
     Response::from_parts(head, Body::Empty)
 }
 
-async fn tunnel(downstream: OnUpgrade, far: Far, idle: Duration, exchange: Box<Exchange>) {
+/// `None` over HTTP/1, where the tunnel has the connection to itself.
+fn hold(exchange: &Exchange) -> Option<Hold> {
+    let connection = &exchange.connection;
+    (!connection.polls_streams()).then(|| connection.tasks.hold_writer())
+}
+
+/// `_hold` goes last: a stream that has not ended by then is reset.
+async fn tunnel(
+    downstream: OnUpgrade,
+    _hold: Option<Hold>,
+    far: Far,
+    idle: Duration,
+    exchange: Box<Exchange>,
+) {
     let both = match far {
         Far::Switched(upstream, lease) => {
             let both = tokio::try_join!(downstream, upstream);
@@ -101,7 +122,7 @@ async fn tunnel(downstream: OnUpgrade, far: Far, idle: Duration, exchange: Box<E
         }
         Far::Raw(io, counted) => downstream.await.map(|down| {
             let up = Side::new(io, Bytes::new());
-            (down, Some(up), (None, Some(counted)))
+            (down, up, (None, Some(counted)))
         }),
     };
     // What is held counts the connection for as long as it lasts.
@@ -114,27 +135,17 @@ async fn tunnel(downstream: OnUpgrade, far: Far, idle: Duration, exchange: Box<E
     stats.downstream_cx_upgrades_active.inc();
     let ended = {
         let _active = Active(&exchange);
-        match (downstream_side(downstream), upstream) {
-            (down, Some(up)) => {
-                let copied = copy::both(down, up, idle, |down, up| {
-                    exchange
-                        .progress
-                        .sent
-                        .set(exchange.progress.sent.get() + down);
-                    exchange
-                        .progress
-                        .received
-                        .set(exchange.progress.received.get() + up);
-                });
-                match exchange.watch.duration_left() {
-                    None => copied.await,
-                    Some(left) => tokio::select! {
-                        ended = copied => ended,
-                        () = Deadline::after(left) => return over(&exchange),
-                    },
-                }
-            }
-            _ => return tracing::error!("an upgraded connection is of an unknown kind"),
+        let copied = copy::both(downstream_side(downstream), upstream, idle, |down, up| {
+            let progress = &exchange.progress;
+            progress.sent.set(progress.sent.get() + down);
+            progress.received.set(progress.received.get() + up);
+        });
+        match exchange.watch.duration_left() {
+            None => copied.await,
+            Some((left, fired)) => tokio::select! {
+                ended = copied => ended,
+                () = Deadline::after(left) => return over(&exchange, fired),
+            },
         }
     };
     match ended {
@@ -154,9 +165,16 @@ async fn tunnel(downstream: OnUpgrade, far: Far, idle: Duration, exchange: Box<E
 }
 
 /// The stream has lasted for as long as it may.
-fn over(exchange: &Exchange) {
-    // No flag, as with any other stream.
-    exchange.detail(MAX_DURATION);
+fn over(exchange: &Exchange, fired: Fired) {
+    fired.count(exchange);
+    match fired.flag() {
+        // As with any other stream.
+        None => exchange.detail(MAX_DURATION),
+        Some(flag) => {
+            exchange.flag(flag);
+            exchange.detail(UPSTREAM_DURATION);
+        }
+    }
     exchange.complete();
 }
 
@@ -177,12 +195,21 @@ impl Drop for Active<'_> {
 fn downstream_side(upgraded: Upgraded) -> Side {
     match upgraded.downcast::<TokioIo<clock::Counted>>() {
         Ok(parts) => Side::new(parts.io.into_inner().into_inner(), parts.read_buf),
-        // A stream of HTTP/2, which has no socket of its own.
-        Err(stream) => Side::new(Io::Stream(Box::new(TokioIo::new(stream))), Bytes::new()),
+        Err(stream) => stream_side(stream),
     }
 }
 
-fn upstream_side(upgraded: Upgraded) -> Option<Side> {
-    let parts = upgraded.downcast::<TokioIo<Io>>().ok()?;
-    Some(Side::new(parts.io.into_inner(), parts.read_buf))
+fn upstream_side(upgraded: Upgraded) -> Side {
+    match upgraded.downcast::<TokioIo<Io>>() {
+        Ok(parts) => Side::new(parts.io.into_inner(), parts.read_buf),
+        Err(stream) => stream_side(stream),
+    }
+}
+
+/// A stream of HTTP/2, which has no socket of its own.
+fn stream_side(stream: Upgraded) -> Side {
+    Side::new(
+        Io::Stream(Box::new(TunnelStream::new(stream))),
+        Bytes::new(),
+    )
 }

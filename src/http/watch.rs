@@ -22,6 +22,8 @@ pub enum Fired {
     StreamIdle(Duration),
     /// `max_stream_duration`: from the head of the request to the end of the response.
     Duration(Duration),
+    /// The cluster's `max_stream_duration`: from an attempt to the end of the response.
+    Upstream(Duration),
 }
 
 impl Fired {
@@ -32,6 +34,7 @@ impl Fired {
             Self::Request(_) => Some(ResponseFlag::DownstreamTermination),
             Self::StreamIdle(_) => Some(ResponseFlag::StreamIdleTimeout),
             Self::Duration(_) => None,
+            Self::Upstream(_) => Some(ResponseFlag::UpstreamMaxStreamDurationReached),
         }
     }
 
@@ -40,6 +43,9 @@ impl Fired {
         match self {
             Self::RouteTimeout(_) => exchange.count_upstream(|stats| &stats.upstream_rq_timeout),
             Self::Duration(_) => stats.downstream_rq_max_duration_reached.inc(),
+            Self::Upstream(_) => {
+                exchange.count_upstream(|stats| &stats.upstream_rq_max_duration_reached);
+            }
             Self::Request(_) => stats.downstream_rq_timeout.inc(),
             Self::StreamIdle(_) => stats.downstream_rq_idle_timeout.inc(),
         }
@@ -53,6 +59,7 @@ impl fmt::Display for Fired {
             Self::Request(limit) => write!(f, "request timeout ({limit:?})"),
             Self::StreamIdle(limit) => write!(f, "stream idle timeout ({limit:?})"),
             Self::Duration(limit) => write!(f, "duration of the stream ({limit:?})"),
+            Self::Upstream(limit) => write!(f, "duration of the request upstream ({limit:?})"),
         }
     }
 }
@@ -65,11 +72,15 @@ pub struct Watch {
     /// From `began`.
     duration: Duration,
     began: Instant,
+    /// From `sent`.
+    upstream: Duration,
+    sent: Instant,
     request_due: Due,
     /// Starts when the request has ended.
     route_due: Due,
     idle_due: Due,
     duration_due: Due,
+    upstream_due: Due,
     seen: u32,
     /// When `seen` was seen to change.
     last: Instant,
@@ -138,10 +149,13 @@ impl Watch {
             idle: Duration::ZERO,
             duration: Duration::ZERO,
             began: now,
+            upstream: Duration::ZERO,
+            sent: now,
             request_due: Due::Unset,
             route_due: Due::Unset,
             idle_due: Due::Unset,
             duration_due: Due::Unset,
+            upstream_due: Due::Unset,
             seen: 0,
             last: now,
             alone: false,
@@ -161,6 +175,14 @@ impl Watch {
         self.duration = duration;
     }
 
+    /// Of an attempt that begins now; zero means none.
+    pub fn limit_upstream(&mut self, duration: Duration) {
+        self.upstream = duration;
+        if !duration.is_zero() {
+            (self.sent, self.upstream_due) = (Instant::now(), Due::Unset);
+        }
+    }
+
     /// No byte may be longer in coming than this either.
     pub fn limit_idle(&mut self, idle: Duration) {
         if !idle.is_zero() && (self.idle.is_zero() || idle < self.idle) {
@@ -175,13 +197,21 @@ impl Watch {
         self.route = Duration::ZERO;
         self.route_due = Due::Unset;
         self.idle_due = Due::Unset;
+        self.upstream_due = Due::Unset;
         self.alone = true;
     }
 
-    /// How much is left of the time that the whole stream may take; `None`: no limit.
-    pub fn duration_left(&self) -> Option<Duration> {
-        let limit = Some(self.duration).filter(|limit| !limit.is_zero())?;
-        Some(limit.saturating_sub(self.began.elapsed()))
+    /// How much is left of the time that the whole stream may take, and what fires then; `None`: no
+    /// limit.
+    pub fn duration_left(&self) -> Option<(Duration, Fired)> {
+        let left = |limit: Duration, since: Instant, fired| {
+            (!limit.is_zero()).then(|| (limit.saturating_sub(since.elapsed()), fired))
+        };
+        let own = left(self.duration, self.began, Fired::Duration(self.duration));
+        let upstream = left(self.upstream, self.sent, Fired::Upstream(self.upstream));
+        own.into_iter()
+            .chain(upstream)
+            .min_by_key(|(left, _)| *left)
     }
 
     /// `connection`: whose task polls this, if it is the connection's own.
@@ -200,6 +230,15 @@ impl Watch {
             let left = self.duration.saturating_sub(now.duration_since(self.began));
             if left.is_zero() || self.duration_due.poll(cx, now, left, connection).is_ready() {
                 return Poll::Ready(Fired::Duration(self.duration));
+            }
+        }
+        if !self.upstream.is_zero() {
+            let due = &mut self.upstream_due;
+            if due
+                .poll(cx, self.sent, self.upstream, connection)
+                .is_ready()
+            {
+                return Poll::Ready(Fired::Upstream(self.upstream));
             }
         }
         if self.idle.is_zero() {

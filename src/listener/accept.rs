@@ -177,6 +177,9 @@ async fn connection(
         ChainKind::Echo => tcp::bare::echo(io, &drain).await,
         ChainKind::Direct(data) => tcp::bare::direct(io, data).await,
         ChainKind::Http(manager) => {
+            for logger in &manager.access_logs {
+                logger.start(|| http::calls(&reader));
+            }
             let accepted = Accepted {
                 peer,
                 local,
@@ -190,6 +193,9 @@ async fn connection(
             http::serve(io, accepted, Arc::clone(manager)).await;
         }
         ChainKind::Tcp(proxy) => {
+            for logger in &proxy.access_logs {
+                logger.start(|| http::calls(&reader));
+            }
             let downstream = tcp::Downstream {
                 io,
                 peer,

@@ -113,6 +113,11 @@ pub async fn both(
         });
         match (to_a, to_b) {
             (Poll::Ready(Err((end, error))), _) | (_, Poll::Ready(Err((end, error)))) => {
+                // What is cut must not look whole.
+                match end {
+                    End::A => b.io.reset_on_close(),
+                    End::B => a.io.reset_on_close(),
+                }
                 return Poll::Ready(Ended::Broken(end, error));
             }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ended::Closed),

@@ -1,4 +1,12 @@
-//! HTTP/2 flow control, on either side.
+//! HTTP/2 on either side: flow control, and streams that became tunnels.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Of one stream, when the configuration gives none, in bytes. It bounds what a peer that does not
 /// read makes us hold for one exchange.
@@ -26,5 +34,77 @@ impl Windows {
             stream: stream.unwrap_or(STREAM),
             connection: connection.unwrap_or_default().max(CONNECTION),
         }
+    }
+}
+
+/// A stream that became a tunnel. To whoever reads, hyper tells of a reset with CANCEL as of an end
+/// in good order; whoever writes is told the truth, so that the end is only believed when the writer
+/// agrees.
+#[derive(Debug)]
+pub struct TunnelStream {
+    io: TokioIo<Upgraded>,
+    end: End,
+}
+
+/// What the reader has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    NotYet,
+    /// The writer has to hear of it, too.
+    Told,
+    Checked,
+}
+
+impl TunnelStream {
+    pub fn new(upgraded: Upgraded) -> Self {
+        Self {
+            io: TokioIo::new(upgraded),
+            end: End::NotYet,
+        }
+    }
+}
+
+impl AsyncRead for TunnelStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.end == End::NotYet {
+            let before = buf.filled().len();
+            std::task::ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+            if buf.filled().len() > before || buf.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            self.end = End::Told;
+            // The task that writes is woken by the same reset, and comes before the next turn.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if self.end == End::Told {
+            self.end = End::Checked;
+            if let Poll::Ready(Err(error)) = Pin::new(&mut self.io).poll_flush(cx) {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, error)));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for TunnelStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -6,10 +6,10 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+
+use super::http2::TunnelStream;
 
 /// A connection, either side.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub enum Io {
     ServerTls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
     ClientTls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
     /// A stream of an HTTP/2 connection that became a tunnel.
-    Stream(Box<TokioIo<Upgraded>>),
+    Stream(Box<TunnelStream>),
 }
 
 macro_rules! each {
@@ -142,6 +142,16 @@ impl Io {
         match self {
             Self::ClientTls(io) => io.get_ref().1.alpn_protocol() == Some(b"h2"),
             _ => false,
+        }
+    }
+
+    /// Makes the peer see a reset once this is dropped, and nothing that waits to be sent be kept.
+    pub fn reset_on_close(&self) {
+        if let Some(tcp) = self.tcp() {
+            // Without it the close is an ordinary one, which is the next best.
+            socket2::SockRef::from(tcp)
+                .set_linger(Some(std::time::Duration::ZERO))
+                .ok();
         }
     }
 

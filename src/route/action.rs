@@ -12,6 +12,7 @@ use http::header::HeaderValue;
 use super::destination::{ClusterName, Destination};
 use super::fraction::Share;
 use super::hash::Hashing;
+use super::internal_redirect::InternalRedirect;
 use super::redirect::Redirect;
 use super::retry::Retry;
 use super::rewrite::{HostRewrite, Rewrite};
@@ -50,6 +51,8 @@ pub struct Forward {
     pub upgrades: Vec<model::Upgrade>,
     pub append_x_forwarded_host: bool,
     pub retry: Option<Arc<Retry>>,
+    /// Redirects that are followed here.
+    pub internal_redirect: Option<InternalRedirect>,
     pub mirrors: Vec<Mirror>,
     pub priority: model::Priority,
     /// By what an endpoint is chosen where the cluster's policy hashes.
@@ -128,6 +131,10 @@ impl Forward {
             upgrades: model.upgrades.clone(),
             append_x_forwarded_host: model.append_x_forwarded_host,
             retry,
+            internal_redirect: model
+                .internal_redirect
+                .as_deref()
+                .map(InternalRedirect::compile),
             mirrors: mirrors
                 .iter()
                 .map(|mirror| Mirror::compile(mirror, around.layers))

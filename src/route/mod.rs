@@ -11,6 +11,7 @@ pub mod explain;
 pub mod fraction;
 pub mod hash;
 mod index;
+pub mod internal_redirect;
 pub mod matcher;
 mod per_filter;
 pub mod rate_limits;
@@ -65,6 +66,15 @@ pub struct Route {
     pub told: Told,
     /// What requests are counted by, if there is anything.
     pub rate_limits: Option<Box<RateLimits>>,
+}
+
+impl Route {
+    /// What it carries in a namespace.
+    pub fn metadata(&self, namespace: &str) -> Option<&MetadataValue> {
+        let mut all = self.metadata.iter();
+        let (_, value) = all.find(|(name, _)| name == namespace)?;
+        Some(value)
+    }
 }
 
 /// What is told about attempts (fields of the virtual host).

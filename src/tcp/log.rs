@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use causeway_xds::resource::format::{Fact, Point};
-use causeway_xds::resource::metadata::MetadataValue;
 use http::header::HeaderName;
 
 use crate::error::{Failure, ResponseFlag};
@@ -140,9 +139,5 @@ impl Facts for Log {
             Point::DownstreamTxEnd => Some(self.began.elapsed()),
             _ => None,
         }
-    }
-
-    fn route_metadata(&self, _: &str) -> Option<&MetadataValue> {
-        None
     }
 }

@@ -99,6 +99,15 @@ impl ClientBody {
         Self::Direct(inner, progress)
     }
 
+    /// One that had come whole, and is there again for another stream, whose `progress` it is.
+    pub fn again(pieces: Vec<Piece>, progress: Rc<Progress>) -> Self {
+        let body = match pieces.is_empty() {
+            true => Whole::default().boxed(),
+            false => Box::pin(Kept::whole(pieces).read().map_err(BodyError::new)),
+        };
+        Self::Filtered(body, progress)
+    }
+
     fn progress(&self) -> &Rc<Progress> {
         match self {
             Self::Direct(_, progress) | Self::Filtered(_, progress) => progress,
@@ -333,6 +342,12 @@ impl Kept {
     /// It is not sent again: what comes from now on is not kept, unless all of it is waited for.
     pub fn release(&self) {
         self.0.released.set(self.0.whole.borrow().is_none());
+    }
+
+    /// All of it; `None` when it has not ended, or was too large.
+    pub fn all(&self) -> Option<Vec<Piece>> {
+        let ended = self.0.incoming.borrow().is_none();
+        (ended && !self.0.given_up.get()).then(|| self.0.pieces.borrow().clone())
     }
 
     /// Whether it is too large to be sent again.

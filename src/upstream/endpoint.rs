@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use causeway_xds::resource::Address;
 use causeway_xds::resource::load_assignment::{EndpointCheck, EndpointHealth, Locality};
+use causeway_xds::resource::metadata::Namespaces;
 use tokio::time::Instant;
 
 use super::outcomes::Outcomes;
@@ -126,6 +127,8 @@ pub struct Attributes {
     pub check: EndpointCheck,
     /// Which of the cluster's sockets it is connected to by; `None`: the one of all others.
     pub socket: Option<usize>,
+    /// For formats.
+    pub metadata: Namespaces,
 }
 
 impl Endpoint {

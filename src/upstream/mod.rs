@@ -49,6 +49,8 @@ pub struct Transport {
     pub max_requests: u32,
     /// After which a connection takes no more requests; zero is no limit.
     pub max_connection_duration: Duration,
+    /// Of one request, from when it is sent; zero is no limit.
+    pub max_stream_duration: Duration,
     /// Bytes that the head of a response may have, where the cluster says so.
     pub max_response_head: Option<usize>,
     /// HTTP/1: how the names of fields are written.

@@ -4,6 +4,7 @@
 //! closed. HTTP/2: streams share a connection until the peer takes no more of them.
 //! Everything here runs on one data thread; nothing is borrowed across an await.
 
+mod about;
 mod http1;
 mod multiplex;
 mod raw;
@@ -30,6 +31,7 @@ use super::connect::{ConnectError, ConnectErrorKind};
 use super::limits::Permit;
 use super::{Endpoint, Protocol, Transport, Via};
 
+pub use about::About;
 pub use raw::{Counted, CountedRaw, RawConnection, open_raw};
 
 /// How often a data thread looks for connections that were idle too long.
@@ -332,6 +334,14 @@ impl Lease {
 
     pub fn is_http2(&self) -> bool {
         matches!(self.kind, Kind::Http2(_))
+    }
+
+    /// The connection, for those who tell of it.
+    pub fn about(&self) -> About {
+        match &self.kind {
+            Kind::Http1(connection) => connection.about,
+            Kind::Http2(place) => place.about,
+        }
     }
 
     /// Sends a request; the future is the head of its response.

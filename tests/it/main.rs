@@ -12,11 +12,13 @@
 
 mod support;
 
+mod access_log;
 mod admin;
 mod admission;
 mod bootstrap;
 mod chains;
 mod choosing;
+mod connect;
 mod coordinator;
 mod dangers;
 mod demo;
@@ -30,6 +32,7 @@ mod filters;
 mod health;
 mod http1;
 mod http2;
+mod internal_redirect;
 mod kernels;
 mod load_report;
 mod pool;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
-use crate::support::bootstrap::{bootstrap, cluster, http, http2_cluster, listener, routes};
+use crate::support::bootstrap::{bootstrap, cluster, http, listener, routes};
 use crate::support::client::{Http1, full, get, request};
 use crate::support::origin::{Content, Origin};
 use crate::support::raw::Raw;
@@ -168,17 +168,9 @@ async fn connect_ends_in_a_connection_or_is_refused() {
                 "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}],
             },
         },
-        {
-            "match": {"connect_matcher": {}, "headers": [{"name": "x-two", "present_match": true}]},
-            "route": {"cluster": "two"},
-        },
         {"match": {"prefix": ""}, "direct_response": {"status": 200}},
     ]);
-    let clusters = [
-        cluster("echo", echo.address),
-        http2_cluster("two", echo.address),
-    ];
-    let app = app(&all, &clusters).await;
+    let app = app(&all, &[cluster("echo", echo.address)]).await;
     let mut tunnel = Raw::connect(app.listener("web")).await;
     tunnel
         .send("CONNECT any.test:443 HTTP/1.1\r\nHost: any.test:443\r\nx-end: 1\r\n\r\n")
@@ -186,16 +178,116 @@ async fn connect_ends_in_a_connection_or_is_refused() {
     assert_eq!(tunnel.head().await.unwrap().status, 200);
     tunnel.send("ping").await;
     assert_eq!(tunnel.bytes(4).await, b"ping");
-    let mut two = Raw::connect(app.listener("web")).await;
-    two.send("CONNECT any.test:443 HTTP/1.1\r\nHost: any.test:443\r\nx-two: 1\r\n\r\n")
-        .await;
-    assert_eq!(two.answer().await.status, 501);
     // Only a route for it takes a CONNECT: it has no path that a prefix could match.
     let mut other = Raw::connect(app.listener("web")).await;
     other
         .send("CONNECT any.test:443 HTTP/1.1\r\nHost: any.test:443\r\n\r\n")
         .await;
     assert_eq!(other.answer().await.status, 404);
+}
+
+/// A filter that changes a body changes what is counted as sent.
+#[tokio::test]
+async fn the_bytes_that_are_logged_are_those_that_were_sent() {
+    const TEXT: &str = "a text that is long enough, and long enough, and long enough to be coded";
+    let origin = Origin::http(|mut conn| async move {
+        while conn.request().await.is_some() {
+            conn.reply(200, &[("content-type", "text/plain")], TEXT)
+                .await;
+        }
+    })
+    .await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("access.log");
+    let types = "type.googleapis.com/envoy.extensions";
+    let manager = http(&json!({
+        "route_config": routes(&json!([{"match": {"prefix": "/"}, "route": {"cluster": "a"}}])),
+        "access_log": [{"name": "l", "typed_config": {
+            "@type": format!("{types}.access_loggers.file.v3.FileAccessLog"),
+            "path": path,
+            "log_format": {"text_format_source": {"inline_string": "%BYTES_SENT%\n"}},
+        }}],
+        "http_filters": [
+            {"name": "c", "typed_config": {
+                "@type": format!("{types}.filters.http.compressor.v3.Compressor"),
+                "compressor_library": {"name": "text", "typed_config": {
+                    "@type": format!("{types}.compression.gzip.compressor.v3.Gzip"),
+                }},
+            }},
+            {"name": "r", "typed_config": {"@type": format!("{types}.filters.http.router.v3.Router")}},
+        ],
+    }));
+    let text = bootstrap(
+        &[listener("web", &manager)],
+        &[cluster("a", origin.address)],
+    );
+    let app = TestApp::bootstrap(&text.to_string()).await;
+    let mut client = Http1::connect(app.listener("web")).await;
+    let mut expected = String::new();
+    for coding in ["identity", "gzip"] {
+        let get = request("GET", "h", "/").header("accept-encoding", coding);
+        let reply = client.send_body(get.body(full("")).unwrap()).await;
+        assert_eq!(reply.body.len() == TEXT.len(), coding == "identity");
+        expected.push_str(&format!("{}\n", reply.body.len()));
+    }
+    let written = || std::fs::read_to_string(&path).unwrap_or_default();
+    eventually("two lines", || written().lines().count() == 2).await;
+    assert_eq!(written(), expected);
+}
+
+/// What endpoints and clusters carry, and what is known of connections to them, as header values.
+#[tokio::test]
+async fn headers_tell_of_the_endpoint_and_its_cluster() {
+    let origin = Origin::fixed("x").await;
+    let mut known = cluster("a", origin.address);
+    let said = |key: &str| json!({"filter_metadata": {"n.s": {"k": key, "deep": {"er": 7}}}});
+    known["metadata"] = said("of the cluster");
+    known["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["metadata"] =
+        said("of the endpoint");
+    let formats = [
+        (
+            "x-endpoint",
+            "%UPSTREAM_METADATA(n.s:k)%",
+            "of the endpoint",
+        ),
+        ("x-list", r#"%UPSTREAM_METADATA(["n.s","deep","er"])%"#, "7"),
+        ("x-all", "%METADATA(UPSTREAM_HOST:n.s:deep)%", r#"{"er":7}"#),
+        ("x-cluster", "%CLUSTER_METADATA(n.s:k)%", "of the cluster"),
+        (
+            "x-cluster-too",
+            "%METADATA(CLUSTER:n.s:k)%",
+            "of the cluster",
+        ),
+        ("x-none", "%UPSTREAM_METADATA(n.s:none)%", ""),
+        (
+            "x-local",
+            "%UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%",
+            "127.0.0.1",
+        ),
+    ];
+    let edits: Vec<Value> = formats
+        .iter()
+        .map(|(key, format, _)| json!({"header": {"key": key, "value": format}}))
+        .chain([json!({"header": {"key": "x-socket", "value":
+            "%UPSTREAM_LOCAL_ADDRESS% %UPSTREAM_LOCAL_PORT% %UPSTREAM_CONNECTION_ID%"}})])
+        .collect();
+    let all = json!([{
+        "match": {"prefix": "/"}, "route": {"cluster": "a"}, "response_headers_to_add": edits,
+    }]);
+    let app = app(&all, &[known]).await;
+    let mut client = Http1::connect(app.listener("web")).await;
+    let reply = client.get("h", "/").await;
+    for (name, format, value) in formats {
+        assert_eq!(reply.header(name), value, "{format}");
+    }
+    let first = reply.header("x-socket").to_owned();
+    let [address, port, id] = first.split(' ').collect::<Vec<_>>()[..] else {
+        panic!("{first}")
+    };
+    assert_eq!(address, format!("127.0.0.1:{port}"));
+    assert!(id.parse::<u64>().unwrap() > 0);
+    // The connection is kept.
+    assert_eq!(client.get("h", "/").await.header("x-socket"), first);
 }
 
 #[tokio::test]
@@ -233,7 +325,7 @@ async fn a_weighted_cluster_has_edits_and_a_host_of_its_own() {
         (other[0].header("host"), other[0].header("x-of")),
         ("other.test", "")
     );
-    assert_eq!(other[0].header("x-envoy-original-host"), "h");
+    assert_eq!(other[0].header("x-envoy-original-host"), "");
 }
 
 #[tokio::test]
@@ -301,4 +393,54 @@ async fn a_connection_that_was_idle_for_too_long_still_takes_one_request() {
     assert_eq!((answer.status, answer.text().as_str()), (200, "yes"));
     assert_eq!(answer.header("connection"), "close");
     raw.ended().await;
+}
+
+/// The cluster's limit counts for each request, and for what a request becomes.
+#[tokio::test]
+async fn a_request_to_an_endpoint_may_take_so_long_and_no_longer() {
+    let origin = Origin::http(|mut conn| async move {
+        while let Some(head) = conn.request().await {
+            match &*head.target {
+                "/never" => return conn.left().await,
+                "/half" => {
+                    conn.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").await;
+                    return conn.left().await;
+                }
+                "/tunnel" => {
+                    conn.send("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n")
+                        .await;
+                    return conn.left().await;
+                }
+                _ => conn.reply(200, &[], "in time").await,
+            }
+        }
+    })
+    .await;
+    let mut limited = cluster("a", origin.address);
+    limited["common_http_protocol_options"] = json!({"max_stream_duration": "0.2s"});
+    let all = json!([{
+        "match": {"prefix": "/"},
+        "route": {"cluster": "a", "timeout": "0s", "upgrade_configs": [{"upgrade_type": "x"}]},
+    }]);
+    let app = app(&all, &[limited]).await;
+    let at = app.listener("web");
+    assert_eq!(get(at, "h", "/soon").await.text(), "in time");
+    let late = get(at, "h", "/never").await;
+    assert_eq!(
+        (late.status.as_u16(), &*late.text()),
+        (504, "upstream max stream duration reached")
+    );
+    let mut half = Raw::connect(at).await;
+    half.send("GET /half HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    assert!(half.try_answer().await.is_err());
+    let mut tunnel = Raw::connect(at).await;
+    tunnel
+        .send("GET /tunnel HTTP/1.1\r\nhost: h\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n")
+        .await;
+    assert_eq!(tunnel.head().await.unwrap().status, 101);
+    tunnel.ended().await;
+    eventually("all are counted", || {
+        count(&app, "a", "upstream_rq_max_duration_reached") == 3
+    })
+    .await;
 }

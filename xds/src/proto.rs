@@ -48,6 +48,24 @@ pub mod grpc_health {
     }
 }
 
+/// What a service of access logs is sent, with entries that are encoded already.
+pub mod access_log_stream {
+    use super::envoy::service::accesslog::v3::stream_access_logs_message::Identifier;
+
+    /// `envoy.service.accesslog.v3.StreamAccessLogsMessage`
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct StreamAccessLogsMessage {
+        #[prost(message, optional, tag = "1")]
+        pub identifier: Option<Identifier>,
+        /// `HTTPAccessLogEntries`
+        #[prost(bytes = "vec", optional, tag = "2")]
+        pub http_logs: Option<Vec<u8>>,
+        /// `TCPAccessLogEntries`
+        #[prost(bytes = "vec", optional, tag = "3")]
+        pub tcp_logs: Option<Vec<u8>>,
+    }
+}
+
 /// What is in the cookie of the `stateful_session` filter, which the crate of the others does not
 /// have.
 pub mod stateful_session {

@@ -149,6 +149,7 @@ fn endpoint(port: u16) -> Arc<Endpoint> {
         locality: Locality::default(),
         check: EndpointCheck::default(),
         socket: None,
+        metadata: Default::default(),
     };
     Arc::new(Endpoint::new(key, attributes))
 }

@@ -23,6 +23,7 @@ fn group(priority: u32, weight: u32, ports: &[(u16, EndpointHealth)]) -> Localit
         check: Default::default(),
         labels: Default::default(),
         socket_labels: Default::default(),
+        metadata: Default::default(),
     };
     LocalityEndpoints {
         locality: Default::default(),

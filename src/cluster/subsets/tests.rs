@@ -24,6 +24,7 @@ fn endpoint(port: u16, labels: Labels) -> Model {
         check: Default::default(),
         labels,
         socket_labels: Labels::new(),
+        metadata: Default::default(),
     }
 }
 

@@ -33,6 +33,7 @@ fn assignment(zones: &[(&str, u16, EndpointHealth)]) -> LoadAssignment {
                 labels: Default::default(),
                 socket_labels: Default::default(),
                 check: Default::default(),
+                metadata: Default::default(),
             }
         });
         load_assignment::LocalityEndpoints {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use causeway_xds::resource::format::{Fact, Point};
+use causeway_xds::resource::format::{Fact, Holder, Point};
 use causeway_xds::resource::metadata::MetadataValue;
 use http::header::{HOST, HeaderName};
 use http::request::Parts;
@@ -77,9 +77,14 @@ impl Facts for WithHead<'_> {
         None
     }
 
-    fn route_metadata(&self, namespace: &str) -> Option<&MetadataValue> {
-        let metadata = &self.0.route.as_ref()?.metadata;
-        let found = metadata.iter().find(|(name, _)| name == namespace);
-        found.map(|(_, value)| value)
+    fn metadata(&self, of: Holder, namespace: &str, path: &[String]) -> Option<MetadataValue> {
+        match of {
+            Holder::Route => {
+                let route = self.0.route.as_ref()?;
+                route.metadata(namespace)?.get(path).cloned()
+            }
+            // Nobody is asked.
+            Holder::Cluster | Holder::Endpoint => None,
+        }
     }
 }

@@ -1,5 +1,4 @@
 use causeway_xds::resource::format::{Fact, Format, Part};
-use causeway_xds::resource::metadata::MetadataValue;
 
 use super::*;
 use crate::formatter::{Key, Value as Found};
@@ -27,9 +26,6 @@ impl Facts for Double {
         std::time::SystemTime::UNIX_EPOCH
     }
     fn point(&self, _: causeway_xds::resource::format::Point) -> Option<std::time::Duration> {
-        None
-    }
-    fn route_metadata(&self, _: &str) -> Option<&MetadataValue> {
         None
     }
 }

@@ -253,6 +253,7 @@ impl Compiler {
             },
             max_requests: model.http.max_requests_per_connection,
             max_connection_duration: model.http.max_connection_duration,
+            max_stream_duration: model.http.max_stream_duration,
             max_response_head: model
                 .http
                 .max_response_headers_kb

@@ -217,10 +217,10 @@ impl Compiler {
     fn access_logs(&self, models: &[AccessLog]) -> Result<Vec<Logger>, Failed> {
         let mut loggers = Vec::with_capacity(models.len());
         for (i, model) in models.iter().enumerate() {
-            let opened = Logger::open(model, &self.log_files);
+            let opened = Logger::open(model, &self.log_files, self.registry.context());
             loggers.extend(opened.map_err(|e| {
                 let at = FieldPath::root().field("access_log").index(i);
-                Invalid::new(at, format!("{:?}: {e}", model.sink))
+                Invalid::new(at, format!("{:?}: {e}", model.to))
             })?);
         }
         Ok(loggers)

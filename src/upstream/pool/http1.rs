@@ -8,6 +8,7 @@ use causeway_xds::resource::headers::HeaderCase;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
+use super::about::About;
 use super::raw::Counted;
 use super::waiting::{self, Pending};
 use super::{Idle, MAX_RESPONSE_HEAD, connection_permit, http_error, spawn_tied, with_pool};
@@ -19,6 +20,7 @@ use crate::upstream::{Endpoint, Protocol, Transport, Via};
 
 pub(super) struct Http1 {
     pub(super) sender: http1::SendRequest<RequestBody>,
+    pub(super) about: About,
     pub(super) served: u32,
     pub(super) opened: Instant,
     pub(super) via: Option<Rc<Via>>,
@@ -68,6 +70,7 @@ pub(super) async fn over(
     counted: Counted,
 ) -> Result<Http1, ConnectError> {
     transport.stats.upstream_cx_http1_total.inc();
+    let about = About::new(&io);
     let (sender, connection) = http1::Builder::new()
         .max_header_size(transport.max_response_head.unwrap_or(MAX_RESPONSE_HEAD))
         .title_case_headers(transport.header_case == HeaderCase::Proper)
@@ -83,6 +86,7 @@ pub(super) async fn over(
     });
     Ok(Http1 {
         sender,
+        about,
         served: 0,
         opened: Instant::now(),
         via: via.cloned(),

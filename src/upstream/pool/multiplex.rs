@@ -10,6 +10,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 
+use super::about::About;
 use super::http1::{self, Http1};
 use super::raw::Counted;
 use super::waiting::Pending;
@@ -33,6 +34,7 @@ pub(super) struct Shared {
     driver: Weak<RefCell<Driver>>,
     load: Rc<Load>,
     opened: Instant,
+    about: About,
     via: Option<Rc<Via>>,
 }
 
@@ -45,6 +47,7 @@ struct Load {
 /// One stream's place on a connection, for as long as the stream lasts.
 pub(super) struct Place {
     pub(super) sender: http2::SendRequest<RequestBody>,
+    pub(super) about: About,
     load: Rc<Load>,
 }
 
@@ -64,6 +67,7 @@ impl Shared {
         self.load.served.set(self.load.served.get() + 1);
         Place {
             sender: self.sender.clone(),
+            about: self.about,
             load: Rc::clone(&self.load),
         }
     }
@@ -246,6 +250,7 @@ async fn open(
             .keep_alive_timeout(keepalive.timeout)
             .keep_alive_while_idle(true);
     }
+    let about = About::new(&io);
     let (sender, driver) = builder
         .timer(TokioTimer::new())
         .initial_max_send_streams(UNKNOWN)
@@ -266,6 +271,7 @@ async fn open(
             idle_since: Cell::new(Instant::now()),
         }),
         opened: Instant::now(),
+        about,
         via: via.cloned(),
     };
     spawn_tied(endpoint, async move {

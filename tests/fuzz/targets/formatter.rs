@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 
 use causeway::formatter::{Facts, Key, MAX_TEXT, Template, Value, Wants};
 use causeway_xds::resource::format::{Fact, Format, Point};
-use causeway_xds::resource::metadata::MetadataValue;
 use http::HeaderName;
 use libfuzzer_sys::fuzz_target;
 
@@ -31,9 +30,6 @@ impl Facts for Same<'_> {
     }
     fn point(&self, point: Point) -> Option<Duration> {
         (point != Point::UpstreamRxEnd).then(|| Duration::from_nanos(self.0.len() as u64))
-    }
-    fn route_metadata(&self, _: &str) -> Option<&MetadataValue> {
-        None
     }
 }
 

@@ -61,6 +61,7 @@ fn http_listener() -> Value {
         "envoy.extensions.access_loggers.file.v3.FileAccessLog",
         json!({"path": "/dev/null"}),
     );
+    let service = log_service("HttpGrpcAccessLogConfig");
     let inspector = any(
         "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
         json!({}),
@@ -76,7 +77,10 @@ fn http_listener() -> Value {
     }});
     let manager = json!({
         "stat_prefix": "s",
-        "access_log": [{"name": "a", "typed_config": log}],
+        "access_log": [
+            {"name": "a", "typed_config": log},
+            {"name": "b", "typed_config": service},
+        ],
         "common_http_protocol_options": {},
         "http_protocol_options": {},
         "http2_protocol_options": {},
@@ -101,10 +105,27 @@ fn http_listener() -> Value {
     })
 }
 
+/// A logger that sends entries to a service.
+fn log_service(message: &str) -> Value {
+    let common = json!({
+        "log_name": "l",
+        "grpc_service": {"envoy_grpc": {"cluster_name": "c"}},
+    });
+    any(
+        &format!("envoy.extensions.access_loggers.grpc.v3.{message}"),
+        json!({"common_config": common}),
+    )
+}
+
 fn tcp_listener() -> Value {
+    let service = log_service("TcpGrpcAccessLogConfig");
     let proxy = any(
         "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-        json!({"stat_prefix": "s", "cluster": "c"}),
+        json!({
+            "stat_prefix": "s",
+            "cluster": "c",
+            "access_log": [{"name": "a", "typed_config": service}],
+        }),
     );
     json!({
         "name": "l",
@@ -152,6 +173,7 @@ fn routes() -> Value {
                             {"connection_properties": {}},
                             {"query_parameter": {"name": "x"}},
                         ],
+                        "internal_redirect_policy": {},
                         "max_stream_duration": {},
                         "request_mirror_policies": [{"cluster": "c", "runtime_fraction": fraction}],
                         "retry_policy": {

@@ -27,6 +27,7 @@ pub use subset::{Fallback, Selector, SelectorFallback, Subsets};
 use super::config_source::{ConfigSource, Place};
 use super::headers::HeaderCase;
 use super::load_assignment::LoadAssignment;
+use super::metadata::Namespaces;
 use super::tls::UpstreamTls;
 
 /// `envoy.config.cluster.v3.Cluster`.
@@ -35,6 +36,8 @@ pub struct Cluster {
     pub name: String,
     /// Name in statistics; empty means `name`.
     pub alt_stat_name: String,
+    /// For formats (`metadata.filter_metadata`).
+    pub metadata: Namespaces,
     pub discovery: Discovery,
     /// Default 5 s.
     pub connect_timeout: Duration,
@@ -298,6 +301,9 @@ pub struct UpstreamHttp {
     pub max_requests_per_connection: u32,
     /// After which a connection takes no more requests; zero is none.
     pub max_connection_duration: Duration,
+    /// How long one request to an endpoint may take, from when it is sent to the end of its response;
+    /// zero is no limit.
+    pub max_stream_duration: Duration,
     /// KiB that the head of a response may have; `None`: the program's own limit. HTTP/1 only.
     pub max_response_headers_kb: Option<u32>,
     pub header_case: HeaderCase,

@@ -51,8 +51,8 @@ pub enum Operator {
         to: Option<Point>,
         unit: Unit,
     },
-    /// `METADATA(ROUTE:...)`: a namespace, and keys into it.
-    RouteMetadata(Vec<String>),
+    /// `METADATA(ROUTE:...)`, `UPSTREAM_METADATA`, `CLUSTER_METADATA`: a namespace, and keys into it.
+    Metadata { of: Holder, path: Vec<String> },
     /// Namespace, then keys: of what filters have set.
     DynamicMetadata(Vec<String>),
     /// The key, and whether the value is shown as JSON (`TYPED`).
@@ -63,6 +63,15 @@ pub enum Operator {
     Environment(String),
     /// `GRPC_STATUS`
     GrpcStatus(GrpcStatusForm),
+}
+
+/// What carries metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    Route,
+    Cluster,
+    /// The endpoint that was asked last.
+    Endpoint,
 }
 
 /// `X?Y`: the second where the first is not there. In lower case; either may be a pseudo header.

@@ -90,10 +90,7 @@ pub const IGNORED: &[(&str, &str)] = &[
         "Cluster.lrs_report_endpoint_metrics",
         "reports of load have no metrics of the endpoints' own",
     ),
-    (
-        "Cluster.metadata",
-        "all but causeway's background_checks: the rest has no reader",
-    ),
+    ("Cluster.metadata", "typed metadata has no reader"),
     (
         "Cluster.per_connection_buffer_limit_bytes",
         "back-pressure uses a buffer size of its own",
@@ -326,10 +323,7 @@ pub const IGNORED: &[(&str, &str)] = &[
         "KeepaliveSettings.interval_jitter",
         "connections are not opened at one moment, so that their pings are spread already",
     ),
-    (
-        "LbEndpoint.metadata",
-        "all but causeway's id, envoy.lb and envoy.transport_socket_match: the rest has no reader",
-    ),
+    ("LbEndpoint.metadata", "typed metadata has no reader"),
     (
         "Listener.access_log",
         "connections that no chain takes are counted, not logged",
@@ -446,7 +440,7 @@ pub const IGNORED: &[(&str, &str)] = &[
     ("RouteAction.flush_timeout", "the idle timeout covers it"),
     (
         "RouteAction.max_internal_redirects",
-        "internal redirects are refused",
+        "`internal_redirect_policy` has its own",
     ),
     ("RouteConfiguration.metadata", "metadata has no reader"),
     (

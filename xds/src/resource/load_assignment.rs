@@ -4,7 +4,7 @@ use super::address::Address;
 use super::context::{
     At, Context, accept, each, enumeration, fault, not_empty, number, refuse, required,
 };
-use super::metadata::{Label, Labels};
+use super::metadata::{Label, Labels, Namespaces, namespaces};
 use crate::proto::core::{self, HealthStatus, Metadata};
 use crate::proto::endpoint::lb_endpoint::HostIdentifier;
 use crate::proto::endpoint::locality_lb_endpoints::LbConfig;
@@ -69,6 +69,8 @@ pub struct Endpoint {
     pub labels: Labels,
     /// What transport sockets are chosen by (metadata `envoy.transport_socket_match`).
     pub socket_labels: Labels,
+    /// All of it, for formats.
+    pub metadata: Namespaces,
 }
 
 /// What is different for the health checks of one endpoint (`health_check_config`).
@@ -268,6 +270,7 @@ impl Endpoint {
             hash_key: told.hash_key,
             labels: told.labels,
             socket_labels: told.socket_labels,
+            metadata: told.all,
             weight: number(load_balancing_weight, "load_balancing_weight", 1..=u32::MAX)?
                 .unwrap_or(1),
             health: EndpointHealth::decode(health_status)?,
@@ -295,23 +298,23 @@ fn decode_host(
     Ok((address, hostname, check.at("health_check_config")?))
 }
 
-/// What is read of an endpoint's metadata. What else it holds is for nobody.
+/// What is read of an endpoint's metadata.
 struct Told {
     id: String,
     hash_key: String,
     labels: Labels,
     socket_labels: Labels,
+    all: Namespaces,
 }
 
 fn decode_metadata(metadata: Option<Metadata>, ctx: &Context<'_>) -> Result<Told, Invalid> {
     let mut metadata = metadata.unwrap_or_default();
-    let ours = metadata.filter_metadata.remove(OUR_METADATA);
-    let labels = Label::all(metadata.filter_metadata.remove(LB_METADATA));
-    let socket_labels = Label::all(metadata.filter_metadata.remove(SOCKET_METADATA));
-    metadata
-        .filter_metadata
-        .retain(|_, values| !values.fields.is_empty());
+    let mut values = std::mem::take(&mut metadata.filter_metadata);
     accept!(ctx, "LbEndpoint": metadata);
+    let all = namespaces(values.clone());
+    let ours = values.remove(OUR_METADATA);
+    let labels = Label::all(values.remove(LB_METADATA));
+    let socket_labels = Label::all(values.remove(SOCKET_METADATA));
     let id = ours.and_then(|mut ours| ours.fields.remove("id"));
     let id = match id.map(|value| value.kind) {
         None => String::new(),
@@ -331,6 +334,7 @@ fn decode_metadata(metadata: Option<Metadata>, ctx: &Context<'_>) -> Result<Told
         },
         labels,
         socket_labels,
+        all,
     })
 }
 

@@ -1,8 +1,9 @@
 //! Metadata: structured values that a resource carries for whoever asks for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::proto::Struct;
+use crate::proto::core::Metadata;
 use crate::proto::google::protobuf::{ListValue, Value, value};
 
 /// `google.protobuf.Value`.
@@ -56,6 +57,37 @@ impl MetadataValue {
 /// Values by key that are only compared: those that Envoy takes for equal are equal.
 pub type Labels = BTreeMap<String, Label>;
 
+/// What a resource carries, by namespace (`filter_metadata`).
+pub type Namespaces = BTreeMap<String, Labels>;
+
+/// Of a message; what is empty is left out.
+pub(crate) fn namespaces(message: HashMap<String, Struct>) -> Namespaces {
+    let all = message.into_iter();
+    let all = all.filter(|(_, values)| !values.fields.is_empty());
+    all.map(|(name, values)| (name, Label::all(Some(values))))
+        .collect()
+}
+
+/// The message that holds these.
+pub fn to_metadata(namespaces: &Namespaces) -> Option<Metadata> {
+    let all = namespaces.iter();
+    let all = all.map(|(name, labels)| (name.clone(), Label::to_struct(labels)));
+    (!namespaces.is_empty()).then(|| Metadata {
+        filter_metadata: all.collect(),
+        ..Metadata::default()
+    })
+}
+
+/// The value at the end of a path of keys in a namespace.
+pub fn find(namespaces: &Namespaces, namespace: &str, path: &[String]) -> Option<MetadataValue> {
+    let labels = namespaces.get(namespace)?;
+    let Some((key, rest)) = path.split_first() else {
+        return Some(MetadataValue::object(Label::to_struct(labels)));
+    };
+    let found = labels.get(key)?.get(rest)?;
+    Some(MetadataValue::of(found.to_value()))
+}
+
 /// As [`MetadataValue`], with an order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Label {
@@ -71,6 +103,16 @@ pub enum Label {
 impl Label {
     pub fn text(text: &str) -> Self {
         Self::Text(text.to_owned())
+    }
+
+    fn get(&self, path: &[String]) -> Option<&Self> {
+        let Some((key, rest)) = path.split_first() else {
+            return Some(self);
+        };
+        match self {
+            Self::Object(labels) => labels.get(key)?.get(rest),
+            _ => None,
+        }
     }
 
     /// Values by key; none without a message.

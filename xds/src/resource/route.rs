@@ -5,6 +5,7 @@ mod decode;
 mod destination;
 mod domains;
 mod hash_policy;
+mod internal_redirect;
 mod mirror;
 mod redirect;
 mod retry;
@@ -29,6 +30,7 @@ use crate::extension::TypedExtension;
 
 pub use destination::{ClusterName, Destination, Selection, WeightedCluster, WeightedClusters};
 pub use hash_policy::{HashBy, HashCookie, HashPolicy};
+pub use internal_redirect::{InternalRedirect, RedirectPredicate};
 pub use mirror::Mirror;
 pub use retry::{BackOff, RateLimited, ResetHeader, Retry, RetryOn};
 pub use template::{PathTemplate, RewritePart, TemplateRewrite};
@@ -195,6 +197,7 @@ pub struct Forward {
     /// `append_x_forwarded_host`.
     pub append_x_forwarded_host: bool,
     pub retry: Option<Arc<Retry>>,
+    pub internal_redirect: Option<Arc<InternalRedirect>>,
     pub mirrors: Vec<Mirror>,
     pub priority: Priority,
     /// Only matters where the cluster's policy hashes.

@@ -14,6 +14,7 @@ use causeway_xds::proto::envoy::service::auth::v3::attribute_context::{
 };
 use causeway_xds::proto::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use causeway_xds::proto::google::protobuf::{ListValue, Timestamp, Value, value};
+use causeway_xds::resource::format::Holder;
 use causeway_xds::resource::metadata::MetadataValue;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -151,7 +152,7 @@ impl Grpc<'_> {
         let dynamic = |namespace: &String| Some((*state.metadata(namespace)?).clone());
         let of_route = |namespace: &String| {
             let found =
-                |facts: &dyn crate::formatter::Facts| facts.route_metadata(namespace).cloned();
+                |facts: &dyn crate::formatter::Facts| facts.metadata(Holder::Route, namespace, &[]);
             stream.with_facts(found).flatten()
         };
         let own = |(k, v): &(&str, &str)| ((*k).to_owned(), (*v).to_owned());

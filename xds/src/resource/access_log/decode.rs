@@ -1,6 +1,6 @@
 //! Access loggers: message to typed.
 
-use super::{AccessLog, LogFilter, Sink};
+use super::{AccessLog, Destination, GrpcLog, LogFilter, Sink, grpc};
 use crate::proto::core::SubstitutionFormatString;
 use crate::proto::envoy::config::accesslog::v3::{AccessLog as Message, access_log::ConfigType};
 use crate::proto::envoy::extensions::access_loggers::file::v3::FileAccessLog;
@@ -30,20 +30,17 @@ impl AccessLog {
             .transpose()
             .at("filter")?;
         let ConfigType::TypedConfig(any) = required(config_type, "typed_config")?;
-        let (sink, format) = sink(&any, ctx).at("typed_config")?;
-        Ok(Self {
-            sink,
-            format,
-            filter,
-        })
+        let to = destination(&any, ctx).at("typed_config")?;
+        Ok(Self { to, filter })
     }
 }
 
-fn sink(any: &Any, ctx: &Context<'_>) -> Result<(Sink, Option<FormatString>), Invalid> {
+fn destination(any: &Any, ctx: &Context<'_>) -> Result<Destination, Invalid> {
     let string = |format: Option<SubstitutionFormatString>| {
         let format = format.map(|format| FormatString::decode(format, ctx));
         format.transpose().at("log_format")
     };
+    let lines = |sink, format| Ok(Destination::Lines { sink, format });
     match message_name(&any.type_url) {
         FILE => {
             let FileAccessLog {
@@ -51,7 +48,7 @@ fn sink(any: &Any, ctx: &Context<'_>) -> Result<(Sink, Option<FormatString>), In
                 access_log_format,
             } = unpack(any)?;
             let path = not_empty(path, "path")?;
-            Ok((Sink::File(path), file_format(access_log_format, ctx)?))
+            lines(Sink::File(path), file_format(access_log_format, ctx)?)
         }
         STDOUT => {
             let StdoutAccessLog { access_log_format } = unpack(any)?;
@@ -59,7 +56,7 @@ fn sink(any: &Any, ctx: &Context<'_>) -> Result<(Sink, Option<FormatString>), In
                 let stdout_access_log::AccessLogFormat::LogFormat(format) = f;
                 format
             });
-            Ok((Sink::Stdout, string(format)?))
+            lines(Sink::Stdout, string(format)?)
         }
         STDERR => {
             let StderrAccessLog { access_log_format } = unpack(any)?;
@@ -67,8 +64,10 @@ fn sink(any: &Any, ctx: &Context<'_>) -> Result<(Sink, Option<FormatString>), In
                 let stderr_access_log::AccessLogFormat::LogFormat(format) = f;
                 format
             });
-            Ok((Sink::Stderr, string(format)?))
+            lines(Sink::Stderr, string(format)?)
         }
+        grpc::HTTP => Ok(Destination::Grpc(Box::new(GrpcLog::http(any)?))),
+        grpc::TCP => Ok(Destination::Grpc(Box::new(GrpcLog::tcp(any)?))),
         other => Err(fault(format!("access logger {other:?} is not supported"))),
     }
 }

@@ -25,6 +25,7 @@ use crate::resource::context::{
     required,
 };
 use crate::resource::load_assignment::{LoadAssignment, OUR_METADATA};
+use crate::resource::metadata::namespaces;
 use crate::resource::tls::UpstreamTls;
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -133,6 +134,8 @@ impl Cluster {
             );
         }
         let (background_checks, metadata) = own_metadata(metadata).at("metadata")?;
+        let mut metadata = metadata.unwrap_or_default();
+        let namespaces = namespaces(std::mem::take(&mut metadata.filter_metadata));
         accept!(ctx, "Cluster":
             stats_matcher,
             per_connection_buffer_limit_bytes,
@@ -209,6 +212,7 @@ impl Cluster {
             .map_or(Ok(Default::default()), |c| Limits::decode(c, ctx))
             .at("circuit_breakers")?;
         Ok(Self {
+            metadata: namespaces,
             discovery: match own {
                 Some(own) => OriginalDst::decode(own)?,
                 None => Discovery::decode(

@@ -35,6 +35,7 @@ impl Default for UpstreamHttp {
             max_response_headers_kb: None,
             header_case: HeaderCase::Lower,
             max_connection_duration: Duration::ZERO,
+            max_stream_duration: Duration::ZERO,
         }
     }
 }
@@ -176,11 +177,8 @@ impl UpstreamHttp {
             headers_with_underscores_action,
             max_requests_per_connection,
         } = message;
-        // Zero says "no limit", which is what there is.
         const STREAM: &str = "max_stream_duration";
-        if duration(max_stream_duration, STREAM)?.is_some_and(|limit| !limit.is_zero()) {
-            return Err(Invalid::at(STREAM, "not supported yet"));
-        }
+        self.max_stream_duration = duration(max_stream_duration, STREAM)?.unwrap_or_default();
         const CONNECTION: &str = "max_connection_duration";
         self.max_connection_duration =
             duration(max_connection_duration, CONNECTION)?.unwrap_or_default();

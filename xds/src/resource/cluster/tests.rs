@@ -12,11 +12,11 @@ use crate::proto::envoy::r#type::v3::Percent;
 use crate::proto::google::protobuf::{Struct, Value, value};
 use crate::proto::upstream_http::http_protocol_options as upstream;
 use crate::proto::{self, HttpProtocolOptions};
-use crate::resource::metadata::{Label, Labels};
 use crate::resource::testing::*;
 use crate::resource::{Address, Resource};
 use crate::type_url::{ResourceType, pack};
 
+mod endpoints;
 mod health_check;
 mod load_reports;
 mod names;
@@ -184,6 +184,7 @@ fn the_protocol_is_read_from_either_place() {
         idle_timeout: seconds(0),
         max_requests_per_connection: uint(8),
         max_connection_duration: seconds(5),
+        max_stream_duration: seconds(6),
         ..Default::default()
     });
     let http = typed(&with_http(options)).http;
@@ -196,6 +197,7 @@ fn the_protocol_is_read_from_either_place() {
         (Duration::ZERO, 8)
     );
     assert_eq!(http.max_connection_duration, Duration::from_secs(5));
+    assert_eq!(http.max_stream_duration, Duration::from_secs(6));
 
     let mut message = with_http(http2_options());
     #[allow(deprecated, reason = "the older place is the subject")]
@@ -495,76 +497,15 @@ fn http_options_are_refused_by_path() {
                 },
             ),
             (
-                "common_http_protocol_options.max_stream_duration: not supported yet",
+                "common_http_protocol_options.max_stream_duration: must not be negative",
                 |o| {
                     o.common_http_protocol_options = Some(core::HttpProtocolOptions {
-                        max_stream_duration: seconds(1),
+                        max_stream_duration: seconds(-1),
                         ..Default::default()
                     });
                 },
             ),
         ],
-    );
-}
-
-#[test]
-fn endpoints_are_read() {
-    let mut message = assignment();
-    let endpoint = &mut message.endpoints[0].lb_endpoints[0];
-    endpoint.health_status = 3;
-    endpoint.load_balancing_weight = uint(7);
-    let one = |key: &str, text: &str| Struct {
-        fields: HashMap::from([(
-            key.to_owned(),
-            Value {
-                kind: Some(value::Kind::StringValue(text.into())),
-            },
-        )]),
-    };
-    endpoint.metadata = Some(Metadata {
-        filter_metadata: HashMap::from([
-            ("causeway".to_owned(), one("id", "kernel-1")),
-            ("envoy.lb".to_owned(), one("hash_key", "k")),
-        ]),
-        ..Default::default()
-    });
-    message.endpoints[0]
-        .lb_endpoints
-        .push(endpoint_at(address("::1", 81)));
-    message.endpoints[0].priority = 1;
-
-    let Resource::LoadAssignment(assignment) = resource(&message) else {
-        panic!()
-    };
-    let locality = &assignment.localities[0];
-    assert_eq!(locality.priority, 1);
-    use crate::resource::load_assignment::{Endpoint, EndpointCheck, EndpointHealth};
-    assert_eq!(
-        locality.endpoints,
-        [
-            Endpoint {
-                address: Address::Socket("10.0.0.1:80".parse().unwrap()),
-                hostname: String::new(),
-                id: "kernel-1".into(),
-                hash_key: "k".into(),
-                weight: 7,
-                health: EndpointHealth::Draining,
-                check: EndpointCheck::default(),
-                labels: Labels::from([("hash_key".to_owned(), Label::text("k"))]),
-                socket_labels: Labels::new(),
-            },
-            Endpoint {
-                address: Address::Socket("[::1]:81".parse().unwrap()),
-                hostname: String::new(),
-                id: String::new(),
-                hash_key: String::new(),
-                weight: 1,
-                health: EndpointHealth::Unknown,
-                check: EndpointCheck::default(),
-                labels: Labels::new(),
-                socket_labels: Labels::new(),
-            },
-        ]
     );
 }
 
@@ -678,11 +619,8 @@ fn what_nobody_reads_of_endpoints_is_accepted_and_noted() {
         filter_metadata: HashMap::from([("app".to_owned(), Struct::default())]),
         ..Default::default()
     });
-    let version = Struct {
-        fields: HashMap::from([("version".to_owned(), Value::default())]),
-    };
     message.endpoints[0].lb_endpoints[0].metadata = Some(Metadata {
-        filter_metadata: HashMap::from([("app".to_owned(), version)]),
+        typed_filter_metadata: HashMap::from([("app".to_owned(), proto::Any::default())]),
         ..Default::default()
     });
     assert_eq!(

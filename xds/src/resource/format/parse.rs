@@ -1,8 +1,8 @@
 //! Text to [`Format`].
 
 use super::{
-    Fact, Format, GrpcStatusForm, HeaderChoice, Moment, Operator, Part, PathOf, Point, TimeFormat,
-    TimePart, Unit,
+    Fact, Format, GrpcStatusForm, HeaderChoice, Holder, Moment, Operator, Part, PathOf, Point,
+    TimeFormat, TimePart, Unit,
 };
 use crate::reject::Invalid;
 use crate::resource::context::fault;
@@ -12,17 +12,15 @@ use crate::resource::headers::header_or_pseudo_name;
 const MAX_LENGTH: usize = 64 * 1024;
 
 /// Commands that Envoy knows and that need what this program does not record.
-const NOT_RECORDED: [&str; 27] = [
+const NOT_RECORDED: [&str; 22] = [
     "BYTES_RETRANSMITTED",
     "CEL",
-    "CLUSTER_METADATA",
     "CUSTOM_FLAGS",
     "DOWNSTREAM_CX_RTT",
     "DOWNSTREAM_DETECTED_CLOSE_TYPE",
     "DOWNSTREAM_HANDSHAKE_DURATION",
     "DOWNSTREAM_LOCAL_CLOSE_REASON",
     "DOWNSTREAM_TLS_CIPHER",
-    "DOWNSTREAM_TLS_VERSION",
     "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
     "EMIT_TIME_LOCAL",
     "FILE_CONTENT",
@@ -33,12 +31,9 @@ const NOT_RECORDED: [&str; 27] = [
     "START_TIME_LOCAL",
     "TLS_JA3_FINGERPRINT",
     "TLS_JA4_FINGERPRINT",
-    "UPSTREAM_CONNECTION_ID",
     "UPSTREAM_CONNECTION_POOL_READY_DURATION",
     "UPSTREAM_FILTER_STATE",
     "UPSTREAM_HOSTS_ATTEMPTED",
-    "UPSTREAM_LOCAL_ADDRESS",
-    "UPSTREAM_METADATA",
     "UPSTREAM_SERVER_NAME",
 ];
 
@@ -159,10 +154,9 @@ impl<'t> Written<'t> {
             "COMMON_DURATION" => self.span(),
             "ENVIRONMENT" => Ok(Operator::Environment(self.needed()?.to_owned())),
             "METADATA" => self.metadata(),
-            "DYNAMIC_METADATA" => {
-                let path = self.needed()?.split(':').map(str::to_owned);
-                Ok(Operator::DynamicMetadata(path.collect()))
-            }
+            "DYNAMIC_METADATA" => self.keys().map(Operator::DynamicMetadata),
+            "UPSTREAM_METADATA" => self.keys().map(|path| metadata_of(Holder::Endpoint, path)),
+            "CLUSTER_METADATA" => self.keys().map(|path| metadata_of(Holder::Cluster, path)),
             "FILTER_STATE" => self.filter_state(),
             "GRPC_STATUS" => match self.argument.unwrap_or_default() {
                 "" | "CAMEL_STRING" => Ok(Operator::GrpcStatus(GrpcStatusForm::Camel)),
@@ -241,14 +235,28 @@ impl<'t> Written<'t> {
         })
     }
 
+    /// A namespace and keys, with colons between them or as a list of JSON, which is an older form.
+    fn keys(&self) -> Result<Vec<String>, Invalid> {
+        let argument = self.needed()?;
+        if !argument.starts_with('[') {
+            return Ok(argument.split(':').map(str::to_owned).collect());
+        }
+        serde_json::from_str(argument)
+            .ok()
+            .filter(|keys: &Vec<String>| !keys.is_empty())
+            .ok_or_else(|| self.refused("takes a list of texts"))
+    }
+
     fn metadata(&self) -> Result<Operator, Invalid> {
         let mut path = self.needed()?.split(':').map(str::to_owned);
         match path.next().as_deref() {
-            Some("ROUTE") => Ok(Operator::RouteMetadata(path.collect())),
+            Some("ROUTE") => Ok(metadata_of(Holder::Route, path.collect())),
+            Some("CLUSTER") => Ok(metadata_of(Holder::Cluster, path.collect())),
+            Some("UPSTREAM_HOST") => Ok(metadata_of(Holder::Endpoint, path.collect())),
             Some("DYNAMIC") => Ok(Operator::DynamicMetadata(path.collect())),
-            Some(
-                "CLUSTER" | "LISTENER" | "LISTENER_FILTER_CHAIN" | "UPSTREAM_HOST" | "VIRTUAL_HOST",
-            ) => Err(self.refused("is supported for ROUTE and DYNAMIC only")),
+            Some("LISTENER" | "LISTENER_FILTER_CHAIN" | "VIRTUAL_HOST") => {
+                Err(self.refused("is supported for ROUTE, CLUSTER, UPSTREAM_HOST and DYNAMIC only"))
+            }
             _ => Err(self.refused("takes no such kind")),
         }
     }
@@ -338,6 +346,10 @@ fn conversion(text: &str) -> Option<(TimePart, usize)> {
         }
         _ => None,
     }
+}
+
+fn metadata_of(of: Holder, path: Vec<String>) -> Operator {
+    Operator::Metadata { of, path }
 }
 
 impl Point {

@@ -54,6 +54,10 @@ fn what_envoy_refuses_is_refused() {
         "%COMMON_DURATION(DS_RX_BEG:US_TX_BEG:xx)%",
         "%ENVIRONMENT()%",
         "%DYNAMIC_METADATA()%",
+        "%UPSTREAM_METADATA%",
+        "%UPSTREAM_METADATA([])%",
+        "%CLUSTER_METADATA([1])%",
+        "%METADATA(LISTENER:a)%",
         "%METADATA(X:a)%",
         "%FILTER_STATE(a:BAD)%",
         "%GRPC_STATUS(x)%",
@@ -82,6 +86,11 @@ fn what_envoy_takes_is_taken() {
         "%ENVIRONMENT(HOME):2%",
         "%DYNAMIC_METADATA(a:b):3%",
         "%METADATA(ROUTE)%",
+        "%METADATA(UPSTREAM_HOST:a:b)%",
+        "%UPSTREAM_METADATA(a:b):3%",
+        "%DYNAMIC_METADATA([\"a\",\"b\"])%",
+        "%CLUSTER_METADATA(a)%",
+        "%UPSTREAM_LOCAL_ADDRESS%",
         "%FILTER_STATE(a:FIELD:x)%",
         "%REQUESTED_SERVER_NAME(SNI_FIRST:ORIG)%",
         "%EMIT_TIME%",
@@ -92,7 +101,7 @@ fn what_envoy_takes_is_taken() {
 
 #[test]
 fn what_is_not_recorded_is_refused_by_name() {
-    for text in ["%CEL(request.path)%", "%UPSTREAM_METADATA(a:b)%"] {
+    for text in ["%CEL(request.path)%", "%UPSTREAM_FILTER_STATE(a)%"] {
         let reason = parse(text).unwrap_err();
         assert!(reason.contains("not supported yet"), "{text}: {reason}");
     }
@@ -130,4 +139,15 @@ fn no_text_makes_the_parser_panic() {
             assert!(format.0.len() <= text.len(), "{text}");
         }
     }
+}
+
+#[test]
+fn the_older_form_of_a_path_of_keys_is_the_same() {
+    let older = parse(r#"%UPSTREAM_METADATA(["a", "b:c"])%"#).unwrap();
+    let path = vec!["a".to_owned(), "b:c".to_owned()];
+    let operator = Operator::Metadata {
+        of: Holder::Endpoint,
+        path,
+    };
+    assert_eq!(older.operators().collect::<Vec<_>>(), [&operator]);
 }

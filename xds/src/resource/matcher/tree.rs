@@ -8,16 +8,16 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
+use super::StringMatcher;
 use super::value::{self, ValueMatcher};
-use super::{StringMatcher, StringPattern, checked_regex};
 use crate::extension::Unchecked;
-use crate::proto::Any;
 use crate::proto::envoy::extensions::matching::common_inputs::{network, ssl};
 use crate::proto::envoy::extensions::matching::input_matchers::ip::v3::Ip;
 use crate::proto::envoy::extensions::matching::input_matchers::metadata::v3::Metadata;
 use crate::proto::envoy::r#type::matcher::v3 as envoy;
 use crate::proto::xds::core::v3::TypedExtensionConfig;
 use crate::proto::xds::r#type::matcher::v3 as proto;
+use crate::proto::{Any, Message as _};
 use crate::reject::Invalid;
 use crate::resource::address;
 use crate::resource::context::{
@@ -448,32 +448,11 @@ impl Test {
     }
 }
 
-/// The xDS form of a string matcher, which has the fields of Envoy's.
+/// The xDS form of a string matcher, which has the fields of Envoy's under the same numbers.
 fn string(message: proto::StringMatcher) -> Result<StringMatcher, Invalid> {
-    use proto::string_matcher::MatchPattern;
-    let proto::StringMatcher {
-        ignore_case,
-        match_pattern,
-    } = message;
-    let pattern = match required(match_pattern, "match_pattern")? {
-        MatchPattern::Exact(text) => StringPattern::Exact(text),
-        MatchPattern::Prefix(text) => StringPattern::Prefix(not_empty(text, "prefix")?),
-        MatchPattern::Suffix(text) => StringPattern::Suffix(not_empty(text, "suffix")?),
-        MatchPattern::Contains(text) => StringPattern::Contains(not_empty(text, "contains")?),
-        MatchPattern::SafeRegex(proto::RegexMatcher {
-            regex,
-            // There is one engine.
-            engine_type: _,
-        }) => {
-            let regex = not_empty(regex, "regex").and_then(checked_regex);
-            StringPattern::Regex(regex.at("safe_regex")?)
-        }
-        MatchPattern::Custom(_) => return Err(Invalid::at("custom", "not supported yet")),
-    };
-    Ok(StringMatcher {
-        pattern,
-        ignore_case,
-    })
+    let same = envoy::StringMatcher::decode(&*message.encode_to_vec());
+    let same = same.map_err(|e| fault(e.to_string()))?;
+    StringMatcher::decode(same, &Context::new(&Unchecked))
 }
 
 /// What an extension of the xDS form is configured with.

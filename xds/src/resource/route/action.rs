@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::destination;
 use super::{
     Action, Destination, DirectResponse, Forward, GrpcTimeout, HashPolicy, HostRewrite,
-    MaxStreamDuration, Mirror, PathMatch, PathRewrite, Priority, Redirect, Retry, TemplateRewrite,
-    Upgrade,
+    InternalRedirect, MaxStreamDuration, Mirror, PathMatch, PathRewrite, Priority, Redirect, Retry,
+    TemplateRewrite, Upgrade,
 };
 use crate::proto::BoolValue;
 use crate::proto::core::RoutingPriority;
@@ -123,7 +123,6 @@ impl Forward {
             path_rewrite,
             retry_policy_typed_config,
             cors,
-            internal_redirect_policy,
             internal_redirect_action,
             hedge_policy,
         );
@@ -206,6 +205,10 @@ impl Forward {
                 .map(|policy| Retry::decode(policy, ctx).map(Arc::new))
                 .transpose()
                 .at("retry_policy")?,
+            internal_redirect: internal_redirect_policy
+                .map(|policy| InternalRedirect::decode(policy).map(Arc::new))
+                .transpose()
+                .at("internal_redirect_policy")?,
             mirrors: Mirror::decode_all(request_mirror_policies, ctx)?,
             hash_policy: HashPolicy::decode_all(hash_policy, ctx)?,
             rate_limits: RateLimit::decode_all(rate_limits, ctx)?,

@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::resource::matcher::StringPattern;
 use crate::text;
 
 const INPUTS: &str = "type.googleapis.com/envoy.extensions.matching.common_inputs";

@@ -216,3 +216,91 @@ fn a_retry_policy_takes_requests_elsewhere() {
         (both, 2, 3)
     );
 }
+
+fn redirecting(policy: route::InternalRedirectPolicy) -> route::RouteAction {
+    route::RouteAction {
+        internal_redirect_policy: Some(policy),
+        ..forward()
+    }
+}
+
+fn predicate<M: prost::Message + prost::Name>(message: &M) -> core::TypedExtensionConfig {
+    core::TypedExtensionConfig {
+        name: "p".into(),
+        typed_config: Some(pack(message)),
+    }
+}
+
+#[test]
+fn which_redirects_are_followed_here_is_read() {
+    use proto::envoy::extensions::internal_redirect as kinds;
+    let policy = |message| forwarded(redirecting(message)).internal_redirect.unwrap();
+    let plain = policy(Default::default());
+    assert_eq!(
+        (plain.max, &plain.codes[..], plain.cross_scheme),
+        (1, &[302][..], false)
+    );
+    let listed = kinds::allow_listed_routes::v3::AllowListedRoutesConfig {
+        allowed_route_names: vec!["there".into()],
+    };
+    let full = policy(route::InternalRedirectPolicy {
+        max_internal_redirects: Some(proto::UInt32Value { value: 7 }),
+        redirect_response_codes: vec![200, 308, 301],
+        predicates: vec![
+            predicate(&kinds::previous_routes::v3::PreviousRoutesConfig {}),
+            predicate(&listed),
+            predicate(&kinds::safe_cross_scheme::v3::SafeCrossSchemeConfig {}),
+        ],
+        allow_cross_scheme_redirect: true,
+        response_headers_to_copy: vec!["X-Token".into()],
+    });
+    let expected = InternalRedirect {
+        max: 7,
+        codes: vec![301, 308],
+        predicates: vec![
+            RedirectPredicate::PreviousRoutes,
+            RedirectPredicate::AllowListedRoutes(vec!["there".into()]),
+            RedirectPredicate::SafeCrossScheme,
+        ],
+        cross_scheme: true,
+        copied: vec!["x-token".into()],
+    };
+    assert_eq!(*full, expected);
+    assert_eq!(forwarded(forward()).internal_redirect, None);
+}
+
+#[test]
+fn an_internal_redirect_is_refused_by_path() {
+    assert_refused(
+        route::InternalRedirectPolicy::default,
+        |policy| in_table(to(redirecting(policy))),
+        &format!("{ROUTE}.route.internal_redirect_policy"),
+        &[
+            ("redirect_response_codes: has more than 5", |p| {
+                p.redirect_response_codes = vec![302; 6];
+            }),
+            (
+                "response_headers_to_copy[0]: \":path\" may not be changed as a header",
+                |p| p.response_headers_to_copy = vec![":path".into()],
+            ),
+            (
+                "response_headers_to_copy[1]: \"Host\" may not be changed as a header",
+                |p| p.response_headers_to_copy = vec!["a".into(), "Host".into()],
+            ),
+            (
+                "response_headers_to_copy[0]: \"content-length\" is about the framing of a message",
+                |p| p.response_headers_to_copy = vec!["content-length".into()],
+            ),
+            ("response_headers_to_copy: \"a\" is given twice", |p| {
+                p.response_headers_to_copy = vec!["a".into(), "A".into()];
+            }),
+            (
+                "predicates[0].typed_config: extension type \"type.googleapis.com/test.Other\" is not supported",
+                |p| p.predicates = vec![extension("test.Other")],
+            ),
+            ("predicates[0].typed_config: must be given", |p| {
+                p.predicates = vec![core::TypedExtensionConfig::default()];
+            }),
+        ],
+    );
+}

@@ -1,0 +1,72 @@
+//! What is read of endpoints.
+
+use super::*;
+use crate::resource::load_assignment::{Endpoint, EndpointCheck, EndpointHealth};
+use crate::resource::metadata::{Label, Labels, Namespaces};
+
+#[test]
+fn endpoints_are_read() {
+    let mut message = assignment();
+    let endpoint = &mut message.endpoints[0].lb_endpoints[0];
+    endpoint.health_status = 3;
+    endpoint.load_balancing_weight = uint(7);
+    let one = |key: &str, text: &str| Struct {
+        fields: HashMap::from([(
+            key.to_owned(),
+            Value {
+                kind: Some(value::Kind::StringValue(text.into())),
+            },
+        )]),
+    };
+    endpoint.metadata = Some(Metadata {
+        filter_metadata: HashMap::from([
+            ("causeway".to_owned(), one("id", "kernel-1")),
+            ("envoy.lb".to_owned(), one("hash_key", "k")),
+        ]),
+        ..Default::default()
+    });
+    message.endpoints[0]
+        .lb_endpoints
+        .push(endpoint_at(address("::1", 81)));
+    message.endpoints[0].priority = 1;
+
+    let Resource::LoadAssignment(assignment) = resource(&message) else {
+        panic!()
+    };
+    let locality = &assignment.localities[0];
+    assert_eq!(locality.priority, 1);
+    let labels = |key: &str, text: &str| Labels::from([(key.to_owned(), Label::text(text))]);
+    let told = Namespaces::from([
+        ("causeway".to_owned(), labels("id", "kernel-1")),
+        ("envoy.lb".to_owned(), labels("hash_key", "k")),
+    ]);
+    assert_eq!(
+        locality.endpoints,
+        [
+            Endpoint {
+                address: Address::Socket("10.0.0.1:80".parse().unwrap()),
+                hostname: String::new(),
+                id: "kernel-1".into(),
+                hash_key: "k".into(),
+                weight: 7,
+                health: EndpointHealth::Draining,
+                check: EndpointCheck::default(),
+                labels: Labels::from([("hash_key".to_owned(), Label::text("k"))]),
+                socket_labels: Labels::new(),
+                metadata: told,
+            },
+            Endpoint {
+                address: Address::Socket("[::1]:81".parse().unwrap()),
+                hostname: String::new(),
+                id: String::new(),
+                hash_key: String::new(),
+                weight: 1,
+                health: EndpointHealth::Unknown,
+                check: EndpointCheck::default(),
+                labels: Labels::new(),
+                socket_labels: Labels::new(),
+                metadata: Default::default(),
+            },
+        ]
+    );
+}
