@@ -307,6 +307,11 @@ impl RawConnection {
         (self.io, self.counted)
     }
 
+    /// What is told of it from now on.
+    pub fn about(&self) -> About {
+        About::new(&self.io)
+    }
+
     /// The same where no request was counted for it.
     pub fn into_counted_parts(self) -> (Io, CountedRaw) {
         (self.io, CountedRaw::new(self.counted))
