@@ -48,6 +48,9 @@ pub async fn open(
     })
     .await
     .inspect_err(|failure| exchange.upstream_failed(failure.status))?;
+    if let Some(kept) = &exchange.kept {
+        kept.connection.set(Some(opened.about()));
+    }
     exchange.upstream_answered(StatusCode::OK);
     Ok((Arc::clone(&endpoint), opened))
 }

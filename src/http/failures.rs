@@ -48,7 +48,7 @@ pub fn deadline(fired: Fired, exchange: &Exchange, timeouts: &Timeouts) -> Failu
             }
         }
         Fired::Upstream(_) => {
-            exchange.upstream_failed(StatusCode::GATEWAY_TIMEOUT);
+            // Counted by its own counter, as with Envoy.
             let status = match exchange.progress.request_ended.get() {
                 true => StatusCode::GATEWAY_TIMEOUT,
                 false => StatusCode::REQUEST_TIMEOUT,

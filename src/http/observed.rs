@@ -333,12 +333,12 @@ impl Facts for Observed<'_> {
                 Value::milliseconds(span.and_then(|(from, to)| to.checked_sub(from)))
             }
             Fact::RouteName => {
-                let route = self.kept().and_then(|kept| kept.route.borrow().clone());
-                Value::shown(
-                    route
-                        .map(|r| r.name.clone())
-                        .filter(|name| !name.is_empty()),
-                )
+                let route = self.kept().map(|kept| kept.route.borrow());
+                let name = route.as_ref().and_then(|r| Some(r.as_ref()?.name.as_str()));
+                match name.filter(|name| !name.is_empty()) {
+                    Some(name) => Value::Text(name.to_owned().into()),
+                    None => Value::Missing,
+                }
             }
             Fact::StreamId => self.request(&Key::Field(X_REQUEST_ID)),
             Fact::UniqueId => Value::shown(Some(uuid::Uuid::from_u128(fastrand::u128(..)))),

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use super::body::Body;
 use super::clock;
 use super::exchange::Exchange;
-use super::failures::{MAX_DURATION, UPSTREAM_DURATION};
+use super::failures::MAX_DURATION;
 use super::head::{UpgradeRequest, strip_response};
 use super::request::edit_response;
 use super::router::server_header;
@@ -170,10 +170,7 @@ fn over(exchange: &Exchange, fired: Fired) {
     match fired.flag() {
         // As with any other stream.
         None => exchange.detail(MAX_DURATION),
-        Some(flag) => {
-            exchange.flag(flag);
-            exchange.detail(UPSTREAM_DURATION);
-        }
+        Some(flag) => exchange.flag(flag),
     }
     exchange.complete();
 }

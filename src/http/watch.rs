@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::connection_manager::Connection;
 use super::exchange::Exchange;
+use super::failures::UPSTREAM_DURATION;
 use crate::error::ResponseFlag;
 use crate::runtime::timer::{Deadline, FAR};
 use crate::upstream::body::Progress;
@@ -45,6 +46,7 @@ impl Fired {
             Self::Duration(_) => stats.downstream_rq_max_duration_reached.inc(),
             Self::Upstream(_) => {
                 exchange.count_upstream(|stats| &stats.upstream_rq_max_duration_reached);
+                exchange.detail(UPSTREAM_DURATION);
             }
             Self::Request(_) => stats.downstream_rq_timeout.inc(),
             Self::StreamIdle(_) => stats.downstream_rq_idle_timeout.inc(),

@@ -12,6 +12,7 @@ use crate::error::{Failure, ResponseFlag};
 use crate::formatter::{Facts, Key, Value};
 use crate::snapshot::TcpProxySpec;
 use crate::upstream::Endpoint;
+use crate::upstream::pool::{About, RawConnection};
 
 /// What is known of a connection. Its drop is the end of the connection, and writes the line.
 pub(super) struct Log {
@@ -22,6 +23,7 @@ pub(super) struct Log {
     start: SystemTime,
     began: Instant,
     endpoint: OnceCell<Arc<Endpoint>>,
+    connection: Cell<Option<About>>,
     received: Cell<u64>,
     sent: Cell<u64>,
     flag: Cell<Option<ResponseFlag>>,
@@ -43,6 +45,7 @@ impl Log {
             start: SystemTime::now(),
             began: Instant::now(),
             endpoint: OnceCell::new(),
+            connection: Cell::default(),
             received: Cell::default(),
             sent: Cell::default(),
             flag: Cell::default(),
@@ -50,9 +53,17 @@ impl Log {
         }
     }
 
-    pub fn connected(&self, endpoint: &Arc<Endpoint>) {
+    pub fn connected(&self, endpoint: &Arc<Endpoint>, upstream: &RawConnection) {
         // A connection has one endpoint.
         self.endpoint.set(Arc::clone(endpoint)).ok();
+        if !self.spec.access_logs.is_empty() {
+            self.connection.set(Some(upstream.about()));
+        }
+    }
+
+    /// Our end of the connection to the endpoint.
+    fn upstream_local(&self) -> Option<SocketAddr> {
+        self.connection.get()?.local
     }
 
     /// Bytes that went to the client, and from it.
@@ -125,6 +136,10 @@ impl Facts for Log {
             }
             Fact::UpstreamRemoteAddressWithoutPort => ip(self.address()),
             Fact::UpstreamRemotePort => port(self.address()),
+            Fact::UpstreamConnectionId => Value::number(self.connection.get().map(|c| c.id)),
+            Fact::UpstreamLocalAddress => Value::shown(self.upstream_local()),
+            Fact::UpstreamLocalAddressWithoutPort => ip(self.upstream_local()),
+            Fact::UpstreamLocalPort => port(self.upstream_local()),
             _ => Value::Missing,
         }
     }

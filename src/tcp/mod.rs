@@ -81,7 +81,7 @@ pub async fn proxy(
                 return report(&spec, peer, &failure);
             }
         };
-    log.connected(&endpoint);
+    log.connected(&endpoint, &upstream);
     let tied = Arc::clone(&endpoint);
     let usage = spec.usage.as_ref().map(Activity::begin);
     let task = async move {

@@ -204,6 +204,7 @@ async fn connections_reach_a_service_of_logs() {
     assert_eq!((moved.received_bytes, moved.sent_bytes), (5, 5));
     let common = entry.common_properties.as_ref().unwrap();
     assert_eq!(common.upstream_cluster, "a");
+    assert!(common.upstream_local_address.is_some());
     assert_eq!(
         common.access_log_type(),
         data::AccessLogType::TcpConnectionEnd

@@ -443,4 +443,5 @@ async fn a_request_to_an_endpoint_may_take_so_long_and_no_longer() {
         count(&app, "a", "upstream_rq_max_duration_reached") == 3
     })
     .await;
+    assert_eq!(count(&app, "a", "upstream_rq_504"), 0);
 }

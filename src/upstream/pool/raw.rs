@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::about::About;
 use super::connection_permit;
 use crate::net::Io;
 use crate::upstream::connect::{ConnectError, connect};
@@ -68,6 +69,11 @@ impl RawConnection {
     /// The stream, and what must live as long as it does.
     pub fn into_parts(self) -> (Io, Counted) {
         (self.io, self.counted)
+    }
+
+    /// What is told of it from now on.
+    pub fn about(&self) -> About {
+        About::new(&self.io)
     }
 
     /// The same where no request was counted for it.
