@@ -20,7 +20,11 @@ mod checks;
 mod fleet;
 #[path = "simulation/invariants.rs"]
 mod invariants;
+#[path = "simulation/report.rs"]
+mod report;
 #[path = "simulation/scenario.rs"]
 mod scenario;
+#[path = "simulation/server.rs"]
+mod server;
 #[path = "simulation/table.rs"]
 mod table;

@@ -21,15 +21,10 @@ use causeway_xds::store::ResourceStore;
 use causeway_xds::text;
 use serde_json::{Value, json};
 
+use crate::report::Report;
 use crate::scenario::{Policy, Scenario, Watch};
+use crate::server::{MS, Micros, SECOND, SERVICE, Server, State, exponential};
 
-/// Time from the beginning, in microseconds.
-pub type Micros = u64;
-
-pub const MS: Micros = 1_000;
-pub const SECOND: Micros = 1_000_000;
-/// Mean time that a server works on a request; one at a time, the others queue.
-pub const SERVICE: Micros = 50 * MS;
 /// What a client waits at most.
 const PATIENCE: Micros = 2 * SECOND;
 const CONNECT_TIMEOUT: Micros = SECOND;
@@ -38,33 +33,7 @@ const CHECK_INTERVAL: Micros = 2 * SECOND;
 const MERGE_WINDOW: Micros = SECOND;
 /// Of one request, as with `num_retries: 2` and `retry_on: connect-failure,reset`.
 const ATTEMPTS: usize = 3;
-/// A server that is new works slower by this factor, less and less over [`COLD`].
-const COLD_FACTOR: f64 = 5.0;
-const COLD: Micros = 10 * SECOND;
 const CLUSTER: &str = "c";
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum State {
-    Up,
-    /// Connections are refused.
-    Dead,
-    /// Nothing comes back: the machine is gone.
-    Silent,
-    /// Works slower by this factor.
-    Slow(f64),
-    /// Answers 500, at once.
-    Failing,
-}
-
-struct Server {
-    state: State,
-    /// When what it has taken so far is done.
-    free_at: Micros,
-    started: Micros,
-    /// Requests that it works on.
-    running: BTreeSet<usize>,
-    progress: Progress,
-}
 
 struct Request {
     arrived: Micros,
@@ -90,32 +59,6 @@ enum Event {
     Merge,
     /// The next thing of the scenario.
     Act(usize),
-}
-
-/// What came of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    pub requests: usize,
-    pub errors: usize,
-    pub attempts: usize,
-    /// Of successful requests, sorted.
-    pub latencies: Vec<Micros>,
-    pub most_ejected: usize,
-    /// Requests that each server took.
-    pub taken: Vec<u32>,
-}
-
-impl Report {
-    /// In milliseconds.
-    pub fn percentile(&self, share: f64) -> u64 {
-        let last = self.latencies.len().saturating_sub(1);
-        let place = (last as f64 * share).round() as usize;
-        self.latencies.get(place).map_or(0, |latency| latency / MS)
-    }
-
-    pub fn error_rate(&self) -> f64 {
-        100.0 * self.errors as f64 / self.requests.max(1) as f64
-    }
 }
 
 pub struct Fleet {
@@ -550,25 +493,6 @@ impl Fleet {
     }
 }
 
-impl Server {
-    fn factor(&self, now: Micros) -> f64 {
-        let slow = match self.state {
-            State::Slow(factor) => factor,
-            _ => 1.0,
-        };
-        let age = now.saturating_sub(self.started) as f64 / COLD as f64;
-        let cold = match self.started {
-            0 => 1.0,
-            _ => 1.0 + (COLD_FACTOR - 1.0) * (1.0 - age).max(0.0),
-        };
-        slow * cold
-    }
-}
-
 fn micros(duration: Duration) -> Micros {
     u64::try_from(duration.as_micros()).unwrap()
-}
-
-fn exponential(random: &mut fastrand::Rng, mean: f64) -> Micros {
-    (-(1.0 - random.f64()).ln() * mean) as Micros
 }

@@ -1,6 +1,7 @@
 //! What holds whatever happens, with few servers and a fixed seed.
 
-use crate::fleet::{Fleet, Report};
+use crate::fleet::Fleet;
+use crate::report::Report;
 use crate::scenario::{Policy, Scenario, Trouble, Watch};
 
 const SERVERS: usize = 40;

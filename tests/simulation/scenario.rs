@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::fleet::{Fleet, Micros, SECOND, SERVICE, State};
+use crate::fleet::Fleet;
+use crate::server::{Micros, SECOND, SERVICE, State};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {

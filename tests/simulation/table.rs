@@ -1,6 +1,7 @@
 //! The numbers of docs/LOAD-BALANCING.md.
 
-use crate::fleet::{Fleet, Report};
+use crate::fleet::Fleet;
+use crate::report::Report;
 use crate::scenario::{Policy, Scenario, Trouble, Watch};
 
 const SERVERS: usize = 1_000;
