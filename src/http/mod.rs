@@ -30,5 +30,6 @@ mod unparsed;
 mod upgrade;
 mod view;
 mod watch;
+mod websocket;
 
 pub use connection_manager::{Accepted, serve};

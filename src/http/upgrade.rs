@@ -109,13 +109,11 @@ async fn tunnel(downstream: OnUpgrade, far: Far, idle: Duration, exchange: Box<E
         Ok(both) => both,
         Err(error) => return tracing::debug!(%error, "upgrade was not completed"),
     };
-    let stats = &exchange.connection.manager.stats;
-    stats.downstream_cx_upgrades_total.inc();
-    stats.downstream_cx_upgrades_active.inc();
     let ended = {
-        let _active = Active(&exchange);
-        match (downstream_side(downstream), upstream) {
-            (down, Some(up)) => {
+        let _active = Active::begin(&exchange);
+        match (downstream_parts(downstream), upstream) {
+            ((io, early), Some(up)) => {
+                let down = Side::new(io, early);
                 let copied = copy::both(down, up, idle, |down, up| {
                     exchange
                         .progress
@@ -161,7 +159,16 @@ fn over(exchange: &Exchange) {
 }
 
 /// Counts a tunnel for as long as it is open, also when it is cut.
-struct Active<'e>(&'e Exchange);
+pub(super) struct Active<'e>(&'e Exchange);
+
+impl<'e> Active<'e> {
+    pub fn begin(exchange: &'e Exchange) -> Self {
+        let stats = &exchange.connection.manager.stats;
+        stats.downstream_cx_upgrades_total.inc();
+        stats.downstream_cx_upgrades_active.inc();
+        Self(exchange)
+    }
+}
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {
@@ -174,11 +181,12 @@ impl Drop for Active<'_> {
     }
 }
 
-fn downstream_side(upgraded: Upgraded) -> Side {
+/// The client's end, and what was read of it already.
+pub(super) fn downstream_parts(upgraded: Upgraded) -> (Io, Bytes) {
     match upgraded.downcast::<TokioIo<clock::Counted>>() {
-        Ok(parts) => Side::new(parts.io.into_inner().into_inner(), parts.read_buf),
+        Ok(parts) => (parts.io.into_inner().into_inner(), parts.read_buf),
         // A stream of HTTP/2, which has no socket of its own.
-        Err(stream) => Side::new(Io::Stream(Box::new(TokioIo::new(stream))), Bytes::new()),
+        Err(stream) => (Io::Stream(Box::new(TokioIo::new(stream))), Bytes::new()),
     }
 }
 

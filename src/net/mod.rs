@@ -8,6 +8,7 @@ pub mod peek;
 mod roots;
 pub mod stream;
 mod unchecked;
+pub mod websocket;
 
 pub use own::own_address;
 pub use roots::system_roots;

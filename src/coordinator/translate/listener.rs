@@ -7,9 +7,9 @@ use std::time::Duration;
 use causeway_xds::proto::Message;
 use causeway_xds::proto::causeway::v1 as own;
 use causeway_xds::proto::core::{
-    self, ConfigSource, DataSource, Http1ProtocolOptions, HttpProtocolOptions, SelfConfigSource,
-    SocketAddress, TransportSocket, TypedExtensionConfig, config_source::ConfigSourceSpecifier,
-    data_source, socket_address, transport_socket,
+    self, ConfigSource, DataSource, Http1ProtocolOptions, Http2ProtocolOptions,
+    HttpProtocolOptions, SelfConfigSource, SocketAddress, TransportSocket, TypedExtensionConfig,
+    config_source::ConfigSourceSpecifier, data_source, socket_address, transport_socket,
 };
 use causeway_xds::proto::envoy::extensions::http::original_ip_detection::xff::v3::{
     XffConfig, XffTrustedCidrs,
@@ -67,6 +67,11 @@ pub fn http(frame: &Frame, name: &str, at: SocketAddr, tls: Option<&TlsFiles>) -
             // Which methods an app knows is not ours to know either.
             allow_custom_methods: true,
             ..Http1ProtocolOptions::default()
+        }),
+        http2_protocol_options: Some(Http2ProtocolOptions {
+            // WebSockets over HTTP/2 (RFC 8441).
+            allow_connect: true,
+            ..Http2ProtocolOptions::default()
         }),
         // A kernel socket may be silent for hours and a model may think for minutes.
         stream_idle_timeout: Some(duration(Duration::ZERO)),

@@ -176,13 +176,19 @@ impl Frame {
                           ([causeway] allow_unauthenticated = true permits it)";
             return Err(Fault::at("open_to_public", reason));
         }
-        // Bytes carry no credentials: such an app (ssh, vnc) asks its users itself.
-        let permit = circuit.protocol.is_http() && circuit.app_mode == AppMode::Interactive;
-        if self.access.is_some() && permit && circuit.user_id.is_none() {
+        // Bytes carry no credentials: on a port, such an app (ssh, vnc) asks its users itself.
+        let raw = !circuit.protocol.is_http() && matches!(circuit.slot, Slot::Port(_));
+        if !raw && !self.can_prove(circuit) {
             let reason = "is required for a private interactive app: its permit is made of it";
             return Err(Fault::at("user_id", reason));
         }
         Ok(())
+    }
+
+    /// Whether somebody can prove to be who may use the circuit, where that has to be proven.
+    fn can_prove(&self, circuit: &Circuit) -> bool {
+        let permit = !circuit.open_to_public && circuit.app_mode == AppMode::Interactive;
+        self.access.is_none() || !permit || circuit.user_id.is_some()
     }
 }
 
@@ -246,7 +252,9 @@ pub fn change(
     }
     if let Some(path) = &frame.path {
         for segment in &touched.segments {
-            let circuits: Vec<&Circuit> = now.under_segment(*segment).map(AsRef::as_ref).collect();
+            // One that is relayed as bytes elsewhere may have no user that a permit is made of.
+            let circuits = now.under_segment(*segment).map(AsRef::as_ref);
+            let circuits: Vec<&Circuit> = circuits.filter(|c| frame.can_prove(c)).collect();
             match route::path_host(frame, *segment, &circuits, path.strip_prefix) {
                 Some(host) => messages.host(&host),
                 None => messages.remove(ResourceType::VirtualHost, names::path_host(*segment)),

@@ -178,10 +178,6 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     ("FilterChain.metadata", "metadata has no reader"),
     (
-        "FilterChain.name",
-        "only a label; the connections of a listener drain together",
-    ),
-    (
         "GoogleGrpc.channel_args",
         "arguments of another gRPC implementation",
     ),

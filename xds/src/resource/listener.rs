@@ -49,6 +49,8 @@ pub struct Listener {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct FilterChain {
+    /// May be empty. What tells the chain from others when the listener changes.
+    pub name: String,
     pub tls: Option<DownstreamTls>,
     /// Those before the last one, in order.
     pub before: Vec<TypedExtension>,

@@ -318,7 +318,6 @@ fn fields_that_only_tune_are_accepted_and_noted() {
     assert_eq!(
         decoded.ignored,
         [
-            "FilterChain.name",
             "Listener.default_filter_chain.filter_chain_match",
             "Listener.enable_reuse_port",
             "Listener.per_connection_buffer_limit_bytes",
