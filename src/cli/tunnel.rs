@@ -4,7 +4,6 @@
 
 mod cookies;
 
-use std::future::pending;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
@@ -21,6 +20,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::Error;
@@ -28,11 +28,14 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::args::TunnelArgs;
-use crate::net::websocket::{Dialect, Ended, Rules, join};
+use crate::net::websocket::{Dialect, Ended, Leave, Rules, join};
 use crate::net::{Io, Unchecked, system_roots};
+use crate::runtime::farewell::{self, Guest};
 
 /// How long a server may take until it has accepted a WebSocket.
 const CONNECT: Duration = Duration::from_secs(15);
+/// How long a signal waits for the connections that it ends.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Local connections at a time; one more waits until another has ended.
 const CONNECTIONS: usize = 1024;
 /// The largest message that a server may send.
@@ -50,14 +53,43 @@ pub(super) fn run(args: &TunnelArgs) -> Result<()> {
     let runtime = super::runtime()?;
     let local = tokio::task::LocalSet::new();
     let ended = local.block_on(&runtime, async {
-        if args.stdio {
-            return stdio(&server).await;
+        let work = async {
+            match args.stdio {
+                true => stdio(&server).await,
+                false => listen(Rc::clone(&server), args.listen).await,
+            }
+        };
+        let mut work = std::pin::pin!(work);
+        tokio::select! {
+            ended = &mut work => ended,
+            told = told_to_end() => {
+                told?;
+                // ssh ends its command by a signal: the other side is to know that this was all.
+                tokio::select! {
+                    ended = work => ended,
+                    () = farewell::bid(FAREWELL) => Ok(()),
+                }
+            }
         }
-        listen(server, args.listen).await
     });
     // Standard input may be waited for by a thread that nothing else can stop.
     runtime.shutdown_background();
     ended
+}
+
+/// Resolves once a signal says so.
+async fn told_to_end() -> std::io::Result<()> {
+    let mut signals = [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::hangup(),
+    ]
+    .into_iter()
+    .map(signal)
+    .collect::<Result<Vec<_>, _>>()?;
+    let received = signals.iter_mut().map(|signal| Box::pin(signal.recv()));
+    futures_util::future::select_all(received).await;
+    Ok(())
 }
 
 async fn stdio(server: &Server) -> Result<()> {
@@ -107,7 +139,12 @@ async fn carry(
     ping: Duration,
 ) -> Option<String> {
     let rules = rules(dialect, ping);
-    match join(socket, bytes, rules, pending(), |_, _| ()).await {
+    let guest = Guest::enter();
+    let leave = async {
+        guest.ending().await;
+        Leave::Away("")
+    };
+    match join(socket, bytes, rules, leave, |_, _| ()).await {
         // 1005: closed without a code.
         Ended::Closed | Ended::ByPeer(1000 | 1005, _) => None,
         Ended::ByPeer(code, reason) if reason.is_empty() => Some(format!("closed ({code})")),
@@ -195,6 +232,10 @@ impl Server {
         let headers = request.headers_mut();
         let offered = Dialect::ALL.map(Dialect::subprotocol).join(", ");
         headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::try_from(offered)?);
+        // What is given here replaces what would be said otherwise, `Host` above all.
+        for (name, _) in &self.fields {
+            headers.remove(name);
+        }
         for (name, value) in &self.fields {
             headers.append(name, value.clone());
         }

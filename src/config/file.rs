@@ -66,6 +66,8 @@ struct CausewayTable {
     state_file: Option<PathBuf>,
     bus: Option<bool>,
     ports_at_start: Option<bool>,
+    tcp_idle_timeout: Option<Spanned<f64>>,
+    tcp_log: Option<bool>,
     drain_time: Option<Spanned<f64>>,
 }
 
@@ -204,11 +206,17 @@ impl CausewayTable {
         )?;
         let period =
             |value, key: &str, default| seconds(value, at, &format!("causeway.{key}"), default);
-        let drain_time = match self.drain_time {
-            // Unlike a period it may be nothing.
-            Some(time) if *time.get_ref() == 0.0 => Duration::ZERO,
-            time => period(time, "drain_time", default.drain_time)?,
+        // Unlike a period they may be nothing.
+        let or_none = |value: Option<Spanned<f64>>, key, default| match value {
+            Some(time) if *time.get_ref() == 0.0 => Ok(Duration::ZERO),
+            time => period(time, key, default),
         };
+        let drain_time = or_none(self.drain_time, "drain_time", default.drain_time)?;
+        let tcp_idle_timeout = or_none(
+            self.tcp_idle_timeout,
+            "tcp_idle_timeout",
+            default.tcp_idle_timeout,
+        )?;
         Ok(Causeway {
             management,
             path_frontend,
@@ -230,6 +238,8 @@ impl CausewayTable {
             state_file: self.state_file,
             bus: self.bus.unwrap_or(default.bus),
             ports_at_start: self.ports_at_start.unwrap_or(default.ports_at_start),
+            tcp_idle_timeout,
+            tcp_log: self.tcp_log.unwrap_or(default.tcp_log),
             drain_time,
         })
     }

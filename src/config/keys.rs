@@ -54,6 +54,8 @@ const READ: &[(&str, &[&str])] = &[
             "state_file",
             "bus",
             "ports_at_start",
+            "tcp_idle_timeout",
+            "tcp_log",
             "drain_time",
         ],
     ),

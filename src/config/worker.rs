@@ -93,6 +93,10 @@ pub struct Causeway {
     pub bus: bool,
     /// Whether every port of the range is bound at the start. Default true.
     pub ports_at_start: bool,
+    /// How long a connection of a TCP circuit may be silent; zero: for ever, the default.
+    pub tcp_idle_timeout: Duration,
+    /// Whether the log has a line for each connection of a TCP circuit. Default true.
+    pub tcp_log: bool,
     /// How long connections may go on once the process is to end. Default 4 s: what supervises a
     /// worker gives it 5.
     pub drain_time: Duration,
@@ -113,6 +117,8 @@ impl Default for Causeway {
             state_file: None,
             bus: true,
             ports_at_start: true,
+            tcp_idle_timeout: Duration::ZERO,
+            tcp_log: true,
             drain_time: Duration::from_secs(4),
         }
     }

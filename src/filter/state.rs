@@ -39,6 +39,8 @@ pub struct Bridge {
     pub max_message: usize,
     /// See [`crate::net::websocket::Rules::ping`].
     pub ping: Duration,
+    /// Whether the log tells of it once it has ended.
+    pub log: bool,
 }
 
 /// An endpoint that a filter has chosen (`override_host`).

@@ -130,6 +130,7 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Response<Body
                                 downstream,
                                 upstream,
                                 rules: handshake.rules(bridge, idle),
+                                log: bridge.log.then(|| Arc::clone(&cluster.name)),
                             };
                             websocket::accept(&handshake, tunnel, exchange)
                         }

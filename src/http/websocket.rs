@@ -95,6 +95,8 @@ pub struct Tunnel {
     pub downstream: OnUpgrade,
     pub upstream: (Arc<Endpoint>, RawConnection),
     pub rules: Rules,
+    /// The cluster's name, if the log is to tell of it once it has ended.
+    pub log: Option<Arc<str>>,
 }
 
 /// Answers a handshake, and carries bytes once the client's connection has switched.
@@ -111,6 +113,7 @@ async fn carry(tunnel: Tunnel, exchange: Box<Exchange>) {
         downstream,
         upstream: (endpoint, upstream),
         rules,
+        log,
     } = tunnel;
     // Entered before anything is waited for: the thread may end meanwhile.
     let guest = Guest::enter();
@@ -140,6 +143,19 @@ async fn carry(tunnel: Tunnel, exchange: Box<Exchange>) {
     .await;
     drop(active);
     tell(&ended, &exchange);
+    if let Some(cluster) = log {
+        tracing::info!(
+            cluster = %cluster,
+            peer = exchange.client.get().map(tracing::field::display),
+            endpoint = %endpoint,
+            ms = u64::try_from(exchange.start.elapsed().as_millis()).unwrap_or(u64::MAX),
+            received = progress.received.get(),
+            sent = progress.sent.get(),
+            flag = exchange.flagged().map_or("-", ResponseFlag::short),
+            ?ended,
+            "WebSocket ended"
+        );
+    }
     exchange.complete();
 }
 

@@ -270,6 +270,14 @@ async fn the_end_of_the_process_is_told() {
     let running = app::start(config, options).await.unwrap();
     let app = TestApp { running };
     app.announce(&[&circuit]).await;
+    // Some that have ended long before.
+    for _ in 0..4 {
+        let opened = open(app.wildcard(), &circuit.host(), "/", &[]).await;
+        let (mut socket, _) = opened.unwrap();
+        socket.close(None).await.unwrap();
+        ws::until_closed(&mut socket).await;
+    }
+    origin.has_no_connection().await;
     let mut sockets = Vec::new();
     for _ in 0..8 {
         let opened = open(app.wildcard(), &circuit.host(), "/", &[]).await;
@@ -417,6 +425,23 @@ async fn a_private_circuit_asks_for_its_permit() {
         panic!("{error:?}")
     };
     assert_eq!(response.status(), 404);
+}
+
+#[tokio::test]
+async fn a_tcp_circuit_on_which_nothing_moves_is_closed_if_somebody_wants_it() {
+    let mut config = worker();
+    config.causeway.tcp_idle_timeout = Duration::from_millis(200);
+    let app = TestApp::with(config).await;
+    let origin = tcp_echo().await;
+    let circuit = by_subdomain(&origin).at_slot(1);
+    app.announce(&[&circuit]).await;
+    let opened = open(app.path(), "localhost", &circuit.prefix(), &[]).await;
+    let (mut socket, _) = opened.unwrap();
+    let mut raw = Raw::connect(app.slot(1)).await;
+    raw.send("x").await;
+    assert_eq!(raw.rest().await.0, b"x");
+    assert_eq!(closed(&mut socket).await, (1001, "idle".to_owned()));
+    origin.has_no_connection().await;
 }
 
 #[tokio::test]

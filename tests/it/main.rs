@@ -45,5 +45,6 @@ mod tcp;
 mod tls;
 mod tunnel;
 mod websocket;
+mod websocket_http2;
 mod worker;
 mod worker_api;

@@ -100,7 +100,7 @@ pub fn per_route(frame: &Frame, circuit: &Circuit, road: Road<'_>) -> HashMap<St
     // Also without anything to ask: the permit is for us, and not for the app.
     say(ACCESS, pack_as(&access, "causeway.v1.AccessPerRoute"));
     if !circuit.protocol.is_http() {
-        let bridge = own::WebSocketBridgePerRoute {};
+        let bridge = own::WebSocketBridgePerRoute { log: frame.tcp_log };
         say(
             BRIDGE,
             pack_as(&bridge, "causeway.v1.WebSocketBridgePerRoute"),

@@ -122,27 +122,38 @@ pub fn empty_slot(frame: &Frame, name: &str, at: SocketAddr) -> Listener {
         allowed_client_ips: vec![filters::NOBODY.to_owned()],
         ..own::ConnectionPolicy::default()
     };
-    relayed(name, at, &nobody, names::NOBODY)
+    relayed(name, at, (&nobody, Duration::ZERO), names::NOBODY)
 }
 
 /// A listener that hands connections to a circuit's kernels as they are.
 pub fn tcp(frame: &Frame, name: &str, at: SocketAddr, circuit: &Circuit) -> Listener {
     let mut policy = own::ConnectionPolicy {
         allowed_client_ips: filters::allowed(circuit),
+        log: frame.tcp_log,
         ..own::ConnectionPolicy::default()
     };
     if frame.usage {
         policy.circuit = circuit.id.to_string();
         policy.sessions = circuit.sessions().iter().map(ToString::to_string).collect();
     }
-    relayed(name, at, &policy, &names::circuit(circuit.id))
+    relayed(
+        name,
+        at,
+        (&policy, frame.tcp_idle),
+        &names::circuit(circuit.id),
+    )
 }
 
-fn relayed(name: &str, at: SocketAddr, policy: &own::ConnectionPolicy, cluster: &str) -> Listener {
+fn relayed(
+    name: &str,
+    at: SocketAddr,
+    (policy, idle): (&own::ConnectionPolicy, Duration),
+    cluster: &str,
+) -> Listener {
     let proxy = TcpProxy {
         stat_prefix: "slot".to_owned(),
-        // SSH and database connections are idle by nature.
-        idle_timeout: Some(duration(Duration::ZERO)),
+        // SSH and database connections are idle by nature: no limit unless somebody wants one.
+        idle_timeout: Some(duration(idle)),
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
         ..TcpProxy::default()
     };

@@ -14,6 +14,7 @@ pub mod names;
 mod route;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use causeway_xds::ResourceType;
 use causeway_xds::proto::{Any, Message};
@@ -47,6 +48,10 @@ pub struct Frame {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether somebody wants to know what is in use.
     pub usage: bool,
+    /// How long a connection of a TCP circuit may be silent; zero: for ever.
+    pub tcp_idle: Duration,
+    /// Whether the log has a line for each of them.
+    pub tcp_log: bool,
     /// Of ports and wildcard.
     pub tls: Option<TlsFiles>,
     /// A balancer in front terminates TLS.
@@ -135,6 +140,8 @@ impl From<&WorkerConfig> for Frame {
             access: config.access.as_ref().map(Access::from),
             trusted_proxies: config.trusted_proxies.clone(),
             usage: config.coordinator.is_some(),
+            tcp_idle: config.causeway.tcp_idle_timeout,
+            tcp_log: config.causeway.tcp_log,
             tls: config.tls.listen.clone(),
             https_in_front: config.tls.advertised || https_by_traefik,
             raw_ports: config.coordinator.as_ref().is_some_and(|c| {

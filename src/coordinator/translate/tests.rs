@@ -83,6 +83,7 @@ fn all_frontends() -> Frame {
             tls: None,
         }),
         usage: true,
+        tcp_log: true,
         ..Frame::default()
     }
 }

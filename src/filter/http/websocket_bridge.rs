@@ -42,7 +42,9 @@ struct WebSocketBridge(Bridge);
 
 /// A route that wants it.
 #[derive(Debug)]
-struct Wanted;
+struct Wanted {
+    log: bool,
+}
 
 fn build(config: &TypedExtension, _: &Context) -> Result<Arc<dyn HttpFilter>, Invalid> {
     let proto::WebSocketBridge {
@@ -57,19 +59,20 @@ fn build(config: &TypedExtension, _: &Context) -> Result<Arc<dyn HttpFilter>, In
     Ok(Arc::new(WebSocketBridge(Bridge {
         max_message: or(max_message_bytes, MAX_MESSAGE) as usize,
         ping: Duration::from_secs(or(ping_interval, PING).into()),
+        log: false,
     })))
 }
 
 fn build_per_route(config: &TypedExtension, _: &Context) -> Result<RouteConfig, Invalid> {
-    let proto::WebSocketBridgePerRoute {} = decode(config)?;
-    Ok(RouteConfig::new(Wanted))
+    let proto::WebSocketBridgePerRoute { log } = decode(config)?;
+    Ok(RouteConfig::new(Wanted { log }))
 }
 
 impl HttpFilter for WebSocketBridge {
     fn request(&self, stream: &mut Stream<'_>) -> Flow {
-        if stream.route_config::<Wanted>().is_none() {
+        let Some(Wanted { log }) = stream.route_config() else {
             return Flow::Continue;
-        }
+        };
         let headers = &stream.request.headers;
         // The connection manager leaves the field only where an upgrade was asked for.
         let upgrade = headers.get(UPGRADE).map(HeaderValue::as_bytes);
@@ -86,7 +89,10 @@ impl HttpFilter for WebSocketBridge {
             let told = "Sec-WebSocket-Key is missing or wrong";
             return refuse(StatusCode::BAD_REQUEST, "websocket_key", told);
         }
-        stream.state().bridge_to_tcp(self.0);
+        stream.state().bridge_to_tcp(Bridge {
+            log: *log,
+            ..self.0
+        });
         Flow::Continue
     }
 
@@ -131,7 +137,12 @@ mod tests {
 
     fn wanted() -> PerRoute {
         let message = FACTORY.per_route[0].0;
-        per_route(FACTORY.name, message, &proto::WebSocketBridgePerRoute {}).unwrap()
+        per_route(
+            FACTORY.name,
+            message,
+            &proto::WebSocketBridgePerRoute { log: true },
+        )
+        .unwrap()
     }
 
     /// What is left for the router, or the failure.
@@ -158,6 +169,7 @@ mod tests {
         let bridge = Bridge {
             max_message: 4 << 20,
             ping: Duration::from_secs(30),
+            log: true,
         };
         assert_eq!(asked(&plain, &HANDSHAKE, &wanted()), Ok(Some(bridge)));
         assert_eq!(asked(&plain, &HANDSHAKE, PerRoute::NONE), Ok(None));
@@ -169,6 +181,7 @@ mod tests {
         let bridge = Bridge {
             max_message: 7,
             ping: Duration::from_secs(5),
+            log: true,
         };
         assert_eq!(asked(&own, &HANDSHAKE, &wanted()), Ok(Some(bridge)));
     }

@@ -22,6 +22,7 @@ use crate::local_reply::LocalReplies;
 use crate::route::{HeaderEdits, RouteTable};
 use crate::snapshot::{
     BindAddress, ChainKind, ChainSpec, HttpManagerSpec, ListenerSpec, RouteRef, TcpProxySpec,
+    TcpTarget,
 };
 use crate::telemetry::activity::Activity;
 use crate::telemetry::logging::Sparse;
@@ -127,7 +128,11 @@ impl Compiler {
                 clusters: cumulative(&tcp.clusters),
                 idle_timeout: tcp.idle_timeout,
                 max_duration: tcp.max_duration.unwrap_or_default(),
+                max_duration_jitter: tcp.max_duration_jitter,
                 max_connect_attempts: tcp.max_connect_attempts,
+                backoff: tcp.backoff,
+                hash_source_ip: tcp.hash_source_ip,
+                log_times: tcp.log_times,
                 policy: tcp.policy.clone(),
                 access_logs: self.access_logs(&tcp.access_logs)?,
                 usage: self.usage(&tcp.policy)?,
@@ -276,11 +281,15 @@ impl<'f> FormerChain<'f> {
     }
 }
 
-fn cumulative(clusters: &[TcpCluster]) -> Vec<(Arc<str>, u32)> {
+fn cumulative(clusters: &[TcpCluster]) -> Vec<TcpTarget> {
     let mut sum = 0;
     let with_sum = |cluster: &TcpCluster| {
         sum += cluster.weight;
-        (Arc::from(cluster.name.as_str()), sum)
+        TcpTarget {
+            name: Arc::from(cluster.name.as_str()),
+            sum,
+            labels: cluster.labels.clone(),
+        }
     };
     clusters.iter().map(with_sum).collect()
 }

@@ -86,33 +86,33 @@ pub fn cases() -> Vec<Case> {
         case(
             "4.2 DATA that is too large",
             all(&[post(1), data(1, END_STREAM, &[7; 16_385])]),
-            Expect::Connection(&[FRAME_SIZE]),
+            Expect::Connection(SIZE),
         ),
         case(
             "4.2 HEADERS that are too large",
             headers(1, END_STREAM | END_HEADERS, &[0; 16_385]),
-            Expect::Connection(&[FRAME_SIZE]),
+            Expect::Connection(SIZE),
         ),
         case(
             "4.2 SETTINGS that are too large",
             frame(SETTINGS, 0, 0, &[0; 16_386]),
-            Expect::Connection(&[FRAME_SIZE]),
+            Expect::Connection(SIZE),
         ),
         case(
             "4.2 an unknown type that is too large",
             frame(0x42, 0, 0, &[0; 16_385]),
-            Expect::Connection(&[FRAME_SIZE]),
+            Expect::Connection(SIZE),
         ),
         case(
             "4.2 a length that nobody sends",
             vec![0xff, 0xff, 0xff, DATA, 0, 0, 0, 0, 1],
-            Expect::Connection(&[FRAME_SIZE]),
+            Expect::Connection(SIZE),
         ),
         // --- 4.3: field blocks
         case(
             "4.3 a block that cannot be decompressed",
             whole(1, &[0x40]),
-            Expect::Connection(&[COMPRESSION]),
+            Expect::Connection(TABLES),
         ),
         case(
             "4.3 a block cut in two",

@@ -3,7 +3,7 @@
 use super::wire::*;
 use super::{Case, Expect, case};
 
-const WRONG: Expect = Expect::Connection(&[COMPRESSION]);
+const WRONG: Expect = Expect::Connection(TABLES);
 const FINE: Expect = Expect::Answer(1, 200);
 
 /// `:method: GET`, `:scheme: http`, `:path: /`, and `:authority: h` as a literal.

@@ -24,6 +24,11 @@ pub const FRAME_SIZE: u32 = 6;
 pub const REFUSED: u32 = 7;
 pub const COMPRESSION: u32 = 9;
 
+/// The code for what a section says, or the one by which the library calls all of them.
+pub const SIZE: &[u32] = &[FRAME_SIZE, PROTOCOL];
+pub const TABLES: &[u32] = &[COMPRESSION, PROTOCOL];
+pub const WINDOW: &[u32] = &[FLOW_CONTROL, PROTOCOL];
+
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {

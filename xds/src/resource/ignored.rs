@@ -471,20 +471,8 @@ pub const IGNORED: &[(&str, &str)] = &[
         "there is no runtime that could change the value",
     ),
     (
-        "TcpProxy.access_log_flush_interval",
-        "only matters with access_log, which is refused",
-    ),
-    (
-        "TcpProxy.access_log_options",
-        "only matters with access_log, which is refused",
-    ),
-    (
         "TcpProxy.check_drain_close",
         "draining is the same for every connection",
-    ),
-    (
-        "TcpProxy.flush_access_log_on_connected",
-        "only matters with access_log, which is refused",
     ),
     (
         "TlsInspector.initial_read_buffer_size",

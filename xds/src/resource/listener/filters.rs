@@ -118,11 +118,13 @@ impl ConnectionPolicy {
             allowed_client_ips,
             circuit,
             sessions,
+            log,
         } = message;
         Ok(Self {
             allowed: networks(&allowed_client_ips, "allowed_client_ips")?,
             circuit,
             sessions,
+            log,
         })
     }
 }
