@@ -164,8 +164,8 @@ struct Shared {
     /// The peer's have.
     received_all: Cell<bool>,
     ping: Notify,
-    /// A ping is on its way, and nothing was heard since.
-    pinged: Cell<bool>,
+    /// When a ping went out that nothing was heard after.
+    pinged: Cell<Option<Instant>>,
 }
 
 /// Joins `socket` to `bytes` until one of them ends, `leave` says so, or a limit of `rules` is
@@ -277,7 +277,7 @@ where
             return broken(error);
         }
         if ping {
-            shared.pinged.set(true);
+            shared.pinged.set(Some(Instant::now()));
             continue;
         }
         shared.moved.set(Instant::now());
@@ -319,22 +319,24 @@ where
             biased;
             message = stream.next() => message,
             () = &mut silence => {
-                match shared.rules.ping.checked_sub(heard.elapsed()) {
-                    Some(left) if !left.is_zero() => silence.reset(left),
-                    _ if shared.pinged.get() => return Ended::Silent,
-                    _ => {
-                        // While the peer does not take what it is sent, no ping gets through to it,
-                        // and none is counted.
+                let ping = shared.rules.ping;
+                let pinged = shared.pinged.get();
+                let left = ping.checked_sub(pinged.unwrap_or(heard).elapsed());
+                match left.filter(|left| !left.is_zero()) {
+                    Some(left) => silence.reset(left),
+                    None if pinged.is_some() => return Ended::Silent,
+                    // While the peer does not take what it is sent, no ping gets through to it, and
+                    // it is not to be blamed for that.
+                    None => {
                         shared.ping.notify_one();
-                        heard = Instant::now();
-                        silence.reset(shared.rules.ping);
+                        silence.reset(ping);
                     }
                 }
                 continue;
             }
         };
         heard = Instant::now();
-        shared.pinged.set(false);
+        shared.pinged.set(None);
         let data = match message {
             None => return broken(Error::ConnectionClosed),
             Some(Err(error)) => return broken(error),

@@ -62,7 +62,7 @@ pub struct FilterChain {
 #[derive(Clone, Debug, PartialEq)]
 pub enum NetworkFilter {
     Http(Box<HttpManager>),
-    Tcp(TcpProxy),
+    Tcp(Box<TcpProxy>),
     /// Sends back what comes (`envoy.extensions.filters.network.echo.v3.Echo`).
     Echo,
     /// Sends this and closes (`envoy.extensions.filters.network.direct_response.v3.Config`).
