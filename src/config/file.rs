@@ -16,7 +16,7 @@ use super::proxy_worker::ProxyWorkerTable;
 use super::redis::RedisTable;
 use super::worker::{Access, Causeway, DigestMod, PermitHash, Tls, TlsFiles, WorkerConfig};
 use super::xds::XdsTable;
-use crate::util::Secret;
+use crate::util::{Secret, is_origin};
 
 #[derive(Deserialize)]
 pub(super) struct File {
@@ -68,6 +68,7 @@ struct CausewayTable {
     ports_at_start: Option<bool>,
     tcp_idle_timeout: Option<Spanned<f64>>,
     tcp_log: Option<bool>,
+    tcp_websocket_origins: Vec<Spanned<String>>,
     drain_time: Option<Spanned<f64>>,
 }
 
@@ -217,6 +218,17 @@ impl CausewayTable {
             "tcp_idle_timeout",
             default.tcp_idle_timeout,
         )?;
+        let origin = |text: Spanned<String>| match text.get_ref().as_str() {
+            "*" => Ok(text.into_inner()),
+            origin if is_origin(origin) => Ok(text.into_inner()),
+            _ => Err(at.error(
+                Some(text.span()),
+                "causeway.tcp_websocket_origins: not an origin",
+                Some("for example \"https://portal.example.org\", or \"*\" for all"),
+            )),
+        };
+        let origins = self.tcp_websocket_origins.into_iter().map(origin);
+        let tcp_websocket_origins = origins.collect::<Result<_, _>>()?;
         Ok(Causeway {
             management,
             path_frontend,
@@ -240,6 +252,7 @@ impl CausewayTable {
             ports_at_start: self.ports_at_start.unwrap_or(default.ports_at_start),
             tcp_idle_timeout,
             tcp_log: self.tcp_log.unwrap_or(default.tcp_log),
+            tcp_websocket_origins,
             drain_time,
         })
     }

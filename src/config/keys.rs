@@ -56,6 +56,7 @@ const READ: &[(&str, &[&str])] = &[
             "ports_at_start",
             "tcp_idle_timeout",
             "tcp_log",
+            "tcp_websocket_origins",
             "drain_time",
         ],
     ),

@@ -97,6 +97,9 @@ pub struct Causeway {
     pub tcp_idle_timeout: Duration,
     /// Whether the log has a line for each connection of a TCP circuit. Default true.
     pub tcp_log: bool,
+    /// Origins whose pages may open WebSockets to TCP circuits that are open to the public, beside
+    /// those of the same host. Default none.
+    pub tcp_websocket_origins: Vec<String>,
     /// How long connections may go on once the process is to end. Default 4 s: what supervises a
     /// worker gives it 5.
     pub drain_time: Duration,
@@ -119,6 +122,7 @@ impl Default for Causeway {
             ports_at_start: true,
             tcp_idle_timeout: Duration::ZERO,
             tcp_log: true,
+            tcp_websocket_origins: Vec::new(),
             drain_time: Duration::from_secs(4),
         }
     }

@@ -361,6 +361,36 @@ async fn what_is_no_websocket_is_told_so() {
     );
 }
 
+/// Whatever page somebody looks at may try; only some are let in.
+#[tokio::test]
+async fn pages_of_other_hosts_reach_no_public_circuit() {
+    let mut config = worker();
+    config.causeway.tcp_websocket_origins = vec!["https://portal.test".to_owned()];
+    let app = TestApp::with(config).await;
+    let origin = tcp_echo().await;
+    let circuit = by_subdomain(&origin);
+    app.announce(&[&circuit]).await;
+    let own = format!("http://{}", circuit.host());
+    for (page, admitted) in [
+        ("https://evil.test", false),
+        ("https://portal.test", true),
+        (own.as_str(), true),
+    ] {
+        let opened = open(app.wildcard(), &circuit.host(), "/", &[("origin", page)]).await;
+        match opened {
+            Ok(_) => assert!(admitted, "{page}"),
+            Err(Error::Http(response)) => {
+                assert_eq!(
+                    (response.status().as_u16(), admitted),
+                    (403, false),
+                    "{page}"
+                );
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_application_that_is_not_there_is_an_ordinary_answer() {
     let (_socket, nobody) = refusing();

@@ -100,7 +100,14 @@ pub fn per_route(frame: &Frame, circuit: &Circuit, road: Road<'_>) -> HashMap<St
     // Also without anything to ask: the permit is for us, and not for the app.
     say(ACCESS, pack_as(&access, "causeway.v1.AccessPerRoute"));
     if !circuit.protocol.is_http() {
-        let bridge = own::WebSocketBridgePerRoute { log: frame.tcp_log };
+        let bridge = own::WebSocketBridgePerRoute {
+            log: frame.tcp_log,
+            // A permit or token keeps the pages of others out: cookies do not come along with them.
+            allowed_origins: match &access.caller {
+                Some(_) => vec!["*".to_owned()],
+                None => frame.tcp_origins.clone(),
+            },
+        };
         say(
             BRIDGE,
             pack_as(&bridge, "causeway.v1.WebSocketBridgePerRoute"),

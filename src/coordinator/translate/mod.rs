@@ -52,6 +52,8 @@ pub struct Frame {
     pub tcp_idle: Duration,
     /// Whether the log has a line for each of them.
     pub tcp_log: bool,
+    /// See [`crate::config::Causeway::tcp_websocket_origins`].
+    pub tcp_origins: Vec<String>,
     /// Of ports and wildcard.
     pub tls: Option<TlsFiles>,
     /// A balancer in front terminates TLS.
@@ -142,6 +144,7 @@ impl From<&WorkerConfig> for Frame {
             usage: config.coordinator.is_some(),
             tcp_idle: config.causeway.tcp_idle_timeout,
             tcp_log: config.causeway.tcp_log,
+            tcp_origins: config.causeway.tcp_websocket_origins.clone(),
             tls: config.tls.listen.clone(),
             https_in_front: config.tls.advertised || https_by_traefik,
             raw_ports: config.coordinator.as_ref().is_some_and(|c| {

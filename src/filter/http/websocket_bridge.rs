@@ -13,13 +13,17 @@ use base64::engine::general_purpose::STANDARD;
 use causeway_xds::extension::TypedExtension;
 use causeway_xds::proto::causeway::v1 as proto;
 use causeway_xds::reject::Invalid;
-use http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{
+    HOST, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use http::{Method, StatusCode};
 
 use super::super::registry::{Context, decode};
 use super::super::{Answer, Bridge, Factory, Flow, HttpFilter, Stream};
 use crate::error::{Failure, ResponseFlag};
 use crate::route::RouteConfig;
+use crate::route::action::split_port;
+use crate::util::is_origin;
 
 pub const FACTORY: Factory = Factory {
     message: "causeway.v1.WebSocketBridge",
@@ -44,6 +48,46 @@ struct WebSocketBridge(Bridge);
 #[derive(Debug)]
 struct Wanted {
     log: bool,
+    origins: Origins,
+}
+
+/// Whose pages may connect. Browsers let any page open a WebSocket to anywhere, so that an application
+/// which asks nobody who they are would be open to whatever page somebody near it looks at.
+#[derive(Debug)]
+enum Origins {
+    All,
+    /// And those of the host that is asked for.
+    These(Vec<String>),
+}
+
+impl Origins {
+    fn decode(origins: Vec<String>) -> Result<Self, Invalid> {
+        if origins.iter().any(|origin| origin == "*") {
+            return Ok(Self::All);
+        }
+        for (index, origin) in origins.iter().enumerate() {
+            if !is_origin(origin) {
+                let reason = format!("{origin:?} is neither * nor SCHEME://HOST[:PORT]");
+                return Err(Invalid::at(format!("allowed_origins[{index}]"), reason));
+            }
+        }
+        Ok(Self::These(origins))
+    }
+
+    fn admit(&self, headers: &HeaderMap) -> bool {
+        let (Self::These(these), Some(origin)) = (self, headers.get(ORIGIN)) else {
+            return true;
+        };
+        let Ok(origin) = origin.to_str() else {
+            return false;
+        };
+        let own = || {
+            let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+            let (_, page) = origin.split_once("://")?;
+            Some(split_port(page).0.eq_ignore_ascii_case(split_port(host?).0))
+        };
+        these.iter().any(|known| known.eq_ignore_ascii_case(origin)) || own().unwrap_or(false)
+    }
 }
 
 fn build(config: &TypedExtension, _: &Context) -> Result<Arc<dyn HttpFilter>, Invalid> {
@@ -64,13 +108,19 @@ fn build(config: &TypedExtension, _: &Context) -> Result<Arc<dyn HttpFilter>, In
 }
 
 fn build_per_route(config: &TypedExtension, _: &Context) -> Result<RouteConfig, Invalid> {
-    let proto::WebSocketBridgePerRoute { log } = decode(config)?;
-    Ok(RouteConfig::new(Wanted { log }))
+    let proto::WebSocketBridgePerRoute {
+        log,
+        allowed_origins,
+    } = decode(config)?;
+    Ok(RouteConfig::new(Wanted {
+        log,
+        origins: Origins::decode(allowed_origins)?,
+    }))
 }
 
 impl HttpFilter for WebSocketBridge {
     fn request(&self, stream: &mut Stream<'_>) -> Flow {
-        let Some(Wanted { log }) = stream.route_config() else {
+        let Some(Wanted { log, origins }) = stream.route_config() else {
             return Flow::Continue;
         };
         let headers = &stream.request.headers;
@@ -88,6 +138,10 @@ impl HttpFilter for WebSocketBridge {
         if !has_key(headers) {
             let told = "Sec-WebSocket-Key is missing or wrong";
             return refuse(StatusCode::BAD_REQUEST, "websocket_key", told);
+        }
+        if !origins.admit(headers) {
+            let told = "Pages of this origin may not connect";
+            return refuse(StatusCode::FORBIDDEN, "websocket_origin", told);
         }
         stream.state().bridge_to_tcp(Bridge {
             log: *log,
@@ -135,14 +189,16 @@ mod tests {
         ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
     ];
 
+    fn wanted_by(origins: &[&str]) -> Result<PerRoute, Invalid> {
+        let config = proto::WebSocketBridgePerRoute {
+            log: true,
+            allowed_origins: origins.iter().map(|origin| (*origin).to_owned()).collect(),
+        };
+        per_route(FACTORY.name, FACTORY.per_route[0].0, &config)
+    }
+
     fn wanted() -> PerRoute {
-        let message = FACTORY.per_route[0].0;
-        per_route(
-            FACTORY.name,
-            message,
-            &proto::WebSocketBridgePerRoute { log: true },
-        )
-        .unwrap()
+        wanted_by(&[]).unwrap()
     }
 
     /// What is left for the router, or the failure.
@@ -232,6 +288,45 @@ mod tests {
         chain.response(&mut local, &wanted());
         assert_eq!(headers[UPGRADE], "websocket");
         assert_eq!(headers[SEC_WEBSOCKET_VERSION], "13");
+    }
+
+    #[test]
+    fn pages_of_other_origins_stay_out_unless_they_are_named() {
+        let admitted = |origins: &[&str], origin: &'static str| {
+            let route = wanted_by(origins).unwrap();
+            let more = [("host", "app.test:8080"), ("origin", origin)];
+            let fields = [&HANDSHAKE[..], &more].concat();
+            match asked(&proto::WebSocketBridge::default(), &fields, &route) {
+                Ok(bridge) => bridge.is_some(),
+                Err(failure) => {
+                    assert_eq!(failure, (403, "websocket_origin".to_owned()));
+                    false
+                }
+            }
+        };
+        for (origin, alone, named) in [
+            ("https://app.test", true, true),
+            ("http://APP.test:5050", true, true),
+            ("https://portal.test", false, true),
+            ("https://portal.test:8443", false, false),
+            ("http://portal.test", false, false),
+            ("https://app.test.evil.test", false, false),
+            ("https://evil.test/app.test", false, false),
+            ("null", false, false),
+            ("", false, false),
+        ] {
+            assert_eq!(admitted(&[], origin), alone, "{origin}");
+            assert_eq!(
+                admitted(&["https://portal.test"], origin),
+                named,
+                "{origin}"
+            );
+            assert!(admitted(&["*"], origin), "{origin}");
+        }
+        for wrong in ["portal.test", "https://", "https://portal.test/", ""] {
+            let error = wanted_by(&[wrong]).unwrap_err().to_string();
+            assert!(error.starts_with("allowed_origins[0]: "), "{error}");
+        }
     }
 
     #[test]

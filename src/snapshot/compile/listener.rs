@@ -80,7 +80,7 @@ impl Compiler {
         for (i, chain) in model.filter_chains.iter().enumerate() {
             let at = FieldPath::root().field("filter_chains").index(i);
             let former = former.and_then(|former| FormerChain::find(former, chain, i));
-            let spec = self.chain(store, model, chain, former, &stat_name, out);
+            let spec = self.chain(store, model, (chain, former), &stat_name, out);
             chains.push(Arc::new(spec.map_err(|e| e.within(&at))?));
         }
         let default_chain = match &model.default_filter_chain {
@@ -88,7 +88,7 @@ impl Compiler {
             Some(chain) => {
                 let at = FieldPath::root().field("default_filter_chain");
                 let former = former.and_then(FormerChain::default_of);
-                let spec = self.chain(store, model, chain, former, &stat_name, out);
+                let spec = self.chain(store, model, (chain, former), &stat_name, out);
                 Some(Arc::new(spec.map_err(|e| e.within(&at))?))
             }
         };
@@ -106,8 +106,7 @@ impl Compiler {
         &mut self,
         store: &dyn Resources,
         listener: &model::Listener,
-        chain: &FilterChain,
-        former: Option<FormerChain<'_>>,
+        (chain, former): (&FilterChain, Option<FormerChain<'_>>),
         stat_name: &str,
         out: &mut Compiled,
     ) -> Result<ChainSpec, Failed> {
