@@ -2,9 +2,10 @@
 
 use std::process::Stdio;
 
-use causeway::config::{Access, DigestMod, PermitHash};
+use causeway::config::{Access, DigestMod, PermitHash, TlsFiles};
 use causeway::coordinator::permit::{Digest, PermitHasher};
 use causeway::util::Secret;
+use rcgen::{CertifiedKey, generate_simple_self_signed};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uuid::Uuid;
@@ -12,7 +13,7 @@ use uuid::Uuid;
 use crate::support::app::{TestApp, worker};
 use crate::support::circuit::{Circuit, circuit};
 use crate::support::origin::Origin;
-use crate::support::process::{Program, command, run};
+use crate::support::process::{Program, Signal, command, run};
 use crate::support::raw::{End, Raw};
 use crate::support::{tcp_echo, within};
 
@@ -164,6 +165,83 @@ async fn a_permit_comes_from_a_file() {
     assert_eq!(raw.bytes(2).await, b"in");
     raw.finish().await;
     assert_eq!(raw.rest().await, (Vec::new(), End::Closed));
+}
+
+#[tokio::test]
+async fn certificates_are_checked_unless_told_otherwise() {
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let certificate = write("cert.pem", cert.pem());
+    let mut config = worker();
+    config.causeway.path_tls = Some(TlsFiles {
+        certificate: certificate.clone(),
+        private_key: write("key.pem", signing_key.serialize_pem()),
+    });
+    let app = TestApp::with(config).await;
+    let origin = tcp_echo().await;
+    let circuit = circuit(1).kernel(origin.address).protocol("tcp");
+    app.announce(&[&circuit]).await;
+    let url = url(&app, &circuit).replacen("ws", "wss", 1);
+    // Standard input is empty: the application is told so, and ends.
+    let unknown = run(&["tunnel", "--stdio", &url]).await;
+    assert_eq!(unknown.code, Some(1));
+    assert!(
+        unknown.stderr.contains("TLS handshake"),
+        "{}",
+        unknown.stderr
+    );
+    let ca = ["--ca-file", certificate.to_str().unwrap()];
+    for how in [&ca[..], &["--insecure"]] {
+        let ended = run(&[&["tunnel", "--stdio", &url], how].concat()).await;
+        assert_eq!(ended.code, Some(0), "{how:?}: {}", ended.stderr);
+    }
+    // A file without certificates is no reason to trust everybody.
+    let key = folder.path().join("key.pem");
+    let none = run(&[
+        "tunnel",
+        "--stdio",
+        &url,
+        "--ca-file",
+        key.to_str().unwrap(),
+    ])
+    .await;
+    assert!(
+        none.stderr.contains("holds no certificate"),
+        "{}",
+        none.stderr
+    );
+}
+
+/// As ssh ends its command: the worker learns that this was all, and not that something broke.
+#[tokio::test]
+async fn a_signal_closes_what_is_open() {
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let origin = Origin::tcp(move |mut stream| {
+        let told = told.clone();
+        async move {
+            let mut word = [0; 4];
+            stream.read_exact(&mut word).await.unwrap();
+            told.send("a word").unwrap();
+            // Not reset: that would be an error.
+            assert_eq!(stream.read_to_end(&mut Vec::new()).await.unwrap(), 0);
+            told.send("the end").unwrap();
+        }
+    })
+    .await;
+    let (_app, url) = serving(&origin).await;
+    let (mut tunnel, at) = listening(&[&url]).await;
+    let mut raw = Raw::connect(at).await;
+    raw.send("word").await;
+    assert_eq!(within("a word", heard.recv()).await, Some("a word"));
+    tunnel.signal(Signal::HUP);
+    assert_eq!(tunnel.ended().await, Some(0));
+    assert_eq!(within("the end", heard.recv()).await, Some("the end"));
 }
 
 #[tokio::test]
