@@ -111,9 +111,8 @@ async fn tunnel(downstream: OnUpgrade, far: Far, idle: Duration, exchange: Box<E
     };
     let ended = {
         let _active = Active::begin(&exchange);
-        match (downstream_parts(downstream), upstream) {
-            ((io, early), Some(up)) => {
-                let down = Side::new(io, early);
+        match (downstream_side(downstream), upstream) {
+            (down, Some(up)) => {
                 let copied = copy::both(down, up, idle, |down, up| {
                     exchange
                         .progress
@@ -179,6 +178,11 @@ impl Drop for Active<'_> {
             .downstream_cx_upgrades_active
             .dec();
     }
+}
+
+fn downstream_side(upgraded: Upgraded) -> Side {
+    let (io, early) = downstream_parts(upgraded);
+    Side::new(io, early)
 }
 
 /// The client's end, and what was read of it already.

@@ -126,7 +126,9 @@ async fn carry(tunnel: Tunnel, exchange: Box<Exchange>) {
     let config = Some(rules.config());
     let socket =
         WebSocketStream::from_partially_read(client, early.into(), Role::Server, config).await;
-    let left = exchange.watch.duration_left().unwrap_or_default();
+    // Zero would be for ever, and nothing may be left already.
+    let left = exchange.watch.duration_left();
+    let left = left.map_or(Duration::ZERO, |left| left.max(Duration::from_nanos(1)));
     let leave = async {
         tokio::select! {
             () = guest.ending() => Leave::Restart,
