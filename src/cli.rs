@@ -5,6 +5,7 @@ mod capabilities;
 mod checks;
 mod explain;
 mod process;
+mod tunnel;
 mod validate;
 mod xds;
 
@@ -108,6 +109,7 @@ fn run(cli: Cli) -> Result<()> {
         }
         Command::Validate(args) => validate::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::Tunnel(args) => tunnel::run(&args),
         Command::Serve(args) if args.mode == Mode::Validate => validate::run(args.into()),
         Command::Serve(args) => start(&located(args)?),
     }

@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ pub(super) enum Command {
     Capabilities(OutputArgs),
     /// Tell step by step what would happen to a request.
     Explain(ExplainArgs),
+    /// Join local connections to an application that speaks TCP (ssh, vnc), through a WebSocket.
+    Tunnel(TunnelArgs),
     /// Print version and build facts.
     Version,
 }
@@ -265,6 +268,40 @@ pub(super) struct ExplainArgs {
     /// How to print it.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TunnelArgs {
+    /// Where the application is: `wss://HOST/PATH`, or the same with https.
+    pub url: String,
+    /// Where local connections are taken; port 0: any that is free.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    pub listen: SocketAddr,
+    /// One connection over standard input and output, as ssh's ProxyCommand wants it.
+    #[arg(long, conflicts_with = "listen")]
+    pub stdio: bool,
+    /// A header field of the handshake, `NAME: VALUE`; may be given several times.
+    #[arg(short = 'H', long = "header", value_name = "NAME:VALUE")]
+    pub headers: Vec<String>,
+    /// The token of a model service. Others on this machine can see it: --token-file is safer.
+    #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
+    pub token: Option<String>,
+    /// A file that holds the token.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// A file of cookies: `NAME=VALUE` lines, or a jar as `curl -c` writes it.
+    #[arg(long, value_name = "FILE")]
+    pub cookie_file: Option<PathBuf>,
+    /// Take any certificate.
+    #[arg(long, conflicts_with = "ca_file")]
+    pub insecure: bool,
+    /// PEM file of the authorities that the server's certificate is checked by (default: the
+    /// system's).
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Seconds of silence after which the server is asked whether it is still there; 0: never.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub ping: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

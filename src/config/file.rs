@@ -16,7 +16,7 @@ use super::proxy_worker::ProxyWorkerTable;
 use super::redis::RedisTable;
 use super::worker::{Access, Causeway, DigestMod, PermitHash, Tls, TlsFiles, WorkerConfig};
 use super::xds::XdsTable;
-use crate::util::Secret;
+use crate::util::{Secret, is_origin};
 
 #[derive(Deserialize)]
 pub(super) struct File {
@@ -69,6 +69,9 @@ struct CausewayTable {
     kernel_check_period: Option<Spanned<f64>>,
     kernel_ejection: Option<bool>,
     max_connections: Option<u32>,
+    tcp_idle_timeout: Option<Spanned<f64>>,
+    tcp_log: Option<bool>,
+    tcp_websocket_origins: Vec<Spanned<String>>,
     drain_time: Option<Spanned<f64>>,
 }
 
@@ -207,11 +210,28 @@ impl CausewayTable {
         )?;
         let period =
             |value, key: &str, default| seconds(value, at, &format!("causeway.{key}"), default);
-        // Unlike a period it may be nothing.
-        let time = |value: Option<Spanned<f64>>, key: &str, default| match value {
+        // Unlike a period they may be nothing.
+        let or_none = |value: Option<Spanned<f64>>, key, default| match value {
             Some(time) if *time.get_ref() == 0.0 => Ok(Duration::ZERO),
             time => period(time, key, default),
         };
+        let drain_time = or_none(self.drain_time, "drain_time", default.drain_time)?;
+        let tcp_idle_timeout = or_none(
+            self.tcp_idle_timeout,
+            "tcp_idle_timeout",
+            default.tcp_idle_timeout,
+        )?;
+        let origin = |text: Spanned<String>| match text.get_ref().as_str() {
+            "*" => Ok(text.into_inner()),
+            origin if is_origin(origin) => Ok(text.into_inner()),
+            _ => Err(at.error(
+                Some(text.span()),
+                "causeway.tcp_websocket_origins: not an origin",
+                Some("for example \"https://portal.example.org\", or \"*\" for all"),
+            )),
+        };
+        let origins = self.tcp_websocket_origins.into_iter().map(origin);
+        let tcp_websocket_origins = origins.collect::<Result<_, _>>()?;
         Ok(Causeway {
             management,
             path_frontend,
@@ -233,14 +253,17 @@ impl CausewayTable {
             state_file: self.state_file,
             bus: self.bus.unwrap_or(default.bus),
             ports_at_start: self.ports_at_start.unwrap_or(default.ports_at_start),
-            kernel_check_period: time(
+            kernel_check_period: or_none(
                 self.kernel_check_period,
                 "kernel_check_period",
                 default.kernel_check_period,
             )?,
             kernel_ejection: self.kernel_ejection.unwrap_or(default.kernel_ejection),
             max_connections: self.max_connections.filter(|most| *most > 0),
-            drain_time: time(self.drain_time, "drain_time", default.drain_time)?,
+            tcp_idle_timeout,
+            tcp_log: self.tcp_log.unwrap_or(default.tcp_log),
+            tcp_websocket_origins,
+            drain_time,
         })
     }
 }

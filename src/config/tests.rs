@@ -130,7 +130,9 @@ fn an_unknown_key_is_named_with_the_one_that_was_meant() {
 fn the_additions_of_causeway_are_read() {
     let text = "[secrets]\napi_secret=\"s\"\n[causeway]\nrelist_period = 5\nbus = false\n\
                 usage_period = 0.5\nstate_file = \"/tmp/s\"\ndrain_time = 0\n\
-                ports_at_start = false\nkernel_check_period = 0\nkernel_ejection = false\nmax_connections = 9\ncoordinator_timeout = 3\ntraefik_poll_period = 2\n";
+                ports_at_start = false\nkernel_check_period = 0\nkernel_ejection = false\nmax_connections = 9\n\
+                tcp_idle_timeout = 900\ntcp_log = false\n\
+                tcp_websocket_origins = [\"https://p.test\"]\ncoordinator_timeout = 3\ntraefik_poll_period = 2\n";
     let causeway = parse(text).unwrap().causeway;
     let expected = Causeway {
         relist_period: Duration::from_secs(5),
@@ -143,6 +145,9 @@ fn the_additions_of_causeway_are_read() {
         kernel_check_period: Duration::ZERO,
         kernel_ejection: false,
         max_connections: Some(9),
+        tcp_idle_timeout: Duration::from_secs(900),
+        tcp_log: false,
+        tcp_websocket_origins: vec!["https://p.test".to_owned()],
         drain_time: Duration::ZERO,
         ..Causeway::default()
     };

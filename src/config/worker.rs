@@ -100,6 +100,13 @@ pub struct Causeway {
     pub kernel_ejection: bool,
     /// Connections that clients may have with the frontends at one time; `None`: any number.
     pub max_connections: Option<u32>,
+    /// How long a connection of a TCP circuit may be silent; zero: for ever, the default.
+    pub tcp_idle_timeout: Duration,
+    /// Whether the log has a line for each connection of a TCP circuit. Default true.
+    pub tcp_log: bool,
+    /// Origins whose pages may open WebSockets to TCP circuits that are open to the public, beside
+    /// those of the same host. Default none.
+    pub tcp_websocket_origins: Vec<String>,
     /// How long connections may go on once the process is to end. Default 4 s: what supervises a
     /// worker gives it 5.
     pub drain_time: Duration,
@@ -123,6 +130,9 @@ impl Default for Causeway {
             kernel_check_period: Duration::from_secs(30),
             kernel_ejection: true,
             max_connections: None,
+            tcp_idle_timeout: Duration::ZERO,
+            tcp_log: true,
+            tcp_websocket_origins: Vec::new(),
             drain_time: Duration::from_secs(4),
         }
     }

@@ -48,13 +48,14 @@ impl Circuit {
     }
 
     /// The first path segments under which the path frontend serves this circuit: its sessions,
-    /// and its model service. None for an app without a name or one that does not speak HTTP.
+    /// and its model service. None for an app without a name. One that does not speak HTTP is
+    /// reached there through a WebSocket.
     pub fn path_segments(&self) -> impl Iterator<Item = Uuid> + '_ {
         let service = match self.app_mode {
             AppMode::Inference => self.endpoint_id,
             AppMode::Interactive => None,
         };
-        let reachable = self.protocol.is_http() && !self.app.is_empty();
+        let reachable = !self.app.is_empty();
         self.session_ids
             .iter()
             .copied()

@@ -76,11 +76,6 @@ impl TryFrom<WireCircuit> for Circuit {
                 }
             }),
         };
-        if !wire.protocol.is_http() && slot.mode() == FrontendMode::Wildcard {
-            // A raw TCP stream carries no name by which the subdomain could be told.
-            let reason = "a tcp circuit can only be reached by port";
-            return Err(Fault::at("frontend_mode", reason));
-        }
         let routes = kernel_routes(wire.route_info.unwrap_or_default(), wire.protocol)?;
         Ok(Self {
             id: wire.id,
@@ -327,7 +322,6 @@ mod tests {
                 "subdomain: must be one DNS label",
             ),
             ("/frontend_mode", json!("port"), "port: required when"),
-            ("/protocol", json!("tcp"), "frontend_mode: a tcp circuit"),
             ("/protocol", json!("ftp"), "unknown variant `ftp`"),
         ] {
             let mut circuit = announced();

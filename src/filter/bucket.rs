@@ -111,6 +111,10 @@ impl Bucket {
         since.min(self.full()) / self.each()
     }
 
+    pub fn size(&self) -> Size {
+        self.size
+    }
+
     pub fn max(&self) -> u32 {
         self.size.max
     }

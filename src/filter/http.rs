@@ -29,3 +29,4 @@ pub mod set_filter_state;
 pub mod set_metadata;
 pub mod stateful_session;
 pub mod usage;
+pub mod websocket_bridge;

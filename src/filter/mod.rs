@@ -33,7 +33,7 @@ use ::http::{StatusCode, Uri};
 pub use chain::{Chain, RouterConfig, Slot};
 pub use local_reply::{Asked, LocalReply};
 pub use registry::{Context, Factory, Registry};
-pub use state::{StreamState, WantedEndpoint};
+pub use state::{Bridge, StreamState, WantedEndpoint};
 
 use crate::error::{Failure, ResponseFlag};
 use crate::formatter::{Facts, Wants};

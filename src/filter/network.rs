@@ -34,7 +34,13 @@ pub struct Connection<'c> {
 }
 
 /// One configured filter; shared by all connections.
-pub trait NetworkFilter: fmt::Debug + Send + Sync {
+pub trait NetworkFilter: Any + fmt::Debug + Send + Sync {
+    /// Takes over what the filter before it, in the same place, had counted. Called before anybody
+    /// else knows of the new one.
+    fn inherit(&mut self, before: &dyn NetworkFilter) {
+        let _ = before;
+    }
+
     /// Asked before anything is said to the peer.
     fn accept(&self, connection: &Connection<'_>) -> Verdict {
         let _ = connection;
@@ -93,6 +99,27 @@ pub fn build(
     }
 }
 
+/// As [`build`], where the chain had a filter of that name and kind `before`: the same configuration
+/// is the same filter, and another one takes over what lasts.
+///
+/// # Errors
+/// As [`build`].
+pub fn rebuild(
+    filter: &TypedExtension,
+    context: &Context,
+    before: (&TypedExtension, &Arc<dyn NetworkFilter>),
+) -> Result<Arc<dyn NetworkFilter>, Invalid> {
+    let (config, before) = before;
+    if config == filter {
+        return Ok(Arc::clone(before));
+    }
+    let mut built = build(filter, context)?;
+    if let Some(new) = Arc::get_mut(&mut built) {
+        new.inherit(&**before);
+    }
+    Ok(built)
+}
+
 /// Message names of the filters there are.
 pub fn names() -> impl Iterator<Item = &'static str> {
     FACTORIES.iter().map(|(message, _)| *message)
@@ -112,6 +139,10 @@ pub struct Passed {
 impl NetworkChain {
     pub fn new(filters: Vec<Arc<dyn NetworkFilter>>) -> Self {
         Self(filters)
+    }
+
+    pub fn filters(&self) -> &[Arc<dyn NetworkFilter>] {
+        &self.0
     }
 
     /// # Errors

@@ -145,6 +145,7 @@ pub const FACTORIES: &[Factory] = &[
     http::set_metadata::FACTORY,
     http::stateful_session::FACTORY,
     http::usage::FACTORY,
+    http::websocket_bridge::FACTORY,
 ];
 
 /// Around what a route says to any filter.

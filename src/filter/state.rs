@@ -5,6 +5,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use causeway_xds::resource::metadata::MetadataValue;
 
@@ -28,6 +29,18 @@ struct Known {
     values: RefCell<BTreeMap<String, Rc<str>>>,
     /// The endpoint that a request has to go to.
     endpoint: Cell<Option<WantedEndpoint>>,
+    bridge: Cell<Option<Bridge>>,
+}
+
+/// The upstream speaks TCP, and the client is to speak to it in the messages of a WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    /// Bytes of the largest message that a client may send.
+    pub max_message: usize,
+    /// See [`crate::net::websocket::Rules::ping`].
+    pub ping: Duration,
+    /// Whether the log tells of it once it has ended.
+    pub log: bool,
 }
 
 /// An endpoint that a filter has chosen (`override_host`).
@@ -89,6 +102,14 @@ impl StreamState {
 
     pub fn want_endpoint(&self, endpoint: WantedEndpoint) {
         self.known().endpoint.set(Some(endpoint));
+    }
+
+    pub fn bridge_to_tcp(&self, bridge: Bridge) {
+        self.known().bridge.set(Some(bridge));
+    }
+
+    pub fn bridge(&self) -> Option<Bridge> {
+        self.known.get()?.bridge.get()
     }
 
     pub fn wanted_endpoint(&self) -> Option<WantedEndpoint> {

@@ -35,6 +35,7 @@ mod unparsed;
 mod upgrade;
 mod view;
 mod watch;
+mod websocket;
 
 pub use around::calls;
 pub use connection_manager::{Accepted, serve};

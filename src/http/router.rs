@@ -26,6 +26,7 @@ use super::routed::Routed;
 use super::timeouts::Timeouts;
 use super::upgrade;
 use super::view::View;
+use super::websocket;
 use crate::cluster::{Cluster, Wish};
 use crate::error::{Failure, ResponseFlag};
 use crate::route::Chosen;
@@ -115,8 +116,8 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Forwarded {
         None => None,
     };
     let connect = upgrade.as_ref().is_some_and(|u| u.connect);
-    if connect
-        && forward.upgrades.iter().any(|u| u.terminate)
+    let bridge = exchange.filters.bridge().zip(upgrade.as_ref());
+    if ((connect && forward.upgrades.iter().any(|u| u.terminate)) || bridge.is_some())
         && let Some(cluster) = &cluster
         && let Some(downstream) = on_upgrade.take()
     {
@@ -129,7 +130,19 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Forwarded {
             match connect::open(cluster, forward, wish, &timeouts, &mut exchange).await {
                 Ok(upstream) => {
                     exchange.watch.upgraded();
-                    upgrade::accept(downstream, upstream, idle, exchange)
+                    match bridge {
+                        Some((bridge, asked)) => {
+                            let handshake = websocket::Handshake::of(&head.headers, asked);
+                            let tunnel = websocket::Tunnel {
+                                downstream,
+                                upstream,
+                                rules: handshake.rules(bridge, idle),
+                                log: bridge.log.then(|| Arc::clone(&cluster.name)),
+                            };
+                            websocket::accept(&handshake, tunnel, exchange)
+                        }
+                        None => upgrade::accept(downstream, upstream, idle, exchange),
+                    }
                 }
                 Err(failure) => failed(&failure, manner, tell, exchange),
             };

@@ -102,7 +102,7 @@ pub fn switch(
 }
 
 /// `None` over HTTP/1, where the tunnel has the connection to itself.
-fn hold(exchange: &Exchange) -> Option<Hold> {
+pub(super) fn hold(exchange: &Exchange) -> Option<Hold> {
     let connection = &exchange.connection;
     (!connection.polls_streams()).then(|| connection.tasks.hold_writer())
 }
@@ -130,11 +130,8 @@ async fn tunnel(
         Ok(both) => both,
         Err(error) => return tracing::debug!(%error, "upgrade was not completed"),
     };
-    let stats = &exchange.connection.manager.stats;
-    stats.downstream_cx_upgrades_total.inc();
-    stats.downstream_cx_upgrades_active.inc();
     let ended = {
-        let _active = Active(&exchange);
+        let _active = Active::begin(&exchange);
         let copied = copy::both(downstream_side(downstream), upstream, idle, |down, up| {
             let progress = &exchange.progress;
             progress.sent.set(progress.sent.get() + down);
@@ -144,7 +141,8 @@ async fn tunnel(
             None => copied.await,
             Some((left, fired)) => tokio::select! {
                 ended = copied => ended,
-                () = Deadline::after(left) => return over(&exchange, fired),
+                // Zero would be for ever, and nothing may be left already.
+                () = Deadline::after(left.max(Duration::from_nanos(1))) => return over(&exchange, fired),
             },
         }
     };
@@ -176,7 +174,16 @@ fn over(exchange: &Exchange, fired: Fired) {
 }
 
 /// Counts a tunnel for as long as it is open, also when it is cut.
-struct Active<'e>(&'e Exchange);
+pub(super) struct Active<'e>(&'e Exchange);
+
+impl<'e> Active<'e> {
+    pub fn begin(exchange: &'e Exchange) -> Self {
+        let stats = &exchange.connection.manager.stats;
+        stats.downstream_cx_upgrades_total.inc();
+        stats.downstream_cx_upgrades_active.inc();
+        Self(exchange)
+    }
+}
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {
@@ -190,23 +197,26 @@ impl Drop for Active<'_> {
 }
 
 fn downstream_side(upgraded: Upgraded) -> Side {
+    let (io, early) = downstream_parts(upgraded);
+    Side::new(io, early)
+}
+
+/// The client's end, and what was read of it already.
+pub(super) fn downstream_parts(upgraded: Upgraded) -> (Io, Bytes) {
     match upgraded.downcast::<TokioIo<clock::Counted>>() {
-        Ok(parts) => Side::new(parts.io.into_inner().into_inner(), parts.read_buf),
-        Err(stream) => stream_side(stream),
+        Ok(parts) => (parts.io.into_inner().into_inner(), parts.read_buf),
+        Err(stream) => (of_stream(stream), Bytes::new()),
     }
 }
 
 fn upstream_side(upgraded: Upgraded) -> Side {
     match upgraded.downcast::<TokioIo<Io>>() {
         Ok(parts) => Side::new(parts.io.into_inner(), parts.read_buf),
-        Err(stream) => stream_side(stream),
+        Err(stream) => Side::new(of_stream(stream), Bytes::new()),
     }
 }
 
 /// A stream of HTTP/2, which has no socket of its own.
-fn stream_side(stream: Upgraded) -> Side {
-    Side::new(
-        Io::Stream(Box::new(TunnelStream::new(stream))),
-        Bytes::new(),
-    )
+fn of_stream(stream: Upgraded) -> Io {
+    Io::Stream(Box::new(TunnelStream::new(stream)))
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
@@ -15,9 +16,12 @@ use super::accept::{Acceptor, accept_forever};
 use super::admission::Admission;
 use super::{Command, Socket};
 use crate::runtime::drain::Drain;
-use crate::runtime::timer;
+use crate::runtime::{farewell, timer};
 use crate::snapshot::{BindAddress, ListenerSpec, Reader};
 use crate::upstream::pool;
+
+/// How long tunnels may take for a last word when the thread ends.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// A listener as one data thread has it.
 struct Active {
@@ -140,7 +144,7 @@ pub async fn run(
                     .for_each(|active| directory.leave(active));
                 listeners.clear();
             }
-            Some(Command::Exit) | None => return,
+            Some(Command::Exit) | None => return farewell::bid(FAREWELL).await,
         }
     }
 }

@@ -9,6 +9,7 @@ mod roots;
 mod splice;
 pub mod stream;
 mod unchecked;
+pub mod websocket;
 
 pub use own::own_address;
 pub use roots::system_roots;

@@ -81,7 +81,7 @@ impl Hashing {
         for policy in &self.0 {
             let new = match &policy.by {
                 By::Header { name, rewrite } => of_header(request, name, rewrite.as_ref()),
-                By::SourceIp => Some(xxh64(client.to_string().as_bytes(), 0)),
+                By::SourceIp => Some(of_address(client)),
                 By::Query(name) => query_value(request.query(), name).map(|v| xxh64(v, 0)),
                 By::Cookie(cookie) => of_cookie(request, cookie).or_else(|| {
                     let value = format!("{:016x}", fresh());
@@ -100,6 +100,11 @@ impl Hashing {
         }
         hashed
     }
+}
+
+/// Of a client's address.
+pub fn of_address(client: IpAddr) -> u64 {
+    xxh64(client.to_string().as_bytes(), 0)
 }
 
 /// All values together, whatever their order was.

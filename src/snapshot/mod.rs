@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use causeway_xds::resource::http_manager::HttpManager;
 use causeway_xds::resource::listener as model;
+use causeway_xds::resource::metadata::Labels;
 use imbl::shared_ptr::DefaultSharedPtr;
 
 pub use compile::{Compiled, Compiler, Resources, Retired};
@@ -128,18 +129,34 @@ pub enum RouteRef {
     Named(Arc<str>),
 }
 
+/// One of the clusters of a TCP proxy.
+#[derive(Debug)]
+pub struct TcpTarget {
+    pub name: Arc<str>,
+    /// The sum of the weights up to and with this one.
+    pub sum: u32,
+    /// What subsets of it are asked for.
+    pub labels: Labels,
+}
+
 #[derive(Debug)]
 pub struct TcpProxySpec {
-    /// Names with the sum of the weights up to and with them.
-    pub clusters: Vec<(Arc<str>, u32)>,
+    pub clusters: Vec<TcpTarget>,
     /// Zero is none.
     pub idle_timeout: Duration,
     /// From accept on; zero is no limit.
     pub max_duration: Duration,
+    /// So many percent of `max_duration` may be added to it, by chance.
+    pub max_duration_jitter: f64,
     /// Endpoints to be tried; at least 1.
     pub max_connect_attempts: u32,
+    /// The first wait between two of them, and the longest.
+    pub backoff: Option<(Duration, Duration)>,
+    /// Whether the client's address chooses the endpoint where the cluster's policy hashes.
+    pub hash_source_ip: bool,
     pub policy: model::ConnectionPolicy,
     pub access_logs: Vec<Logger>,
+    pub log_times: model::LogTimes,
     /// What a connection is noted for.
     pub usage: Option<Arc<Activity>>,
     pub stats: Arc<TcpStats>,

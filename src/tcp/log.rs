@@ -1,6 +1,7 @@
 //! The access log of one connection.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,6 +11,7 @@ use http::header::HeaderName;
 
 use crate::error::{Failure, ResponseFlag};
 use crate::formatter::{Facts, Key, Value};
+use crate::runtime::timer::Deadline;
 use crate::snapshot::TcpProxySpec;
 use crate::upstream::Endpoint;
 use crate::upstream::pool::{About, RawConnection};
@@ -28,6 +30,8 @@ pub(super) struct Log {
     sent: Cell<u64>,
     flag: Cell<Option<ResponseFlag>>,
     details: RefCell<String>,
+    /// What is written now.
+    kind: Cell<&'static str>,
 }
 
 impl Log {
@@ -50,6 +54,20 @@ impl Log {
             sent: Cell::default(),
             flag: Cell::default(),
             details: RefCell::default(),
+            kind: Cell::default(),
+        }
+    }
+
+    fn write(&self, kind: &'static str) {
+        self.kind.set(kind);
+        for logger in &self.spec.access_logs {
+            logger.log(self);
+        }
+    }
+
+    pub fn started(&self) {
+        if self.spec.log_times.start {
+            self.write("TcpConnectionStart");
         }
     }
 
@@ -59,11 +77,23 @@ impl Log {
         if !self.spec.access_logs.is_empty() {
             self.connection.set(Some(upstream.about()));
         }
+        if self.spec.log_times.connected {
+            self.write("TcpUpstreamConnected");
+        }
     }
 
     /// Our end of the connection to the endpoint.
     fn upstream_local(&self) -> Option<SocketAddr> {
         self.connection.get()?.local
+    }
+
+    /// Writes every so often, if that is wanted. Does not end.
+    pub async fn periodic(&self) -> Infallible {
+        let every = self.spec.log_times.every;
+        loop {
+            Deadline::after(every).await;
+            self.write("TcpPeriodic");
+        }
     }
 
     /// Bytes that went to the client, and from it.
@@ -84,9 +114,20 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        for logger in &self.spec.access_logs {
-            logger.log(self);
+        if self.spec.policy.log {
+            tracing::info!(
+                cluster = %self.cluster,
+                peer = self.peer.map(tracing::field::display),
+                endpoint = self.endpoint.get().map(tracing::field::display),
+                ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+                received = self.received.get(),
+                sent = self.sent.get(),
+                flag = self.flag.get().map_or("-", ResponseFlag::short),
+                details = %self.details.borrow(),
+                "connection ended"
+            );
         }
+        self.write("TcpConnectionEnd");
     }
 }
 
@@ -107,7 +148,7 @@ impl Facts for Log {
         let ip = |address: Option<SocketAddr>| Value::shown(address.map(|a| a.ip().to_canonical()));
         let port = |address: Option<SocketAddr>| Value::number(address.map(|a| a.port()));
         match fact {
-            Fact::AccessLogType => Value::word("TcpConnectionEnd"),
+            Fact::AccessLogType => Value::word(self.kind.get()),
             Fact::BytesReceived => Value::Number(self.received.get()),
             Fact::BytesSent => Value::Number(self.sent.get()),
             Fact::Duration => Value::milliseconds(Some(self.began.elapsed())),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use causeway_xds::resource::metadata::Labels;
 use http::StatusCode;
 
 use self::log::Log;
@@ -19,8 +20,9 @@ use crate::cluster::{Cluster, Wish};
 use crate::error::{Failure, ResponseFlag};
 use crate::net::Io;
 use crate::net::copy::{self, End, Ended, Side};
+use crate::route::hash::of_address;
 use crate::runtime::timer::Deadline;
-use crate::snapshot::{Reader, TcpProxySpec};
+use crate::snapshot::{Reader, TcpProxySpec, TcpTarget};
 use crate::telemetry::activity::Activity;
 use crate::upstream::pool::{self, RawConnection};
 use crate::upstream::{Endpoint, Via};
@@ -70,17 +72,28 @@ pub async fn proxy(
     } = downstream;
     let began = Instant::now();
     spec.stats.downstream_cx_total.inc();
-    let name = cluster.as_ref().unwrap_or_else(|| choose(&spec));
-    let log = Log::begin(&spec, name, peer, local);
-    let cluster = reader.borrow_mut().load().clusters.get(name).cloned();
-    let (endpoint, upstream) =
-        match open(&spec, cluster.as_deref(), peer.zip(local), restored).await {
-            Ok(opened) => opened,
-            Err(failure) => {
-                log.failed(&failure);
-                return report(&spec, peer, &failure);
-            }
-        };
+    let (name, labels) = match cluster {
+        Some(name) => (name, None),
+        None => {
+            let target = choose(&spec);
+            (Arc::clone(&target.name), Some(&target.labels))
+        }
+    };
+    let log = Log::begin(&spec, &name, peer, local);
+    log.started();
+    let cluster = reader.borrow_mut().load().clusters.get(&name).cloned();
+    let wish = Asked {
+        addresses: peer.zip(local),
+        restored,
+        labels,
+    };
+    let (endpoint, upstream) = match open(&spec, cluster.as_deref(), &wish).await {
+        Ok(opened) => opened,
+        Err(failure) => {
+            log.failed(&failure);
+            return report(&spec, peer, &failure);
+        }
+    };
     log.connected(&endpoint, &upstream);
     let tied = Arc::clone(&endpoint);
     let usage = spec.usage.as_ref().map(Activity::begin);
@@ -95,7 +108,7 @@ pub async fn proxy(
             spec.stats.downstream_cx_tx_bytes_total.add(down);
             spec.stats.downstream_cx_rx_bytes_total.add(up);
         });
-        let left = match spec.max_duration {
+        let left = match longest(&spec) {
             limit if limit.is_zero() => limit,
             // Zero would be no limit.
             limit => limit.saturating_sub(began.elapsed()).max(SHORTEST),
@@ -104,6 +117,7 @@ pub async fn proxy(
             biased;
             ended = copied => Some(ended),
             () = Deadline::after(left) => None,
+            never = log.periodic() => match never {},
         };
         match ended {
             None => spec.stats.max_downstream_connection_duration.inc(),
@@ -119,17 +133,35 @@ pub async fn proxy(
     pool::spawn_tied(&tied, task);
 }
 
+/// How long a connection may last; zero is for ever. Spread by chance, so that connections that began
+/// together do not come again together.
+fn longest(spec: &TcpProxySpec) -> Duration {
+    let share = spec.max_duration_jitter / 100.0 * fastrand::f64();
+    spec.max_duration
+        .checked_add(spec.max_duration.mul_f64(share))
+        .unwrap_or(spec.max_duration)
+}
+
 /// The cluster of a new connection, by weight.
-fn choose(spec: &TcpProxySpec) -> &Arc<str> {
-    let sum = spec.clusters.last().map_or(0, |(_, sum)| *sum);
+fn choose(spec: &TcpProxySpec) -> &TcpTarget {
+    let sum = spec.clusters.last().map_or(0, |target| target.sum);
     match &spec.clusters[..] {
-        [(only, _)] => only,
+        [only] => only,
         several => {
             let drawn = fastrand::u32(..sum.max(1));
-            let index = several.partition_point(|(_, sum)| *sum <= drawn);
-            &several[index].0
+            let index = several.partition_point(|target| target.sum <= drawn);
+            &several[index]
         }
     }
+}
+
+/// What a connection to an endpoint is made for.
+struct Asked<'a> {
+    /// The client's, and the one that it connected to.
+    addresses: Option<(SocketAddr, SocketAddr)>,
+    /// Where the connection was bound for before it was redirected.
+    restored: Option<SocketAddr>,
+    labels: Option<&'a Labels>,
 }
 
 /// A connection to an endpoint of the cluster: the first that can be connected to, of as many as
@@ -137,20 +169,24 @@ fn choose(spec: &TcpProxySpec) -> &Arc<str> {
 async fn open(
     spec: &TcpProxySpec,
     cluster: Option<&Cluster>,
-    addresses: Option<(SocketAddr, SocketAddr)>,
-    restored: Option<SocketAddr>,
+    asked: &Asked<'_>,
 ) -> Result<(Arc<Endpoint>, RawConnection), Failure> {
     let Some(cluster) = cluster else {
         spec.stats.downstream_cx_no_route.inc();
         let (status, flag) = (StatusCode::SERVICE_UNAVAILABLE, ResponseFlag::NoCluster);
         return Err(Failure::local(status, flag, "cluster_not_found"));
     };
-    let via = Via::of_connection(&cluster.transport, addresses);
+    let via = Via::of_connection(&cluster.transport, asked.addresses);
+    let client = asked
+        .addresses
+        .map(|(client, _)| client.ip().to_canonical());
+    let hash = client.filter(|_| spec.hash_source_ip).map(of_address);
     let mut attempts = 1;
     loop {
         let wish = Wish {
-            destination: cluster.destination(None, restored),
-            ..Wish::default()
+            hash,
+            labels: asked.labels,
+            destination: cluster.destination(None, asked.restored),
         };
         let picked = cluster.pick(wish).inspect_err(|_| {
             cluster.transport.stats.upstream_cx_none_healthy.inc();
@@ -162,6 +198,10 @@ async fn open(
             Ok(upstream) => return Ok((Arc::clone(endpoint), upstream)),
             Err(error) if attempts < spec.max_connect_attempts && error.is_of_endpoint() => {
                 tracing::debug!(%endpoint, %error, "trying again");
+                if let Some(backoff) = spec.backoff {
+                    // Zero would be for ever.
+                    Deadline::after(pause(backoff, attempts).max(SHORTEST)).await;
+                }
                 attempts += 1;
             }
             Err(error) => {
@@ -173,6 +213,16 @@ async fn open(
             }
         }
     }
+}
+
+/// The wait before one more attempt: anything up to a limit that doubles each time (full jitter).
+fn pause((base, max): (Duration, Duration), attempts: u32) -> Duration {
+    let doubled = 1_u32
+        .checked_shl(attempts - 1)
+        .and_then(|n| base.checked_mul(n));
+    doubled
+        .map_or(max, |limit| limit.min(max))
+        .mul_f64(fastrand::f64())
 }
 
 /// What went wrong, if something did. The statuses are those of HTTP for the like of it: nobody is
@@ -237,13 +287,13 @@ fn report(spec: &TcpProxySpec, peer: Option<SocketAddr>, failure: &Failure) {
 }
 
 /// The clusters of a proxy, for the log.
-struct Names<'s>(&'s [(Arc<str>, u32)]);
+struct Names<'s>(&'s [TcpTarget]);
 
 impl fmt::Display for Names<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (name, _)) in self.0.iter().enumerate() {
+        for (index, target) in self.0.iter().enumerate() {
             f.write_str(if index == 0 { "" } else { "|" })?;
-            f.write_str(name)?;
+            f.write_str(&target.name)?;
         }
         Ok(())
     }
@@ -254,6 +304,16 @@ mod tests {
     use std::io;
 
     use super::*;
+
+    #[test]
+    fn waits_grow_up_to_the_longest() {
+        let (base, max) = (Duration::from_millis(10), Duration::from_millis(35));
+        for (attempts, limit) in [(1, 10), (2, 20), (3, 35), (40, 35)] {
+            for _ in 0..100 {
+                assert!(pause((base, max), attempts) <= Duration::from_millis(limit));
+            }
+        }
+    }
 
     #[test]
     fn an_end_says_who_brought_it_about() {

@@ -46,9 +46,39 @@ pub fn percent_decoded(text: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Whether a text is the origin of a page, as `Origin` fields write it: `SCHEME://HOST[:PORT]`
+/// (RFC 6454 section 6.2).
+pub fn is_origin(text: &str) -> bool {
+    let parts = text.split_once("://");
+    parts.is_some_and(|(scheme, host)| {
+        !scheme.is_empty()
+            && !host.is_empty()
+            && !host.contains(['/', '?', '#', '@'])
+            && text.bytes().all(|byte| byte.is_ascii_graphic())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_origin_has_a_scheme_and_a_host_and_no_more() {
+        for good in ["https://a.test", "http://a.test:80", "https://[::1]:1"] {
+            assert!(is_origin(good), "{good}");
+        }
+        for bad in [
+            "",
+            "a.test",
+            "://a",
+            "https://",
+            "https://a/",
+            "https://a b",
+            "https://u@a",
+        ] {
+            assert!(!is_origin(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn what_is_no_escape_stays() {

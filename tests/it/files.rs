@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::app::TestApp;
-use crate::support::bootstrap::{assignment, http, listener, routes};
+use crate::support::bootstrap::{assignment, cluster, http, listener, routes, tcp};
 use crate::support::client::{Http1, get};
 use crate::support::origin::Origin;
-use crate::support::{DEADLINE, eventually, ws};
+use crate::support::raw::Raw;
+use crate::support::{DEADLINE, eventually, tcp_echo, within, ws};
 
 const TYPES: [(&str, &str); 4] = [
     ("lds", "envoy.config.listener.v3.Listener"),
@@ -240,6 +243,68 @@ async fn a_listener_that_leaves_its_file_is_closed_and_one_that_comes_is_opened(
     });
     gone.await;
     assert_eq!(get(app.listener("other"), "x", "/").await.status, 204);
+}
+
+#[tokio::test]
+async fn what_network_filters_have_counted_outlives_a_change_of_their_listener() {
+    let origin = Origin::fixed("x").await;
+    let files = Files::all(&origin);
+    let app = files.app().await;
+    let echo = tcp_echo().await;
+    files.write("cds", &[cluster("e", echo.address)]);
+    let limited = |max: u32, timeout: &str| {
+        let limit = json!({"name": "limit", "typed_config": {
+            "@type": "type.googleapis.com/\
+                      envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit",
+            "stat_prefix": "c", "max_connections": max,
+        }});
+        let mut listener = listener("echo", &limit);
+        let filters = listener["filter_chains"][0]["filters"]
+            .as_array_mut()
+            .unwrap();
+        filters.push(tcp("e", &json!({})));
+        listener["listener_filters_timeout"] = json!(timeout);
+        listener
+    };
+    let change = async |max: u32, timeout: &str| {
+        let before = app.generation();
+        files.write("lds", &[limited(max, timeout)]);
+        eventually("the change", || app.generation() > before).await;
+    };
+    change(1, "1s").await;
+    eventually("it is open", || app.running.addresses.of("echo").is_some()).await;
+    let at = app.listener("echo");
+    let mut first = Raw::connect(at).await;
+    first.send("one").await;
+    assert_eq!(first.bytes(3).await, b"one");
+    change(1, "2s").await;
+    // Data threads hear of a change one after the other, and a little later.
+    for _ in 0..20 {
+        assert_eq!(Raw::connect(at).await.rest().await.0, b"");
+    }
+    change(2, "2s").await;
+    let mut second = admitted(at).await;
+    for _ in 0..20 {
+        assert_eq!(Raw::connect(at).await.rest().await.0, b"");
+    }
+    for raw in [&mut first, &mut second] {
+        raw.send("still").await;
+        assert_eq!(raw.bytes(5).await, b"still");
+    }
+}
+
+/// A connection that is let in, if not at once.
+async fn admitted(at: std::net::SocketAddr) -> Raw {
+    within("a connection that is let in", async {
+        loop {
+            let mut stream = TcpStream::connect(at).await.unwrap();
+            let sent = stream.write_all(b"x").await.is_ok();
+            if sent && matches!(stream.read(&mut [0]).await, Ok(1)) {
+                return Raw::over(stream);
+            }
+        }
+    })
+    .await
 }
 
 /// Both have the name of their address in statistics.

@@ -222,13 +222,6 @@ async fn a_refused_push_changes_nothing_and_names_field_and_reason() {
             400,
             "POST",
             "/v1/circuits",
-            circuit(3).protocol("tcp").value,
-            "frontend_mode",
-        ),
-        (
-            400,
-            "POST",
-            "/v1/circuits",
             bad("id", json!("no uuid")),
             "UUID",
         ),

@@ -211,10 +211,13 @@ async fn a_connection_on_which_nothing_moves_ends() {
 
 /// The real program at its usual log level, with a TCP proxy to `to`, and where it listens.
 async fn program(to: SocketAddr) -> (Program, SocketAddr) {
-    let mut text = bootstrap(
-        &[listener("tcp", &tcp("a", &json!({})))],
-        &[cluster("a", to)],
-    );
+    let policy = json!({"name": "causeway.connection", "typed_config": {
+        "@type": "type.googleapis.com/causeway.v1.ConnectionPolicy", "log": true,
+    }});
+    let mut listener = listener("tcp", &policy);
+    let filters = listener["filter_chains"][0]["filters"].as_array_mut();
+    filters.unwrap().push(tcp("a", &json!({})));
+    let mut text = bootstrap(&[listener], &[cluster("a", to)]);
     text["admin"] =
         json!({"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}});
     let mut program = Program::start(&["--config-yaml", &text.to_string()]);
@@ -243,4 +246,135 @@ async fn a_failure_is_told_with_its_cause_once_in_a_while() {
     }
     let told = program.output().matches("connection closed").count();
     assert!(told < 20, "{}", program.output());
+}
+
+#[tokio::test]
+async fn each_connection_has_a_line_in_the_log_once_it_has_ended() {
+    let origin = tcp_echo().await;
+    let (mut program, at) = program(origin.address).await;
+    let mut raw = Raw::connect(at).await;
+    raw.send("hello").await;
+    assert_eq!(raw.bytes(5).await, b"hello");
+    assert!(!program.output().contains("connection ended"));
+    drop(raw);
+    let output = program.said("connection ended").await;
+    let line = output.lines().find(|l| l.contains("connection ended"));
+    let line = line.unwrap_or_default();
+    let endpoint = format!("endpoint={}", origin.address);
+    let parts = [
+        "INFO",
+        "cluster=a",
+        "peer=127.0.0.1:",
+        &endpoint,
+        "received=5",
+        "sent=5",
+    ];
+    for part in parts {
+        assert!(line.contains(part), "no {part:?}: {line}");
+    }
+}
+
+/// A kernel that says who it is to everybody who connects.
+async fn saying(name: &'static str) -> Origin {
+    Origin::tcp(move |mut stream| async move {
+        tokio::io::AsyncWriteExt::write_all(&mut stream, name.as_bytes())
+            .await
+            .ok();
+        stream.read_to_end(&mut Vec::new()).await.ok();
+    })
+    .await
+}
+
+async fn said(at: SocketAddr) -> String {
+    let mut raw = Raw::connect(at).await;
+    String::from_utf8(raw.bytes(1).await).unwrap()
+}
+
+fn lb(fields: &Value) -> Value {
+    json!({"filter_metadata": {"envoy.lb": fields}})
+}
+
+#[tokio::test]
+async fn connections_go_to_the_subset_that_is_asked_for() {
+    let (a, b) = (saying("a").await, saying("b").await);
+    let endpoint = |origin: &Origin, stage: &str| {
+        json!({
+            "endpoint": {"address": {"socket_address":
+                {"address": "127.0.0.1", "port_value": origin.address.port()}}},
+            "metadata": lb(&json!({"stage": stage})),
+        })
+    };
+    let mut to = cluster("a", a.address);
+    to["lb_subset_config"] = json!({"subset_selectors": [{"keys": ["stage"]}]});
+    to["load_assignment"]["endpoints"] =
+        json!([{"lb_endpoints": [endpoint(&a, "old"), endpoint(&b, "new")]}]);
+    for (stage, name) in [("old", "a"), ("new", "b")] {
+        let asked = json!({"metadata_match": lb(&json!({"stage": stage}))});
+        let (app, ..) = proxying(&asked, &to).await;
+        for _ in 0..6 {
+            assert_eq!(said(app.listener("tcp")).await, name, "{stage}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_client_stays_with_one_endpoint_where_its_address_is_hashed() {
+    let origins = [saying("a").await, saying("b").await, saying("c").await];
+    let endpoints: Vec<Value> = origins
+        .iter()
+        .map(|origin| {
+            json!({"endpoint": {"address": {"socket_address":
+                {"address": "127.0.0.1", "port_value": origin.address.port()}}}})
+        })
+        .collect();
+    let mut to = cluster("a", origins[0].address);
+    to["lb_policy"] = json!("RING_HASH");
+    to["load_assignment"]["endpoints"] = json!([{"lb_endpoints": endpoints}]);
+    let hashed = json!({"hash_policy": [{"source_ip": {}}]});
+    let (app, ..) = proxying(&hashed, &to).await;
+    let first = said(app.listener("tcp")).await;
+    for _ in 0..20 {
+        assert_eq!(said(app.listener("tcp")).await, first);
+    }
+    // Without it they are spread: 60 connections that meet one endpoint by chance are none.
+    let (app, ..) = proxying(&json!({}), &to).await;
+    let mut met = std::collections::BTreeSet::new();
+    for _ in 0..60 {
+        met.insert(said(app.listener("tcp")).await);
+    }
+    assert!(met.len() > 1, "{met:?}");
+}
+
+#[tokio::test]
+async fn the_access_log_is_written_when_it_is_asked_to_be() {
+    let origin = tcp_echo().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("log");
+    let logged = json!({
+        "access_log": [{"name": "f", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+            "path": file,
+            "log_format": {"text_format_source": {"inline_string":
+                "%ACCESS_LOG_TYPE% %BYTES_RECEIVED% %UPSTREAM_HOST%\n"}},
+        }}],
+        "access_log_options": {
+            "flush_access_log_on_start": true,
+            "flush_access_log_on_connected": true,
+            "access_log_flush_interval": "0.02s",
+        },
+    });
+    let (app, ..) = proxying(&logged, &cluster("a", origin.address)).await;
+    let mut raw = Raw::connect(app.listener("tcp")).await;
+    raw.send("hello").await;
+    assert_eq!(raw.bytes(5).await, b"hello");
+    let text = || std::fs::read_to_string(&file).unwrap_or_default();
+    let periodic = format!("TcpPeriodic 5 {}", origin.address);
+    eventually("a line while it is open", || text().contains(&periodic)).await;
+    drop(raw);
+    let end = format!("TcpConnectionEnd 5 {}\n", origin.address);
+    eventually("the last line", || text().ends_with(&end)).await;
+    let text = text();
+    let first: Vec<&str> = text.lines().take(2).collect();
+    let connected = format!("TcpUpstreamConnected 0 {}", origin.address);
+    assert_eq!(first, ["TcpConnectionStart 0 -", connected.as_str()]);
 }

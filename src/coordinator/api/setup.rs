@@ -18,7 +18,7 @@ use super::answer::{self, Refusal};
 use super::redirect::{self, HostPort, PublicAddresses, Scope};
 use super::token::SetupTokens;
 use super::{FindCircuit, Found};
-use crate::coordinator::model::{AppMode, Circuit, Protocol};
+use crate::coordinator::model::{AppMode, Circuit, Protocol, Slot};
 use crate::coordinator::permit::PermitHasher;
 use crate::coordinator::problem;
 use crate::coordinator::wire::WireCircuit;
@@ -70,6 +70,12 @@ pub struct Setup {
 enum Via {
     Slot,
     Path,
+}
+
+/// Where a circuit is, and what opens it.
+struct Way {
+    url: String,
+    cookie: Option<String>,
 }
 
 /// What the query asks for.
@@ -140,9 +146,13 @@ impl Setup {
         }
         match (circuit.protocol, asked.via) {
             // The Coordinator turns the first into http and the last two into tcp; a push may not.
-            (Protocol::Http | Protocol::Preopen, Via::Slot) => self.to_slot(circuit, to),
-            (Protocol::Http | Protocol::Preopen, Via::Path) => self.to_path(circuit, to),
-            (Protocol::Tcp | Protocol::Vnc | Protocol::Rdp, Via::Slot) => {
+            (Protocol::Http | Protocol::Preopen, via) => {
+                let Way { url, cookie } = self.way(circuit, via, to)?;
+                found(&url, cookie)
+            }
+            (Protocol::Tcp | Protocol::Vnc | Protocol::Rdp, Via::Slot)
+                if matches!(circuit.slot, Slot::Port(_)) =>
+            {
                 let gateway = self.of_slot(circuit)?;
                 let client = redirect::desktop_client(&asked.token, &gateway);
                 if to.is_empty() {
@@ -152,14 +162,26 @@ impl Setup {
                     found(&client, None)
                 }
             }
-            (Protocol::Tcp | Protocol::Vnc | Protocol::Rdp, Via::Path) => {
-                Err(Refusal::of(&problem::NO_PATH))
+            // Bytes alone do not say which circuit they are for: a WebSocket does.
+            (Protocol::Tcp | Protocol::Vnc | Protocol::Rdp, via) => {
+                let Way { url, cookie } = self.way(circuit, via, to)?;
+                let url = url.replacen("http", "ws", 1);
+                let body = json!({"redirect": url, "redirectURI": url});
+                let response = answer::json(StatusCode::OK, &body);
+                Ok(no_store(with_cookie(response, cookie)?))
             }
             _ => Err(Refusal::of(&problem::PROTOCOL_UNSUPPORTED)),
         }
     }
 
-    fn to_slot(&self, circuit: &Circuit, to: &str) -> Result<Response, Refusal> {
+    fn way(&self, circuit: &Circuit, via: Via, to: &str) -> Result<Way, Refusal> {
+        match via {
+            Via::Slot => self.to_slot(circuit, to),
+            Via::Path => self.to_path(circuit, to),
+        }
+    }
+
+    fn to_slot(&self, circuit: &Circuit, to: &str) -> Result<Way, Refusal> {
         let addresses = &self.config.addresses;
         let at = self.of_slot(circuit)?;
         let permit = owner(circuit)?.map(|user| self.config.permits.of_user(user));
@@ -168,11 +190,13 @@ impl Setup {
             path: "/",
             https: addresses.https,
         };
-        let url = redirect::url(addresses.https, &at, &redirect::path_of(to));
-        found(&url, permit.map(|permit| redirect::cookie(&permit, scope)))
+        Ok(Way {
+            url: redirect::url(addresses.https, &at, &redirect::path_of(to)),
+            cookie: permit.map(|permit| redirect::cookie(&permit, scope)),
+        })
     }
 
-    fn to_path(&self, circuit: &Circuit, to: &str) -> Result<Response, Refusal> {
+    fn to_path(&self, circuit: &Circuit, to: &str) -> Result<Way, Refusal> {
         let none = || Refusal::of(&problem::NO_PATH);
         let path = self.config.addresses.path.as_ref().ok_or_else(none)?;
         let app = redirect::app_path(circuit).ok_or_else(none)?;
@@ -186,8 +210,10 @@ impl Setup {
             none if none.is_empty() => "/".to_owned(),
             below => below,
         };
-        let url = redirect::url(path.https, &path.at, &format!("{app}{below}"));
-        found(&url, permit.map(|permit| redirect::cookie(&permit, scope)))
+        Ok(Way {
+            url: redirect::url(path.https, &path.at, &format!("{app}{below}")),
+            cookie: permit.map(|permit| redirect::cookie(&permit, scope)),
+        })
     }
 
     fn of_slot(&self, circuit: &Circuit) -> Result<HostPort, Refusal> {
@@ -228,15 +254,19 @@ fn owner(circuit: &Circuit) -> Result<Option<Uuid>, Refusal> {
 fn found(location: &str, cookie: Option<String>) -> Result<Response, Refusal> {
     let internal = |_| Refusal::of(&problem::INTERNAL);
     let mut response = answer::with_body(StatusCode::FOUND, answer::TEXT, "302: Found");
-    let headers = response.headers_mut();
     let location = HeaderValue::try_from(location).map_err(internal)?;
-    headers.insert(header::LOCATION, location);
+    response.headers_mut().insert(header::LOCATION, location);
+    Ok(no_store(with_cookie(response, cookie)?))
+}
+
+fn with_cookie(mut response: Response, cookie: Option<String>) -> Result<Response, Refusal> {
     if let Some(cookie) = cookie {
-        let mut cookie = HeaderValue::try_from(cookie).map_err(internal)?;
+        let cookie = HeaderValue::try_from(cookie);
+        let mut cookie = cookie.map_err(|_| Refusal::of(&problem::INTERNAL))?;
         cookie.set_sensitive(true);
-        headers.insert(header::SET_COOKIE, cookie);
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
     }
-    Ok(no_store(response))
+    Ok(response)
 }
 
 fn no_store(mut response: Response) -> Response {

@@ -20,6 +20,7 @@ const ACCESS: &str = "causeway.access";
 const USAGE: &str = "causeway.usage";
 const FORWARDED: &str = "causeway.forwarded";
 const PATH_PREFIX: &str = "causeway.path_prefix";
+const BRIDGE: &str = "causeway.websocket_bridge";
 const ERROR_PAGES: &str = "causeway.error_pages";
 /// Redirects to itself by what it believes to be its own name.
 const RSTUDIO: &str = "rstudio";
@@ -59,6 +60,12 @@ pub fn chain(frame: &Frame) -> Vec<HttpFilter> {
     vec![
         filter(ERROR_PAGES, &pages(), "causeway.v1.ErrorPages"),
         filter(ACCESS, &access, "causeway.v1.Access"),
+        // Before use is noted: a page that is opened by mistake uses nothing.
+        filter(
+            BRIDGE,
+            &own::WebSocketBridge::default(),
+            "causeway.v1.WebSocketBridge",
+        ),
         filter(USAGE, &own::Usage {}, "causeway.v1.Usage"),
         filter(FORWARDED, &forwarded, "causeway.v1.Forwarded"),
         filter(PATH_PREFIX, &own::PathPrefix {}, "causeway.v1.PathPrefix"),
@@ -92,6 +99,20 @@ pub fn per_route(frame: &Frame, circuit: &Circuit, road: Road<'_>) -> HashMap<St
     }
     // Also without anything to ask: the permit is for us, and not for the app.
     say(ACCESS, pack_as(&access, "causeway.v1.AccessPerRoute"));
+    if !circuit.protocol.is_http() {
+        let bridge = own::WebSocketBridgePerRoute {
+            log: frame.tcp_log,
+            // A permit or token keeps the pages of others out: cookies do not come along with them.
+            allowed_origins: match &access.caller {
+                Some(_) => vec!["*".to_owned()],
+                None => frame.tcp_origins.clone(),
+            },
+        };
+        say(
+            BRIDGE,
+            pack_as(&bridge, "causeway.v1.WebSocketBridgePerRoute"),
+        );
+    }
     if circuit.app == RSTUDIO {
         let forwarded = own::ForwardedPerRoute { rstudio: true };
         say(
@@ -170,7 +191,7 @@ fn caller(
             id: circuit.id.to_string(),
         }),
         AppMode::Interactive => {
-            // `Frame::check` has seen that there is one.
+            // `can_prove` has seen that there is one.
             let user = circuit.user_id.unwrap_or_default();
             let value = match road {
                 Road::Slot => access.permits.of_user(user),

@@ -7,9 +7,9 @@ use std::time::Duration;
 use causeway_xds::proto::Message;
 use causeway_xds::proto::causeway::v1 as own;
 use causeway_xds::proto::core::{
-    self, ConfigSource, DataSource, Http1ProtocolOptions, HttpProtocolOptions, SelfConfigSource,
-    SocketAddress, TransportSocket, TypedExtensionConfig, config_source::ConfigSourceSpecifier,
-    data_source, socket_address, transport_socket,
+    self, ConfigSource, DataSource, Http1ProtocolOptions, Http2ProtocolOptions,
+    HttpProtocolOptions, SelfConfigSource, SocketAddress, TransportSocket, TypedExtensionConfig,
+    config_source::ConfigSourceSpecifier, data_source, socket_address, transport_socket,
 };
 use causeway_xds::proto::envoy::extensions::http::original_ip_detection::xff::v3::{
     XffConfig, XffTrustedCidrs,
@@ -68,6 +68,11 @@ pub fn http(frame: &Frame, name: &str, at: SocketAddr, tls: Option<&TlsFiles>) -
             allow_custom_methods: true,
             ..Http1ProtocolOptions::default()
         }),
+        http2_protocol_options: Some(Http2ProtocolOptions {
+            // WebSockets over HTTP/2 (RFC 8441).
+            allow_connect: true,
+            ..Http2ProtocolOptions::default()
+        }),
         // A kernel socket may be silent for hours and a model may think for minutes.
         stream_idle_timeout: Some(duration(Duration::ZERO)),
         request_headers_timeout: Some(duration(REQUEST_HEADERS)),
@@ -117,27 +122,38 @@ pub fn empty_slot(frame: &Frame, name: &str, at: SocketAddr) -> Listener {
         allowed_client_ips: vec![filters::NOBODY.to_owned()],
         ..own::ConnectionPolicy::default()
     };
-    relayed(name, at, &nobody, names::NOBODY)
+    relayed(name, at, (&nobody, Duration::ZERO), names::NOBODY)
 }
 
 /// A listener that hands connections to a circuit's kernels as they are.
 pub fn tcp(frame: &Frame, name: &str, at: SocketAddr, circuit: &Circuit) -> Listener {
     let mut policy = own::ConnectionPolicy {
         allowed_client_ips: filters::allowed(circuit),
+        log: frame.tcp_log,
         ..own::ConnectionPolicy::default()
     };
     if frame.usage {
         policy.circuit = circuit.id.to_string();
         policy.sessions = circuit.sessions().iter().map(ToString::to_string).collect();
     }
-    relayed(name, at, &policy, &names::circuit(circuit.id))
+    relayed(
+        name,
+        at,
+        (&policy, frame.tcp_idle),
+        &names::circuit(circuit.id),
+    )
 }
 
-fn relayed(name: &str, at: SocketAddr, policy: &own::ConnectionPolicy, cluster: &str) -> Listener {
+fn relayed(
+    name: &str,
+    at: SocketAddr,
+    (policy, idle): (&own::ConnectionPolicy, Duration),
+    cluster: &str,
+) -> Listener {
     let proxy = TcpProxy {
         stat_prefix: "slot".to_owned(),
-        // SSH and database connections are idle by nature.
-        idle_timeout: Some(duration(Duration::ZERO)),
+        // SSH and database connections are idle by nature: no limit unless somebody wants one.
+        idle_timeout: Some(duration(idle)),
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
         ..TcpProxy::default()
     };

@@ -15,6 +15,7 @@ mod route;
 mod watch;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use causeway_xds::ResourceType;
 use causeway_xds::proto::{Any, Message};
@@ -49,6 +50,12 @@ pub struct Frame {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether somebody wants to know what is in use.
     pub usage: bool,
+    /// How long a connection of a TCP circuit may be silent; zero: for ever.
+    pub tcp_idle: Duration,
+    /// Whether the log has a line for each of them.
+    pub tcp_log: bool,
+    /// See [`crate::config::Causeway::tcp_websocket_origins`].
+    pub tcp_origins: Vec<String>,
     /// Of ports and wildcard.
     pub tls: Option<TlsFiles>,
     /// A balancer in front terminates TLS.
@@ -138,6 +145,9 @@ impl From<&WorkerConfig> for Frame {
             access: config.access.as_ref().map(Access::from),
             trusted_proxies: config.trusted_proxies.clone(),
             usage: config.coordinator.is_some(),
+            tcp_idle: config.causeway.tcp_idle_timeout,
+            tcp_log: config.causeway.tcp_log,
+            tcp_origins: config.causeway.tcp_websocket_origins.clone(),
             tls: config.tls.listen.clone(),
             https_in_front: config.tls.advertised || https_by_traefik,
             raw_ports: config.coordinator.as_ref().is_some_and(|c| {
@@ -180,13 +190,19 @@ impl Frame {
                           ([causeway] allow_unauthenticated = true permits it)";
             return Err(Fault::at("open_to_public", reason));
         }
-        // Bytes carry no credentials: such an app (ssh, vnc) asks its users itself.
-        let permit = circuit.protocol.is_http() && circuit.app_mode == AppMode::Interactive;
-        if self.access.is_some() && permit && circuit.user_id.is_none() {
+        // Bytes carry no credentials: on a port, such an app (ssh, vnc) asks its users itself.
+        let raw = !circuit.protocol.is_http() && matches!(circuit.slot, Slot::Port(_));
+        if !raw && !self.can_prove(circuit) {
             let reason = "is required for a private interactive app: its permit is made of it";
             return Err(Fault::at("user_id", reason));
         }
         Ok(())
+    }
+
+    /// Whether somebody can prove to be who may use the circuit, where that has to be proven.
+    fn can_prove(&self, circuit: &Circuit) -> bool {
+        let permit = !circuit.open_to_public && circuit.app_mode == AppMode::Interactive;
+        self.access.is_none() || !permit || circuit.user_id.is_some()
     }
 }
 
@@ -257,7 +273,9 @@ pub fn change(
     }
     if let Some(path) = &frame.path {
         for segment in &touched.segments {
-            let circuits: Vec<&Circuit> = now.under_segment(*segment).map(AsRef::as_ref).collect();
+            // One that is relayed as bytes elsewhere may have no user that a permit is made of.
+            let circuits = now.under_segment(*segment).map(AsRef::as_ref);
+            let circuits: Vec<&Circuit> = circuits.filter(|c| frame.can_prove(c)).collect();
             match route::path_host(frame, *segment, &circuits, path.strip_prefix) {
                 Some(host) => messages.host(&host),
                 None => messages.remove(ResourceType::VirtualHost, names::path_host(*segment)),

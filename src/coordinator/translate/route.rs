@@ -166,6 +166,9 @@ fn to_circuit(frame: &Frame, circuit: &Circuit, road: Road<'_>) -> Route {
         // Uploads, downloads and answers of models take the time they take.
         timeout: Some(duration(Duration::ZERO)),
         retry_policy: Some(elsewhere()),
+        // Of a WebSocket to an app that speaks TCP.
+        idle_timeout: (!circuit.protocol.is_http() && !frame.tcp_idle.is_zero())
+            .then(|| duration(frame.tcp_idle)),
         ..RouteAction::default()
     };
     Route {

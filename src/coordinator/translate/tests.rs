@@ -83,6 +83,7 @@ fn all_frontends() -> Frame {
             tls: None,
         }),
         usage: true,
+        tcp_log: true,
         ..Frame::default()
     }
 }
@@ -288,15 +289,22 @@ fn a_tcp_circuit_turns_its_slot_into_a_tcp_proxy_and_back() {
             name.clone()
         ))
     );
-    assert!(made.hosts.is_empty(), "raw TCP has no path");
+    // Beside its port it has a path, for those who come with a WebSocket.
+    let [by_path] = &made.hosts[..] else {
+        panic!("{:?}", made.hosts)
+    };
+    let said = &by_path.routes[0].typed_per_filter_config;
+    assert!(said.contains_key("causeway.websocket_bridge"), "{said:?}");
 
     let touched = registry.remove(golden("tcp")[0].id).unwrap();
     let back = decode(&change(&all_frontends(), &registry, &touched, "2"));
     manager(&back.listeners[0]);
-    assert_eq!(
-        back.removed,
-        [format!("cluster {name}"), format!("endpoints {name}")]
-    );
+    let host = format!("{} {}", ResourceType::VirtualHost, by_path.name);
+    let mut gone = [format!("cluster {name}"), format!("endpoints {name}"), host];
+    gone.sort();
+    let mut removed = back.removed;
+    removed.sort();
+    assert_eq!(removed, gone);
 }
 
 #[test]

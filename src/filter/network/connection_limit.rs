@@ -3,6 +3,7 @@
 //! Configuration: `envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit`. One that is
 //! too many is closed after `delay`, before anything is said to it.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -34,6 +35,8 @@ struct ConnectionLimit {
 
 #[derive(Debug)]
 struct Open {
+    /// `stat_prefix`: whoever counts under another name counts something else.
+    name: String,
     count: AtomicU64,
     gauge: Arc<Gauge>,
 }
@@ -67,6 +70,7 @@ fn build(config: &TypedExtension, context: &Context) -> Result<Arc<dyn NetworkFi
         max,
         delay: parts::duration(delay, "delay")?.unwrap_or_default(),
         open: Arc::new(Open {
+            name: prefix,
             count: AtomicU64::new(0),
             gauge: context.gauge_in(&scope, "active_connections"),
         }),
@@ -76,6 +80,15 @@ fn build(config: &TypedExtension, context: &Context) -> Result<Arc<dyn NetworkFi
 }
 
 impl NetworkFilter for ConnectionLimit {
+    /// A connection that was open before is one of those that count.
+    fn inherit(&mut self, before: &dyn NetworkFilter) {
+        if let Some(before) = (before as &dyn Any).downcast_ref::<Self>()
+            && before.open.name == self.open.name
+        {
+            self.open = Arc::clone(&before.open);
+        }
+    }
+
     fn accept(&self, _: &Connection<'_>) -> Verdict {
         let told = |(default, key): &(bool, Key)| key.switch().unwrap_or(*default);
         if !self.enabled.as_ref().is_none_or(told) {

@@ -2,6 +2,7 @@
 //!
 //! Configuration: `envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit`.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ pub const FACTORY: (&str, Build) = (
 
 #[derive(Debug)]
 struct LocalRateLimit {
-    bucket: Bucket,
+    bucket: Arc<Bucket>,
     limited: Arc<Counter>,
     enabled: Option<(bool, Key)>,
 }
@@ -45,13 +46,22 @@ fn build(config: &TypedExtension, context: &Context) -> Result<Arc<dyn NetworkFi
     let enabled = enabled.at("runtime_enabled")?;
     let scope = format!("local_rate_limit.{prefix}.");
     Ok(Arc::new(LocalRateLimit {
-        bucket: Bucket::new(bucket, Instant::now()),
+        bucket: Arc::new(Bucket::new(bucket, Instant::now())),
         limited: context.counter_in(&scope, "rate_limited"),
         enabled: enabled.map(|(default, key)| (default, context.layers.key(&key))),
     }))
 }
 
 impl NetworkFilter for LocalRateLimit {
+    /// A bucket of another size is another bucket.
+    fn inherit(&mut self, before: &dyn NetworkFilter) {
+        if let Some(before) = (before as &dyn Any).downcast_ref::<Self>()
+            && before.bucket.size() == self.bucket.size()
+        {
+            self.bucket = Arc::clone(&before.bucket);
+        }
+    }
+
     fn accept(&self, _: &Connection<'_>) -> Verdict {
         let told = |(default, key): &(bool, Key)| key.switch().unwrap_or(*default);
         if !self.enabled.as_ref().is_none_or(told) || self.bucket.take(Instant::now()) {

@@ -54,6 +54,73 @@ fn a_connection_that_is_open_counts_until_it_is_closed() {
     assert!(chain.accept(&peer, &mut second).is_err());
 }
 
+/// One configuration after another, as a listener goes through them when it changes.
+fn changed(chain: &NetworkChain, before: &Value, after: &Value, message: &str) -> NetworkChain {
+    let extension = |fields: &Value| {
+        let mut fields = fields.clone();
+        let message = format!("envoy.extensions.filters.network.{message}");
+        fields["@type"] = json!(format!("type.googleapis.com/{message}"));
+        TypedExtension::from_any("x", text::any_from_value(&fields).expect("a message"))
+    };
+    let before = (&extension(before), &chain.filters()[0]);
+    let built = rebuild(&extension(after), &Context::default(), before).unwrap();
+    NetworkChain::new(vec![built])
+}
+
+#[test]
+fn those_that_are_open_count_after_a_change_as_well() {
+    const LIMIT: &str = "connection_limit.v3.ConnectionLimit";
+    let config = |prefix: &str, max: u32| json!({"stat_prefix": prefix, "max_connections": max});
+    let chain = filter(LIMIT, config("c", 1)).unwrap();
+    let peer = from("192.0.2.1:9");
+    let mut first = Passed::default();
+    assert!(chain.accept(&peer, &mut first).is_ok());
+    let same = changed(&chain, &config("c", 1), &config("c", 1), LIMIT);
+    assert!(same.accept(&peer, &mut Passed::default()).is_err());
+    let more = changed(&same, &config("c", 1), &config("c", 2), LIMIT);
+    let mut second = Passed::default();
+    assert!(more.accept(&peer, &mut second).is_ok());
+    assert!(more.accept(&peer, &mut second).is_err());
+    drop(first);
+    assert!(more.accept(&peer, &mut second).is_ok());
+    let other = changed(&more, &config("c", 2), &config("d", 1), LIMIT);
+    assert!(
+        other.accept(&peer, &mut Passed::default()).is_ok(),
+        "it counts something else"
+    );
+}
+
+#[test]
+fn a_bucket_stays_as_empty_as_it_was_until_its_size_changes() {
+    const LIMIT: &str = "local_ratelimit.v3.LocalRateLimit";
+    let config = |max: u32, prefix: &str| {
+        let bucket = json!({"max_tokens": max, "fill_interval": "3600s"});
+        json!({"stat_prefix": prefix, "token_bucket": bucket})
+    };
+    let chain = filter(LIMIT, config(1, "l")).unwrap();
+    let peer = from("192.0.2.1:9");
+    let passes = |chain: &NetworkChain| chain.accept(&peer, &mut Passed::default()).is_ok();
+    assert!(passes(&chain) && !passes(&chain));
+    assert!(!passes(&changed(
+        &chain,
+        &config(1, "l"),
+        &config(1, "l"),
+        LIMIT
+    )));
+    assert!(!passes(&changed(
+        &chain,
+        &config(1, "l"),
+        &config(1, "m"),
+        LIMIT
+    )));
+    assert!(passes(&changed(
+        &chain,
+        &config(1, "l"),
+        &config(2, "l"),
+        LIMIT
+    )));
+}
+
 #[test]
 fn connections_come_no_faster_than_the_bucket_is_filled() {
     let bucket = json!({ "max_tokens": 2, "fill_interval": "3600s" });

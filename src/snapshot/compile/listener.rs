@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use causeway_xds::ResourceType;
+use causeway_xds::extension::TypedExtension;
 use causeway_xds::reject::{FieldPath, Invalid, Rejected};
 use causeway_xds::resource::access_log::AccessLog;
 use causeway_xds::resource::http_manager::{HttpFilterConfig, HttpManager, RouteSource};
@@ -21,6 +22,7 @@ use crate::local_reply::LocalReplies;
 use crate::route::{HeaderEdits, RouteTable};
 use crate::snapshot::{
     BindAddress, ChainKind, ChainSpec, HttpManagerSpec, ListenerSpec, RouteRef, TcpProxySpec,
+    TcpTarget,
 };
 use crate::telemetry::activity::Activity;
 use crate::telemetry::logging::Sparse;
@@ -73,16 +75,20 @@ impl Compiler {
         };
         let stat_name = listener_stat_name(model);
         let mut chains = Vec::with_capacity(model.filter_chains.len());
+        let before = out.snapshot.listeners.get(model.name.as_str()).cloned();
+        let former = before.as_deref();
         for (i, chain) in model.filter_chains.iter().enumerate() {
             let at = FieldPath::root().field("filter_chains").index(i);
-            let spec = self.chain(store, model, chain, &stat_name, out);
+            let former = former.and_then(|former| FormerChain::find(former, chain, i));
+            let spec = self.chain(store, model, (chain, former), &stat_name, out);
             chains.push(Arc::new(spec.map_err(|e| e.within(&at))?));
         }
         let default_chain = match &model.default_filter_chain {
             None => None,
             Some(chain) => {
                 let at = FieldPath::root().field("default_filter_chain");
-                let spec = self.chain(store, model, chain, &stat_name, out);
+                let former = former.and_then(FormerChain::default_of);
+                let spec = self.chain(store, model, (chain, former), &stat_name, out);
                 Some(Arc::new(spec.map_err(|e| e.within(&at))?))
             }
         };
@@ -100,7 +106,7 @@ impl Compiler {
         &mut self,
         store: &dyn Resources,
         listener: &model::Listener,
-        chain: &FilterChain,
+        (chain, former): (&FilterChain, Option<FormerChain<'_>>),
         stat_name: &str,
         out: &mut Compiled,
     ) -> Result<ChainSpec, Failed> {
@@ -121,7 +127,11 @@ impl Compiler {
                 clusters: cumulative(&tcp.clusters),
                 idle_timeout: tcp.idle_timeout,
                 max_duration: tcp.max_duration.unwrap_or_default(),
+                max_duration_jitter: tcp.max_duration_jitter,
                 max_connect_attempts: tcp.max_connect_attempts,
+                backoff: tcp.backoff,
+                hash_source_ip: tcp.hash_source_ip,
+                log_times: tcp.log_times,
                 policy: tcp.policy.clone(),
                 access_logs: self.access_logs(&tcp.access_logs)?,
                 usage: self.usage(&tcp.policy)?,
@@ -164,8 +174,12 @@ impl Compiler {
         };
         let context = self.registry.context();
         let network = chain.before.iter().enumerate().map(|(i, filter)| {
+            let built = match former.and_then(|former| former.filter(filter)) {
+                Some(before) => network::rebuild(filter, context, before),
+                None => network::build(filter, context),
+            };
             let at = FieldPath::root().field("filters").index(i);
-            network::build(filter, context).map_err(|e| e.within(&at.field("typed_config")))
+            built.map_err(|e| e.within(&at.field("typed_config")))
         });
         Ok(ChainSpec {
             tls,
@@ -227,11 +241,54 @@ impl Compiler {
     }
 }
 
-fn cumulative(clusters: &[TcpCluster]) -> Vec<(Arc<str>, u32)> {
+/// A filter chain as it was before its listener changed.
+#[derive(Clone, Copy)]
+struct FormerChain<'f> {
+    model: &'f FilterChain,
+    compiled: &'f ChainSpec,
+}
+
+impl<'f> FormerChain<'f> {
+    /// By its name; without one, by its place.
+    fn find(former: &'f ListenerSpec, chain: &FilterChain, place: usize) -> Option<Self> {
+        let mut chains = former.model.filter_chains.iter().zip(&former.chains);
+        let (model, compiled) = match chain.name.is_empty() {
+            true => chains.nth(place).filter(|(model, _)| model.name.is_empty()),
+            false => chains.find(|(model, _)| model.name == chain.name),
+        }?;
+        Some(Self { model, compiled })
+    }
+
+    fn default_of(former: &'f ListenerSpec) -> Option<Self> {
+        Some(Self {
+            model: former.model.default_filter_chain.as_ref()?,
+            compiled: former.default_chain.as_deref()?,
+        })
+    }
+
+    /// The filter of that name and kind.
+    fn filter(
+        &self,
+        filter: &TypedExtension,
+    ) -> Option<(&'f TypedExtension, &'f Arc<dyn network::NetworkFilter>)> {
+        let mut filters = self
+            .model
+            .before
+            .iter()
+            .zip(self.compiled.network.filters());
+        filters.find(|(f, _)| f.name == filter.name && f.type_url == filter.type_url)
+    }
+}
+
+fn cumulative(clusters: &[TcpCluster]) -> Vec<TcpTarget> {
     let mut sum = 0;
     let with_sum = |cluster: &TcpCluster| {
         sum += cluster.weight;
-        (Arc::from(cluster.name.as_str()), sum)
+        TcpTarget {
+            name: Arc::from(cluster.name.as_str()),
+            sum,
+            labels: cluster.labels.clone(),
+        }
     };
     clusters.iter().map(with_sum).collect()
 }

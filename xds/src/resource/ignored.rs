@@ -174,10 +174,6 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     ("FilterChain.metadata", "metadata has no reader"),
     (
-        "FilterChain.name",
-        "only a label; the connections of a listener drain together",
-    ),
-    (
         "GoogleGrpc.channel_args",
         "arguments of another gRPC implementation",
     ),
@@ -460,20 +456,8 @@ pub const IGNORED: &[(&str, &str)] = &[
         "there is no runtime that could change the value",
     ),
     (
-        "TcpProxy.access_log_flush_interval",
-        "only matters with access_log, which is refused",
-    ),
-    (
-        "TcpProxy.access_log_options",
-        "only matters with access_log, which is refused",
-    ),
-    (
         "TcpProxy.check_drain_close",
         "draining is the same for every connection",
-    ),
-    (
-        "TcpProxy.flush_access_log_on_connected",
-        "only matters with access_log, which is refused",
     ),
     (
         "TlsInspector.initial_read_buffer_size",

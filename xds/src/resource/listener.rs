@@ -19,6 +19,7 @@ use ipnet::IpNet;
 use super::access_log::AccessLog;
 use super::address::{Address, contain};
 use super::http_manager::HttpManager;
+use super::metadata::Labels;
 use super::tls::DownstreamTls;
 use crate::extension::TypedExtension;
 
@@ -52,6 +53,8 @@ pub struct Listener {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct FilterChain {
+    /// May be empty. What tells the chain from others when the listener changes.
+    pub name: String,
     pub tls: Option<DownstreamTls>,
     /// Those before the last one, in order.
     pub before: Vec<TypedExtension>,
@@ -62,7 +65,7 @@ pub struct FilterChain {
 #[derive(Clone, Debug, PartialEq)]
 pub enum NetworkFilter {
     Http(Box<HttpManager>),
-    Tcp(TcpProxy),
+    Tcp(Box<TcpProxy>),
     /// Sends back what comes (`envoy.extensions.filters.network.echo.v3.Echo`).
     Echo,
     /// Sends this and closes (`envoy.extensions.filters.network.direct_response.v3.Config`).
@@ -79,10 +82,27 @@ pub struct TcpProxy {
     pub idle_timeout: Duration,
     /// From accept on, whatever moves (`max_downstream_connection_duration`). `None` is no limit.
     pub max_duration: Option<Duration>,
+    /// So many percent of `max_duration` may be added to it, by chance. Default 0.
+    pub max_duration_jitter: f64,
     /// Endpoints to be tried, the first one included. Default 1.
     pub max_connect_attempts: u32,
+    /// The first wait between two of them, and the longest. `None` is none.
+    pub backoff: Option<(Duration, Duration)>,
+    /// Whether the client's address chooses the endpoint where the cluster's policy hashes.
+    pub hash_source_ip: bool,
     pub policy: ConnectionPolicy,
     pub access_logs: Vec<AccessLog>,
+    pub log_times: LogTimes,
+}
+
+/// When the access log is written besides the end of a connection (`access_log_options`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogTimes {
+    pub start: bool,
+    /// Once an endpoint is connected to.
+    pub connected: bool,
+    /// Every so often; zero is never.
+    pub every: Duration,
 }
 
 /// One of the clusters of a TCP proxy.
@@ -91,6 +111,8 @@ pub struct TcpCluster {
     pub name: String,
     /// Its share of the connections, out of the sum of all weights; at least 1.
     pub weight: u32,
+    /// What subsets of it are asked for (`metadata_match`), that of the proxy included.
+    pub labels: Labels,
 }
 
 /// `causeway.v1.ConnectionPolicy`, which stands before a TCP proxy.
@@ -101,6 +123,8 @@ pub struct ConnectionPolicy {
     /// What the connections are for; empty: not said.
     pub circuit: String,
     pub sessions: Vec<String>,
+    /// Whether the log tells of each connection that has ended.
+    pub log: bool,
 }
 
 impl ConnectionPolicy {

@@ -12,6 +12,8 @@ mod retry;
 mod template;
 mod tree;
 
+pub(in crate::resource) use destination::labels;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;

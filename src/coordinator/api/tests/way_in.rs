@@ -160,10 +160,29 @@ async fn a_tcp_app_is_handed_to_the_desktop_client() {
         let answer = setup(world(circuit.clone()), false, &format!("token={token}")).await;
         is_redirect(&answer, &client(&token));
         assert_eq!(answer.field("set-cookie"), "");
-
-        let query = format!("via=path&token={VECTOR}");
-        assert_eq!(setup(world(circuit), false, &query).await.status, 400);
     }
+}
+
+#[tokio::test]
+async fn a_tcp_app_without_a_port_is_reached_through_a_websocket() {
+    let mut circuit = by_subdomain();
+    circuit.protocol = Protocol::Tcp;
+    let (session, app) = (circuit.session_ids[0], circuit.app.clone());
+    let answer = setup(world(circuit.clone()), true, &format!("token={VECTOR}")).await;
+    assert_eq!(answer.status, 200);
+    let url = answer.json()["redirectURI"].clone();
+    let url = url.as_str().unwrap();
+    assert!(url.starts_with("wss://app-5c48d10c.apps.test:"), "{url}");
+    let cookie = answer.field("set-cookie");
+    assert!(cookie.starts_with("appproxy_permit="), "{cookie}");
+
+    let query = format!("via=path&token={VECTOR}");
+    let answer = setup(world(circuit), false, &query).await;
+    let url = format!("ws://apps.test:5050/{session}/{app}/");
+    assert_eq!(answer.json(), json!({"redirect": url, "redirectURI": url}));
+    let own = permits().of_circuit(USER, VECTOR_CIRCUIT);
+    let cookie = answer.field("set-cookie");
+    assert!(cookie.contains(own.expose()), "{cookie}");
 }
 
 #[tokio::test]

@@ -148,7 +148,7 @@ impl FilterChain {
             name,
         } = message;
         refuse_true!(use_proxy_proto);
-        accept!(ctx, "FilterChain": metadata, name);
+        accept!(ctx, "FilterChain": metadata);
 
         let timeout = duration(
             transport_socket_connect_timeout,
@@ -161,6 +161,7 @@ impl FilterChain {
         }
         let (before, filter) = filters::decode(filters, ctx)?;
         Ok(Self {
+            name,
             tls,
             before,
             filter,

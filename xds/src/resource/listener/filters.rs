@@ -58,7 +58,8 @@ pub(super) fn decode(
         (None, None) => Err(Invalid::at(FIELD, "has none that ends the chain")),
         (Some(filter), None) => Ok((before, filter)),
         (Some(NetworkFilter::Tcp(proxy)), Some((_, policy))) => {
-            Ok((before, NetworkFilter::Tcp(TcpProxy { policy, ..proxy })))
+            let proxy = TcpProxy { policy, ..*proxy };
+            Ok((before, NetworkFilter::Tcp(Box::new(proxy))))
         }
         // For HTTP there is a filter of requests, which can also answer.
         (_, Some((index, _))) => refused(index, "must stand before tcp_proxy"),
@@ -87,7 +88,7 @@ impl Link {
                 .map(|manager| Self::Last(NetworkFilter::Http(Box::new(manager)))),
             TCP_PROXY => unpack(&any)
                 .and_then(|message| TcpProxy::decode(message, ctx))
-                .map(|proxy| Self::Last(NetworkFilter::Tcp(proxy))),
+                .map(|proxy| Self::Last(NetworkFilter::Tcp(Box::new(proxy)))),
             CONNECTION_POLICY => unpack(&any)
                 .and_then(ConnectionPolicy::decode)
                 .map(Self::Policy),
@@ -118,11 +119,13 @@ impl ConnectionPolicy {
             allowed_client_ips,
             circuit,
             sessions,
+            log,
         } = message;
         Ok(Self {
             allowed: networks(&allowed_client_ips, "allowed_client_ips")?,
             circuit,
             sessions,
+            log,
         })
     }
 }

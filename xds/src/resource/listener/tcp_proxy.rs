@@ -2,15 +2,21 @@
 
 use std::time::Duration;
 
-use super::{ConnectionPolicy, TcpCluster, TcpProxy};
+use super::{ConnectionPolicy, LogTimes, TcpCluster, TcpProxy};
 use crate::proto;
+use crate::proto::core::BackoffStrategy;
+use crate::proto::envoy::r#type::v3::HashPolicy;
+use crate::proto::envoy::r#type::v3::hash_policy::{PolicySpecifier, SourceIp};
+use crate::proto::tcp_proxy::tcp_proxy::TcpAccessLogOptions;
 use crate::proto::tcp_proxy::tcp_proxy::weighted_cluster::ClusterWeight;
 use crate::proto::tcp_proxy::tcp_proxy::{ClusterSpecifier, WeightedCluster};
 use crate::reject::Invalid;
 use crate::resource::access_log::AccessLog;
 use crate::resource::context::{
-    At, Context, accept, duration, each, not_empty, number, refuse, required,
+    At, Context, accept, duration, each, not_empty, number, percent, refuse, required,
 };
+use crate::resource::metadata::Labels;
+use crate::resource::route::labels;
 
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -43,24 +49,28 @@ impl TcpProxy {
         } = message;
         refuse!(
             on_demand,
-            metadata_match,
             downstream_idle_timeout,
             upstream_idle_timeout,
-            backoff_options,
-            hash_policy,
             tunneling_config,
-            max_downstream_connection_duration_jitter_percentage,
             proxy_protocol_tlvs,
             proxy_protocol_tlv_merge_policy,
             upstream_connect_mode,
             max_early_data_bytes,
         );
-        accept!(ctx, "TcpProxy":
-            access_log_flush_interval,
-            flush_access_log_on_connected,
-            access_log_options,
-            check_drain_close,
-        );
+        accept!(ctx, "TcpProxy": check_drain_close);
+        let old = LogTimes {
+            start: false,
+            connected: flush_access_log_on_connected,
+            every: interval(access_log_flush_interval, "access_log_flush_interval")?,
+        };
+        let log_times = match access_log_options {
+            None => old,
+            Some(_) if old != LogTimes::default() => {
+                let reason = "is given beside the older fields for the same";
+                return Err(Invalid::at("access_log_options", reason));
+            }
+            Some(options) => log_times(options).at("access_log_options")?,
+        };
         let attempts = number(max_connect_attempts, "max_connect_attempts", 1..=u32::MAX)?;
         let max_duration = duration(
             max_downstream_connection_duration,
@@ -70,13 +80,17 @@ impl TcpProxy {
             let reason = "must be 1 ms or more";
             return Err(Invalid::at("max_downstream_connection_duration", reason));
         }
+        let jitter = "max_downstream_connection_duration_jitter_percentage";
+        let jitter = percent(max_downstream_connection_duration_jitter_percentage, jitter)?;
+        let labels = labels(metadata_match);
         let clusters = match required(cluster_specifier, "cluster")? {
             ClusterSpecifier::Cluster(cluster) => vec![TcpCluster {
                 name: not_empty(cluster, "cluster")?,
                 weight: 1,
+                labels,
             }],
             ClusterSpecifier::WeightedClusters(WeightedCluster { clusters }) => {
-                weighted(clusters).at("weighted_clusters")?
+                weighted(clusters, &labels).at("weighted_clusters")?
             }
         };
         Ok(Self {
@@ -84,14 +98,79 @@ impl TcpProxy {
             clusters,
             idle_timeout: duration(idle_timeout, "idle_timeout")?.unwrap_or(DEFAULT_IDLE_TIMEOUT),
             max_duration,
+            max_duration_jitter: jitter.unwrap_or_default(),
             max_connect_attempts: attempts.unwrap_or(1),
+            backoff: backoff_options
+                .map(backoff)
+                .transpose()
+                .at("backoff_options")?,
+            hash_source_ip: hashed(hash_policy)?,
             policy: ConnectionPolicy::default(),
             access_logs: each("access_log", access_log, |log| AccessLog::decode(log, ctx))?,
+            log_times,
         })
     }
 }
 
-fn weighted(clusters: Vec<ClusterWeight>) -> Result<Vec<TcpCluster>, Invalid> {
+/// How often, if it is; as with Envoy at most a thousand times a second.
+fn interval(value: Option<proto::Duration>, field: &str) -> Result<Duration, Invalid> {
+    match duration(value, field)? {
+        Some(every) if every < Duration::from_millis(1) => {
+            Err(Invalid::at(field, "must be 1 ms or more"))
+        }
+        every => Ok(every.unwrap_or_default()),
+    }
+}
+
+fn log_times(message: TcpAccessLogOptions) -> Result<LogTimes, Invalid> {
+    let TcpAccessLogOptions {
+        access_log_flush_interval,
+        flush_access_log_on_connected,
+        flush_access_log_on_start,
+    } = message;
+    Ok(LogTimes {
+        start: flush_access_log_on_start,
+        connected: flush_access_log_on_connected,
+        every: interval(access_log_flush_interval, "access_log_flush_interval")?,
+    })
+}
+
+fn backoff(message: BackoffStrategy) -> Result<(Duration, Duration), Invalid> {
+    let BackoffStrategy {
+        base_interval,
+        max_interval,
+    } = message;
+    let base = required(duration(base_interval, "base_interval")?, "base_interval")?;
+    if base < Duration::from_millis(1) {
+        return Err(Invalid::at("base_interval", "must be 1 ms or more"));
+    }
+    match duration(max_interval, "max_interval")? {
+        Some(max) if max < base => Err(Invalid::at(
+            "max_interval",
+            "must not be less than base_interval",
+        )),
+        max => Ok((base, max.unwrap_or(base.saturating_mul(10)))),
+    }
+}
+
+/// Whether there is a policy by the client's address.
+fn hashed(policies: Vec<HashPolicy>) -> Result<bool, Invalid> {
+    const FIELD: &str = "hash_policy";
+    if policies.len() > 1 {
+        return Err(Invalid::at(FIELD, "must be one at most"));
+    }
+    let hashed = each(FIELD, policies, |policy| {
+        match required(policy.policy_specifier, "policy_specifier")? {
+            PolicySpecifier::SourceIp(SourceIp {}) => Ok(true),
+            PolicySpecifier::FilterState(_) => {
+                Err(Invalid::at("filter_state", "not supported yet"))
+            }
+        }
+    })?;
+    Ok(!hashed.is_empty())
+}
+
+fn weighted(clusters: Vec<ClusterWeight>, common: &Labels) -> Result<Vec<TcpCluster>, Invalid> {
     const FIELD: &str = "clusters";
     if clusters.is_empty() {
         return Err(Invalid::at(FIELD, "must not be empty"));
@@ -102,12 +181,17 @@ fn weighted(clusters: Vec<ClusterWeight>) -> Result<Vec<TcpCluster>, Invalid> {
             weight,
             metadata_match,
         } = cluster;
-        refuse!(metadata_match);
         if weight == 0 {
             return Err(Invalid::at("weight", "must be 1 or more"));
         }
-        let name = not_empty(name, "name")?;
-        Ok(TcpCluster { name, weight })
+        // What a cluster asks for goes before what all of them do.
+        let mut all = common.clone();
+        all.extend(labels(metadata_match));
+        Ok(TcpCluster {
+            name: not_empty(name, "name")?,
+            weight,
+            labels: all,
+        })
     })?;
     let total: u64 = clusters.iter().map(|c| u64::from(c.weight)).sum();
     if total > u64::from(u32::MAX) {

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::proto::envoy::extensions::filters::listener as listener_filters;
+use crate::proto::envoy::r#type::v3::hash_policy::{PolicySpecifier, SourceIp};
 use crate::proto::listener::listener_filter_chain_match_predicate::Rule;
 use crate::proto::listener::{
     FilterChainMatch, ListenerFilter as ListenerFilterMessage, listener_filter,
@@ -83,7 +84,85 @@ fn cluster(name: &str, weight: u32) -> TcpCluster {
     TcpCluster {
         name: name.to_owned(),
         weight,
+        labels: Labels::default(),
     }
+}
+
+#[test]
+fn what_tunes_a_tcp_proxy_is_read() {
+    let lb = |key: &str, value: &str| {
+        let fields = [(
+            key.to_owned(),
+            proto::google::protobuf::Value {
+                kind: Some(proto::google::protobuf::value::Kind::StringValue(
+                    value.into(),
+                )),
+            },
+        )];
+        let fields = proto::google::protobuf::Struct {
+            fields: fields.into(),
+        };
+        Some(core::Metadata {
+            filter_metadata: [("envoy.lb".to_owned(), fields)].into(),
+            ..Default::default()
+        })
+    };
+    let cluster = tcp::weighted_cluster::ClusterWeight {
+        name: "a".to_owned(),
+        weight: 1,
+        metadata_match: lb("stage", "canary"),
+    };
+    let read = |message| {
+        let listener = typed(&with_tcp(message));
+        match &listener.filter_chains[0].filter {
+            NetworkFilter::Tcp(proxy) => proxy.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let message = proto::TcpProxy {
+        cluster_specifier: Some(tcp::ClusterSpecifier::WeightedClusters(
+            tcp::WeightedCluster {
+                clusters: vec![cluster],
+            },
+        )),
+        metadata_match: lb("zone", "b"),
+        hash_policy: vec![proto::envoy::r#type::v3::HashPolicy {
+            policy_specifier: Some(PolicySpecifier::SourceIp(SourceIp {})),
+        }],
+        backoff_options: Some(core::BackoffStrategy {
+            base_interval: seconds(1),
+            max_interval: None,
+        }),
+        max_downstream_connection_duration_jitter_percentage: Some(
+            proto::envoy::r#type::v3::Percent { value: 50.0 },
+        ),
+        access_log_options: Some(tcp::TcpAccessLogOptions {
+            access_log_flush_interval: seconds(5),
+            flush_access_log_on_connected: true,
+            flush_access_log_on_start: false,
+        }),
+        ..tcp_proxy()
+    };
+    let proxy = read(message);
+    let keys: Vec<_> = proxy.clusters[0]
+        .labels
+        .keys()
+        .map(String::as_str)
+        .collect();
+    assert_eq!(keys, ["stage", "zone"]);
+    assert!(proxy.hash_source_ip);
+    let wait = Duration::from_secs;
+    assert_eq!(proxy.backoff, Some((wait(1), wait(10))));
+    assert!((proxy.max_duration_jitter - 50.0).abs() < f64::EPSILON);
+    let times = LogTimes {
+        start: false,
+        connected: true,
+        every: wait(5),
+    };
+    assert_eq!(proxy.log_times, times);
+    let plain = read(tcp_proxy());
+    assert!(!plain.hash_source_ip && plain.backoff.is_none());
+    assert_eq!(plain.log_times, LogTimes::default());
 }
 
 #[test]
@@ -179,6 +258,7 @@ fn policy(allowed: &[&str]) -> Any {
             allowed_client_ips: allowed.iter().map(|ip| (*ip).to_owned()).collect(),
             circuit: "c-1".into(),
             sessions: vec!["s-1".into(), "s-2".into()],
+            log: true,
         },
     )
 }
@@ -318,7 +398,6 @@ fn fields_that_only_tune_are_accepted_and_noted() {
     assert_eq!(
         decoded.ignored,
         [
-            "FilterChain.name",
             "Listener.default_filter_chain.filter_chain_match",
             "Listener.enable_reuse_port",
             "Listener.per_connection_buffer_limit_bytes",

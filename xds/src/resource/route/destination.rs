@@ -170,7 +170,7 @@ impl WeightedClusters {
 }
 
 /// What endpoints are asked for (`metadata_match`). As in Envoy, only what balancers read of it.
-pub(super) fn labels(metadata_match: Option<Metadata>) -> Labels {
+pub(in crate::resource) fn labels(metadata_match: Option<Metadata>) -> Labels {
     let mut metadata = metadata_match.unwrap_or_default();
     Label::all(metadata.filter_metadata.remove(LB_METADATA))
 }
