@@ -266,3 +266,36 @@ async fn connections_come_from_the_address_that_is_configured() {
     let reply = get(app.listener("web"), "a.test", "/").await;
     assert_eq!(reply.text(), "127.0.0.6");
 }
+
+#[tokio::test]
+async fn requests_stay_in_the_zone_of_the_proxy() {
+    let (near, far) = (replica("near", 200).await, replica("far", 200).await);
+    let zone = |name: &str, at: SocketAddr| {
+        let address = json!({"address": at.ip(), "port_value": at.port()});
+        let endpoint = json!({"endpoint": {"address": {"socket_address": address}}});
+        json!({"locality": {"zone": name}, "lb_endpoints": [endpoint]})
+    };
+    let zones = |name: &str, near: SocketAddr, far: SocketAddr| {
+        let all = [zone("a", near), zone("b", far)];
+        json!({
+            "name": name, "type": "STATIC",
+            "common_lb_config": {"zone_aware_lb_config": {"min_cluster_size": 1}},
+            "load_assignment": {"cluster_name": name, "endpoints": all},
+        })
+    };
+    // By its name the cluster of proxies comes after the other one.
+    let proxies: SocketAddr = ([127, 0, 0, 9], 1).into();
+    let clusters = [
+        zones("c", near.address, far.address),
+        zones("proxies", proxies, ([127, 0, 0, 9], 2).into()),
+    ];
+    let mut text = bootstrap(&[forwarding("l", "c")], &clusters);
+    text["node"] = json!({"id": "n", "cluster": "n", "locality": {"zone": "a"}});
+    text["cluster_manager"] = json!({"local_cluster_name": "proxies"});
+    let app = TestApp::bootstrap(&text.to_string()).await;
+    let near_only = BTreeMap::from([("200 near".to_owned(), 20)]);
+    assert_eq!(answers(app.listener("l"), "/", 20).await, near_only);
+    let stats = app.running.stats.cluster("c");
+    assert_eq!(stats.lb_zone_routing_all_directly.value(), 20);
+    assert!(stats.lb_recalculate_zone_structures.value() > 0);
+}
