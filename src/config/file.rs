@@ -12,6 +12,7 @@ use super::address::{socket, tls_files};
 use super::discovery::DiscoveryTable;
 use super::error::{ConfigError, Place};
 use super::logging::LoggingTable;
+use super::policies::PolicyTable;
 use super::proxy_worker::ProxyWorkerTable;
 use super::redis::RedisTable;
 use super::worker::{Access, Causeway, DigestMod, PermitHash, Tls, TlsFiles, WorkerConfig};
@@ -67,6 +68,7 @@ struct CausewayTable {
     bus: Option<bool>,
     ports_at_start: Option<bool>,
     drain_time: Option<Spanned<f64>>,
+    policies: Vec<PolicyTable>,
 }
 
 #[derive(Deserialize)]
@@ -209,6 +211,8 @@ impl CausewayTable {
             Some(time) if *time.get_ref() == 0.0 => Duration::ZERO,
             time => period(time, "drain_time", default.drain_time)?,
         };
+        let policies = self.policies.into_iter().map(|policy| policy.validate(at));
+        let policies = policies.collect::<Result<_, _>>()?;
         Ok(Causeway {
             management,
             path_frontend,
@@ -231,6 +235,7 @@ impl CausewayTable {
             bus: self.bus.unwrap_or(default.bus),
             ports_at_start: self.ports_at_start.unwrap_or(default.ports_at_start),
             drain_time,
+            policies,
         })
     }
 }

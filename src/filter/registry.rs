@@ -50,6 +50,8 @@ pub struct Context {
     pub local_cluster: Arc<str>,
     /// Under which the filters of a chain count: `http.<stat_prefix>.`
     pub stat_scope: String,
+    /// Filters of whoever embeds the program, beside those of [`FACTORIES`].
+    pub more: &'static [Factory],
 }
 
 impl Context {
@@ -85,6 +87,7 @@ pub struct KnownServers {
 }
 
 /// How a filter is made from its configuration.
+#[derive(Debug)]
 pub struct Factory {
     /// Message name of the configuration.
     pub message: &'static str,
@@ -125,8 +128,10 @@ pub const FACTORIES: &[Factory] = &[
     http::decompressor::FACTORY,
     http::error_pages::FACTORY,
     http::ext_authz::FACTORY,
+    http::ext_proc::FACTORY,
     http::fault::FACTORY,
     http::forwarded::FACTORY,
+    http::grpc_http1_bridge::FACTORY,
     http::grpc_stats::FACTORY,
     http::grpc_web::FACTORY,
     http::header_mutation::FACTORY,
@@ -191,7 +196,7 @@ impl Registry {
                     chain.router = router(filter)?;
                 }
                 LinkConfig::Configured(filter) => {
-                    let built = (factory(filter)?.build)(filter, &context)?;
+                    let built = (factory(filter, &context)?.build)(filter, &context)?;
                     chain.push(link.name, link.disabled, built);
                 }
                 LinkConfig::Changing(slot) => {
@@ -211,7 +216,8 @@ impl Registry {
         stat_prefix: &str,
         filter: &TypedExtension,
     ) -> Result<Arc<dyn HttpFilter>, Invalid> {
-        (factory(filter)?.build)(filter, &self.scoped(stat_prefix))
+        let context = self.scoped(stat_prefix);
+        (factory(filter, &context)?.build)(filter, &context)
     }
 
     fn scoped(&self, stat_prefix: &str) -> Context {
@@ -274,8 +280,8 @@ fn said(config: &TypedExtension, context: &Context) -> Result<Option<Said>, Inva
         }));
     };
     let inner = TypedExtension::from_any(config.name.as_str(), inner);
-    let known = |f: &Factory| f.per_route.iter().any(|(m, _)| *m == inner.message_name());
-    if is_optional && !FACTORIES.iter().any(known) {
+    let known = |f: &'static Factory| f.per_route.iter().any(|(m, _)| *m == inner.message_name());
+    if is_optional && !factories(context).any(known) {
         return Ok(None);
     }
     let config = per_route(&inner, context).map_err(|invalid| invalid.within(&at))?;
@@ -287,7 +293,7 @@ fn said(config: &TypedExtension, context: &Context) -> Result<Option<Said>, Inva
 
 /// The message decides what it is, and not the name that it stands under.
 fn per_route(config: &TypedExtension, context: &Context) -> Result<RouteConfig, Invalid> {
-    let all = FACTORIES.iter().flat_map(|factory| factory.per_route);
+    let all = factories(context).flat_map(|factory| factory.per_route);
     let mut known = all.filter(|(message, _)| *message == config.message_name());
     match known.next() {
         Some((_, build)) => build(config, context),
@@ -295,9 +301,13 @@ fn per_route(config: &TypedExtension, context: &Context) -> Result<RouteConfig, 
     }
 }
 
-fn factory(filter: &TypedExtension) -> Result<&'static Factory, Invalid> {
-    FACTORIES
-        .iter()
+/// Ours, and those from outside.
+fn factories(context: &Context) -> impl Iterator<Item = &'static Factory> + use<> {
+    FACTORIES.iter().chain(context.more)
+}
+
+fn factory(filter: &TypedExtension, context: &Context) -> Result<&'static Factory, Invalid> {
+    factories(context)
         .find(|f| f.message == filter.message_name())
         .ok_or_else(|| unknown("HTTP filter", filter))
 }
@@ -394,14 +404,14 @@ impl Extensions for Registry {
     }
 
     fn knows_http_filter(&self, message_name: &str) -> bool {
-        message_name == ROUTER || FACTORIES.iter().any(|f| f.message == message_name)
+        message_name == ROUTER || factories(&self.context).any(|f| f.message == message_name)
     }
 
     fn check_http_filter(&self, filter: &TypedExtension) -> Result<(), Invalid> {
         if filter.message_name() == ROUTER {
             return router(filter).map(drop);
         }
-        (factory(filter)?.build)(filter, &self.context).map(drop)
+        (factory(filter, &self.context)?.build)(filter, &self.context).map(drop)
     }
 
     fn check_network_filter(&self, filter: &TypedExtension) -> Result<(), Invalid> {

@@ -11,7 +11,8 @@ use hyper::body::Incoming;
 use super::exchange::Exchange;
 use super::watch::Fired;
 use crate::error::ResponseFlag;
-use crate::filter::{self, body::Transform, body::Transformed};
+use crate::filter::body::{Transform, Transformed, Whole};
+use crate::filter::{self, NewBody};
 use crate::upstream::pool::Lease;
 
 /// What a client is sent.
@@ -21,6 +22,36 @@ pub enum Body {
     Upstream(Box<Relay>),
     /// Changed by a filter.
     Transformed(Box<Transformed<Self>>),
+    /// Begun anew by a filter.
+    Renewed(Box<Renewed>),
+}
+
+/// A body with something in front, or in the place, of what is left of it.
+pub struct Renewed {
+    first: Whole,
+    /// Nothing of the rest follows.
+    cut: bool,
+    rest: Body,
+}
+
+/// A body as filters see it.
+pub struct Seen<'b>(pub &'b mut Body);
+
+impl HttpBody for Seen<'_> {
+    type Data = Bytes;
+    type Error = filter::body::BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let frame = std::task::ready!(Pin::new(&mut *self.0).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| frame.map_err(filter::body::BodyError::new)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
 }
 
 /// Streams an upstream's body, and owns what must last as long as it does.
@@ -75,6 +106,28 @@ impl Body {
             Self::Full(_, exchange) => Some(exchange),
             Self::Upstream(relay) => Some(&relay.exchange),
             Self::Transformed(body) => body.inner.exchange(),
+            Self::Renewed(body) => body.rest.exchange(),
+        }
+    }
+
+    pub fn exchange_mut(&mut self) -> Option<&mut Exchange> {
+        match self {
+            Self::Empty => None,
+            Self::Full(_, exchange) => Some(exchange),
+            Self::Upstream(relay) => Some(&mut relay.exchange),
+            Self::Transformed(body) => body.inner.exchange_mut(),
+            Self::Renewed(body) => body.rest.exchange_mut(),
+        }
+    }
+
+    /// Lets go of the body, and of the connection that it comes on.
+    pub fn into_exchange(self) -> Option<Box<Exchange>> {
+        match self {
+            Self::Empty => None,
+            Self::Full(_, exchange) => Some(exchange),
+            Self::Upstream(relay) => Some(relay.exchange),
+            Self::Transformed(body) => body.inner.into_exchange(),
+            Self::Renewed(body) => body.rest.into_exchange(),
         }
     }
 
@@ -88,8 +141,18 @@ impl Body {
         match self {
             Self::Full(_, exchange) => Self::full(Bytes::new(), exchange),
             Self::Transformed(body) => body.inner.bare(),
+            Self::Renewed(body) => body.rest.bare(),
             other => other,
         }
+    }
+
+    /// With something in front of what is left of it, or in its place.
+    pub fn renewed(self, new: NewBody) -> Self {
+        Self::Renewed(Box::new(Renewed {
+            first: new.body,
+            cut: new.cut,
+            rest: self,
+        }))
     }
 
     pub fn transformed(self, transform: Box<dyn Transform>) -> Self {
@@ -162,6 +225,35 @@ impl Relay {
     }
 }
 
+impl Renewed {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match Pin::new(&mut self.first).poll_frame(cx) {
+            Poll::Ready(None) | Poll::Pending if !self.cut => {
+                Pin::new(&mut self.rest).poll_frame(cx)
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                self.finish();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(None) | Poll::Pending => {
+                self.finish();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    /// What was to be sent is on its way.
+    fn finish(&self) {
+        if self.cut
+            && self.first.is_end_stream()
+            && let Some(exchange) = self.rest.exchange()
+        {
+            exchange.complete();
+        }
+    }
+}
+
 impl HttpBody for Body {
     type Data = Bytes;
     type Error = BodyError;
@@ -179,6 +271,7 @@ impl HttpBody for Body {
             })),
             Self::Upstream(relay) => relay.poll(cx),
             Self::Transformed(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Renewed(body) => body.poll(cx),
         }
     }
 
@@ -188,6 +281,9 @@ impl HttpBody for Body {
             Self::Full(bytes, _) => bytes.is_none(),
             Self::Upstream(relay) => relay.inner.is_end_stream(),
             Self::Transformed(body) => body.is_end_stream(),
+            Self::Renewed(body) => {
+                body.first.is_end_stream() && (body.cut || body.rest.is_end_stream())
+            }
         }
     }
 
@@ -199,6 +295,8 @@ impl HttpBody for Body {
             }
             Self::Upstream(relay) => relay.inner.size_hint(),
             Self::Transformed(body) => body.size_hint(),
+            Self::Renewed(body) if body.cut => body.first.size_hint(),
+            Self::Renewed(_) => SizeHint::default(),
         }
     }
 }

@@ -7,6 +7,7 @@ mod client_cert;
 mod clock;
 mod connect;
 pub mod connection_manager;
+mod descent;
 mod exchange;
 pub mod explain;
 mod failures;

@@ -22,6 +22,7 @@ mod demo;
 mod dns;
 mod drain;
 mod example;
+mod example_filter;
 mod example_xds;
 mod files;
 mod filter_discovery;
