@@ -166,6 +166,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
             stats: Some(Arc::clone(&stats)),
             stat_scope: String::new(),
             local_cluster: xds.node.cluster.as_str().into(),
+            secrets: Arc::default(),
             more: options.filters,
         }),
         stats: Arc::clone(&stats),

@@ -25,7 +25,7 @@ pub struct Policy {
     pub user: Option<Uuid>,
     pub endpoint: Option<Uuid>,
     pub rate_limit: Option<RateLimit>,
-    /// In the order of preference; `None`: not named, empty: none.
+    /// `None`: not named, empty: none. Which of them is used is for the client to say.
     pub compression: Option<Vec<Coding>>,
     pub cors: Option<Cors>,
     pub authorizer: Option<Authorizer>,

@@ -17,6 +17,7 @@ pub mod pause;
 mod query;
 pub mod registry;
 pub mod rules;
+pub mod secrets;
 mod state;
 #[cfg(test)]
 mod testing;

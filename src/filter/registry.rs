@@ -9,6 +9,7 @@ use causeway_xds::extension::{Extensions, TypedExtension};
 use causeway_xds::proto::Message;
 use causeway_xds::proto::envoy::config::route::v3::FilterConfig;
 use causeway_xds::proto::envoy::extensions::filters::http::router::v3::Router;
+use causeway_xds::proto::tls::SdsSecretConfig;
 use causeway_xds::reject::{FieldPath, Invalid};
 use causeway_xds::resource::access_log;
 use causeway_xds::resource::api_source::Target;
@@ -22,6 +23,7 @@ use crate::telemetry::stats::{Counter, Gauge, Stats};
 use crate::tls::TlsError;
 
 use super::network;
+use super::secrets::{self, Secrets};
 use super::{Chain, HttpFilter, RouterConfig, Slot, http};
 
 /// Makes a filter from its configuration.
@@ -50,6 +52,8 @@ pub struct Context {
     pub local_cluster: Arc<str>,
     /// Under which the filters of a chain count: `http.<stat_prefix>.`
     pub stat_scope: String,
+    /// Those that filters name.
+    pub secrets: Arc<Secrets>,
     /// Filters of whoever embeds the program, beside those of [`FACTORIES`].
     pub more: &'static [Factory],
 }
@@ -123,6 +127,7 @@ pub const FACTORIES: &[Factory] = &[
     http::buffer::FACTORY,
     http::compressor::FACTORY,
     http::cors::FACTORY,
+    http::credential_injector::FACTORY,
     http::csrf::FACTORY,
     http::custom_response::FACTORY,
     http::decompressor::FACTORY,
@@ -139,6 +144,7 @@ pub const FACTORIES: &[Factory] = &[
     http::health_check::FACTORY,
     http::jwt_authn::FACTORY,
     http::local_ratelimit::FACTORY,
+    http::oauth2::FACTORY,
     http::on_demand::FACTORY,
     http::path_prefix::FACTORY,
     http::ratelimit::FACTORY,
@@ -328,8 +334,8 @@ pub(super) fn decode<M: Message + Default>(extension: &TypedExtension) -> Result
 fn router(filter: &TypedExtension) -> Result<RouterConfig, Invalid> {
     let at = FieldPath::root();
     let Router {
-        dynamic_stats: _, // always counted
-        start_child_span,
+        dynamic_stats: _,    // always counted
+        start_child_span: _, // there are no spans: listed as without effect
         upstream_log,
         upstream_log_options,
         suppress_envoy_headers,
@@ -341,7 +347,6 @@ fn router(filter: &TypedExtension) -> Result<RouterConfig, Invalid> {
         ..
     } = decode::<Router>(filter)?;
     let refused = [
-        (start_child_span, "start_child_span"),
         (!upstream_log.is_empty(), "upstream_log"),
         (upstream_log_options.is_some(), "upstream_log_options"),
         (!strict_check_headers.is_empty(), "strict_check_headers"),
@@ -412,6 +417,10 @@ impl Extensions for Registry {
             return router(filter).map(drop);
         }
         (factory(filter, &self.context)?.build)(filter, &self.context).map(drop)
+    }
+
+    fn filter_secrets(&self, config: &TypedExtension) -> Vec<SdsSecretConfig> {
+        secrets::named_by(config)
     }
 
     fn check_network_filter(&self, filter: &TypedExtension) -> Result<(), Invalid> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use causeway_xds::reject::{Invalid, Rejected};
 use causeway_xds::resource::cluster::{Discovery, UpstreamProtocol};
+use causeway_xds::resource::parts;
 use causeway_xds::resource::tls::{CertificateRef, SecretValue, UpstreamTls};
 use causeway_xds::resource::{self as model, Resource};
 use causeway_xds::store::{Changes, ResourceStore, is_reserved};
@@ -122,6 +123,9 @@ impl Compiler {
             todo.remove(&kind).unwrap_or_default()
         };
         let secrets = take(ResourceType::Secret, &mut todo);
+        for name in &secrets {
+            self.pass_on(store, name);
+        }
         let users: Vec<(ResourceType, String)> = secrets
             .iter()
             .filter_map(|name| self.secret_users.get(*name))
@@ -470,6 +474,24 @@ impl Compiler {
                 .routes
                 .insert(Arc::clone(&table.name), Arc::new(table));
         }
+    }
+
+    /// What filters need of a secret they look up by themselves.
+    fn pass_on(&self, store: &dyn Resources, name: &str) {
+        /// Bytes of a secret at most.
+        const MAX: usize = 1 << 16;
+        let value = match resource(store, ResourceType::Secret, name) {
+            Some(Resource::Secret(secret)) => match &secret.value {
+                SecretValue::Generic(source) => parts::source(source, MAX)
+                    .inspect_err(
+                        |error| tracing::warn!(name, %error, "a secret that cannot be read"),
+                    )
+                    .ok(),
+                _ => None,
+            },
+            _ => None,
+        };
+        self.registry.context().secrets.set(name, value);
     }
 
     fn forget_secret_user(&mut self, kind: ResourceType, name: &str) {

@@ -31,6 +31,7 @@ mod health;
 mod http1;
 mod http2;
 mod load_report;
+mod policies;
 mod pool;
 mod redis_bus;
 mod redis_inference;

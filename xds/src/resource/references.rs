@@ -58,6 +58,7 @@ fn of_listener(listener: &Listener, found: &mut Vec<Reference>) {
     {
         of_chain(chain, found);
     }
+    of_filters(&listener.filter_secrets, found);
 }
 
 fn of_chain(chain: &FilterChain, found: &mut Vec<Reference>) {
@@ -100,7 +101,18 @@ fn of_manager(manager: &HttpManager, found: &mut Vec<Reference>) {
     }
 }
 
+/// Filters let nobody in as long as they have no secrets, so that nobody has to wait for them.
+fn of_filters(secrets: &[SecretRef], found: &mut Vec<Reference>) {
+    for SecretRef { name, source } in secrets {
+        of_secret(name, source.as_ref(), found);
+        if let Some(added) = found.last_mut() {
+            added.optional = true;
+        }
+    }
+}
+
 fn of_routes(routes: &RouteConfiguration, found: &mut Vec<Reference>) {
+    of_filters(&routes.filter_secrets, found);
     if let Some(source) = &routes.vhds {
         found.push(Reference {
             kind: ResourceType::VirtualHost,
