@@ -15,6 +15,7 @@ mod session;
 mod streamed;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::rc::Rc;
 use std::sync::Arc;

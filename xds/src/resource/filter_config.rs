@@ -117,6 +117,7 @@ impl FilterDiscovery {
 
 /// Remembers what of the configuration of an HTTP filter has no effect. What it means otherwise is the
 /// program's to know; but which fields nobody reads belongs into the one table.
+#[expect(deprecated, reason = "an old field without effect is one all the same")]
 pub(super) fn note_ignored(config: &TypedExtension, ctx: &Context<'_>) {
     fn of<M: Message + Default>(config: &TypedExtension) -> M {
         // Whether it is one was looked at before.

@@ -253,7 +253,9 @@ pub fn decode_filter(config: &TypedExtension) -> Result<(Fixed, Settings), Inval
         message_timeout: hour(message_timeout, "message_timeout")?
             .unwrap_or(Duration::from_millis(200)),
         max_message_timeout: hour(max_message_timeout, "max_message_timeout")?.unwrap_or_default(),
-        rules: Rules::decode(mutation_rules).at("mutation_rules")?,
+        rules: Rules::decode(mutation_rules)
+            .at("mutation_rules")?
+            .with_length(allow_content_length_header),
         allowed,
         disallowed,
         overrides: allow_mode_override.then_some(overrides),

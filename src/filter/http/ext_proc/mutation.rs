@@ -27,6 +27,8 @@ pub struct Rules {
     allow: Option<Test>,
     disallow: Option<Test>,
     is_error: bool,
+    /// The processor is believed what it says of lengths.
+    length: bool,
 }
 
 /// The processor asks for what it may not do, or nobody can.
@@ -72,7 +74,12 @@ impl Rules {
             allow: test(allow_expression, "allow_expression")?,
             disallow: test(disallow_expression, "disallow_expression")?,
             is_error: on(disallow_is_error),
+            length: false,
         })
+    }
+
+    pub fn with_length(self, length: bool) -> Self {
+        Self { length, ..self }
     }
 
     /// Of who may change everything.
@@ -137,6 +144,10 @@ impl Rules {
             let Some((name, value, action)) = taken_apart(option) else {
                 continue;
             };
+            // A body that is there has the length that it has.
+            if name == "content-length" && !self.length {
+                continue;
+            }
             if !self.allows(&name, false) {
                 refused()?;
             } else if !target.set(&name, &value, action) {
@@ -345,12 +356,17 @@ mod tests {
             plain.apply(set("a", "1\r\nb: 2"), &mut target, &counter),
             Err(Refused)
         );
-        for (name, value) in [("content-length", "1, 2"), ("transfer-encoding", "chunked")] {
-            assert_eq!(
-                plain.apply(set(name, value), &mut target, &counter),
-                Err(Refused)
-            );
-        }
+        assert_eq!(
+            plain.apply(set("transfer-encoding", "chunked"), &mut target, &counter),
+            Err(Refused)
+        );
+        let length = |text| set("content-length", text);
+        assert_eq!(plain.apply(length("7"), &mut target, &counter), Ok(()));
+        let believing = Rules::default().with_length(true);
+        assert_eq!(
+            believing.apply(length("1, 2"), &mut target, &counter),
+            Err(Refused)
+        );
         assert!(headers.is_empty());
     }
 

@@ -2,11 +2,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use causeway_xds::proto::Struct;
@@ -27,7 +25,6 @@ use service::{
     CommonResponse, HttpBody, HttpHeaders, HttpTrailers, ImmediateResponse, ProcessingRequest,
     ProcessingResponse, ProtocolConfiguration,
 };
-use tokio::time::{Instant, Sleep};
 
 use super::super::ext_authz::metadata;
 use super::Stats;
@@ -35,6 +32,7 @@ use super::attributes::{self, Attributes};
 use super::config::{BodyMode, Direction, Fixed, Modes, Settings};
 use super::mutation::{Refused, Rules, Target};
 use super::session::{End, Session, Side};
+use super::turn::Turn;
 use crate::filter::{Answer, LocalReply, Stream, StreamState};
 
 pub struct Processing {
@@ -67,8 +65,10 @@ pub enum Trouble {
     Failed(StatusCode, String),
 }
 
-/// The beginning of all details.
-const ERROR: &str = "ext_proc_error";
+/// Details, as Envoy has them where it has any.
+const HEADERS: &str = "header_mutation_set_contains_invalid_character";
+pub const BODY: &str = "body_mutation_of_another_mode";
+pub const ERROR: &str = "ext_proc_error";
 
 impl Processing {
     pub fn new(
@@ -284,12 +284,7 @@ impl Processing {
 
     /// Waits for the answer to what was sent last.
     pub fn turn(self: &Rc<Self>, side: Side) -> Turn {
-        Turn {
-            processing: Rc::clone(self),
-            side,
-            deadline: Box::pin(tokio::time::sleep(self.fixed.message_timeout)),
-            extended: false,
-        }
+        Turn::new(self, side)
     }
 
     /// As [`Turn::poll`], or without a timeout.
@@ -365,7 +360,7 @@ impl Processing {
         }
         self.stats.spurious.inc();
         let status = self.fixed.status_on_error;
-        Trouble::Failed(status, format!("{ERROR}_{{spurious_message}}"))
+        Trouble::Failed(status, "spurious_message".to_owned())
     }
 
     pub fn ended(&self, end: End) -> Trouble {
@@ -429,13 +424,13 @@ impl Processing {
         if let Some(mutation) = header_mutation {
             let rejected = &self.stats.rejected;
             let applied = self.fixed.rules.apply(mutation, target, rejected);
-            applied.map_err(|Refused| self.refused())?;
+            applied.map_err(|Refused| self.refused(HEADERS))?;
         }
         let body = match body_mutation.and_then(|body| body.mutation) {
             None | Some(NewBody::ClearBody(false)) => None,
             Some(NewBody::Body(body)) => Some(Bytes::from(body)),
             Some(NewBody::ClearBody(true)) => Some(Bytes::new()),
-            Some(NewBody::StreamedResponse(_)) => return Err(self.refused()),
+            Some(NewBody::StreamedResponse(_)) => return Err(self.refused(BODY)),
         };
         Ok(Changes {
             replaces: status == ResponseStatus::ContinueAndReplace as i32,
@@ -445,9 +440,8 @@ impl Processing {
     }
 
     /// The processor asks for what it may not do, or nobody can.
-    pub fn refused(&self) -> Trouble {
-        let details = format!("{ERROR}_{{invalid_mutation}}");
-        Trouble::Failed(self.fixed.status_on_error, details)
+    pub fn refused(&self, details: &str) -> Trouble {
+        Trouble::Failed(self.fixed.status_on_error, details.to_owned())
     }
 
     pub fn change_trailers(
@@ -460,7 +454,7 @@ impl Processing {
         };
         let (target, rejected) = (&mut Target::Plain(trailers), &self.stats.rejected);
         let applied = self.fixed.rules.apply(mutation, target, rejected);
-        applied.map_err(|Refused| self.refused())
+        applied.map_err(|Refused| self.refused(HEADERS))
     }
 
     fn clears(&self, asked: bool, mutates: bool) -> bool {
@@ -512,72 +506,4 @@ fn immediate(response: ImmediateResponse, stats: &Stats) -> LocalReply {
     let grpc = grpc_status.map(|grpc| u8::try_from(grpc.status));
     reply.grpc_status = grpc.and_then(Result::ok);
     reply
-}
-
-/// Waits for the answer to one message, within its timeout.
-pub struct Turn {
-    processing: Rc<Processing>,
-    side: Side,
-    deadline: Pin<Box<Sleep>>,
-    /// The processor has asked for more time.
-    extended: bool,
-}
-
-impl Turn {
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<ProcessingResponse, Trouble>> {
-        let processing = &self.processing;
-        loop {
-            match processing.session.poll(self.side, cx) {
-                Poll::Ready(Ok(mut message)) => {
-                    if let Some(wanted) = message.override_message_timeout {
-                        self.extended |=
-                            extend(processing, &wanted, self.extended, &mut self.deadline);
-                        continue;
-                    }
-                    processing.note(&mut message);
-                    return Poll::Ready(Ok(message));
-                }
-                Poll::Ready(Err(end)) => return Poll::Ready(Err(processing.ended(end))),
-                Poll::Pending => {}
-            }
-            return self.deadline.as_mut().poll(cx).map(|()| {
-                processing.stats.timeouts.inc();
-                let details = format!("{ERROR}_per-message_timeout_exceeded");
-                Err(Trouble::Failed(StatusCode::GATEWAY_TIMEOUT, details))
-            });
-        }
-    }
-
-    /// Something more was sent, which takes its own time.
-    pub fn restart(&mut self) {
-        let timeout = self.processing.fixed.message_timeout;
-        self.deadline.as_mut().reset(Instant::now() + timeout);
-        self.extended = false;
-    }
-
-    pub async fn answer(mut self) -> Result<ProcessingResponse, Trouble> {
-        std::future::poll_fn(|cx| self.poll(cx)).await
-    }
-}
-
-/// Whether the processor gets more time.
-fn extend(
-    processing: &Processing,
-    wanted: &causeway_xds::proto::Duration,
-    already: bool,
-    deadline: &mut Pin<Box<Sleep>>,
-) -> bool {
-    processing.stats.override_received.inc();
-    let (seconds, nanos) = (u64::try_from(wanted.seconds), u32::try_from(wanted.nanos));
-    let wanted = match (seconds, nanos) {
-        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Duration::new(seconds, nanos),
-        _ => Duration::ZERO,
-    };
-    let least = Duration::from_millis(1);
-    if already || wanted < least || wanted > processing.fixed.max_message_timeout {
-        processing.stats.override_ignored.inc();
-        return false;
-    }
-    deadline.as_mut().reset(Instant::now() + wanted);
-    true
 }

@@ -15,8 +15,9 @@ use service::{ProcessingResponse, StreamedBodyResponse, TrailersResponse};
 
 use super::config::BodyMode;
 use super::mutation::Target;
-use super::processing::{Processing, Trouble, Turn};
+use super::processing::{BODY, Processing, Trouble};
 use super::session::{ROOM, Side};
+use super::turn::Turn;
 use crate::filter::body::{BodyError, Frames, Step, Transform};
 
 /// Breaks a body off for whose sake the client is told something else.
@@ -315,7 +316,7 @@ impl Duplex {
         let mutation = body.response.and_then(|response| response.body_mutation);
         let Some(NewBody::StreamedResponse(streamed)) = mutation.and_then(|body| body.mutation)
         else {
-            return Err(self.processing.refused());
+            return Err(self.processing.refused(BODY));
         };
         let StreamedBodyResponse {
             body,
