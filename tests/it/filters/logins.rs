@@ -8,6 +8,7 @@ use crate::support::app::TestApp;
 use crate::support::bootstrap::{bootstrap, cluster, http, listener, routes};
 use crate::support::client::{Http1, Reply, empty, get, request};
 use crate::support::origin::{Conn, Origin};
+use crate::support::within;
 
 const FILTERS: &str = "type.googleapis.com/envoy.extensions.filters.http";
 
@@ -143,4 +144,46 @@ async fn a_credential_of_ours_goes_along() {
         get(running.listener("web"), "app.test", "/").await.status,
         401
     );
+}
+
+#[tokio::test]
+async fn a_secret_that_is_renewed_counts_for_the_next_request() {
+    let app = Origin::fixed("in").await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("secret.json");
+    let write = |text: &str| {
+        let secret = json!({"resources": [{
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+            "name": "key", "generic_secret": {"secret": {"inline_string": text}}}]});
+        let beside = directory.path().join("new");
+        std::fs::write(&beside, secret.to_string()).unwrap();
+        std::fs::rename(&beside, &file).unwrap();
+    };
+    write("one");
+    let package = "type.googleapis.com/envoy.extensions.http.injected_credentials";
+    let generic = json!({"@type": format!("{package}.generic.v3.Generic"), "header": "x-api-key",
+        "credential": {"name": "key", "sds_config": {"path_config_source": {"path": file}}}});
+    let filter = json!({"name": "envoy.filters.http.credential_injector", "typed_config": {
+        "@type": format!("{FILTERS}.credential_injector.v3.CredentialInjector"),
+        "overwrite": true, "credential": {"name": "x", "typed_config": generic}}});
+    let all = json!([{"match": {"prefix": "/"}, "route": {"cluster": "a"}}]);
+    let text = serving(&[filter], &all, app.address, app.address, &[]);
+    let running = TestApp::bootstrap(&text).await;
+    let web = running.listener("web");
+    for key in ["one", "two"] {
+        write(key);
+        let asked = async {
+            loop {
+                let reply = get(web, "app.test", "/").await;
+                // Until it has come nobody passes.
+                assert!(matches!(reply.status.as_u16(), 200 | 401));
+                let seen = app.requests().pop();
+                if seen.is_some_and(|seen| seen.header("x-api-key") == key) {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        within("the secret", asked).await;
+    }
 }

@@ -3,6 +3,7 @@
 use super::config_source::ConfigSource;
 use super::context::{At, Context, accept, fault, not_empty, required, unknown_type};
 use super::decode::resource_name;
+use super::tls::SecretRef;
 use crate::extension::TypedExtension;
 use crate::proto::core::{self, ExtensionConfigSource};
 use crate::proto::envoy::extensions::filters::http::ext_authz::v3::ExtAuthz;
@@ -22,6 +23,8 @@ use crate::type_url::message_name;
 pub struct FilterConfig {
     pub name: String,
     pub config: TypedExtension,
+    /// That the configuration names.
+    pub secrets: Vec<SecretRef>,
 }
 
 /// `envoy.config.core.v3.ExtensionConfigSource`: a filter whose configuration is elsewhere.
@@ -52,7 +55,12 @@ impl FilterConfig {
             .check_http_filter(&config)
             .at("typed_config")?;
         note_ignored(&config, ctx);
-        Ok(Self { name, config })
+        ctx.note_secrets(&config).at("typed_config")?;
+        Ok(Self {
+            name,
+            config,
+            secrets: ctx.take_secrets(),
+        })
     }
 }
 
@@ -93,6 +101,7 @@ impl FilterDiscovery {
             discovery.check_type(&config).at("default_config")?;
             ctx.extensions
                 .check_http_filter(&config)
+                .and_then(|()| ctx.note_secrets(&config))
                 .at("default_config")?;
             discovery.default = Some(config);
         }

@@ -34,10 +34,8 @@ impl Resource {
             Self::Listener(listener) => of_listener(listener, &mut found),
             Self::RouteConfiguration(routes) => of_routes(routes, &mut found),
             Self::Cluster(cluster) => of_cluster(cluster, &mut found),
-            Self::VirtualHost { .. }
-            | Self::LoadAssignment(_)
-            | Self::Secret(_)
-            | Self::FilterConfig(_) => {}
+            Self::VirtualHost { .. } | Self::LoadAssignment(_) | Self::Secret(_) => {}
+            Self::FilterConfig(config) => of_filters(&config.secrets, &mut found),
         }
         found
     }

@@ -105,10 +105,11 @@ impl Rules {
             return true;
         }
         let routing = matches!(name, "host" | ":authority" | ":scheme" | ":method");
-        !self.nothing
-            && !(self.no_system && system)
-            && (self.all_routing || !routing)
-            && (self.envoy || !name.starts_with("x-envoy"))
+        let forbidden = self.nothing
+            || self.no_system && system
+            || !self.all_routing && routing
+            || !self.envoy && name.starts_with("x-envoy");
+        !forbidden
     }
 
     /// Removes first, then sets.

@@ -33,7 +33,8 @@ const CLOSING: Duration = Duration::from_secs(1);
 /// Bytes that wait to be sent, from which on no more of a body is read; and bytes of bodies that wait
 /// for an answer.
 pub const ROOM: usize = 1 << 20;
-/// Messages of the processor that wait for a direction.
+/// Messages of the processor that wait for a direction, from which on no more is read; as from so many
+/// bytes of them as there is room.
 const UNREAD: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +72,10 @@ struct Shared {
     sender: Cell<Option<Waker>>,
     /// The directions that wait for the processor, or for room.
     waiting: [Cell<Option<Waker>>; 2],
-    incoming: [RefCell<VecDeque<ProcessingResponse>>; 2],
+    /// With their sizes.
+    incoming: [RefCell<VecDeque<(usize, ProcessingResponse)>>; 2],
+    /// Bytes of those.
+    unread: Cell<usize>,
     end: RefCell<Option<End>>,
     /// Messages were taken.
     taken: Notify,
@@ -135,7 +139,8 @@ impl Session {
     pub fn poll(&self, side: Side, cx: &Context<'_>) -> Poll<Result<ProcessingResponse, End>> {
         let shared = &self.shared;
         let next = shared.incoming[side as usize].borrow_mut().pop_front();
-        if let Some(message) = next {
+        if let Some((size, message)) = next {
+            shared.unread.set(shared.unread.get() - size);
             shared.taken.notify_one();
             return Poll::Ready(Ok(message));
         }
@@ -189,7 +194,11 @@ impl Shared {
                 false => Side::Request,
             },
         };
-        self.incoming[side as usize].borrow_mut().push_back(message);
+        let size = message.encoded_len();
+        self.unread.set(self.unread.get() + size);
+        self.incoming[side as usize]
+            .borrow_mut()
+            .push_back((size, message));
         wake(&self.waiting[side as usize]);
     }
 
@@ -202,7 +211,7 @@ impl Shared {
 
     fn is_full(&self) -> bool {
         let unread = |queue: &RefCell<VecDeque<_>>| queue.borrow().len();
-        self.incoming.iter().map(unread).sum::<usize>() >= UNREAD
+        self.unread.get() >= ROOM || self.incoming.iter().map(unread).sum::<usize>() >= UNREAD
     }
 }
 

@@ -209,7 +209,8 @@ impl Settings {
                 let uri = text.parse::<Uri>();
                 uri.is_ok_and(|uri| uri.scheme().is_some() && uri.host().is_some())
             };
-            if !(text.is_empty() && field == "end_session_endpoint") && !absolute(text) {
+            let optional = field == "end_session_endpoint" && text.is_empty();
+            if !optional && !absolute(text) {
                 return Err(Invalid::at(field, "is no absolute URI"));
             }
         }
