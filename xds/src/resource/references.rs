@@ -99,13 +99,10 @@ fn of_manager(manager: &HttpManager, found: &mut Vec<Reference>) {
     }
 }
 
-/// Filters let nobody in as long as they have no secrets, so that nobody has to wait for them.
+/// As those of TLS they are waited for; without them filters let nobody in.
 fn of_filters(secrets: &[SecretRef], found: &mut Vec<Reference>) {
     for SecretRef { name, source } in secrets {
         of_secret(name, source.as_ref(), found);
-        if let Some(added) = found.last_mut() {
-            added.optional = true;
-        }
     }
 }
 
