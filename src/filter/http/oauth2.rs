@@ -375,6 +375,7 @@ impl Realm {
         self.strip(stream, &shown);
         let headers = &mut stream.request.headers;
         if settings.forward_bearer
+            && !bearer.is_empty()
             && let Ok(mut value) = HeaderValue::try_from(format!("Bearer {bearer}"))
         {
             value.set_sensitive(true);
