@@ -23,7 +23,7 @@ use crate::config::bootstrap::BootstrapConfig;
 use crate::control::sources::NoServers;
 use crate::control::{BindFailure, Control, ControlHandle, Reconcile, Start};
 use crate::coordinator::{Circuits, Frame, follow_names, shim};
-use crate::filter::{Context, Registry};
+use crate::filter::{Context, Factory, Registry};
 use crate::listener::{Addresses, Admission, Listeners, run_worker};
 use crate::runtime::layers::Layers;
 use crate::runtime::threads;
@@ -47,6 +47,8 @@ pub struct Options {
     pub strict_xds: bool,
     /// As given on the command line, for `/server_info`.
     pub command_line: Vec<(String, String)>,
+    /// HTTP filters beside those of the program.
+    pub filters: &'static [Factory],
 }
 
 impl Default for Options {
@@ -57,6 +59,7 @@ impl Default for Options {
             log_level: None,
             strict_xds: false,
             command_line: Vec::new(),
+            filters: &[],
         }
     }
 }
@@ -172,6 +175,8 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
             stat_scope: String::new(),
             local_cluster: xds.node.cluster.as_str().into(),
             node: Some(Arc::new(xds.node.clone())),
+            secrets: Arc::default(),
+            more: options.filters,
         }),
         stats: Arc::clone(&stats),
         publisher: publisher.clone(),

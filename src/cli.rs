@@ -212,6 +212,7 @@ fn start(args: &ServeArgs) -> Result<()> {
                 format!("{}s", drain_time.as_secs_f64()),
             ),
         ],
+        filters: &[],
     };
     let log_file = log_to.file.as_ref().map(|file| file.path.as_path());
     let runtime = runtime()?;

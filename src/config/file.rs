@@ -12,6 +12,7 @@ use super::address::{socket, tls_files};
 use super::discovery::DiscoveryTable;
 use super::error::{ConfigError, Place};
 use super::logging::LoggingTable;
+use super::policies::PolicyTable;
 use super::proxy_worker::ProxyWorkerTable;
 use super::redis::RedisTable;
 use super::worker::{Access, Causeway, DigestMod, PermitHash, Tls, TlsFiles, WorkerConfig};
@@ -73,6 +74,7 @@ struct CausewayTable {
     tcp_log: Option<bool>,
     tcp_websocket_origins: Vec<Spanned<String>>,
     drain_time: Option<Spanned<f64>>,
+    policies: Vec<PolicyTable>,
 }
 
 #[derive(Deserialize)]
@@ -232,6 +234,8 @@ impl CausewayTable {
         };
         let origins = self.tcp_websocket_origins.into_iter().map(origin);
         let tcp_websocket_origins = origins.collect::<Result<_, _>>()?;
+        let policies = self.policies.into_iter().map(|policy| policy.validate(at));
+        let policies = policies.collect::<Result<_, _>>()?;
         Ok(Causeway {
             management,
             path_frontend,
@@ -264,6 +268,7 @@ impl CausewayTable {
             tcp_log: self.tcp_log.unwrap_or(default.tcp_log),
             tcp_websocket_origins,
             drain_time,
+            policies,
         })
     }
 }

@@ -13,6 +13,7 @@ mod frontend;
 mod keys;
 mod legacy;
 mod logging;
+mod policies;
 mod proxy_worker;
 mod redis;
 pub mod search;
@@ -30,6 +31,7 @@ pub use coordinator::{
 pub use error::ConfigError;
 pub use keys::UnknownKey;
 pub use logging::{ConsoleLog, FileLog, LogFormat, Logging};
+pub use policies::{Authorizer, Coding, Cors, Policy, RateLimit};
 pub use redis::{Redis, RedisServer};
 pub use worker::{
     Access, Account, Causeway, DigestMod, PermitHash, PortProxy, Process, Tls, TlsFiles,

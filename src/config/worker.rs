@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use super::coordinator::CoordinatorConfig;
 use super::keys::UnknownKey;
 use super::logging::Logging;
+use super::policies::Policy;
 use super::xds::XdsConfig;
 use crate::util::Secret;
 
@@ -110,6 +111,8 @@ pub struct Causeway {
     /// How long connections may go on once the process is to end. Default 4 s: what supervises a
     /// worker gives it 5.
     pub drain_time: Duration,
+    /// What circuits get beside being served.
+    pub policies: Vec<Policy>,
 }
 
 impl Default for Causeway {
@@ -134,6 +137,7 @@ impl Default for Causeway {
             tcp_log: true,
             tcp_websocket_origins: Vec::new(),
             drain_time: Duration::from_secs(4),
+            policies: Vec::new(),
         }
     }
 }

@@ -107,6 +107,7 @@ impl Pipeline {
             checks: Registry::new(Context {
                 strict: registry.context().strict,
                 servers: registry.context().servers.clone(),
+                more: registry.context().more,
                 ..Context::default()
             }),
             compiler: Compiler::new(Arc::clone(&stats), registry).at_home(home),

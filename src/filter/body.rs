@@ -39,6 +39,30 @@ pub trait Transform {
     /// The body cannot be changed, and breaks off.
     fn data(&mut self, data: Bytes, out: &mut Frames) -> Result<(), BodyError>;
 
+    /// As [`Transform::data`], for those that want to know whether it is known already that nothing
+    /// follows. [`Transform::end`] is called in any case.
+    ///
+    /// # Errors
+    /// As [`Transform::data`].
+    fn piece(&mut self, data: Bytes, last: bool, out: &mut Frames) -> Result<(), BodyError> {
+        let _ = last;
+        self.data(data, out)
+    }
+
+    /// Asked before the body is, whenever nothing is put out: for those that wait for somebody.
+    ///
+    /// # Errors
+    /// As [`Transform::data`].
+    fn step(&mut self, out: &mut Frames, cx: &mut Context<'_>) -> Result<Step, BodyError> {
+        let _ = (out, cx);
+        Ok(Step::Read)
+    }
+
+    /// Whether something may still be put out after the end of the body.
+    fn is_waiting(&self) -> bool {
+        false
+    }
+
     /// The body has ended; with these trailers, if it had any. What does not put them into `out`
     /// drops them.
     ///
@@ -56,6 +80,20 @@ pub trait Transform {
         let _ = (next, cx);
         Poll::Ready(())
     }
+}
+
+/// What a [`Transform`] wants next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// More of the body. After its end there is none, and the changed body ends too. Whoever waits for
+    /// something else besides is woken by that.
+    Read,
+    /// Something was put out.
+    Out,
+    /// Nothing, until it is woken.
+    Wait,
+    /// The body ends here, whatever is left of the other one.
+    End,
 }
 
 /// Pieces of a body, in order.
@@ -97,12 +135,20 @@ where
                 ready!(this.transform.poll_ready(next, cx));
                 return Poll::Ready(this.out.pop_front().map(Ok));
             }
-            if this.ended {
-                return Poll::Ready(None);
+            match this.transform.step(&mut this.out, cx) {
+                Ok(Step::Read) if this.ended => return Poll::Ready(None),
+                Ok(Step::Read) => {}
+                Ok(Step::Out) => continue,
+                Ok(Step::Wait) => return Poll::Pending,
+                Ok(Step::End) => return Poll::Ready(None),
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
             }
             let done = match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => this.transform.data(data, &mut this.out),
+                    Ok(data) => {
+                        let last = this.inner.is_end_stream();
+                        this.transform.piece(data, last, &mut this.out)
+                    }
                     Err(frame) => {
                         this.ended = true;
                         let trailers = frame.into_trailers().ok();
@@ -126,7 +172,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended && self.out.is_empty()
+        self.ended && self.out.is_empty() && !self.transform.is_waiting()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::future::LocalBoxFuture;
 use http::header::HOST;
 use http::{Request, Response, StatusCode};
@@ -95,17 +95,9 @@ where
     Q: causeway_xds::proto::Message,
     A: causeway_xds::proto::Message + Default,
 {
-    let mut request = Request::post(path)
-        .header("te", "trailers")
-        .header("content-type", "application/grpc");
+    let mut request = grpc_head(cluster, path, metadata);
     if !limit.is_zero() {
         request = request.header("grpc-timeout", format!("{}m", limit.as_millis()));
-    }
-    if !metadata.iter().any(|(name, _)| *name == HOST) {
-        request = request.header(HOST, authority(cluster));
-    }
-    for (name, value) in metadata {
-        request = request.header(name, value);
     }
     let body = framed(&message.encode_to_vec());
     let request = request
@@ -144,6 +136,113 @@ where
         .unwrap_or(Err(CallError::Timeout(limit)))
 }
 
+/// The head of a call over gRPC, without its deadline. `metadata` goes into it.
+fn grpc_head(
+    cluster: &str,
+    path: &str,
+    metadata: &[(http::HeaderName, http::HeaderValue)],
+) -> http::request::Builder {
+    let mut request = Request::post(path)
+        .header("te", "trailers")
+        .header("content-type", "application/grpc");
+    if !metadata.iter().any(|(name, _)| *name == HOST) {
+        request = request.header(HOST, authority(cluster));
+    }
+    for (name, value) in metadata {
+        request = request.header(name, value);
+    }
+    request
+}
+
+/// Opens a call over gRPC in which both sides send as many messages as they like.
+///
+/// # Errors
+/// [`CallError`]
+pub async fn stream(
+    calls: &dyn Calls,
+    cluster: &str,
+    path: &str,
+    metadata: &[(http::HeaderName, http::HeaderValue)],
+    messages: BoxBody,
+    limit: Duration,
+) -> Result<Messages, CallError> {
+    let request = grpc_head(cluster, path, metadata)
+        .body(messages)
+        .map_err(|e| CallError::Unreachable(e.to_string()))?;
+    let (head, body) = calls.call(cluster, request, limit).await?.into_parts();
+    let ended = status_of(&head.headers)?;
+    if head.status != StatusCode::OK {
+        let message = format!("HTTP status {}", head.status.as_u16());
+        return Err(CallError::Status { code: 2, message });
+    }
+    Ok(Messages {
+        body,
+        data: BytesMut::new(),
+        ended,
+    })
+}
+
+/// The messages that the other side of a call sends.
+pub struct Messages {
+    body: BoxBody,
+    data: BytesMut,
+    /// There was a status.
+    ended: bool,
+}
+
+impl Messages {
+    /// `None`: the other side has ended the call, and nothing is wrong.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub async fn next<A>(&mut self) -> Result<Option<A>, CallError>
+    where
+        A: causeway_xds::proto::Message + Default,
+    {
+        loop {
+            if let Some(message) = self.message()? {
+                let message = A::decode(message);
+                return message
+                    .map(Some)
+                    .map_err(|e| CallError::Broken(e.to_string()));
+            }
+            match self.body.frame().await {
+                None if self.ended => return Ok(None),
+                None => return Err(CallError::Broken("no grpc-status".to_owned())),
+                Some(Err(error)) => return Err(CallError::Broken(error.to_string())),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.data.extend_from_slice(&data),
+                    Err(frame) => {
+                        if let Some(trailers) = frame.trailers_ref() {
+                            self.ended |= status_of(trailers)?;
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// What is there of messages.
+    fn message(&mut self) -> Result<Option<Bytes>, CallError> {
+        let Some(head) = self.data.first_chunk::<5>() else {
+            return Ok(None);
+        };
+        if head[0] != 0 {
+            return Err(CallError::Broken("a compressed message".to_owned()));
+        }
+        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
+        if u64::from(length) > MAX_MESSAGE {
+            return Err(CallError::TooLarge(MAX_MESSAGE));
+        }
+        let whole = head.len() + length as usize;
+        if self.data.len() < whole {
+            return Ok(None);
+        }
+        let mut message = self.data.split_to(whole);
+        Ok(Some(message.split_off(5).freeze()))
+    }
+}
+
 /// Whom a call is for, where configuration does not say: the cluster, if that can be a host.
 fn authority(cluster: &str) -> &str {
     match cluster.parse::<http::uri::Authority>() {
@@ -153,7 +252,7 @@ fn authority(cluster: &str) -> &str {
 }
 
 /// A message behind its length ("Length-Prefixed-Message" of gRPC over HTTP/2).
-fn framed(message: &[u8]) -> Vec<u8> {
+pub fn framed(message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
     let mut framed = vec![0];
     framed.extend_from_slice(&length.to_be_bytes());

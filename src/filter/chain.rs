@@ -7,6 +7,7 @@ use http::StatusCode;
 use http::header::HOST;
 use http::request::Parts;
 
+use super::pause::Resume;
 use super::{Answer, Asked, Flow, HttpFilter, LocalReply, Stream, Target, Then};
 use crate::error::{Failure, ResponseFlag};
 use crate::formatter::Wants;
@@ -150,10 +151,30 @@ impl Chain {
         })
     }
 
-    /// In reverse order.
-    pub fn response<'a>(&self, answer: &mut Answer<'a>, route: &'a PerRoute) {
-        for (place, entry) in self.filters.iter().enumerate().rev() {
-            answer.place = place;
+    pub fn len(&self) -> usize {
+        self.filters.len()
+    }
+
+    /// In reverse order from the filter before `place` on, which is [`Chain::len`] at first, until one
+    /// holds the answer; that one is at `place` then, and goes on with `resume` after its wait.
+    pub fn response<'a>(
+        &self,
+        answer: &mut Answer<'a>,
+        route: &'a PerRoute,
+        place: &mut usize,
+        resume: Option<Resume>,
+    ) {
+        if let (Some(resume), Some(entry)) = (resume, self.filters.get(*place)) {
+            answer.place = *place;
+            answer.own = route.of(&entry.name);
+            resume(answer);
+            if answer.is_held() {
+                return;
+            }
+        }
+        for entry in self.filters[..*place].iter().rev() {
+            *place -= 1;
+            answer.place = *place;
             answer.own = route.of(&entry.name);
             if answer.own.map_or(entry.disabled, |own| own.disables()) {
                 continue;
@@ -165,6 +186,9 @@ impl Chain {
                         filter.response(answer);
                     }
                 }
+            }
+            if answer.is_held() {
+                return;
             }
         }
     }

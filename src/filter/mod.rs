@@ -13,9 +13,11 @@ pub mod http;
 mod local_reply;
 pub mod network;
 pub mod pace;
+pub mod pause;
 mod query;
 pub mod registry;
 pub mod rules;
+pub mod secrets;
 mod state;
 #[cfg(test)]
 mod testing;
@@ -29,6 +31,7 @@ use std::rc::Rc;
 use ::http::header::{HeaderMap, HeaderValue};
 use ::http::request::Parts;
 use ::http::{StatusCode, Uri};
+use bytes::Bytes;
 
 pub use chain::{Chain, RouterConfig, Slot};
 pub use local_reply::{Asked, LocalReply};
@@ -41,6 +44,7 @@ use crate::route::{Route, Said};
 use crate::tls::Session;
 use body::{BodySlot, Read, Transform, Transformed, Whole};
 use call::Calls;
+use pause::{Gather, Gathered, Pause, Resume, Until};
 
 /// What filters can learn of what is around a stream.
 pub trait Around {
@@ -321,6 +325,9 @@ pub struct Answer<'a> {
     pub target: Option<&'a Target>,
     /// In the order in which they change the body.
     transforms: Vec<Box<dyn Transform>>,
+    /// What stands in the place of the body, or before what is left of it.
+    body: Option<NewBody>,
+    held: Option<Held>,
     /// `None` for the head of a tunnel, of which nothing is known any more.
     around: Option<&'a dyn Around>,
     own: Option<&'a Said>,
@@ -340,6 +347,8 @@ impl<'a> Answer<'a> {
             bodyless: false,
             target: None,
             transforms: Vec::new(),
+            body: None,
+            held: None,
             around,
             own: None,
             place: 0,
@@ -385,9 +394,75 @@ impl<'a> Answer<'a> {
         self.transforms.push(transform);
     }
 
-    pub fn into_transforms(self) -> Vec<Box<dyn Transform>> {
-        self.transforms
+    /// Waits, which the filters between this one and the client do as well. What the body was changed
+    /// by so far is part of it then.
+    pub fn wait(&mut self, future: impl Future<Output = Resume> + 'static) {
+        self.pause(Until(Box::pin(future)));
     }
+
+    pub fn pause(&mut self, pause: impl Pause + 'static) {
+        self.held = Some(Held::Paused(Box::new(pause)));
+    }
+
+    /// Waits for the body, up to `limit` bytes of it, which `then` gets. What it gets is gone from the
+    /// body, and for `then` to put back.
+    pub fn read_body(
+        &mut self,
+        limit: u64,
+        then: impl FnOnce(&mut Answer<'_>, Gathered) + Unpin + 'static,
+    ) {
+        self.pause(Gather::new(limit, then));
+    }
+
+    /// In the place of the body, whatever is left of that.
+    pub fn replace_body(&mut self, body: Whole) {
+        self.body = Some(NewBody { body, cut: true });
+    }
+
+    /// Before what is left of the body.
+    pub fn put_back(&mut self, data: Bytes) {
+        self.body = Some(NewBody {
+            body: Whole::new(data),
+            cut: false,
+        });
+    }
+
+    /// An answer of our own in the place of this one, which no other filter sees.
+    pub fn reply(&mut self, reply: LocalReply) {
+        self.held = Some(Held::Replied(Box::new(reply)));
+    }
+
+    fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    pub fn into_outcome(self) -> Outcome {
+        Outcome {
+            body: self.body,
+            transforms: self.transforms,
+            held: self.held,
+        }
+    }
+}
+
+/// What filters have made of an answer, beside its head.
+pub struct Outcome {
+    pub body: Option<NewBody>,
+    /// In the order in which they change the body, the new one if there is one.
+    pub transforms: Vec<Box<dyn Transform>>,
+    pub held: Option<Held>,
+}
+
+pub struct NewBody {
+    pub body: Whole,
+    /// Nothing that is left of the other one follows.
+    pub cut: bool,
+}
+
+/// Why an answer does not go on to the next filter.
+pub enum Held {
+    Paused(Box<dyn Pause>),
+    Replied(Box<LocalReply>),
 }
 
 /// What a client asked for, in its own terms: before the route rewrote anything.

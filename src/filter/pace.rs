@@ -1,6 +1,8 @@
 //! Bodies that are slowed down.
 
+use std::cell::Cell;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -82,7 +84,13 @@ pub struct Paced<R> {
     _held: Box<dyn std::any::Any>,
     /// Of the piece in front: when it may go.
     waiting: Option<Pin<Box<Sleep>>>,
+    /// Since when it waits.
+    since: Option<Instant>,
+    delay: Delay,
 }
+
+/// How long a body was held back so far.
+pub type Delay = Rc<Cell<Duration>>;
 
 impl<R: Rate> Paced<R> {
     pub fn new(rate: R, held: impl std::any::Any) -> Self {
@@ -90,7 +98,13 @@ impl<R: Rate> Paced<R> {
             rate,
             _held: Box::new(held),
             waiting: None,
+            since: None,
+            delay: Delay::default(),
         }
+    }
+
+    pub fn delay(&self) -> Delay {
+        Rc::clone(&self.delay)
     }
 }
 
@@ -115,8 +129,16 @@ impl<R: Rate> Transform for Paced<R> {
                 self.waiting = None;
             }
             match self.rate.take(data.len()) {
-                Ok(()) => return Poll::Ready(()),
-                Err(at) => self.waiting = Some(Box::pin(tokio::time::sleep_until(at))),
+                Ok(()) => {
+                    if let Some(since) = self.since.take() {
+                        self.delay.set(self.delay.get() + since.elapsed());
+                    }
+                    return Poll::Ready(());
+                }
+                Err(at) => {
+                    self.since.get_or_insert_with(Instant::now);
+                    self.waiting = Some(Box::pin(tokio::time::sleep_until(at)));
+                }
             }
         }
     }
@@ -130,7 +152,7 @@ mod tests {
     async fn a_body_takes_as_long_as_its_rate_says() {
         let mut paced = Paced::new(Alone::new(1000), ());
         let mut out = Frames::new();
-        let began = Instant::now();
+        let (began, delay) = (Instant::now(), paced.delay());
         paced.data(Bytes::from(vec![0; 500]), &mut out).unwrap();
         assert_eq!(out.len(), 10, "pieces of 50 milliseconds");
         while let Some(next) = out.pop_front() {
@@ -138,5 +160,6 @@ mod tests {
         }
         // The first piece goes at once.
         assert_eq!(began.elapsed().as_millis(), 450);
+        assert_eq!(delay.get().as_millis(), 450);
     }
 }

@@ -27,9 +27,12 @@ pub fn set(request: &mut Parts, query: &str) {
     let Ok(whole) = PathAndQuery::try_from(whole) else {
         return;
     };
-    let mut parts = request.uri.clone().into_parts();
-    parts.path_and_query = Some(whole);
-    if let Ok(uri) = Uri::from_parts(parts) {
-        request.uri = uri;
-    }
+    set_path(&mut request.uri, whole);
+}
+
+/// Puts a path and its query in the place of those that are there.
+pub fn set_path(uri: &mut Uri, path: PathAndQuery) {
+    let mut parts = std::mem::take(uri).into_parts();
+    parts.path_and_query = Some(path);
+    *uri = Uri::from_parts(parts).unwrap_or_default();
 }

@@ -10,6 +10,7 @@ use causeway_xds::proto::Message;
 use causeway_xds::proto::core::Node;
 use causeway_xds::proto::envoy::config::route::v3::FilterConfig;
 use causeway_xds::proto::envoy::extensions::filters::http::router::v3::Router;
+use causeway_xds::proto::tls::SdsSecretConfig;
 use causeway_xds::reject::{FieldPath, Invalid};
 use causeway_xds::resource::access_log;
 use causeway_xds::resource::api_source::Target;
@@ -23,6 +24,7 @@ use crate::telemetry::stats::{Counter, Gauge, Stats};
 use crate::tls::TlsError;
 
 use super::network;
+use super::secrets::{self, Secrets};
 use super::{Chain, HttpFilter, RouterConfig, Slot, http};
 
 /// Makes a filter from its configuration.
@@ -53,6 +55,10 @@ pub struct Context {
     pub node: Option<Arc<Node>>,
     /// Under which the filters of a chain count: `http.<stat_prefix>.`
     pub stat_scope: String,
+    /// Those that filters name.
+    pub secrets: Arc<Secrets>,
+    /// Filters of whoever embeds the program, beside those of [`FACTORIES`].
+    pub more: &'static [Factory],
 }
 
 impl Context {
@@ -88,6 +94,7 @@ pub struct KnownServers {
 }
 
 /// How a filter is made from its configuration.
+#[derive(Debug)]
 pub struct Factory {
     /// Message name of the configuration.
     pub message: &'static str,
@@ -123,13 +130,16 @@ pub const FACTORIES: &[Factory] = &[
     http::buffer::FACTORY,
     http::compressor::FACTORY,
     http::cors::FACTORY,
+    http::credential_injector::FACTORY,
     http::csrf::FACTORY,
     http::custom_response::FACTORY,
     http::decompressor::FACTORY,
     http::error_pages::FACTORY,
     http::ext_authz::FACTORY,
+    http::ext_proc::FACTORY,
     http::fault::FACTORY,
     http::forwarded::FACTORY,
+    http::grpc_http1_bridge::FACTORY,
     http::grpc_stats::FACTORY,
     http::grpc_web::FACTORY,
     http::header_mutation::FACTORY,
@@ -137,6 +147,7 @@ pub const FACTORIES: &[Factory] = &[
     http::health_check::FACTORY,
     http::jwt_authn::FACTORY,
     http::local_ratelimit::FACTORY,
+    http::oauth2::FACTORY,
     http::on_demand::FACTORY,
     http::path_prefix::FACTORY,
     http::ratelimit::FACTORY,
@@ -195,7 +206,7 @@ impl Registry {
                     chain.router = router(filter)?;
                 }
                 LinkConfig::Configured(filter) => {
-                    let built = (factory(filter)?.build)(filter, &context)?;
+                    let built = (factory(filter, &context)?.build)(filter, &context)?;
                     chain.push(link.name, link.disabled, built);
                 }
                 LinkConfig::Changing(slot) => {
@@ -215,7 +226,8 @@ impl Registry {
         stat_prefix: &str,
         filter: &TypedExtension,
     ) -> Result<Arc<dyn HttpFilter>, Invalid> {
-        (factory(filter)?.build)(filter, &self.scoped(stat_prefix))
+        let context = self.scoped(stat_prefix);
+        (factory(filter, &context)?.build)(filter, &context)
     }
 
     fn scoped(&self, stat_prefix: &str) -> Context {
@@ -278,8 +290,8 @@ fn said(config: &TypedExtension, context: &Context) -> Result<Option<Said>, Inva
         }));
     };
     let inner = TypedExtension::from_any(config.name.as_str(), inner);
-    let known = |f: &Factory| f.per_route.iter().any(|(m, _)| *m == inner.message_name());
-    if is_optional && !FACTORIES.iter().any(known) {
+    let known = |f: &'static Factory| f.per_route.iter().any(|(m, _)| *m == inner.message_name());
+    if is_optional && !factories(context).any(known) {
         return Ok(None);
     }
     let config = per_route(&inner, context).map_err(|invalid| invalid.within(&at))?;
@@ -291,7 +303,7 @@ fn said(config: &TypedExtension, context: &Context) -> Result<Option<Said>, Inva
 
 /// The message decides what it is, and not the name that it stands under.
 fn per_route(config: &TypedExtension, context: &Context) -> Result<RouteConfig, Invalid> {
-    let all = FACTORIES.iter().flat_map(|factory| factory.per_route);
+    let all = factories(context).flat_map(|factory| factory.per_route);
     let mut known = all.filter(|(message, _)| *message == config.message_name());
     match known.next() {
         Some((_, build)) => build(config, context),
@@ -299,9 +311,13 @@ fn per_route(config: &TypedExtension, context: &Context) -> Result<RouteConfig, 
     }
 }
 
-fn factory(filter: &TypedExtension) -> Result<&'static Factory, Invalid> {
-    FACTORIES
-        .iter()
+/// Ours, and those from outside.
+fn factories(context: &Context) -> impl Iterator<Item = &'static Factory> + use<> {
+    FACTORIES.iter().chain(context.more)
+}
+
+fn factory(filter: &TypedExtension, context: &Context) -> Result<&'static Factory, Invalid> {
+    factories(context)
         .find(|f| f.message == filter.message_name())
         .ok_or_else(|| unknown("HTTP filter", filter))
 }
@@ -322,8 +338,8 @@ pub(super) fn decode<M: Message + Default>(extension: &TypedExtension) -> Result
 fn router(filter: &TypedExtension) -> Result<RouterConfig, Invalid> {
     let at = FieldPath::root();
     let Router {
-        dynamic_stats: _, // always counted
-        start_child_span,
+        dynamic_stats: _,    // always counted
+        start_child_span: _, // there are no spans: listed as without effect
         upstream_log,
         upstream_log_options,
         suppress_envoy_headers,
@@ -335,7 +351,6 @@ fn router(filter: &TypedExtension) -> Result<RouterConfig, Invalid> {
         ..
     } = decode::<Router>(filter)?;
     let refused = [
-        (start_child_span, "start_child_span"),
         (!upstream_log.is_empty(), "upstream_log"),
         (upstream_log_options.is_some(), "upstream_log_options"),
         (!strict_check_headers.is_empty(), "strict_check_headers"),
@@ -398,14 +413,18 @@ impl Extensions for Registry {
     }
 
     fn knows_http_filter(&self, message_name: &str) -> bool {
-        message_name == ROUTER || FACTORIES.iter().any(|f| f.message == message_name)
+        message_name == ROUTER || factories(&self.context).any(|f| f.message == message_name)
     }
 
     fn check_http_filter(&self, filter: &TypedExtension) -> Result<(), Invalid> {
         if filter.message_name() == ROUTER {
             return router(filter).map(drop);
         }
-        (factory(filter)?.build)(filter, &self.context).map(drop)
+        (factory(filter, &self.context)?.build)(filter, &self.context).map(drop)
+    }
+
+    fn filter_secrets(&self, config: &TypedExtension) -> Vec<SdsSecretConfig> {
+        secrets::named_by(config)
     }
 
     fn check_network_filter(&self, filter: &TypedExtension) -> Result<(), Invalid> {

@@ -18,10 +18,13 @@ use http::header::{HOST, HeaderMap, HeaderName};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 
-use super::body::{BodySlot, BoxBody, Whole};
+use super::body::{BodySlot, BoxBody, Transformed, Whole, rejoined};
 use super::call::{CallError, Calls, Members};
 use super::registry::{FACTORIES, Link, LinkConfig};
-use super::{Answer, Around, Chain, Downstream, Flow, Messages, Registry, Stream, StreamState};
+use super::{
+    Answer, Around, Chain, Downstream, Flow, Held, LocalReply, Messages, Outcome, Registry, Stream,
+    StreamState,
+};
 use crate::error::{Failure, ResponseFlag};
 use crate::formatter::{Facts, Key, Value};
 use crate::route::{Filters as _, PerRoute};
@@ -244,8 +247,63 @@ pub fn answer(
     around: &Nowhere,
 ) -> StatusCode {
     let mut answer = Answer::new(status, headers, Some(around));
-    chain.response(&mut answer, route);
+    chain.response(&mut answer, route, &mut chain.len(), None);
     answer.status
+}
+
+/// What became of an answer.
+pub struct Answered {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: BoxBody,
+    /// In its place.
+    pub reply: Option<LocalReply>,
+}
+
+/// Leads an answer and its body through the chain, waits included.
+pub async fn descend(
+    chain: &Chain,
+    answer: (StatusCode, HeaderMap, BoxBody),
+    route: &PerRoute,
+    around: &Nowhere,
+) -> Answered {
+    let (mut status, mut headers, mut body) = answer;
+    let (mut place, mut resume) = (chain.len(), None);
+    loop {
+        let mut answer = Answer::new(status, &mut headers, Some(around));
+        answer.bodyless = body.is_end_stream();
+        chain.response(&mut answer, route, &mut place, resume.take());
+        status = answer.status;
+        let Outcome {
+            body: new,
+            transforms,
+            held,
+        } = answer.into_outcome();
+        body = match new {
+            None => body,
+            Some(new) if new.cut => new.body.boxed(),
+            Some(new) => rejoined(new.body.data, body),
+        };
+        for transform in transforms {
+            body = Box::pin(Transformed::new(body, transform));
+        }
+        let mut pause = match held {
+            Some(Held::Paused(pause)) => pause,
+            held => {
+                let reply = held.map(|held| match held {
+                    Held::Replied(reply) => *reply,
+                    Held::Paused(_) => unreachable!("seen to before"),
+                });
+                return Answered {
+                    status,
+                    headers,
+                    body,
+                    reply,
+                };
+            }
+        };
+        resume = Some(std::future::poll_fn(|cx| pause.poll(body.as_mut(), cx)).await);
+    }
 }
 
 /// All requests.

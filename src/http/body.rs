@@ -12,7 +12,8 @@ use hyper::body::Incoming;
 use super::exchange::Exchange;
 use super::watch::Fired;
 use crate::error::ResponseFlag;
-use crate::filter::{self, body::Transform, body::Transformed};
+use crate::filter::body::{Transform, Transformed, Whole};
+use crate::filter::{self, NewBody};
 use crate::upstream::pool::Lease;
 
 /// What a client is sent.
@@ -22,6 +23,36 @@ pub enum Body {
     Upstream(Box<Relay>),
     /// Changed by a filter.
     Transformed(Box<Transformed<Self>>),
+    /// Begun anew by a filter.
+    Renewed(Box<Renewed>),
+}
+
+/// A body with something in front, or in the place, of what is left of it.
+pub struct Renewed {
+    first: Whole,
+    /// Nothing of the rest follows.
+    cut: bool,
+    rest: Body,
+}
+
+/// A body as filters see it.
+pub struct Seen<'b>(pub &'b mut Body);
+
+impl HttpBody for Seen<'_> {
+    type Data = Bytes;
+    type Error = filter::body::BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let frame = std::task::ready!(Pin::new(&mut *self.0).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| frame.map_err(filter::body::BodyError::new)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
 }
 
 /// Streams an upstream's body, and owns what must last as long as it does.
@@ -76,6 +107,28 @@ impl Body {
             Self::Full(_, exchange) => Some(exchange),
             Self::Upstream(relay) => Some(&relay.exchange),
             Self::Transformed(body) => body.inner.exchange(),
+            Self::Renewed(body) => body.rest.exchange(),
+        }
+    }
+
+    pub fn exchange_mut(&mut self) -> Option<&mut Exchange> {
+        match self {
+            Self::Empty => None,
+            Self::Full(_, exchange) => Some(exchange),
+            Self::Upstream(relay) => Some(&mut relay.exchange),
+            Self::Transformed(body) => body.inner.exchange_mut(),
+            Self::Renewed(body) => body.rest.exchange_mut(),
+        }
+    }
+
+    /// Lets go of the body, and of the connection that it comes on.
+    pub fn into_exchange(self) -> Option<Box<Exchange>> {
+        match self {
+            Self::Empty => None,
+            Self::Full(_, exchange) => Some(exchange),
+            Self::Upstream(relay) => Some(relay.exchange),
+            Self::Transformed(body) => body.inner.into_exchange(),
+            Self::Renewed(body) => body.rest.into_exchange(),
         }
     }
 
@@ -89,8 +142,18 @@ impl Body {
         match self {
             Self::Full(_, exchange) => Self::full(Bytes::new(), exchange),
             Self::Transformed(body) => body.inner.bare(),
+            Self::Renewed(body) => body.rest.bare(),
             other => other,
         }
+    }
+
+    /// With something in front of what is left of it, or in its place.
+    pub fn renewed(self, new: NewBody) -> Self {
+        Self::Renewed(Box::new(Renewed {
+            first: new.body,
+            cut: new.cut,
+            rest: self,
+        }))
     }
 
     pub fn transformed(self, transform: Box<dyn Transform>) -> Self {
@@ -163,6 +226,62 @@ impl Relay {
     }
 }
 
+impl Body {
+    /// The next frame of a body that filters have changed.
+    fn poll_changed(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let progress = self
+            .exchange()
+            .map(|exchange| Rc::clone(&exchange.progress));
+        let before = progress.as_ref().map_or(0, |p| p.sent.get());
+        let frame = match self {
+            Self::Transformed(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Renewed(body) => body.poll(cx),
+            other => return Pin::new(other).poll_frame(cx),
+        };
+        if let Some(progress) = progress {
+            // What a filter was given is not what it makes of it.
+            let made = match &frame {
+                Poll::Ready(Some(Ok(frame))) => frame.data_ref().map_or(0, Bytes::len),
+                _ => 0,
+            };
+            progress.sent.set(before + made as u64);
+        }
+        frame
+    }
+}
+
+impl Renewed {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match Pin::new(&mut self.first).poll_frame(cx) {
+            Poll::Ready(None) | Poll::Pending if !self.cut => {
+                Pin::new(&mut self.rest).poll_frame(cx)
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                self.finish();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(None) | Poll::Pending => {
+                self.finish();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    /// What was to be sent is on its way.
+    fn finish(&self) {
+        if self.cut
+            && self.first.is_end_stream()
+            && let Some(exchange) = self.rest.exchange()
+        {
+            exchange.complete();
+        }
+    }
+}
+
 impl HttpBody for Body {
     type Data = Bytes;
     type Error = BodyError;
@@ -171,7 +290,8 @@ impl HttpBody for Body {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
+        let body = self.get_mut();
+        match body {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes, exchange) => Poll::Ready(bytes.take().map(|bytes| {
                 exchange.progress.sent.set(bytes.len() as u64);
@@ -179,21 +299,7 @@ impl HttpBody for Body {
                 Ok(Frame::data(bytes))
             })),
             Self::Upstream(relay) => relay.poll(cx),
-            Self::Transformed(body) => {
-                let exchange = body.inner.exchange();
-                let progress = exchange.map(|exchange| Rc::clone(&exchange.progress));
-                let before = progress.as_ref().map_or(0, |p| p.sent.get());
-                let frame = Pin::new(&mut **body).poll_frame(cx);
-                if let Some(progress) = progress {
-                    // What the filter was given is not what it makes of it.
-                    let made = match &frame {
-                        Poll::Ready(Some(Ok(frame))) => frame.data_ref().map_or(0, Bytes::len),
-                        _ => 0,
-                    };
-                    progress.sent.set(before + made as u64);
-                }
-                frame
-            }
+            Self::Transformed(_) | Self::Renewed(_) => body.poll_changed(cx),
         }
     }
 
@@ -203,6 +309,9 @@ impl HttpBody for Body {
             Self::Full(bytes, _) => bytes.is_none(),
             Self::Upstream(relay) => relay.inner.is_end_stream(),
             Self::Transformed(body) => body.is_end_stream(),
+            Self::Renewed(body) => {
+                body.first.is_end_stream() && (body.cut || body.rest.is_end_stream())
+            }
         }
     }
 
@@ -214,6 +323,8 @@ impl HttpBody for Body {
             }
             Self::Upstream(relay) => relay.inner.size_hint(),
             Self::Transformed(body) => body.size_hint(),
+            Self::Renewed(body) if body.cut => body.first.size_hint(),
+            Self::Renewed(_) => SizeHint::default(),
         }
     }
 }

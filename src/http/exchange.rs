@@ -122,6 +122,11 @@ impl Exchange {
         self.flag.set(Some(flag));
     }
 
+    /// What went wrong is not what the client is told.
+    pub fn unflag(&self) {
+        self.flag.set(None);
+    }
+
     pub fn flagged(&self) -> Option<ResponseFlag> {
         self.flag.get()
     }

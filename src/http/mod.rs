@@ -8,6 +8,7 @@ mod clock;
 mod coalesce;
 mod connect;
 pub mod connection_manager;
+mod descent;
 mod exchange;
 pub mod explain;
 mod failures;

@@ -14,6 +14,7 @@ use super::attempts;
 use super::body::Body;
 use super::client_cert;
 use super::connection_manager::Connection;
+use super::descent::{self, Descent, Way};
 use super::exchange::Exchange;
 use super::forwarded::{self, X_FORWARDED_PROTO, X_REQUEST_ID};
 use super::head::{self, UpgradeRequest, unsay_upgrade};
@@ -25,7 +26,7 @@ use super::router::{self, Forwarded, Job};
 use super::strict;
 use super::timeouts::Timeouts;
 use crate::error::{Failure, ResponseFlag};
-use crate::filter::{Answer, Around, Chain, Flow, LocalReply, Stream, Target, Then};
+use crate::filter::{Flow, LocalReply, Stream, Then};
 use crate::route::redirect::Redirect;
 use crate::route::{Action, Chosen, PerRoute};
 use crate::snapshot::HttpManagerSpec;
@@ -158,8 +159,17 @@ pub async fn handle(
         // Whoever was not asked for the way up has no word on the way down.
         let response = match &connection.manager.filters {
             filters if routed.is_some() && !filters.is_empty() => {
-                let route = chosen.map_or(PerRoute::NONE, Chosen::filters);
-                through_filters(response, filters, route, target.as_deref())
+                let way = Way {
+                    filters,
+                    route: chosen.map_or(PerRoute::NONE, Chosen::filters),
+                    target: target.as_deref(),
+                    manner,
+                };
+                match descent::begin(response, &way) {
+                    Descent::Done(response) => response,
+                    // Rare, and large: it has a place of its own.
+                    Descent::Paused(paused) => Box::pin(paused.go_on(&way)).await,
+                }
             }
             _ => response,
         };
@@ -210,41 +220,6 @@ impl<'c> Ending<'c> {
         }
         response
     }
-}
-
-/// The way of an answer through the filters.
-fn through_filters(
-    mut response: Response<Body>,
-    filters: &Chain,
-    route: &PerRoute,
-    target: Option<&Target>,
-) -> Response<Body> {
-    let mut headers = std::mem::take(response.headers_mut());
-    let body = response.body();
-    let around = body.exchange().map(|exchange| Surroundings {
-        exchange,
-        cluster: "",
-        route: None,
-    });
-    let around = around.as_ref().map(|around| around as &dyn Around);
-    let mut answer = Answer::new(response.status(), &mut headers, around);
-    answer.local = body.is_local();
-    answer.bodyless = http_body::Body::is_end_stream(body);
-    answer.target = target;
-    filters.response(&mut answer, route);
-    let status = answer.status;
-    let transforms = answer.into_transforms();
-    if status != response.status() {
-        if let Some(exchange) = body.exchange() {
-            exchange.answered(status);
-        }
-        *response.status_mut() = status;
-    }
-    *response.headers_mut() = headers;
-    if transforms.is_empty() {
-        return response;
-    }
-    response.map(|body| transforms.into_iter().fold(body, Body::transformed))
 }
 
 /// A request on its way through the filters.

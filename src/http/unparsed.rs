@@ -97,7 +97,9 @@ fn written(response: Response<Body>, automatic: &[u8]) -> Vec<u8> {
     let (bytes, exchange) = match body {
         Body::Full(bytes, exchange) => (bytes.unwrap_or_default(), exchange),
         // A local reply has a body at hand.
-        Body::Empty | Body::Upstream(_) | Body::Transformed(_) => return Vec::new(),
+        Body::Empty | Body::Upstream(_) | Body::Transformed(_) | Body::Renewed(_) => {
+            return Vec::new();
+        }
     };
     let length = HeaderValue::from(bytes.len() as u64);
     head.headers.insert(CONTENT_LENGTH, length);

@@ -128,6 +128,9 @@ impl Compiler {
             todo.remove(&kind).unwrap_or_default()
         };
         let secrets = take(ResourceType::Secret, &mut todo);
+        for name in &secrets {
+            filters::pass_on(&self.registry, store, name);
+        }
         let users: Vec<(ResourceType, String)> = secrets
             .iter()
             .filter_map(|name| self.secret_users.get(*name))

@@ -6,7 +6,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 wanted=$1
 seconds=$2
-targets=(discovery_sotw discovery_delta resource resource_text bootstrap head path formatter)
+targets=(discovery_sotw discovery_delta resource resource_text bootstrap head path formatter filter)
 [ "$wanted" = all ] || targets=("$wanted")
 cd "$here/../.."
 # The code has no `unsafe`, so the sanitizers would only slow it down.

@@ -3,7 +3,9 @@
 mod services;
 
 mod chains;
+mod logins;
 mod policies;
+mod processor;
 
 use std::net::SocketAddr;
 

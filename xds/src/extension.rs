@@ -5,6 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use crate::proto::Any;
+use crate::proto::tls::SdsSecretConfig;
 use crate::reject::Invalid;
 use crate::resource::config_source::Place;
 use crate::resource::parts::unknown_type;
@@ -78,6 +79,12 @@ pub trait Extensions: Send + Sync {
     fn knows_http_filter(&self, message_name: &str) -> bool {
         let _ = message_name;
         true
+    }
+
+    /// The secrets that the configuration of an HTTP filter names, or what a route says to one.
+    fn filter_secrets(&self, config: &TypedExtension) -> Vec<SdsSecretConfig> {
+        let _ = config;
+        Vec::new()
     }
 
     /// An HTTP filter of a connection manager.

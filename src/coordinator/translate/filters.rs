@@ -10,7 +10,7 @@ use causeway_xds::type_url::pack_as;
 use ipnet::IpNet;
 use uuid::Uuid;
 
-use super::Frame;
+use super::{Frame, policies};
 use crate::coordinator::model::{AppMode, Circuit};
 use crate::coordinator::problem::{Appearance, Situation};
 use crate::coordinator::{permit, problem};
@@ -57,9 +57,15 @@ pub fn chain(frame: &Frame) -> Vec<HttpFilter> {
         proto: if frame.https_in_front { "https" } else { "" }.to_owned(),
         client_only: true,
     };
-    vec![
-        filter(ERROR_PAGES, &pages(), "causeway.v1.ErrorPages"),
-        filter(ACCESS, &access, "causeway.v1.Access"),
+    let mut filters = vec![filter(ERROR_PAGES, &pages(), "causeway.v1.ErrorPages")];
+    let (before, after): (Vec<_>, Vec<_>) = policies::chain(&frame.policies)
+        .into_iter()
+        .partition(|filter| filter.name == policies::CORS);
+    // What a browser asks beforehand has no credentials.
+    filters.extend(before);
+    filters.push(filter(ACCESS, &access, "causeway.v1.Access"));
+    filters.extend(after);
+    filters.extend([
         // Before use is noted: a page that is opened by mistake uses nothing.
         filter(
             BRIDGE,
@@ -70,10 +76,11 @@ pub fn chain(frame: &Frame) -> Vec<HttpFilter> {
         filter(FORWARDED, &forwarded, "causeway.v1.Forwarded"),
         filter(PATH_PREFIX, &own::PathPrefix {}, "causeway.v1.PathPrefix"),
         filter("envoy.filters.http.router", &router, ROUTER),
-    ]
+    ]);
+    filters
 }
 
-fn filter(name: &str, config: &impl Message, message: &str) -> HttpFilter {
+pub(super) fn filter(name: &str, config: &impl Message, message: &str) -> HttpFilter {
     let config = pack_as(config, message);
     HttpFilter {
         name: name.to_owned(),
@@ -133,6 +140,7 @@ pub fn per_route(frame: &Frame, circuit: &Circuit, road: Road<'_>) -> HashMap<St
             pack_as(&prefix, "causeway.v1.PathPrefixPerRoute"),
         );
     }
+    all.extend(policies::per_route(&frame.policies, circuit));
     all
 }
 

@@ -11,6 +11,7 @@ mod cluster;
 mod filters;
 mod listener;
 pub mod names;
+mod policies;
 mod route;
 mod watch;
 
@@ -27,7 +28,7 @@ use super::Fault;
 use super::model::{AppMode, Circuit, Slot};
 use super::permit::{Digest, PermitHasher};
 use super::registry::{CircuitRegistry, Touched};
-use crate::config::{self, FrontendMode, TlsFiles, TraefikFrontend, WorkerConfig};
+use crate::config::{self, FrontendMode, Policy, TlsFiles, TraefikFrontend, WorkerConfig};
 use crate::util::Secret;
 use names::Slots;
 
@@ -66,6 +67,8 @@ pub struct Frame {
     /// Ports are bound when a circuit takes them, and not all of them from the start.
     pub ports_on_demand: bool,
     pub watch: KernelWatch,
+    /// What circuits get beside being served.
+    pub policies: Vec<Policy>,
 }
 
 /// What opens private circuits.
@@ -156,6 +159,7 @@ impl From<&WorkerConfig> for Frame {
             }),
             ports_on_demand: !config.causeway.ports_at_start,
             watch: KernelWatch::from(&config.causeway),
+            policies: config.causeway.policies.clone(),
         }
     }
 }
@@ -211,6 +215,9 @@ pub fn frame(frame: &Frame) -> Vec<Update> {
     let mut messages = Messages::default();
     if frame.raw_ports {
         messages.cluster(&cluster::nobody());
+    }
+    for asked in policies::clusters(&frame.policies) {
+        messages.cluster(&asked);
     }
     if let Some(slots) = &frame.slots {
         let standing = slots.iter().filter(|_| !frame.ports_on_demand);

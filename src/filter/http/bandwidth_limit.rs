@@ -3,16 +3,22 @@
 //! Configuration: `envoy.extensions.filters.http.bandwidth_limit.v3.BandwidthLimit`; that of a route
 //! takes the place of the other, with a rate of its own. Requests and answers have a rate each.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use bytes::Bytes;
 use causeway_xds::extension::TypedExtension;
 use causeway_xds::proto::envoy::extensions::filters::http::bandwidth_limit::v3 as proto;
 use causeway_xds::reject::Invalid;
 use causeway_xds::resource::parts::{self, At, enumeration, not_empty};
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use http_body::Frame;
 use tokio::time::Instant;
 
-use super::super::pace::{self, Paced, Rate};
+use super::super::body::{BodyError, Frames, Transform};
+use super::super::pace::{self, Delay, Paced, Rate};
 use super::super::registry::{Context, decode};
 use super::super::{Answer, Factory, Flow, HttpFilter, Stream};
 use crate::route::RouteConfig;
@@ -34,6 +40,8 @@ struct BandwidthLimit {
     request: Option<Shared>,
     response: Option<Shared>,
     enabled: Option<(bool, Key)>,
+    /// What clients are told of how long it took.
+    trailers: Option<Names>,
     request_enabled: Arc<Counter>,
     response_enabled: Arc<Counter>,
 }
@@ -79,17 +87,10 @@ impl BandwidthLimit {
             response_trailer_prefix,
         } = decode(config)?;
         let prefix = not_empty(stat_prefix, "stat_prefix")?;
-        for (given, field) in [
-            (enable_response_trailers, "enable_response_trailers"),
-            (
-                !response_trailer_prefix.is_empty(),
-                "response_trailer_prefix",
-            ),
-        ] {
-            if given {
-                return Err(Invalid::at(field, "not supported yet"));
-            }
-        }
+        let trailers = match enable_response_trailers {
+            true => Some(Names::new(&response_trailer_prefix).at("response_trailer_prefix")?),
+            false => None,
+        };
         // Pieces are as long as they are; the interval only has to be one.
         let interval = parts::duration(fill_interval, "fill_interval")?;
         if interval.is_some_and(|i| !(20..=1000).contains(&i.as_millis())) {
@@ -114,6 +115,7 @@ impl BandwidthLimit {
             request: rate(matches!(mode, M::Request | M::RequestAndResponse)),
             response: rate(matches!(mode, M::Response | M::RequestAndResponse)),
             enabled: enabled.map(|(default, key)| (default, context.layers.key(&key))),
+            trailers,
             request_enabled: context.counter_in(&scope, "request_enabled"),
             response_enabled: context.counter_in(&scope, "response_enabled"),
         })
@@ -142,7 +144,15 @@ impl HttpFilter for BandwidthLimit {
             && !stream.is_bodyless()
         {
             limit.request_enabled.inc();
-            stream.transform_body(Box::new(Paced::new(rate.clone(), ())));
+            let paced = Paced::new(rate.clone(), ());
+            let delay = paced.delay();
+            stream.transform_body(Box::new(paced));
+            if limit.trailers.is_some() {
+                let took = Rc::new(Cell::new(Duration::ZERO));
+                let (began, ended) = (Instant::now(), Rc::clone(&took));
+                stream.transform_body(Box::new(Clocked { began, ended }));
+                stream.keep(Took { took, delay });
+            }
         }
         Flow::Continue
     }
@@ -156,11 +166,101 @@ impl HttpFilter for BandwidthLimit {
             limit.response_enabled.inc();
             // The length stays what it is.
             let length = answer.headers.get(CONTENT_LENGTH).cloned();
-            answer.transform(Box::new(Paced::new(rate.clone(), ())));
-            if let Some(length) = length {
+            let paced = Paced::new(rate.clone(), ());
+            let delay = paced.delay();
+            answer.transform(Box::new(paced));
+            if let Some(names) = &limit.trailers {
+                answer.transform(Box::new(Telling {
+                    names: names.clone(),
+                    request: answer.kept(),
+                    began: Instant::now(),
+                    delay,
+                }));
+            } else if let Some(length) = length {
                 answer.headers.insert(CONTENT_LENGTH, length);
             }
         }
+    }
+}
+
+/// What trailers are called: how long a body took, and how much of that it was held back.
+#[derive(Clone, Debug)]
+struct Names {
+    request: [HeaderName; 2],
+    response: [HeaderName; 2],
+}
+
+impl Names {
+    fn new(prefix: &str) -> Result<Self, Invalid> {
+        let name = |what: &str| {
+            let name = match prefix {
+                "" => format!("bandwidth-{what}-ms"),
+                prefix => format!("{prefix}-bandwidth-{what}-ms"),
+            };
+            let wrong = |_| parts::fault("is no header name");
+            HeaderName::try_from(name).map_err(wrong)
+        };
+        Ok(Self {
+            request: [name("request-delay")?, name("request-filter-delay")?],
+            response: [name("response-delay")?, name("response-filter-delay")?],
+        })
+    }
+}
+
+/// Of the body of a request.
+struct Took {
+    took: Rc<Cell<Duration>>,
+    delay: Delay,
+}
+
+/// Notes how long a body took.
+struct Clocked {
+    began: Instant,
+    ended: Rc<Cell<Duration>>,
+}
+
+impl Transform for Clocked {
+    fn data(&mut self, data: Bytes, out: &mut Frames) -> Result<(), BodyError> {
+        self.ended.set(self.began.elapsed());
+        out.push_back(Frame::data(data));
+        Ok(())
+    }
+}
+
+/// Puts what is known behind a body.
+struct Telling {
+    names: Names,
+    request: Option<Rc<Took>>,
+    began: Instant,
+    delay: Delay,
+}
+
+impl Transform for Telling {
+    fn data(&mut self, data: Bytes, out: &mut Frames) -> Result<(), BodyError> {
+        out.push_back(Frame::data(data));
+        Ok(())
+    }
+
+    fn end(&mut self, trailers: Option<HeaderMap>, out: &mut Frames) -> Result<(), BodyError> {
+        let mut trailers = trailers.unwrap_or_default();
+        let mut tell = |[took, delay]: &[HeaderName; 2], times: [Duration; 2]| {
+            for (name, time) in [took, delay].into_iter().zip(times) {
+                let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+                trailers.insert(name, HeaderValue::from(ms));
+            }
+        };
+        if let Some(request) = &self.request {
+            tell(
+                &self.names.request,
+                [request.took.get(), request.delay.get()],
+            );
+        }
+        tell(
+            &self.names.response,
+            [self.began.elapsed(), self.delay.get()],
+        );
+        out.push_back(Frame::trailers(trailers));
+        Ok(())
     }
 }
 
@@ -195,6 +295,45 @@ mod tests {
         assert_eq!(one.take(1).unwrap_err(), later);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn clients_are_told_how_long_it_took_where_that_is_wanted() {
+        use http_body_util::BodyExt as _;
+
+        use crate::filter::body::Whole;
+        use crate::filter::testing::{Nowhere, TestBody, chain, descend, pass, request};
+        use crate::route::PerRoute;
+
+        let config = proto::BandwidthLimit {
+            stat_prefix: "b".into(),
+            enable_mode: proto::bandwidth_limit::EnableMode::RequestAndResponse.into(),
+            limit_kbps: Some(causeway_xds::proto::UInt64Value { value: 1 }),
+            enable_response_trailers: true,
+            response_trailer_prefix: "x".into(),
+            ..Default::default()
+        };
+        let chain = chain(FACTORY.message, &config).unwrap();
+        let (around, route) = (Nowhere::default(), PerRoute::default());
+        let mut parts = request("/", &[]);
+        let mut body = TestBody(Some(Whole::new(vec![0; 1024]).boxed()));
+        let client = std::net::Ipv4Addr::LOCALHOST.into();
+        pass(&chain, &mut parts, &mut body, &route, client, &around).await;
+        body.0.unwrap().collect().await.unwrap();
+        let answer = (
+            http::StatusCode::OK,
+            HeaderMap::new(),
+            Whole::new(vec![0; 512]).boxed(),
+        );
+        let answered = descend(&chain, answer, &route, &around).await;
+        let all = answered.body.collect().await.unwrap();
+        let trailers = all.trailers().unwrap();
+        let told = |name: &str| trailers[name].to_str().unwrap().parse::<u64>().unwrap();
+        // The first piece of 50 milliseconds goes at once.
+        assert!((900..=1000).contains(&told("x-bandwidth-request-delay-ms")));
+        assert!(told("x-bandwidth-request-filter-delay-ms") >= 900);
+        assert!((400..=500).contains(&told("x-bandwidth-response-delay-ms")));
+        assert!(told("x-bandwidth-response-filter-delay-ms") >= 400);
+    }
+
     #[test]
     fn a_limit_that_is_none_is_refused() {
         for (config, of_route, reason) in [
@@ -215,9 +354,10 @@ mod tests {
                 "fill_interval: is not within 20 ms and 1 s",
             ),
             (
-                json!({ "stat_prefix": "b", "enable_response_trailers": true }),
+                json!({ "stat_prefix": "b", "enable_response_trailers": true,
+                    "response_trailer_prefix": "a b" }),
                 false,
-                "enable_response_trailers: not supported yet",
+                "response_trailer_prefix: is no header name",
             ),
         ] {
             assert_eq!(decode(config, of_route).unwrap_err(), reason);

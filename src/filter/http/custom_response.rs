@@ -295,7 +295,7 @@ mod tests {
             custom.response(&mut answer);
             let status = answer.status.as_u16();
             let mut out = Frames::new();
-            for mut transform in answer.into_transforms() {
+            for mut transform in answer.into_outcome().transforms {
                 transform
                     .data(Bytes::from_static(b"old"), &mut out)
                     .unwrap();

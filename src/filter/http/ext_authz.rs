@@ -12,9 +12,10 @@ mod verdict;
 
 use std::sync::Arc;
 
+pub use self::check::metadata;
 use self::check::{Grpc, Seen, Shown, http_request};
-use self::config::{AnyOf, BodyRule, HttpService, Service};
-pub use self::config::{GrpcCall, check_version};
+pub use self::config::{AnyOf, GrpcCall, check_version};
+use self::config::{BodyRule, HttpService, Service};
 use self::per_route::PerRoute;
 use self::verdict::{Allowed, Denied, Edit, Verdict};
 use super::super::body::{Read, rejoined};

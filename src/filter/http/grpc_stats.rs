@@ -3,7 +3,9 @@
 //! Configuration: `envoy.extensions.filters.http.grpc_stats.v3.FilterConfig`. The names are those of
 //! Envoy, below `cluster.<name>.grpc.`; methods come from clients, so only so many are told apart.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -40,6 +42,8 @@ struct GrpcStats {
     /// Dots in the name of a service become underscores.
     replace_dots: bool,
     context: Context,
+    /// Which of all filters of its kind it is.
+    id: u64,
     /// By what follows `cluster.`
     counted: RwLock<HashMap<String, Arc<Counts>>>,
 }
@@ -88,6 +92,7 @@ fn build(config: &TypedExtension, context: &Context) -> Result<Arc<dyn HttpFilte
         methods,
         replace_dots: replace_dots_in_grpc_service_name,
         context: context.clone(),
+        id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         counted: RwLock::default(),
     }))
 }
@@ -102,8 +107,62 @@ fn paths(service: grpc_method_list::Service) -> Result<Vec<String>, Invalid> {
     Ok(method_names.into_iter().map(path).collect())
 }
 
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+/// Where the counters of a method are, as the last calls have found out. A call finds its own without a
+/// lock and without making up their name; two methods of one place only push each other out.
+struct Recent {
+    hasher: ahash::RandomState,
+    places: Vec<Option<Place>>,
+}
+
+struct Place {
+    filter: u64,
+    cluster: String,
+    path: String,
+    counts: Arc<Counts>,
+}
+
+/// Places of a thread; a power of two.
+const PLACES: usize = 256;
+/// Of a path that is worth a place.
+const MAX_PATH: usize = 256;
+
+thread_local! {
+    static RECENT: RefCell<Recent> = RefCell::new(Recent {
+        hasher: ahash::RandomState::new(),
+        places: (0..PLACES).map(|_| None).collect(),
+    });
+}
+
 impl GrpcStats {
     fn counts(&self, cluster: &str, path: &str) -> Arc<Counts> {
+        if path.len() > MAX_PATH {
+            return self.find(cluster, path);
+        }
+        RECENT.with_borrow_mut(|recent| {
+            let hash = recent.hasher.hash_one((self.id, cluster, path));
+            // The remainder is small.
+            let place = &mut recent.places[(hash % PLACES as u64) as usize];
+            if let Some(known) = place
+                && known.filter == self.id
+                && known.cluster == cluster
+                && known.path == path
+            {
+                return Arc::clone(&known.counts);
+            }
+            let counts = self.find(cluster, path);
+            *place = Some(Place {
+                filter: self.id,
+                cluster: cluster.to_owned(),
+                path: path.to_owned(),
+                counts: Arc::clone(&counts),
+            });
+            counts
+        })
+    }
+
+    fn find(&self, cluster: &str, path: &str) -> Arc<Counts> {
         let told_apart = match &self.methods {
             Methods::None => false,
             Methods::All => true,
@@ -302,6 +361,7 @@ mod tests {
             methods: Methods::All,
             replace_dots: true,
             context: Context::default(),
+            id: u64::MAX,
             counted: RwLock::default(),
         };
         for n in 0..MAX_COUNTED + 50 {

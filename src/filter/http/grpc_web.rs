@@ -214,7 +214,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, answered.parse().unwrap());
         let mut answer = Answer::new(StatusCode::OK, &mut headers, Some(&around));
-        chain.response(&mut answer, &route);
+        chain.response(&mut answer, &route, &mut chain.len(), None);
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", "0".parse().unwrap());
         trailers.insert("grpc-message", "m".parse().unwrap());
@@ -223,7 +223,7 @@ mod tests {
             trailers: Some(trailers),
         }
         .boxed();
-        for transform in answer.into_transforms() {
+        for transform in answer.into_outcome().transforms {
             body = Box::pin(Transformed::new(body, transform));
         }
         Exchange {

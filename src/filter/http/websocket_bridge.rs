@@ -285,7 +285,7 @@ mod tests {
         assert!(headers.is_empty());
         let mut local = Answer::new(StatusCode::UPGRADE_REQUIRED, &mut headers, Some(&around));
         local.local = true;
-        chain.response(&mut local, &wanted());
+        chain.response(&mut local, &wanted(), &mut chain.len(), None);
         assert_eq!(headers[UPGRADE], "websocket");
         assert_eq!(headers[SEC_WEBSOCKET_VERSION], "13");
     }

@@ -9,11 +9,30 @@ use causeway_xds::extension::TypedExtension;
 use causeway_xds::reject::{Invalid, Rejected};
 use causeway_xds::resource::Resource;
 use causeway_xds::resource::filter_config::FilterDiscovery;
+use causeway_xds::resource::parts;
+use causeway_xds::resource::tls::SecretValue;
 
 use super::{Compiled, Resources};
 use crate::filter::registry::Registry;
 use crate::filter::{HttpFilter, Slot};
 use crate::telemetry::stats::Stats;
+
+/// Bytes of a secret of a filter at most.
+const MAX_SECRET: usize = 1 << 16;
+
+/// Tells filters what they need of a secret they look up by themselves.
+pub(super) fn pass_on(registry: &Registry, store: &dyn Resources, name: &str) {
+    let value = match super::resource(store, ResourceType::Secret, name) {
+        Some(Resource::Secret(secret)) => match &secret.value {
+            SecretValue::Generic(source) => parts::source(source, MAX_SECRET)
+                .inspect_err(|error| tracing::warn!(name, %error, "a secret that cannot be read"))
+                .ok(),
+            _ => None,
+        },
+        _ => None,
+    };
+    registry.context().secrets.set(name, value);
+}
 
 /// Who uses which configuration, by its name.
 #[derive(Debug, Default)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use causeway::app::{self, Config, Options, Running};
 use causeway::config::bootstrap::{BootstrapConfig, Overrides};
 use causeway::config::{Causeway, PortProxy, WildcardDomain, WorkerConfig};
+use causeway::filter::Factory;
 use causeway::util::Secret;
 use serde_json::Value;
 
@@ -78,6 +79,20 @@ impl TestApp {
         let parsed = BootstrapConfig::parse("test.yaml", text, &Overrides::default())?;
         let running = app::start(Config::Bootstrap(Box::new(parsed)), options()).await?;
         Ok(Self { running })
+    }
+
+    /// With filters that are not in the program.
+    pub async fn with_filters(text: &str, filters: &'static [Factory]) -> Self {
+        let parsed = BootstrapConfig::parse("test.yaml", text, &Overrides::default());
+        let parsed = parsed.expect("a bootstrap");
+        let options = Options {
+            filters,
+            ..options()
+        };
+        let running = app::start(Config::Bootstrap(Box::new(parsed)), options).await;
+        Self {
+            running: running.expect("the bootstrap is served"),
+        }
     }
 
     /// A worker that serves these circuits.

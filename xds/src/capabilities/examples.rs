@@ -24,6 +24,7 @@ pub(super) fn all() -> Vec<(Value, Option<&'static str>)> {
         of(ResourceType::Listener, http_listener()),
         of(ResourceType::Listener, tcp_listener()),
         of(ResourceType::Listener, filters::http()),
+        of(ResourceType::Listener, filters::asking()),
         of(ResourceType::Listener, filters::network()),
         of(ResourceType::RouteConfiguration, routes()),
         of(ResourceType::Cluster, cluster_by_discovery()),

@@ -12,12 +12,15 @@ use std::time::Duration;
 use crate::extension::{Extensions, TypedExtension};
 use crate::proto::{self, Any};
 use crate::reject::{FieldPath, Invalid};
+use crate::resource::tls::SecretRef;
 
 /// What decoding needs besides the message.
 pub(crate) struct Context<'a> {
     pub extensions: &'a dyn Extensions,
     /// The accepted-and-ignored fields that were really set.
     ignored: RefCell<BTreeSet<&'static str>>,
+    /// What the filters of the resource, and what it says to filters, need.
+    secrets: RefCell<Vec<SecretRef>>,
 }
 
 impl<'a> Context<'a> {
@@ -25,7 +28,24 @@ impl<'a> Context<'a> {
         Self {
             extensions,
             ignored: RefCell::default(),
+            secrets: RefCell::default(),
         }
+    }
+
+    /// Remembers the secrets that the configuration of a filter names.
+    pub fn note_secrets(&self, config: &TypedExtension) -> Result<(), Invalid> {
+        for secret in self.extensions.filter_secrets(config) {
+            let secret = SecretRef::decode(secret, self)?;
+            let mut secrets = self.secrets.borrow_mut();
+            if !secrets.contains(&secret) {
+                secrets.push(secret);
+            }
+        }
+        Ok(())
+    }
+
+    pub fn take_secrets(&self) -> Vec<SecretRef> {
+        self.secrets.take()
     }
 
     /// Remembers that a field without effect was set.
@@ -220,6 +240,7 @@ pub(crate) fn filter_config(
         let config = TypedExtension::from_any(key.as_str(), any);
         ctx.extensions
             .check_per_route(&key, &config)
+            .and_then(|()| ctx.note_secrets(&config))
             .at_key(FIELD, &key)?;
         decoded.push((key, config));
     }

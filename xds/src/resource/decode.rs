@@ -87,16 +87,19 @@ fn decode_as(
     ctx: &Context<'_>,
 ) -> Result<Resource, Invalid> {
     Ok(match kind {
-        ResourceType::Listener => Resource::Listener(Arc::new(Listener::decode(
-            unpack::<proto::Listener>(any)?,
-            ctx,
-        )?)),
+        ResourceType::Listener => {
+            let mut listener = Listener::decode(unpack::<proto::Listener>(any)?, ctx)?;
+            listener.filter_secrets = ctx.take_secrets();
+            Resource::Listener(Arc::new(listener))
+        }
         ResourceType::RouteConfiguration => {
             let message: proto::RouteConfiguration = unpack(any)?;
             if message.name.is_empty() {
                 return Err(Invalid::at("name", "must not be empty"));
             }
-            Resource::RouteConfiguration(Arc::new(RouteConfiguration::decode(message, ctx)?))
+            let mut routes = RouteConfiguration::decode(message, ctx)?;
+            routes.filter_secrets = ctx.take_secrets();
+            Resource::RouteConfiguration(Arc::new(routes))
         }
         ResourceType::VirtualHost => {
             let message: proto::VirtualHost = unpack(any)?;

@@ -1,11 +1,20 @@
 //! Configuration of an HTTP filter that is a resource of its own, and where it is named.
 
 use super::config_source::ConfigSource;
-use super::context::{At, Context, fault, not_empty, required, unknown_type};
+use super::context::{At, Context, accept, fault, not_empty, required, unknown_type};
 use super::decode::resource_name;
+use super::tls::SecretRef;
 use crate::extension::TypedExtension;
-use crate::proto::Any;
 use crate::proto::core::{self, ExtensionConfigSource};
+use crate::proto::envoy::extensions::filters::http::ext_authz::v3::ExtAuthz;
+use crate::proto::envoy::extensions::filters::http::ext_proc::v3::ExternalProcessor;
+use crate::proto::envoy::extensions::filters::http::grpc_stats::v3::FilterConfig as GrpcStats;
+use crate::proto::envoy::extensions::filters::http::jwt_authn::v3::{
+    JwtAuthentication, JwtProvider,
+};
+use crate::proto::envoy::extensions::filters::http::oauth2::v3::{OAuth2, OAuth2Config};
+use crate::proto::envoy::extensions::filters::http::router::v3::Router;
+use crate::proto::{Any, Message};
 use crate::reject::Invalid;
 use crate::type_url::message_name;
 
@@ -14,6 +23,8 @@ use crate::type_url::message_name;
 pub struct FilterConfig {
     pub name: String,
     pub config: TypedExtension,
+    /// That the configuration names.
+    pub secrets: Vec<SecretRef>,
 }
 
 /// `envoy.config.core.v3.ExtensionConfigSource`: a filter whose configuration is elsewhere.
@@ -43,7 +54,13 @@ impl FilterConfig {
         ctx.extensions
             .check_http_filter(&config)
             .at("typed_config")?;
-        Ok(Self { name, config })
+        note_ignored(&config, ctx);
+        ctx.note_secrets(&config).at("typed_config")?;
+        Ok(Self {
+            name,
+            config,
+            secrets: ctx.take_secrets(),
+        })
     }
 }
 
@@ -84,6 +101,7 @@ impl FilterDiscovery {
             discovery.check_type(&config).at("default_config")?;
             ctx.extensions
                 .check_http_filter(&config)
+                .and_then(|()| ctx.note_secrets(&config))
                 .at("default_config")?;
             discovery.default = Some(config);
         }
@@ -103,6 +121,63 @@ impl FilterDiscovery {
         }
         let expected = self.types.join(", ");
         Err(fault(format!("is a {found}, expected {expected}")))
+    }
+}
+
+/// Remembers what of the configuration of an HTTP filter has no effect. What it means otherwise is the
+/// program's to know; but which fields nobody reads belongs into the one table.
+#[expect(deprecated, reason = "an old field without effect is one all the same")]
+pub(super) fn note_ignored(config: &TypedExtension, ctx: &Context<'_>) {
+    fn of<M: Message + Default>(config: &TypedExtension) -> M {
+        // Whether it is one was looked at before.
+        M::decode(&*config.value).unwrap_or_default()
+    }
+    let name = config.message_name();
+    match name.strip_prefix("envoy.extensions.filters.http.") {
+        Some("ext_authz.v3.ExtAuthz") => {
+            let ExtAuthz {
+                filter_metadata,
+                emit_filter_state_stats,
+                ..
+            } = of(config);
+            accept!(ctx, "ExtAuthz": emit_filter_state_stats, filter_metadata);
+        }
+        Some("ext_proc.v3.ExternalProcessor") => {
+            let ExternalProcessor {
+                filter_metadata, ..
+            } = of(config);
+            accept!(ctx, "ExternalProcessor": filter_metadata);
+        }
+        Some("grpc_stats.v3.FilterConfig") => {
+            let GrpcStats {
+                emit_filter_state, ..
+            } = of(config);
+            accept!(ctx, "GrpcStats": emit_filter_state);
+        }
+        Some("jwt_authn.v3.JwtAuthentication") => {
+            let JwtAuthentication { providers, .. } = of(config);
+            for JwtProvider {
+                jwt_cache_config, ..
+            } in providers.into_values()
+            {
+                accept!(ctx, "JwtProvider": jwt_cache_config);
+            }
+        }
+        Some("oauth2.v3.OAuth2") => {
+            let OAuth2 { config } = of(config);
+            let OAuth2Config {
+                use_access_token_expiry_for_id_token_cookie,
+                ..
+            } = config.unwrap_or_default();
+            accept!(ctx, "OAuth2Config": use_access_token_expiry_for_id_token_cookie);
+        }
+        Some("router.v3.Router") => {
+            let Router {
+                start_child_span, ..
+            } = of(config);
+            accept!(ctx, "Router": start_child_span);
+        }
+        _ => {}
     }
 }
 

@@ -169,6 +169,18 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     ("EnvoyGrpc.skip_envoy_headers", "no such headers are sent"),
     (
+        "ExtAuthz.emit_filter_state_stats",
+        "for logs of a kind that is not offered",
+    ),
+    (
+        "ExtAuthz.filter_metadata",
+        "for logs of a kind that is not offered",
+    ),
+    (
+        "ExternalProcessor.filter_metadata",
+        "for logs of a kind that is not offered",
+    ),
+    (
         "Filter.observing_filter",
         "network filters that only observe: Istio's statistics",
     ),
@@ -190,6 +202,10 @@ pub const IGNORED: &[(&str, &str)] = &[
         "streams are opened again with a back-off of their own",
     ),
     ("GrpcService.timeout", "streams have no end"),
+    (
+        "GrpcStats.emit_filter_state",
+        "what is counted can be read from the statistics",
+    ),
     (
         "Http1ProtocolOptions.enable_trailers",
         "trailers that are announced are always passed on",
@@ -311,6 +327,7 @@ pub const IGNORED: &[(&str, &str)] = &[
         "JsonFormatOptions.sort_properties",
         "the keys of a JSON format are always sorted",
     ),
+    ("JwtProvider.jwt_cache_config", "each token is verified"),
     (
         "KeepaliveSettings.connection_idle_interval",
         "pings are sent at their interval, whether the connection was idle or not",
@@ -394,6 +411,10 @@ pub const IGNORED: &[(&str, &str)] = &[
         "without effect in Envoy too",
     ),
     (
+        "OAuth2Config.use_access_token_expiry_for_id_token_cookie",
+        "the cookie of the ID token always lasts as long as that of the access token",
+    ),
+    (
         "PathConfigSource.poll_interval",
         "the file system reports changes",
     ),
@@ -443,6 +464,7 @@ pub const IGNORED: &[(&str, &str)] = &[
         "RouteConfiguration.validate_clusters",
         "a route to an unknown cluster answers with its cluster_not_found_response_code",
     ),
+    ("Router.start_child_span", "tracing is not offered"),
     (
         "RuntimeFilter.runtime_key",
         "there is no runtime that could change the share",

@@ -20,7 +20,7 @@ use super::access_log::AccessLog;
 use super::address::{Address, contain};
 use super::http_manager::HttpManager;
 use super::metadata::Labels;
-use super::tls::DownstreamTls;
+use super::tls::{DownstreamTls, SecretRef};
 use crate::extension::TypedExtension;
 
 /// `envoy.config.listener.v3.Listener`.
@@ -49,6 +49,8 @@ pub struct Listener {
     pub matcher: ChainMatcher,
     /// For connections that none of them takes.
     pub default_filter_chain: Option<FilterChain>,
+    /// What its HTTP filters need, and what its own routes say to them.
+    pub filter_secrets: Vec<SecretRef>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

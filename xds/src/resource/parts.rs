@@ -22,14 +22,14 @@ use super::matcher::{self as matchers, HeaderMatcher, StringMatcher};
 use super::metadata::MetadataValue;
 use super::rate_limit::MetadataKey;
 use super::route::{PathTemplate, RouteMatch};
-use super::tls::DataSource;
+use super::tls::{DataSource, SecretRef};
 use crate::extension::Unchecked;
 use crate::proto::core::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use crate::proto::core::http_uri::HttpUpstreamType;
 use crate::proto::core::{self, HeaderValueOption, RuntimeFeatureFlag, RuntimeFractionalPercent};
 use crate::proto::envoy::r#type::matcher::v3 as matcher;
 use crate::proto::envoy::r#type::metadata::v3 as metadata;
-use crate::proto::{BoolValue, Struct, route};
+use crate::proto::{BoolValue, Struct, route, tls};
 use crate::refuse;
 use crate::reject::Invalid;
 
@@ -134,9 +134,19 @@ pub fn header_value(value: String) -> Result<String, Invalid> {
     headers::header_value(&value).map(|()| value)
 }
 
+/// A secret by name, and where it comes from.
+pub fn secret_ref(message: tls::SdsSecretConfig) -> Result<SecretRef, Invalid> {
+    SecretRef::decode(message, &context())
+}
+
 /// The bytes of a data source, which are needed at once; no more than `max`.
 pub fn data(message: core::DataSource, max: usize) -> Result<Vec<u8>, Invalid> {
     DataSource::decode(message)?.load(max)
+}
+
+/// The bytes of a decoded data source; no more than `max`.
+pub fn source(source: &DataSource, max: usize) -> Result<Vec<u8>, Invalid> {
+    source.clone().load(max)
 }
 
 /// `envoy.config.core.v3.RuntimeFeatureFlag`: the default, and the key that overrides it.

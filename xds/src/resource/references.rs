@@ -34,10 +34,8 @@ impl Resource {
             Self::Listener(listener) => of_listener(listener, &mut found),
             Self::RouteConfiguration(routes) => of_routes(routes, &mut found),
             Self::Cluster(cluster) => of_cluster(cluster, &mut found),
-            Self::VirtualHost { .. }
-            | Self::LoadAssignment(_)
-            | Self::Secret(_)
-            | Self::FilterConfig(_) => {}
+            Self::VirtualHost { .. } | Self::LoadAssignment(_) | Self::Secret(_) => {}
+            Self::FilterConfig(config) => of_filters(&config.secrets, &mut found),
         }
         found
     }
@@ -58,6 +56,7 @@ fn of_listener(listener: &Listener, found: &mut Vec<Reference>) {
     {
         of_chain(chain, found);
     }
+    of_filters(&listener.filter_secrets, found);
 }
 
 fn of_chain(chain: &FilterChain, found: &mut Vec<Reference>) {
@@ -100,7 +99,15 @@ fn of_manager(manager: &HttpManager, found: &mut Vec<Reference>) {
     }
 }
 
+/// As those of TLS they are waited for; without them filters let nobody in.
+fn of_filters(secrets: &[SecretRef], found: &mut Vec<Reference>) {
+    for SecretRef { name, source } in secrets {
+        of_secret(name, source.as_ref(), found);
+    }
+}
+
 fn of_routes(routes: &RouteConfiguration, found: &mut Vec<Reference>) {
+    of_filters(&routes.filter_secrets, found);
     if let Some(source) = &routes.vhds {
         found.push(Reference {
             kind: ResourceType::VirtualHost,

@@ -28,6 +28,7 @@ use super::matcher::{CookieMatcher, HeaderMatcher, QueryMatcher};
 use super::metadata::Labels;
 pub use super::metadata::MetadataValue;
 use super::rate_limit::RateLimit;
+use super::tls::SecretRef;
 use crate::extension::TypedExtension;
 
 pub use destination::{ClusterName, Destination, Selection, WeightedCluster, WeightedClusters};
@@ -57,6 +58,8 @@ pub struct RouteConfiguration {
     pub mirrors: Vec<Mirror>,
     /// By filter name, sorted.
     pub filter_config: Vec<(String, TypedExtension)>,
+    /// What it says to filters needs these.
+    pub filter_secrets: Vec<SecretRef>,
 }
 
 /// How a request chooses its virtual host.

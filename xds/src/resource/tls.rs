@@ -233,6 +233,8 @@ pub struct Secret {
 pub enum SecretValue {
     Certificate(TlsCertificate),
     Validation(Validation),
+    /// Whatever a filter needs (`GenericSecret`).
+    Generic(DataSource),
 }
 
 #[cfg(test)]

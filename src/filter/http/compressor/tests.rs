@@ -60,8 +60,8 @@ fn exchange(
         headers.append(name, value.parse().unwrap());
     }
     let mut answer = Answer::new(StatusCode::OK, &mut headers, Some(&around));
-    chain.response(&mut answer, route);
-    let count = answer.into_transforms().len();
+    chain.response(&mut answer, route, &mut chain.len(), None);
+    let count = answer.into_outcome().transforms.len();
     (headers, count)
 }
 

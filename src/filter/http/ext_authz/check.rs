@@ -284,7 +284,11 @@ fn now() -> Timestamp {
     }
 }
 
-fn metadata(namespaces: &[String], find: impl Fn(&String) -> Option<MetadataValue>) -> Metadata {
+/// The namespaces that there are, as a message.
+pub fn metadata(
+    namespaces: &[String],
+    find: impl Fn(&String) -> Option<MetadataValue>,
+) -> Metadata {
     let found = namespaces.iter().filter_map(|namespace| {
         let fields = structure(&find(namespace)?)?;
         Some((namespace.clone(), fields))

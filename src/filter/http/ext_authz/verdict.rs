@@ -15,6 +15,7 @@ use http::uri::PathAndQuery;
 use http::{Method, Response, StatusCode, Uri};
 
 use super::config::HttpService;
+use crate::filter::query::set_path;
 use crate::util::percent_decoded;
 
 #[derive(Debug)]
@@ -375,12 +376,6 @@ impl Edit {
             }
         }
     }
-}
-
-fn set_path(uri: &mut Uri, path: PathAndQuery) {
-    let mut parts = std::mem::take(uri).into_parts();
-    parts.path_and_query = Some(path);
-    *uri = Uri::from_parts(parts).unwrap_or_default();
 }
 
 fn encoded(text: &str) -> String {

@@ -26,7 +26,7 @@ fn answer(target: &str, host: &str, headers: &[(&'static str, &str)]) -> HeaderM
     }
     let mut answer = Answer::new(StatusCode::FOUND, &mut answered, None);
     answer.target = target.as_deref();
-    chain.response(&mut answer, &route);
+    chain.response(&mut answer, &route, &mut chain.len(), None);
     answered
 }
 
@@ -157,7 +157,7 @@ fn only_routes_that_say_so_are_changed() {
     let mut headers = HeaderMap::new();
     headers.insert(LOCATION, HeaderValue::from_static("/x"));
     let mut answer = Answer::new(StatusCode::FOUND, &mut headers, None);
-    chain.response(&mut answer, PerRoute::NONE);
+    chain.response(&mut answer, PerRoute::NONE, &mut chain.len(), None);
     assert_eq!(headers[LOCATION], "/x");
 }
 

@@ -95,6 +95,10 @@ pub(super) fn http() -> Value {
         ),
         http("router.v3.Router", json!({})),
     ];
+    manager(&filters)
+}
+
+fn manager(filters: &[Value]) -> Value {
     let manager = json!({
         "stat_prefix": "s",
         "rds": {"route_config_name": "r", "config_source": {"ads": {}}},
@@ -102,6 +106,90 @@ pub(super) fn http() -> Value {
     });
     let name = format!("{NETWORK}.http_connection_manager.v3.HttpConnectionManager");
     listener(&[filter(&name, manager)])
+}
+
+/// Those that ask somebody, and those that change bodies.
+pub(super) fn asking() -> Value {
+    let http = |name: &str, fields: Value| filter(&format!("{HTTP}.{name}"), fields);
+    let library = |coding: &str, message: &str| {
+        let name = format!("envoy.extensions.compression.{coding}.v3.{message}");
+        json!({"name": "l", "typed_config": any(&name, json!({}))})
+    };
+    let uri = json!({"uri": "http://a.test/x", "cluster": "a", "timeout": "1s"});
+    let grpc = json!({"envoy_grpc": {"cluster_name": "a"}});
+    let path = json!({"path": {"exact": "/x"}});
+    let token = any(
+        "envoy.extensions.http.injected_credentials.oauth2.v3.OAuth2",
+        json!({
+            "token_endpoint": uri,
+            "client_credentials": {"client_id": "c", "client_secret": {"name": "s"}},
+            "endpoint_params": [{"name": "n"}],
+        }),
+    );
+    let session = any(
+        "envoy.extensions.http.stateful_session.header.v3.HeaderBasedSessionState",
+        json!({"name": "x"}),
+    );
+    manager(&[
+        http("buffer.v3.Buffer", json!({"max_request_bytes": 1})),
+        http(
+            "compressor.v3.Compressor",
+            json!({
+                "compressor_library": library("gzip.compressor", "Gzip"),
+                "response_direction_config": {"common_config": {}},
+            }),
+        ),
+        http(
+            "credential_injector.v3.CredentialInjector",
+            json!({"credential": {"name": "c", "typed_config": token}}),
+        ),
+        http(
+            "decompressor.v3.Decompressor",
+            json!({"decompressor_library": library("gzip.decompressor", "Gzip")}),
+        ),
+        http(
+            "ext_authz.v3.ExtAuthz",
+            json!({"transport_api_version": "V3", "grpc_service": grpc}),
+        ),
+        http(
+            "ext_proc.v3.ExternalProcessor",
+            json!({
+                "grpc_service": grpc, "processing_mode": {}, "mutation_rules": {},
+                "metadata_options": {"forwarding_namespaces": {}},
+            }),
+        ),
+        http("grpc_http1_bridge.v3.Config", json!({})),
+        http("grpc_web.v3.GrpcWeb", json!({})),
+        http(
+            "jwt_authn.v3.JwtAuthentication",
+            json!({"providers": {"p": {"remote_jwks": {"http_uri": uri}}}}),
+        ),
+        http(
+            "oauth2.v3.OAuth2",
+            json!({"config": {
+                "token_endpoint": uri,
+                "authorization_endpoint": "http://a.test/a",
+                "credentials": {
+                    "client_id": "c", "token_secret": {"name": "t"}, "hmac_secret": {"name": "h"},
+                },
+                "redirect_uri": "http://b.test/x",
+                "redirect_path_matcher": path,
+                "signout_path": path,
+            }}),
+        ),
+        http(
+            "ratelimit.v3.RateLimit",
+            json!({
+                "domain": "d",
+                "rate_limit_service": {"transport_api_version": "V3", "grpc_service": grpc},
+            }),
+        ),
+        http(
+            "stateful_session.v3.StatefulSession",
+            json!({"session_state": {"name": "s", "typed_config": session}}),
+        ),
+        http("router.v3.Router", json!({})),
+    ])
 }
 
 /// Each of the network filters, one behind the other.

@@ -5,7 +5,7 @@ use crate::extension::TypedExtension;
 use crate::proto::hcm::{self, http_filter};
 use crate::reject::Invalid;
 use crate::resource::context::{At, Context, accept, not_empty, refuse, required};
-use crate::resource::filter_config::{FilterDiscovery, ROUTER, observes};
+use crate::resource::filter_config::{FilterDiscovery, ROUTER, note_ignored, observes};
 use crate::resource::route::Upgrade;
 
 const FIELD: &str = "http_filters";
@@ -77,7 +77,9 @@ impl HttpFilter {
         }
         ctx.extensions
             .check_http_filter(&config)
+            .and_then(|()| ctx.note_secrets(&config))
             .at("typed_config")?;
+        note_ignored(&config, ctx);
         let config = HttpFilterConfig::Inline(config);
         Ok(Some(Self { config, disabled }))
     }

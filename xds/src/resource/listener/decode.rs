@@ -130,6 +130,7 @@ impl Listener {
                 .map(|chain| FilterChain::decode_default(chain, ctx))
                 .transpose()
                 .at("default_filter_chain")?,
+            filter_secrets: Vec::new(),
         })
     }
 }

@@ -113,6 +113,7 @@ impl RouteConfiguration {
             ignore_path_parameters: ignore_path_parameters_in_path_matching,
             mirrors: Mirror::decode_all(request_mirror_policies, ctx)?,
             filter_config: filter_config(typed_per_filter_config, ctx)?,
+            filter_secrets: Vec::new(),
         })
     }
 }

@@ -70,7 +70,7 @@ impl Common {
 }
 
 impl SecretRef {
-    pub(super) fn decode(
+    pub(crate) fn decode(
         message: tls::SdsSecretConfig,
         ctx: &Context<'_>,
     ) -> Result<Self, Invalid> {

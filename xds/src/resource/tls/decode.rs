@@ -173,6 +173,14 @@ impl TlsCertificate {
     }
 }
 
+fn decode_generic(message: tls::GenericSecret, ctx: &Context<'_>) -> Result<DataSource, Invalid> {
+    let tls::GenericSecret { secret, secrets } = message;
+    refuse!(secrets);
+    let secret = DataSource::decode(required(secret, "secret")?).at("secret")?;
+    secret.check(ctx).at("secret")?;
+    Ok(secret)
+}
+
 impl Secret {
     pub(crate) fn decode(message: tls::Secret, ctx: &Context<'_>) -> Result<Self, Invalid> {
         let tls::Secret { name, r#type } = message;
@@ -189,7 +197,9 @@ impl Secret {
                 let validation = Validation::decode(context, ctx).at("validation_context")?;
                 SecretValue::Validation(validation)
             }
-            Some(secret::Type::GenericSecret(_)) => return unsupported("generic_secret"),
+            Some(secret::Type::GenericSecret(generic)) => {
+                SecretValue::Generic(decode_generic(generic, ctx).at("generic_secret")?)
+            }
         };
         Ok(Self {
             name: not_empty(name, "name")?,

@@ -444,7 +444,7 @@ fn a_secret_is_refused_by_path() {
         &[
             ("name: must not be empty", |s| s.name.clear()),
             ("type: must be given", |s| s.r#type = None),
-            ("generic_secret: not supported yet", |s| {
+            ("generic_secret.secret: must be given", |s| {
                 s.r#type = Some(tls::secret::Type::GenericSecret(Default::default()));
             }),
             (

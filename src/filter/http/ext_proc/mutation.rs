@@ -1,0 +1,396 @@
+//! What the processor may change of headers, and how it is done.
+
+use causeway_xds::proto::BoolValue;
+use causeway_xds::proto::core::HeaderValueOption;
+use causeway_xds::proto::core::header_value_option::HeaderAppendAction;
+use causeway_xds::proto::envoy::config::common::mutation_rules::v3::HeaderMutationRules;
+use causeway_xds::proto::envoy::service::ext_proc::v3::HeaderMutation;
+use causeway_xds::proto::envoy::r#type::matcher::v3 as matcher;
+use causeway_xds::reject::Invalid;
+use causeway_xds::resource::parts::{At, flag, string_matcher};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Method, StatusCode};
+
+use crate::filter::query::set_path;
+use crate::matching::text::Test;
+use crate::telemetry::stats::Counter;
+
+/// `HeaderMutationRules`
+#[derive(Debug, Default)]
+pub struct Rules {
+    all_routing: bool,
+    envoy: bool,
+    no_system: bool,
+    nothing: bool,
+    allow: Option<Test>,
+    disallow: Option<Test>,
+    is_error: bool,
+    /// The processor is believed what it says of lengths.
+    length: bool,
+}
+
+/// The processor asks for what it may not do, or nobody can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused;
+
+/// What is changed.
+pub enum Target<'t> {
+    Request(&'t mut Parts),
+    Response(&'t mut StatusCode, &'t mut HeaderMap),
+    /// Trailers, or the head of an answer of ours.
+    Plain(&'t mut HeaderMap),
+}
+
+impl Rules {
+    pub fn decode(message: Option<HeaderMutationRules>) -> Result<Self, Invalid> {
+        let HeaderMutationRules {
+            allow_all_routing,
+            allow_envoy,
+            disallow_system,
+            disallow_all,
+            allow_expression,
+            disallow_expression,
+            disallow_is_error,
+        } = message.unwrap_or_default();
+        let on = |value: Option<BoolValue>| flag(value, false);
+        let test = |regex: Option<matcher::RegexMatcher>, field| {
+            let Some(regex) = regex else {
+                return Ok(None);
+            };
+            let pattern = matcher::string_matcher::MatchPattern::SafeRegex(regex);
+            let matcher = string_matcher(matcher::StringMatcher {
+                ignore_case: false,
+                match_pattern: Some(pattern),
+            });
+            Ok(Some(Test::string(&matcher.at(field)?)))
+        };
+        Ok(Self {
+            all_routing: on(allow_all_routing),
+            envoy: on(allow_envoy),
+            no_system: on(disallow_system),
+            nothing: on(disallow_all),
+            allow: test(allow_expression, "allow_expression")?,
+            disallow: test(disallow_expression, "disallow_expression")?,
+            is_error: on(disallow_is_error),
+            length: false,
+        })
+    }
+
+    pub fn with_length(self, length: bool) -> Self {
+        Self { length, ..self }
+    }
+
+    /// Of who may change everything.
+    pub fn all() -> Self {
+        Self {
+            all_routing: true,
+            envoy: true,
+            ..Self::default()
+        }
+    }
+
+    /// `name` in lower case, a pseudo header with its colon.
+    fn allows(&self, name: &str, removed: bool) -> bool {
+        let is = |test: &Option<Test>| test.as_ref().is_some_and(|t| t.matches(name.as_bytes()));
+        let system = name.starts_with(':');
+        if removed && (system || name == "host") {
+            return false;
+        }
+        if is(&self.disallow) {
+            return false;
+        }
+        if is(&self.allow) {
+            return true;
+        }
+        let routing = matches!(name, "host" | ":authority" | ":scheme" | ":method");
+        let forbidden = self.nothing
+            || self.no_system && system
+            || !self.all_routing && routing
+            || !self.envoy && name.starts_with("x-envoy");
+        !forbidden
+    }
+
+    /// Removes first, then sets.
+    ///
+    /// # Errors
+    /// [`Refused`], with part of it done: the message ends here.
+    pub fn apply(
+        &self,
+        mutation: HeaderMutation,
+        target: &mut Target<'_>,
+        rejected: &Counter,
+    ) -> Result<(), Refused> {
+        let HeaderMutation {
+            set_headers,
+            remove_headers,
+        } = mutation;
+        let refused = || {
+            rejected.inc();
+            match self.is_error {
+                true => Err(Refused),
+                false => Ok(()),
+            }
+        };
+        for name in remove_headers {
+            let name = name.to_ascii_lowercase();
+            if !self.allows(&name, true) {
+                refused()?;
+            } else if let Ok(name) = name.parse::<HeaderName>() {
+                target.headers().remove(name);
+            }
+        }
+        for option in set_headers {
+            let Some((name, value, action)) = taken_apart(option) else {
+                continue;
+            };
+            // A body that is there has the length that it has.
+            if name == "content-length" && !self.length {
+                continue;
+            }
+            if !self.allows(&name, false) {
+                refused()?;
+            } else if !target.set(&name, &value, action) {
+                rejected.inc();
+                return Err(Refused);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[allow(deprecated, reason = "`append` is what processors write")]
+fn taken_apart(option: HeaderValueOption) -> Option<(String, Vec<u8>, HeaderAppendAction)> {
+    use HeaderAppendAction as A;
+    let HeaderValueOption {
+        header,
+        append,
+        append_action,
+        keep_empty_value: _, // not looked at, in Envoy neither
+    } = option;
+    let header = header?;
+    let value = match header.raw_value.is_empty() {
+        true => header.value.into_bytes(),
+        false => header.raw_value,
+    };
+    let action = match append.map(|append| append.value) {
+        Some(true) => A::AppendIfExistsOrAdd,
+        Some(false) => A::OverwriteIfExistsOrAdd,
+        None => match A::try_from(append_action) {
+            // Appending is the zero of the enumeration, and so not to be told from no word at all.
+            Ok(A::AppendIfExistsOrAdd) | Err(_) => A::OverwriteIfExistsOrAdd,
+            Ok(action) => action,
+        },
+    };
+    let name = header.key.to_ascii_lowercase();
+    (!name.is_empty()).then_some((name, value, action))
+}
+
+impl Target<'_> {
+    fn headers(&mut self) -> &mut HeaderMap {
+        match self {
+            Self::Request(parts) => &mut parts.headers,
+            Self::Response(_, headers) | Self::Plain(headers) => headers,
+        }
+    }
+
+    /// Whether that can be done.
+    fn set(&mut self, name: &str, value: &[u8], action: HeaderAppendAction) -> bool {
+        use HeaderAppendAction as A;
+        match (name, &mut *self) {
+            (":path", Self::Request(parts)) => {
+                let path = PathAndQuery::try_from(value).ok();
+                let path = path.filter(|_| value.starts_with(b"/"));
+                return path.is_some_and(|path| {
+                    set_path(&mut parts.uri, path);
+                    true
+                });
+            }
+            (":method", Self::Request(parts)) => {
+                let method = Method::from_bytes(value).ok();
+                return method.is_some_and(|method| {
+                    parts.method = method;
+                    true
+                });
+            }
+            (":authority" | "host", Self::Request(parts)) => {
+                let value = HeaderValue::from_bytes(value).ok();
+                let value = value.filter(|v| {
+                    v.to_str()
+                        .is_ok_and(|v| v.parse::<http::uri::Authority>().is_ok())
+                });
+                return value.is_some_and(|value| {
+                    parts.headers.insert(HOST, value);
+                    true
+                });
+            }
+            // It is not changed, as the scheme is what the client used.
+            (":scheme", Self::Request(_)) => return matches!(value, b"http" | b"https"),
+            (":status", Self::Response(status, _)) => {
+                let code = StatusCode::from_bytes(value)
+                    .ok()
+                    .filter(|s| s.as_u16() >= 200);
+                return code.is_some_and(|code| {
+                    **status = code;
+                    true
+                });
+            }
+            _ => {}
+        }
+        let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_bytes(value))
+        else {
+            return false;
+        };
+        // How a message is delimited is for who sends it to say.
+        if name == TRANSFER_ENCODING || (name == CONTENT_LENGTH && !is_length(&value)) {
+            return false;
+        }
+        let headers = self.headers();
+        match action {
+            A::AppendIfExistsOrAdd if name != CONTENT_LENGTH => {
+                headers.append(name, value);
+            }
+            A::AddIfAbsent => {
+                headers.entry(name).or_insert(value);
+            }
+            A::OverwriteIfExists if !headers.contains_key(&name) => {}
+            _ => {
+                headers.insert(name, value);
+            }
+        }
+        true
+    }
+}
+
+fn is_length(value: &HeaderValue) -> bool {
+    !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit)
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_xds::proto::core::HeaderValue as Raw;
+
+    use super::*;
+
+    fn set(name: &str, value: &str) -> HeaderMutation {
+        HeaderMutation {
+            set_headers: vec![HeaderValueOption {
+                header: Some(Raw {
+                    key: name.into(),
+                    raw_value: value.into(),
+                    ..Raw::default()
+                }),
+                ..HeaderValueOption::default()
+            }],
+            remove_headers: Vec::new(),
+        }
+    }
+
+    fn rules(change: impl FnOnce(&mut HeaderMutationRules)) -> Rules {
+        let mut message = HeaderMutationRules::default();
+        change(&mut message);
+        Rules::decode(Some(message)).unwrap()
+    }
+
+    fn on() -> Option<BoolValue> {
+        Some(BoolValue { value: true })
+    }
+
+    #[test]
+    fn what_decides_about_a_request_is_not_changed_unless_that_is_allowed() {
+        let plain = Rules::default();
+        for name in [
+            "host",
+            ":authority",
+            ":scheme",
+            ":method",
+            "x-envoy-retry-on",
+        ] {
+            assert!(!plain.allows(name, false), "{name}");
+        }
+        assert!(plain.allows(":path", false) && plain.allows("x-a", false));
+        assert!(!plain.allows("host", true) && !plain.allows(":path", true));
+        let routing = rules(|rules| rules.allow_all_routing = on());
+        assert!(routing.allows("host", false) && !routing.allows("host", true));
+        let envoy = rules(|rules| rules.allow_envoy = on());
+        assert!(envoy.allows("x-envoy-a", false));
+        let system = rules(|rules| rules.disallow_system = on());
+        assert!(!system.allows(":path", false) && system.allows("a", false));
+    }
+
+    #[test]
+    fn an_expression_counts_before_the_rest() {
+        let regex = |pattern: &str| {
+            Some(matcher::RegexMatcher {
+                regex: pattern.into(),
+                ..Default::default()
+            })
+        };
+        let rules = rules(|rules| {
+            rules.disallow_all = on();
+            rules.allow_expression = regex("x-.*");
+            rules.disallow_expression = regex("x-no.*");
+        });
+        assert!(rules.allows("x-a", false) && rules.allows("x-envoy-a", false));
+        assert!(!rules.allows("x-no-a", false) && !rules.allows("a", false));
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_counted_and_may_be_an_error() {
+        let counter = Counter::default();
+        let mut headers = HeaderMap::new();
+        let mut target = Target::Plain(&mut headers);
+        let plain = Rules::default();
+        assert_eq!(
+            plain.apply(set("x-envoy-a", "1"), &mut target, &counter),
+            Ok(())
+        );
+        let strict = rules(|rules| rules.disallow_is_error = on());
+        assert_eq!(
+            strict.apply(set("x-envoy-a", "1"), &mut target, &counter),
+            Err(Refused)
+        );
+        assert_eq!(counter.value(), 2);
+        // No header can have that.
+        assert_eq!(
+            plain.apply(set("a", "1\r\nb: 2"), &mut target, &counter),
+            Err(Refused)
+        );
+        assert_eq!(
+            plain.apply(set("transfer-encoding", "chunked"), &mut target, &counter),
+            Err(Refused)
+        );
+        let length = |text| set("content-length", text);
+        assert_eq!(plain.apply(length("7"), &mut target, &counter), Ok(()));
+        let believing = Rules::default().with_length(true);
+        assert_eq!(
+            believing.apply(length("1, 2"), &mut target, &counter),
+            Err(Refused)
+        );
+        assert!(headers.is_empty());
+    }
+
+    #[test]
+    #[expect(deprecated, reason = "`append` is what processors write")]
+    fn values_replace_unless_they_are_to_be_appended() {
+        let counter = Counter::default();
+        let mut headers = HeaderMap::new();
+        let rules = Rules::default();
+        let mut both = set("a", "1");
+        both.set_headers.extend(set("a", "2").set_headers);
+        let mut target = Target::Plain(&mut headers);
+        rules.apply(both, &mut target, &counter).unwrap();
+        assert_eq!(target.headers().get_all("a").iter().count(), 1);
+        let mut more = set("a", "3");
+        more.set_headers[0].append = on();
+        rules.apply(more, &mut target, &counter).unwrap();
+        assert_eq!(target.headers().get_all("a").iter().count(), 2);
+        let gone = HeaderMutation {
+            set_headers: Vec::new(),
+            remove_headers: vec!["A".into()],
+        };
+        rules.apply(gone, &mut target, &counter).unwrap();
+        assert!(headers.is_empty());
+    }
+}

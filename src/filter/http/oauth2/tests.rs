@@ -1,0 +1,420 @@
+use std::cell::RefCell;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use causeway_xds::text;
+use futures_util::future::LocalBoxFuture;
+use http::request::Parts;
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::filter::body::{BoxBody, Whole};
+use crate::filter::call::{CallError, Calls, Members};
+use crate::filter::testing::{Nowhere, TestBody, request};
+
+/// A token endpoint.
+#[derive(Default)]
+struct Server {
+    answer: RefCell<Option<Value>>,
+    asked: RefCell<Vec<(Parts, String)>>,
+}
+
+struct Shared(std::rc::Rc<Server>);
+
+impl Calls for Shared {
+    fn call(
+        &self,
+        cluster: &str,
+        request: Request<BoxBody>,
+        _: Duration,
+    ) -> LocalBoxFuture<'static, Result<Response<BoxBody>, CallError>> {
+        assert_eq!(cluster, "idp");
+        let server = std::rc::Rc::clone(&self.0);
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await.expect("whole").to_bytes();
+            let body = String::from_utf8(body.to_vec()).unwrap();
+            server.asked.borrow_mut().push((head, body));
+            match server.answer.borrow().clone() {
+                None => Err(CallError::Unreachable("nobody".into())),
+                Some(answer) => {
+                    let body = Bytes::from(answer.to_string());
+                    Ok(Response::new(Whole::new(body).boxed()))
+                }
+            }
+        })
+    }
+
+    fn members(&self, _: &str) -> Option<Members> {
+        None
+    }
+}
+
+struct Case {
+    filter: Arc<dyn HttpFilter>,
+    context: Context,
+    server: std::rc::Rc<Server>,
+}
+
+fn config(more: &Value) -> Value {
+    let mut config = json!({
+        "token_endpoint": {"uri": "https://idp.test/token", "cluster": "idp", "timeout": "1s"},
+        "authorization_endpoint": "https://idp.test/authorize",
+        "credentials": {"client_id": "me", "token_secret": {"name": "client"},
+            "hmac_secret": {"name": "hmac"}},
+        "redirect_uri": "https://%REQ(:authority)%/callback",
+        "redirect_path_matcher": {"path": {"exact": "/callback"}},
+        "signout_path": {"path": {"exact": "/signout"}},
+        "forward_bearer_token": true,
+        "auth_scopes": ["openid"],
+    });
+    for (key, value) in more.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    config
+}
+
+fn built(more: &Value, context: &Context) -> Result<Arc<dyn HttpFilter>, String> {
+    let message = json!({
+        "@type": format!("type.googleapis.com/{}", FACTORY.message),
+        "config": config(more),
+    });
+    let any = text::any_from_value(&message).expect("a message");
+    build(&TypedExtension::from_any("x", any), context).map_err(|e| e.to_string())
+}
+
+fn case(more: &Value) -> Case {
+    let context = Context::default();
+    context
+        .secrets
+        .set("client", Some(b"client secret".to_vec()));
+    context.secrets.set("hmac", Some(b"hmac secret".to_vec()));
+    let server = Server::default();
+    *server.answer.borrow_mut() = Some(json!({"access_token": "at", "id_token": "it",
+        "refresh_token": "rt", "expires_in": 60}));
+    Case {
+        filter: built(more, &context).unwrap(),
+        context,
+        server: std::rc::Rc::new(server),
+    }
+}
+
+/// What became of a request.
+struct Outcome {
+    reply: Option<LocalReply>,
+    parts: Parts,
+    set: Vec<String>,
+}
+
+impl Case {
+    async fn ask(&self, target: &str, cookies: &str) -> Outcome {
+        let mut headers = vec![("host", "app.test"), ("x-forwarded-proto", "https")];
+        if !cookies.is_empty() {
+            headers.push(("cookie", cookies));
+        }
+        self.asked(request(target, &headers)).await
+    }
+
+    async fn asked(&self, mut parts: Parts) -> Outcome {
+        let around = Nowhere {
+            calls: std::rc::Rc::new(Shared(std::rc::Rc::clone(&self.server))),
+            ..Nowhere::default()
+        };
+        let mut body = TestBody::default();
+        let client = Ipv4Addr::LOCALHOST.into();
+        let flow = {
+            let mut stream = Stream::new(&mut parts, &mut body, client, &around);
+            self.filter.request(&mut stream)
+        };
+        let flow = match flow {
+            Flow::Wait(wait) => {
+                let then = wait.await;
+                let mut stream = Stream::new(&mut parts, &mut body, client, &around);
+                then(&mut stream)
+            }
+            flow => flow,
+        };
+        let mut headers = HeaderMap::new();
+        let mut answer = Answer::new(StatusCode::OK, &mut headers, Some(&around));
+        self.filter.response(&mut answer);
+        let reply = match flow {
+            Flow::Continue => None,
+            Flow::Reply(reply) => Some(*reply),
+            other => panic!("{other:?}"),
+        };
+        let all = reply.as_ref().map_or(&headers, |reply| &reply.headers);
+        let set = all.get_all(SET_COOKIE).iter();
+        let set = set.map(|v| v.to_str().unwrap().to_owned()).collect();
+        Outcome { reply, parts, set }
+    }
+
+    /// Logs in, and comes back with the cookies of a session.
+    async fn logged_in(&self) -> String {
+        let begun = self.ask("/page?x=1", "").await;
+        let back = begun.back();
+        let outcome = self.ask(&back, &begun.cookies()).await;
+        assert_eq!(outcome.location(), "https://app.test/page?x=1");
+        outcome.cookies()
+    }
+}
+
+impl Outcome {
+    fn location(&self) -> String {
+        let reply = self.reply.as_ref().expect("a reply");
+        assert_eq!(reply.status, 302, "{reply:?}");
+        reply.headers["location"].to_str().unwrap().to_owned()
+    }
+
+    /// As a client would send them.
+    fn cookies(&self) -> String {
+        let pairs = self.set.iter().filter_map(|text| text.split(';').next());
+        pairs
+            .filter(|pair| !pair.ends_with("=deleted"))
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+
+    fn query(&self) -> std::collections::HashMap<String, String> {
+        let location = self.location();
+        let (_, query) = location.split_once('?').expect("a query");
+        form_urlencoded::parse(query.as_bytes())
+            .into_owned()
+            .collect()
+    }
+
+    /// Where the authorization server sends the client.
+    fn back(&self) -> String {
+        format!("/callback?code=c0de&state={}", self.query()["state"])
+    }
+
+    fn status(&self) -> u16 {
+        self.reply.as_ref().map_or(0, |reply| reply.status.as_u16())
+    }
+}
+
+#[tokio::test]
+async fn a_login_leads_there_and_back() {
+    let case = case(&json!({}));
+    let begun = case.ask("/page?x=1", "").await;
+    let query = begun.query();
+    assert!(begun.location().starts_with("https://idp.test/authorize?"));
+    assert_eq!(query["client_id"], "me");
+    assert_eq!(query["redirect_uri"], "https://app.test/callback");
+    assert_eq!(
+        (query["response_type"].as_str(), query["scope"].as_str()),
+        ("code", "openid")
+    );
+    assert_eq!(query["code_challenge_method"], "S256");
+    assert!(
+        begun.set.iter().all(|c| c.contains("secure;HttpOnly")),
+        "{:?}",
+        begun.set
+    );
+
+    let back = case.ask(&begun.back(), &begun.cookies()).await;
+    assert_eq!(back.location(), "https://app.test/page?x=1");
+    let (head, body) = case.server.asked.borrow()[0].clone();
+    assert_eq!(
+        (head.uri.path(), &head.headers["host"]),
+        ("/token", &"idp.test".parse().unwrap())
+    );
+    let sent: std::collections::HashMap<_, _> = form_urlencoded::parse(body.as_bytes())
+        .into_owned()
+        .collect();
+    assert_eq!(
+        (sent["code"].as_str(), sent["client_secret"].as_str()),
+        ("c0de", "client secret")
+    );
+    assert_eq!(
+        seal::challenge(&sent["code_verifier"]),
+        query["code_challenge"]
+    );
+    assert!(!back.cookies().contains("=at"), "tokens are sealed");
+
+    let cookies = format!("{}; own=1", back.cookies());
+    let inside = case.ask("/page", &cookies).await;
+    assert!(inside.reply.is_none());
+    assert_eq!(inside.parts.headers["authorization"], "Bearer at");
+    assert_eq!(
+        inside.parts.headers["cookie"],
+        "own=1; BearerToken=at; IdToken=it"
+    );
+}
+
+#[tokio::test]
+async fn nobody_is_let_in_by_what_they_have_made_up() {
+    let case = case(&json!({"use_refresh_token": false}));
+    let cookies = case.logged_in().await;
+    assert!(case.ask("/", &cookies).await.reply.is_none());
+    // Of a session that lasts longer.
+    let later = cookies.replace("OauthExpires=", "OauthExpires=9");
+    assert_eq!(case.ask("/", &later).await.status(), 302);
+    for name in ["OauthHMAC", "BearerToken", "OauthExpires", "IdToken"] {
+        let all = cookies.split("; ");
+        let without: Vec<&str> = all.filter(|c| !c.starts_with(name)).collect();
+        assert_eq!(
+            case.ask("/", &without.join("; ")).await.status(),
+            302,
+            "{name}"
+        );
+    }
+    // On another host.
+    let parts = request("/", &[("host", "other.test"), ("cookie", &cookies)]);
+    assert_eq!(case.asked(parts).await.status(), 302);
+    // A field of their own is nothing.
+    let parts = request("/", &[("host", "app.test"), ("authorization", "Bearer at")]);
+    assert_eq!(case.asked(parts).await.status(), 302);
+    assert_eq!(case.server.asked.borrow().len(), 1);
+}
+
+#[tokio::test]
+async fn a_callback_is_believed_only_where_its_login_began() {
+    let case = case(&json!({}));
+    let begun = case.ask("/page", "").await;
+    let back = begun.back();
+    // Another browser, no code, another way, a refusal.
+    assert_eq!(case.ask(&back, "").await.status(), 401);
+    let other = case.ask("/page", "").await;
+    assert_eq!(case.ask(&back, &other.cookies()).await.status(), 401);
+    let no_code = back.replace("code=c0de&", "");
+    assert_eq!(case.ask(&no_code, &begun.cookies()).await.status(), 401);
+    let denied = format!("{back}&error=access_denied");
+    assert_eq!(case.ask(&denied, &begun.cookies()).await.status(), 401);
+    let state = URL_SAFE_NO_PAD.decode(&begun.query()["state"]).unwrap();
+    let state = String::from_utf8(state)
+        .unwrap()
+        .replace("app.test", "evil.test");
+    let evil = format!(
+        "/callback?code=c0de&state={}",
+        URL_SAFE_NO_PAD.encode(state)
+    );
+    assert_eq!(case.ask(&evil, &begun.cookies()).await.status(), 401);
+    assert!(case.server.asked.borrow().is_empty(), "no code was sent on");
+    // And the server has to answer.
+    *case.server.answer.borrow_mut() = None;
+    let failed = case.ask(&back, &begun.cookies()).await;
+    assert_eq!(
+        (failed.status(), failed.reply.unwrap().text()),
+        (401, "OAuth flow failed.")
+    );
+}
+
+#[tokio::test]
+async fn a_session_that_is_over_is_renewed() {
+    let case = case(&json!({}));
+    *case.server.answer.borrow_mut() = Some(json!({"access_token": "at", "refresh_token": "rt",
+        "expires_in": 60}));
+    let cookies = case.logged_in().await;
+    let over: Vec<&str> = cookies
+        .split("; ")
+        .filter(|c| c.starts_with("RefreshToken"))
+        .collect();
+    *case.server.answer.borrow_mut() = Some(json!({"access_token": "new", "expires_in": 60}));
+    let renewed = case.ask("/", &over.join("; ")).await;
+    assert!(renewed.reply.is_none());
+    assert_eq!(renewed.parts.headers["authorization"], "Bearer new");
+    let (_, body) = case.server.asked.borrow().last().cloned().unwrap();
+    assert!(
+        body.contains("grant_type=refresh_token&refresh_token=rt"),
+        "{body}"
+    );
+    assert!(case.ask("/", &renewed.cookies()).await.reply.is_none());
+    *case.server.answer.borrow_mut() = None;
+    assert_eq!(case.ask("/", &over.join("; ")).await.status(), 302);
+}
+
+#[tokio::test]
+async fn without_the_secrets_nobody_comes_in() {
+    let case = case(&json!({}));
+    let cookies = case.logged_in().await;
+    case.context.secrets.set("hmac", None);
+    assert_eq!(case.ask("/", &cookies).await.status(), 401);
+    case.context
+        .secrets
+        .set("hmac", Some(b"hmac secret".to_vec()));
+    assert!(case.ask("/", &cookies).await.reply.is_none());
+    case.context.secrets.set("client", None);
+    let begun = case.ask("/page", "").await;
+    assert_eq!(
+        case.ask(&begun.back(), &begun.cookies()).await.status(),
+        401
+    );
+}
+
+#[tokio::test]
+async fn some_requests_pass_and_some_are_not_sent_away() {
+    let header = |name: &str| json!([{"name": name, "present_match": true}]);
+    let case = case(&json!({"pass_through_matcher": header("x-pass"),
+        "deny_redirect_matcher": header("x-ajax"), "allow_failed_matcher": header("x-may")}));
+    let with = |name: &str| request("/", &[("host", "app.test"), (name, "1")]);
+    assert!(case.asked(with("x-pass")).await.reply.is_none());
+    assert_eq!(case.asked(with("x-ajax")).await.status(), 401);
+    let failed = case.asked(with("x-may")).await;
+    assert!(failed.reply.is_none());
+    assert_eq!(failed.parts.headers["x-envoy-oauth-status"], "failed");
+    assert_eq!(case.asked(with("x-other")).await.status(), 302);
+}
+
+#[tokio::test]
+async fn who_signs_out_has_nothing_left() {
+    let case = case(&json!({"end_session_endpoint": "https://idp.test/logout"}));
+    let cookies = case.logged_in().await;
+    let out = case.ask("/signout", &cookies).await;
+    let query = out.query();
+    assert!(out.location().starts_with("https://idp.test/logout?"));
+    assert_eq!(
+        (query["id_token_hint"].as_str(), query["client_id"].as_str()),
+        ("it", "me")
+    );
+    assert_eq!(query["post_logout_redirect_uri"], "https://app.test/");
+    assert_eq!(out.cookies(), "", "all are deleted");
+    assert_eq!(out.set.len(), 5);
+}
+
+#[tokio::test]
+async fn users_are_sent_only_where_that_is_allowed() {
+    let case = case(&json!({"allowed_redirect_domains": ["*.apps.test", "app.test"]}));
+    assert_eq!(case.ask("/", "").await.status(), 302);
+    for (host, status) in [("a.apps.test", 302), ("apps.test", 401), ("evil.test", 401)] {
+        let parts = request("/", &[("host", host)]);
+        assert_eq!(case.asked(parts).await.status(), status, "{host}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_refused_by_its_path() {
+    let context = Context::default();
+    let refused = |more: Value| built(&more, &context).unwrap_err();
+    assert_eq!(
+        refused(json!({"auth_type": "PRIVATE_KEY_JWT"})),
+        "config.auth_type: PRIVATE_KEY_JWT is not supported yet"
+    );
+    assert_eq!(
+        refused(json!({"preserve_authorization_header": true})),
+        "config.preserve_authorization_header: cannot be true together with forward_bearer_token"
+    );
+    assert_eq!(
+        refused(json!({"authorization_endpoint": "idp"})),
+        "config.authorization_endpoint: is no absolute URI"
+    );
+    assert_eq!(
+        refused(json!({"credentials": {"client_id": "me", "hmac_secret": {"name": "h"}}})),
+        "config.credentials.token_secret: must be given"
+    );
+    let names = |config: &Value| {
+        let any = text::any_from_value(config).unwrap();
+        let secrets = secrets(&TypedExtension::from_any("x", any));
+        secrets
+            .into_iter()
+            .map(|secret| secret.name)
+            .collect::<Vec<_>>()
+    };
+    let per_route = json!({"@type": format!("type.googleapis.com/{}", FACTORY.per_route[0].0),
+        "config": config(&json!({}))});
+    assert_eq!(names(&per_route), ["client", "hmac"]);
+}
