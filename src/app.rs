@@ -2,6 +2,7 @@
 //!
 //! Tests use the same door as the program.
 
+mod certificates;
 pub mod coordinator;
 mod xds;
 
@@ -15,6 +16,7 @@ use causeway_xds::reject::Rejected;
 use causeway_xds::source::Update;
 use tokio::sync::{mpsc, watch};
 
+use self::certificates::Certificates;
 use crate::admin::{self, AdminCommand, AdminState};
 use crate::config::WorkerConfig;
 use crate::config::bootstrap::BootstrapConfig;
@@ -149,6 +151,11 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
         ),
     };
     let servers = xds::ManagementServers::new(xds.clone(), &updates)?;
+    let certificates = match &config {
+        Config::Worker(worker) => Certificates::of(worker)?,
+        Config::Bootstrap(_) => None,
+    };
+    let automatic = certificates.as_ref().map(|c| Arc::clone(&c.automatic));
     let activities = Arc::<Activities>::default();
     let layers = bootstrap.map(|b| Layers::new(b.runtime.clone()));
     let layers = Arc::new(layers.unwrap_or_default());
@@ -156,6 +163,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
         registry: Registry::new(Context {
             draining: Arc::default(),
             activities: Some(Arc::clone(&activities)),
+            certificates: automatic.clone(),
             layers: Arc::clone(&layers),
             strict: options.strict_xds,
             any_file: false,
@@ -195,6 +203,12 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
         Config::Bootstrap(_) => None,
     };
 
+    let acme = match (certificates, &circuits) {
+        (Some(certificates), Some(circuits)) => {
+            Some(certificates.start(circuits, &stats, stopped.clone())?)
+        }
+        _ => None,
+    };
     let (mut link, mut api) = (None, None);
     if let (Config::Worker(worker), Some(circuits)) = (&config, &circuits)
         && let Some(config) = &worker.coordinator
@@ -202,6 +216,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
         let started = coordinator::start(worker, config, circuits, activities)?;
         api = Some(coordinator::serve_api(
             (worker, config),
+            automatic.as_ref(),
             circuits,
             &started,
             &stats,
@@ -219,6 +234,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
         addresses: addresses_of(&addresses),
         log_level: options.log_level.clone(),
         commands: command,
+        acme,
         layers,
         bootstrap: bootstrap.cloned(),
         concurrency: options.concurrency,

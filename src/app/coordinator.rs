@@ -12,8 +12,8 @@ use tokio::task::JoinHandle;
 
 use crate::admin::metrics;
 use crate::config::{
-    Causeway, CoordinatorConfig, FrontendMode, HostPort, RedisServer, TlsFiles, Traefik,
-    TraefikFrontend, Traffic, WorkerConfig, WorkerProtocol,
+    Causeway, Certificates, CoordinatorConfig, FrontendMode, HostPort, RedisServer, TlsFiles,
+    Traefik, TraefikFrontend, Traffic, WorkerConfig, WorkerProtocol,
 };
 use crate::control::{Readiness, State};
 use crate::coordinator::bus::Bus;
@@ -28,6 +28,7 @@ use crate::coordinator::usage::UsageWriter;
 use crate::coordinator::{Circuits, api, translate};
 use crate::telemetry::activity::Activities;
 use crate::telemetry::stats::Stats;
+use crate::tls::Automatic;
 
 /// Notices and replies that may wait. More than a burst of launches; a full queue holds up the bus
 /// and loses nothing.
@@ -147,6 +148,7 @@ pub fn start(
 /// The address is in use, or the certificate cannot be used.
 pub fn serve_api(
     (worker, config): (&WorkerConfig, &CoordinatorConfig),
+    automatic: Option<&Arc<Automatic>>,
     circuits: &Arc<Circuits>,
     link: &Link,
     stats: &Arc<Stats>,
@@ -187,10 +189,14 @@ pub fn serve_api(
     });
     let tls = match &worker.tls.listen {
         None => None,
-        Some(TlsFiles {
+        Some(Certificates::Automatic) => {
+            let automatic = automatic.context("[causeway.acme] is missing")?;
+            Some(automatic.server_config().context("[causeway.acme]")?)
+        }
+        Some(Certificates::Files(TlsFiles {
             certificate,
             private_key,
-        }) => {
+        })) => {
             let config = crate::tls::server::from_files(certificate, private_key);
             Some(config.context("proxy_worker.tls_cert")?)
         }

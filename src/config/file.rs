@@ -8,13 +8,16 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::acme::AcmeTable;
 use super::address::{socket, tls_files};
+use super::coordinator::{FrontendMode, Traefik, TraefikFrontend};
 use super::discovery::DiscoveryTable;
 use super::error::{ConfigError, Place};
 use super::logging::LoggingTable;
+use super::proxy_worker::Frontends;
 use super::proxy_worker::ProxyWorkerTable;
 use super::redis::RedisTable;
-use super::worker::{Access, Causeway, DigestMod, PermitHash, Tls, TlsFiles, WorkerConfig};
+use super::worker::{Access, Causeway, Certificates, DigestMod, PermitHash, Tls, WorkerConfig};
 use super::xds::XdsTable;
 use crate::util::Secret;
 
@@ -67,6 +70,7 @@ struct CausewayTable {
     bus: Option<bool>,
     ports_at_start: Option<bool>,
     drain_time: Option<Spanned<f64>>,
+    acme: Option<AcmeTable>,
 }
 
 #[derive(Deserialize)]
@@ -112,7 +116,7 @@ impl File {
             secrets,
             permit_hash,
             redis,
-            causeway,
+            mut causeway,
             mut proxy_worker,
             logging,
             service_discovery,
@@ -143,11 +147,14 @@ impl File {
                     digest_mod: permit_hash.digest_mod,
                 },
             });
-        let tls = proxy_worker.take_tls(at)?;
-        let causeway = causeway.validate(&tls, at)?;
+        let acme = causeway.acme.take();
+        let tls = proxy_worker.take_tls(acme.is_some(), at)?;
+        let mut causeway = causeway.validate(&tls, at)?;
         let trusted_proxies = proxy_worker.trusted_proxies(at)?;
         let process = proxy_worker.take_process(at)?;
         let frontends = proxy_worker.take_frontends(at)?;
+        let acme = acme.map(|table| table.validate(wildcard_domain(&frontends), at));
+        causeway.acme = acme.transpose()?;
         let coordinator = match frontends.mode {
             Some(mode) => {
                 let redis = required(redis, at, "[redis]", "with addr = { host, port }")?;
@@ -173,6 +180,21 @@ impl File {
     }
 }
 
+/// Of whichever frontend has subdomains.
+fn wildcard_domain(frontends: &Frontends) -> Option<&str> {
+    match (&frontends.wildcard_domain, &frontends.mode) {
+        (Some(own), _) => Some(&own.domain),
+        (
+            None,
+            Some(FrontendMode::Traefik(Traefik {
+                frontend: TraefikFrontend::Wildcard { domain, .. },
+                ..
+            })),
+        ) => Some(domain),
+        _ => None,
+    }
+}
+
 fn secret(text: Option<String>) -> Option<Secret> {
     text.filter(|text| !text.is_empty()).map(Secret::new)
 }
@@ -195,7 +217,7 @@ impl CausewayTable {
                 }
             },
         };
-        let own: Option<TlsFiles> = tls_files(
+        let own = tls_files(
             self.path_tls_cert,
             self.path_tls_privkey,
             None,
@@ -212,7 +234,7 @@ impl CausewayTable {
         Ok(Causeway {
             management,
             path_frontend,
-            path_tls: own.or_else(|| tls.listen.clone()),
+            path_tls: own.map(Certificates::Files).or_else(|| tls.listen.clone()),
             strip_prefix: self.strip_prefix.unwrap_or(default.strip_prefix),
             allow_unauthenticated: self.allow_unauthenticated,
             relist_period: period(self.relist_period, "relist_period", default.relist_period)?,
@@ -231,6 +253,7 @@ impl CausewayTable {
             bus: self.bus.unwrap_or(default.bus),
             ports_at_start: self.ports_at_start.unwrap_or(default.ports_at_start),
             drain_time,
+            acme: None,
         })
     }
 }

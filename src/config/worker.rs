@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::acme::Acme;
 use super::coordinator::CoordinatorConfig;
 use super::keys::UnknownKey;
 use super::logging::Logging;
@@ -73,7 +74,7 @@ pub struct Causeway {
     pub path_frontend: Option<SocketAddr>,
     /// `None`: the path frontend speaks plain text. Default: the worker's pair when `tls_listen`
     /// is set.
-    pub path_tls: Option<TlsFiles>,
+    pub path_tls: Option<Certificates>,
     /// Whether the path frontend cuts `/<session>/<service>` off. Default true.
     pub strip_prefix: bool,
     /// Whether circuits that are not open to the public are served although nothing checks who
@@ -96,6 +97,8 @@ pub struct Causeway {
     /// How long connections may go on once the process is to end. Default 4 s: what supervises a
     /// worker gives it 5.
     pub drain_time: Duration,
+    /// `[causeway.acme]`. `None`: certificates are files.
+    pub acme: Option<Acme>,
 }
 
 impl Default for Causeway {
@@ -114,6 +117,7 @@ impl Default for Causeway {
             bus: true,
             ports_at_start: true,
             drain_time: Duration::from_secs(4),
+            acme: None,
         }
     }
 }
@@ -148,7 +152,7 @@ pub enum DigestMod {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
     /// `None`: plain text.
-    pub listen: Option<TlsFiles>,
+    pub listen: Option<Certificates>,
     /// A balancer in front terminates TLS, so that users reach the worker by https.
     pub advertised: bool,
 }
@@ -158,6 +162,14 @@ impl Tls {
     pub fn is_https(&self) -> bool {
         self.advertised || self.listen.is_some()
     }
+}
+
+/// Where the certificates of a listener come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Certificates {
+    Files(TlsFiles),
+    /// As [`Causeway::acme`] says.
+    Automatic,
 }
 
 /// A certificate with its key, in PEM; both could be read when the file was loaded.

@@ -25,7 +25,7 @@ use super::Fault;
 use super::model::{AppMode, Circuit, Slot};
 use super::permit::{Digest, PermitHasher};
 use super::registry::{CircuitRegistry, Touched};
-use crate::config::{self, FrontendMode, TlsFiles, TraefikFrontend, WorkerConfig};
+use crate::config::{self, Certificates, FrontendMode, TraefikFrontend, WorkerConfig};
 use crate::util::Secret;
 use names::Slots;
 
@@ -48,7 +48,7 @@ pub struct Frame {
     /// Whether somebody wants to know what is in use.
     pub usage: bool,
     /// Of ports and wildcard.
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<Certificates>,
     /// A balancer in front terminates TLS.
     pub https_in_front: bool,
     /// Ports are for circuits that are relayed as bytes: one that nobody has is closed at once, and
@@ -92,7 +92,7 @@ pub struct Wildcard {
 pub struct PathFrontend {
     pub address: SocketAddr,
     pub strip_prefix: bool,
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<Certificates>,
 }
 
 impl From<&WorkerConfig> for Frame {

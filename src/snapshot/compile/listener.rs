@@ -112,7 +112,11 @@ impl Compiler {
                 if let Some(secret) = &tls.validation_secret {
                     self.note_secret(&secret.name, &user);
                 }
-                let tls = ServerTls::build(tls, &secrets(store));
+                let tls = ServerTls::build(
+                    tls,
+                    &secrets(store),
+                    self.registry.context().certificates.as_ref(),
+                );
                 Some(tls.map_err(|e| Invalid::at("transport_socket.typed_config", e.to_string()))?)
             }
         };

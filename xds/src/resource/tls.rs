@@ -57,6 +57,9 @@ pub enum TlsVersion {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DownstreamTls {
     pub certificates: Vec<CertificateRef>,
+    /// Certificates that the program gets by itself, in place of any others
+    /// (`custom_tls_certificate_selector` with `causeway.v1.AutomaticCertificates`).
+    pub automatic: bool,
     /// In order of preference; empty offers nothing.
     pub alpn: Vec<String>,
     pub parameters: TlsParameters,

@@ -83,12 +83,13 @@ impl DownstreamTls {
 
         let common = required(common_tls_context, "common_tls_context")?;
         let common = Common::decode(common, ctx).at("common_tls_context")?;
-        if common.certificates.is_empty() {
+        if common.certificates.is_empty() && !common.automatic {
             return Err(Invalid::at("common_tls_context", "names no certificate"));
         }
         let (validation, validation_secret) = common.validation;
         Ok(Self {
             certificates: common.certificates,
+            automatic: common.automatic,
             alpn: common.alpn,
             parameters: common.parameters,
             validation,
@@ -143,6 +144,10 @@ impl UpstreamTls {
 
         let common = common_tls_context.unwrap_or_default();
         let common = Common::decode(common, ctx).at("common_tls_context")?;
+        if common.automatic {
+            let reason = "certificates of clients are not obtained automatically";
+            return Err(Invalid::at("common_tls_context", reason));
+        }
         let mut certificates = common.certificates.into_iter();
         let client_certificate = certificates.next();
         if certificates.next().is_some() {
