@@ -335,7 +335,7 @@ impl Manager {
         Ok(())
     }
 
-    /// `at_once`: what was in the way is gone, so the first failure is no reason to wait.
+    /// `at_once`: what was in the way is gone, so there is no reason to wait, the first time.
     fn failed(&mut self, name: &str, failure: &Failure, at_once: bool, now: SystemTime) {
         let Some(entry) = self.names.get_mut(name) else {
             return;
@@ -344,7 +344,8 @@ impl Manager {
         entry.stats.order_failures.inc();
         entry.failures = entry.failures.saturating_add(1);
         let refused = !matches!(failure, Failure::Unanswered(_));
-        let wait = match at_once && entry.failures == 1 {
+        let repeated = at_once && entry.error.as_deref() == Some(&*failure.to_string());
+        let wait = match at_once && !repeated {
             true => Duration::ZERO,
             false => backoff(entry.failures, refused, fastrand::f64()),
         };
@@ -486,10 +487,8 @@ fn at(seconds: i64) -> SystemTime {
 /// Key and chain, once they are of one another and of this name.
 fn parse(name: &str, pem: Vec<u8>) -> Result<(CertifiedKey, Leaf), Failure> {
     let wrong = |reason: String| Failure::Certificate(reason);
-    let model = TlsCertificate {
-        chain: DataSource::Inline(pem.clone()),
-        key: DataSource::Inline(pem),
-    };
+    let (chain, key) = (DataSource::Inline(pem.clone()), DataSource::Inline(pem));
+    let model = TlsCertificate::new(chain, key);
     let key = crate::tls::certificate(&model).map_err(|e| wrong(e.to_string()))?;
     let der = key.end_entity_cert().map_err(|e| wrong(e.to_string()))?;
     let names = Names::of(der).dns;

@@ -375,6 +375,7 @@ impl Circuits {
         let (answer, answered) = oneshot::channel();
         let batch = Batch {
             updates,
+            touched: Vec::new(),
             on_rejection: OnRejection::ApplyNothing,
             answer: Some(answer),
         };

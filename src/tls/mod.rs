@@ -9,6 +9,7 @@ mod names;
 pub mod server;
 mod session;
 mod subject;
+mod tickets;
 mod verify;
 
 use std::fmt;

@@ -5,9 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_xds::resource::tls::{CertificateRef, DownstreamTls, SecretValue, TlsCertificate};
+use causeway_xds::resource::tls::{
+    CertificateRef, DownstreamTls, SecretValue, TicketKeysRef, TlsCertificate,
+};
 use rustls::crypto::KeyProvider;
-use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{
+    Acceptor, ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert,
+};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, ServerConnection};
 use rustls_acme::acme::ACME_TLS_ALPN_NAME;
@@ -20,6 +24,7 @@ use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 use super::automatic::Automatic;
 use super::names::Names;
 use super::session::Session;
+use super::tickets::Tickets;
 use super::verify::{Clients, Rules};
 use super::{TlsError, config, protocols, provider, provider_for, read, validation, versions};
 
@@ -142,7 +147,7 @@ impl ServerTls {
             server.alpn_protocols.push(ACME_TLS_ALPN_NAME.to_vec());
         }
         if model.stateless_resumption {
-            server.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(config)?;
+            server.ticketer = tickets(model.ticket_keys.as_ref(), secret)?;
         }
         if !model.stateful_resumption {
             server.session_storage = Arc::new(NoServerSessionStorage {});
@@ -208,6 +213,21 @@ impl ServerTls {
     }
 }
 
+fn tickets(
+    keys: Option<&TicketKeysRef>,
+    secret: &dyn Fn(&str) -> Option<SecretValue>,
+) -> Result<Arc<dyn ProducesTickets>, TlsError> {
+    let given = match keys {
+        None => return rustls::crypto::aws_lc_rs::Ticketer::new().map_err(config),
+        Some(TicketKeysRef::Inline(keys)) => Tickets::new(keys),
+        Some(TicketKeysRef::Secret(reference)) => match secret(&reference.name) {
+            Some(SecretValue::TicketKeys(keys)) => Tickets::new(&keys),
+            _ => Err(TlsError::MissingSecret(reference.name.clone())),
+        },
+    };
+    Ok(Arc::new(given?))
+}
+
 /// The plain case: one certificate with its key, both in PEM files, HTTP/1.1 only.
 ///
 /// # Errors
@@ -262,7 +282,8 @@ pub fn certificate(model: &TlsCertificate) -> Result<CertifiedKey, TlsError> {
     let key = loader
         .load_private_key(key)
         .map_err(|e| pem("private_key", e.to_string()))?;
-    let certified = CertifiedKey::new(chain, key);
+    let mut certified = CertifiedKey::new(chain, key);
+    certified.ocsp = model.ocsp_staple.as_ref().map(read).transpose()?;
     match certified.keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
             Ok(certified)

@@ -35,6 +35,7 @@ mod pool;
 mod redis_bus;
 mod redis_inference;
 mod redis_marks;
+mod rotation;
 mod route_tree;
 mod routes;
 mod routing;

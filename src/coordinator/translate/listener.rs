@@ -210,9 +210,17 @@ fn certificate(files: &TlsFiles) -> TlsCertificate {
         specifier: Some(data_source::Specifier::Filename(path.display().to_string())),
         ..DataSource::default()
     };
+    let directory = files.certificate.parent();
+    let directory = directory.filter(|path| !path.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
     TlsCertificate {
         certificate_chain: Some(file(&files.certificate)),
         private_key: Some(file(&files.private_key)),
+        // Renewed files are in use at once. Whoever writes them writes the key first, or both.
+        watched_directory: Some(core::WatchedDirectory {
+            path: directory.display().to_string(),
+            ..core::WatchedDirectory::default()
+        }),
         ..TlsCertificate::default()
     }
 }

@@ -7,6 +7,7 @@ use causeway_xds::reject::{FieldPath, Invalid, Rejected};
 use causeway_xds::resource::access_log::AccessLog;
 use causeway_xds::resource::http_manager::{HttpFilterConfig, HttpManager, RouteSource};
 use causeway_xds::resource::listener::{ConnectionPolicy, FilterChain, NetworkFilter, TcpCluster};
+use causeway_xds::resource::tls::TicketKeysRef;
 use causeway_xds::resource::{self as model, Address, Resource};
 
 use super::filters::With;
@@ -110,6 +111,9 @@ impl Compiler {
                 let user = (ResourceType::Listener, listener.name.clone());
                 self.note_secrets(tls.certificates.iter(), &user);
                 if let Some(secret) = &tls.validation_secret {
+                    self.note_secret(&secret.name, &user);
+                }
+                if let Some(TicketKeysRef::Secret(secret)) = &tls.ticket_keys {
                     self.note_secret(&secret.name, &user);
                 }
                 let tls = ServerTls::build(
