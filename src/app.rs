@@ -215,8 +215,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
     {
         let started = coordinator::start(worker, config, circuits, activities)?;
         api = Some(coordinator::serve_api(
-            (worker, config),
-            automatic.as_ref(),
+            (worker, config, automatic.as_ref()),
             circuits,
             &started,
             &stats,

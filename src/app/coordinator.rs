@@ -147,8 +147,7 @@ pub fn start(
 /// # Errors
 /// The address is in use, or the certificate cannot be used.
 pub fn serve_api(
-    (worker, config): (&WorkerConfig, &CoordinatorConfig),
-    automatic: Option<&Arc<Automatic>>,
+    (worker, config, automatic): (&WorkerConfig, &CoordinatorConfig, Option<&Arc<Automatic>>),
     circuits: &Arc<Circuits>,
     link: &Link,
     stats: &Arc<Stats>,
