@@ -2,6 +2,7 @@
 //!
 //! Tests use the same door as the program.
 
+mod certificates;
 pub mod coordinator;
 mod xds;
 
@@ -16,6 +17,7 @@ use causeway_xds::resource::load_assignment::Locality;
 use causeway_xds::source::Update;
 use tokio::sync::{mpsc, watch};
 
+use self::certificates::Certificates;
 use crate::admin::{self, AdminCommand, AdminState};
 use crate::cluster::Home;
 use crate::config::WorkerConfig;
@@ -162,11 +164,17 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
     let addresses = listeners.addresses();
     let listeners = Arc::new(Mutex::new(listeners));
     let servers = xds::ManagementServers::new(xds.clone(), &updates)?;
+    let certificates = match &config {
+        Config::Worker(worker) => Certificates::of(worker)?,
+        Config::Bootstrap(_) => None,
+    };
+    let automatic = certificates.as_ref().map(|c| Arc::clone(&c.automatic));
     let activities = Arc::<Activities>::default();
     let (mut control, handle) = Control::new(Start {
         registry: Registry::new(Context {
             draining: Arc::default(),
             activities: Some(Arc::clone(&activities)),
+            certificates: automatic.clone(),
             layers: Arc::clone(&layers),
             strict: options.strict_xds,
             any_file: false,
@@ -210,13 +218,19 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
         Config::Bootstrap(_) => None,
     };
 
+    let acme = match (certificates, &circuits) {
+        (Some(certificates), Some(circuits)) => {
+            Some(certificates.start(circuits, &stats, stopped.clone())?)
+        }
+        _ => None,
+    };
     let (mut link, mut api) = (None, None);
     if let (Config::Worker(worker), Some(circuits)) = (&config, &circuits)
         && let Some(config) = &worker.coordinator
     {
         let started = coordinator::start(worker, config, circuits, activities)?;
         api = Some(coordinator::serve_api(
-            (worker, config),
+            (worker, config, automatic.as_ref()),
             circuits,
             &started,
             (&stats, publisher.clone()),
@@ -234,6 +248,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
         addresses: addresses_of(&addresses),
         log_level: options.log_level.clone(),
         commands: command,
+        acme,
         layers,
         bootstrap: bootstrap.cloned(),
         concurrency: options.concurrency,

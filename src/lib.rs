@@ -3,6 +3,7 @@
 //! The map is docs/ARCHITECTURE.md; `tests/architecture.rs` holds the modules to it.
 
 pub mod access_log;
+pub mod acme;
 pub mod admin;
 pub mod app;
 pub mod cli;

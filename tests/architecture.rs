@@ -28,7 +28,7 @@ const ROWS: &[&[&str]] = &[
         "matching",
     ],
     &["tls", "route", "filter", "access_log", "local_reply"],
-    &["upstream", "cluster", "management_server"],
+    &["upstream", "cluster", "management_server", "acme"],
     &["snapshot"],
     &["http", "tcp"],
     &["listener"],

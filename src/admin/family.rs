@@ -60,6 +60,9 @@ pub enum Scope<'a> {
     Tcp {
         prefix: &'a str,
     },
+    Acme {
+        name: &'a str,
+    },
     /// `listener_manager`, `cluster_manager`, `causeway`.
     Process {
         group: &'static str,
@@ -84,6 +87,9 @@ pub fn walk(stats: &Stats, f: &mut dyn FnMut(Scope<'_>, &str, Value<'_>)) {
     }
     for (prefix, tcp) in stats.tcp_proxies() {
         tcp.visit(&mut |stat, value| f(Scope::Tcp { prefix: &prefix }, stat, value));
+    }
+    for (name, acme) in stats.acme_names() {
+        acme.visit(&mut |stat, value| f(Scope::Acme { name: &name }, stat, value));
     }
     let process = |group| Scope::Process { group };
     stats

@@ -132,6 +132,7 @@ fn our_scope(scope: Scope<'_>) -> (&'static str, Labels) {
             ],
         ),
         Scope::Tcp { prefix } => ("tcp_", vec![("prefix", prefix.to_owned())]),
+        Scope::Acme { name } => ("acme_", vec![("name", name.to_owned())]),
         Scope::Process { group: "causeway" } => ("", vec![]),
         Scope::Process {
             group: "listener_manager",

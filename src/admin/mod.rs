@@ -7,6 +7,7 @@
 //! | [`metrics`] | `/metrics`, under our own names |
 //! | `dump` | `/config_dump` |
 //! | `explain` | `/explain`: what would happen to a request |
+//! | [`router`] | `/acme`: certificates that the program gets by itself |
 //! | `clusters` | `/clusters`, `/listeners` |
 //! | `csds` | the same over gRPC |
 //! | `command` | everything that changes something, POST only |
@@ -39,6 +40,7 @@ use axum::routing::{get, post};
 use causeway_xds::proto::core::Node;
 use tokio::sync::mpsc;
 
+use crate::acme;
 use crate::config::bootstrap::{BootstrapConfig, Runtime};
 use crate::control::ControlHandle;
 use crate::runtime::layers::Layers;
@@ -69,6 +71,8 @@ pub struct Parts {
     pub commands: mpsc::Sender<AdminCommand>,
     /// `None` in worker mode.
     pub bootstrap: Option<BootstrapConfig>,
+    /// Certificates that are obtained automatically; `None` where none are.
+    pub acme: Option<acme::Status>,
     /// What overrides configuration.
     pub layers: Arc<Layers>,
     /// Data threads.
@@ -120,6 +124,10 @@ pub const VERSION: &str = match option_env!("CAUSEWAY_VERSION") {
 /// Path, method and one line of help of everything the port answers.
 const HELP: &[(&str, &str)] = &[
     ("/", "this page"),
+    (
+        "/acme",
+        "certificates that are obtained automatically, as JSON",
+    ),
     ("/clusters", "clusters and their endpoints (?format=json)"),
     (
         "/config_dump",
@@ -183,6 +191,7 @@ pub fn router(state: AdminState) -> Router {
         .route("/metrics", get(metrics::metrics))
         .route("/config_dump", get(dump::config_dump))
         .route("/explain", get(explain::explain))
+        .route("/acme", get(acme_names))
         .route("/clusters", get(clusters::clusters))
         .route("/listeners", get(clusters::listeners))
         .route("/logging", post(command::logging))
@@ -195,6 +204,12 @@ pub fn router(state: AdminState) -> Router {
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(stats, count))
         .with_state(state)
+}
+
+async fn acme_names(State(state): State<AdminState>) -> Response {
+    let names = state.acme.as_ref().map(acme::Status::shown);
+    let names = names.unwrap_or_else(|| serde_json::Value::Array(Vec::new()));
+    reply::json_pretty(&serde_json::json!({ "names": names }))
 }
 
 /// Counts under `http.admin.`, where Envoy counts its own port.

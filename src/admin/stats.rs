@@ -253,6 +253,11 @@ fn envoy_scope(scope: Scope<'_>) -> (&'static str, String, Labels) {
             format!("tcp.{prefix}"),
             vec![("envoy_tcp_prefix", prefix.to_owned())],
         ),
+        Scope::Acme { name } => (
+            "acme",
+            format!("acme.{name}"),
+            vec![("causeway_acme_name", name.to_owned())],
+        ),
         Scope::Process { group } => (group, group.to_owned(), vec![]),
     }
 }

@@ -100,6 +100,7 @@ async fn port() -> Port {
         publisher,
         control: handle.clone(),
         addresses: Arc::new(|_| None),
+        acme: None,
         log_level: None,
         commands: send,
         layers: Arc::new(Layers::new(config.runtime.clone())),

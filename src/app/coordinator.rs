@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 
 use crate::admin::metrics;
 use crate::config::{
-    Causeway, CoordinatorConfig, FrontendMode, HostPort, RedisServer, TlsFiles, Traefik,
-    TraefikFrontend, Traffic, WorkerConfig, WorkerProtocol,
+    Causeway, Certificates, CoordinatorConfig, FrontendMode, HostPort, RedisServer, TlsFiles,
+    Traefik, TraefikFrontend, Traffic, WorkerConfig, WorkerProtocol,
 };
 use crate::control::{Readiness, State};
 use crate::coordinator::bus::Bus;
@@ -30,6 +30,7 @@ use crate::coordinator::{Circuits, api, translate};
 use crate::snapshot::{Publisher, Snapshot};
 use crate::telemetry::activity::Activities;
 use crate::telemetry::stats::Stats;
+use crate::tls::Automatic;
 use crate::upstream::endpoint::{Availability, Finding};
 
 /// Notices and replies that may wait. More than a burst of launches; a full queue holds up the bus
@@ -164,7 +165,7 @@ fn kernels(snapshot: &Snapshot) -> api::Kernels {
 /// # Errors
 /// The address is in use, or the certificate cannot be used.
 pub fn serve_api(
-    (worker, config): (&WorkerConfig, &CoordinatorConfig),
+    (worker, config, automatic): (&WorkerConfig, &CoordinatorConfig, Option<&Arc<Automatic>>),
     circuits: &Arc<Circuits>,
     link: &Link,
     (stats, publisher): (&Arc<Stats>, Publisher),
@@ -206,10 +207,14 @@ pub fn serve_api(
     });
     let tls = match &worker.tls.listen {
         None => None,
-        Some(TlsFiles {
+        Some(Certificates::Automatic) => {
+            let automatic = automatic.context("[causeway.acme] is missing")?;
+            Some(automatic.server_config().context("[causeway.acme]")?)
+        }
+        Some(Certificates::Files(TlsFiles {
             certificate,
             private_key,
-        }) => {
+        })) => {
             let config = crate::tls::server::from_files(certificate, private_key);
             Some(config.context("proxy_worker.tls_cert")?)
         }

@@ -8,14 +8,17 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::acme::AcmeTable;
 use super::address::{socket, tls_files};
+use super::coordinator::{FrontendMode, Traefik, TraefikFrontend};
 use super::discovery::DiscoveryTable;
 use super::error::{ConfigError, Place};
 use super::logging::LoggingTable;
 use super::policies::PolicyTable;
+use super::proxy_worker::Frontends;
 use super::proxy_worker::ProxyWorkerTable;
 use super::redis::RedisTable;
-use super::worker::{Access, Causeway, DigestMod, PermitHash, Tls, TlsFiles, WorkerConfig};
+use super::worker::{Access, Causeway, Certificates, DigestMod, PermitHash, Tls, WorkerConfig};
 use super::xds::XdsTable;
 use crate::util::{Secret, is_origin};
 
@@ -75,6 +78,7 @@ struct CausewayTable {
     tcp_websocket_origins: Vec<Spanned<String>>,
     drain_time: Option<Spanned<f64>>,
     policies: Vec<PolicyTable>,
+    acme: Option<AcmeTable>,
 }
 
 #[derive(Deserialize)]
@@ -120,7 +124,7 @@ impl File {
             secrets,
             permit_hash,
             redis,
-            causeway,
+            mut causeway,
             mut proxy_worker,
             logging,
             service_discovery,
@@ -151,11 +155,14 @@ impl File {
                     digest_mod: permit_hash.digest_mod,
                 },
             });
-        let tls = proxy_worker.take_tls(at)?;
-        let causeway = causeway.validate(&tls, at)?;
+        let acme = causeway.acme.take();
+        let tls = proxy_worker.take_tls(acme.is_some(), at)?;
+        let mut causeway = causeway.validate(&tls, at)?;
         let trusted_proxies = proxy_worker.trusted_proxies(at)?;
         let process = proxy_worker.take_process(at)?;
         let frontends = proxy_worker.take_frontends(at)?;
+        let acme = acme.map(|table| table.validate(wildcard_domain(&frontends), at));
+        causeway.acme = acme.transpose()?;
         let coordinator = match frontends.mode {
             Some(mode) => {
                 let redis = required(redis, at, "[redis]", "with addr = { host, port }")?;
@@ -181,6 +188,21 @@ impl File {
     }
 }
 
+/// Of whichever frontend has subdomains.
+fn wildcard_domain(frontends: &Frontends) -> Option<&str> {
+    match (&frontends.wildcard_domain, &frontends.mode) {
+        (Some(own), _) => Some(&own.domain),
+        (
+            None,
+            Some(FrontendMode::Traefik(Traefik {
+                frontend: TraefikFrontend::Wildcard { domain, .. },
+                ..
+            })),
+        ) => Some(domain),
+        _ => None,
+    }
+}
+
 fn secret(text: Option<String>) -> Option<Secret> {
     text.filter(|text| !text.is_empty()).map(Secret::new)
 }
@@ -203,7 +225,7 @@ impl CausewayTable {
                 }
             },
         };
-        let own: Option<TlsFiles> = tls_files(
+        let own = tls_files(
             self.path_tls_cert,
             self.path_tls_privkey,
             None,
@@ -239,7 +261,7 @@ impl CausewayTable {
         Ok(Causeway {
             management,
             path_frontend,
-            path_tls: own.or_else(|| tls.listen.clone()),
+            path_tls: own.map(Certificates::Files).or_else(|| tls.listen.clone()),
             strip_prefix: self.strip_prefix.unwrap_or(default.strip_prefix),
             allow_unauthenticated: self.allow_unauthenticated,
             relist_period: period(self.relist_period, "relist_period", default.relist_period)?,
@@ -269,6 +291,7 @@ impl CausewayTable {
             tcp_websocket_origins,
             drain_time,
             policies,
+            acme: None,
         })
     }
 }

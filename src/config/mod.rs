@@ -3,6 +3,7 @@
 //! A file of the legacy worker keeps working as it is. Each of its keys is either read or listed
 //! as one without effect, and named once in the log; one that nobody knows is named in a warning.
 
+mod acme;
 mod address;
 pub mod bootstrap;
 mod coordinator;
@@ -24,6 +25,7 @@ use std::path::Path;
 
 use tracing::{info, warn};
 
+pub use acme::{Acme, AcmeChallenge, DnsSolver, Eab, Rfc2136, TsigAlgorithm};
 pub use coordinator::{
     AppFilter, CoordinatorConfig, FrontendMode, HostPort, ServiceDiscovery, ServiceEndpoint,
     Traefik, TraefikFrontend, Traffic, WorkerProtocol,
@@ -34,8 +36,8 @@ pub use logging::{ConsoleLog, FileLog, LogFormat, Logging};
 pub use policies::{Authorizer, Coding, Cors, Policy, RateLimit};
 pub use redis::{Redis, RedisServer};
 pub use worker::{
-    Access, Account, Causeway, DigestMod, PermitHash, PortProxy, Process, Tls, TlsFiles,
-    WildcardDomain, WorkerConfig,
+    Access, Account, Causeway, Certificates, DigestMod, PermitHash, PortProxy, Process, Tls,
+    TlsFiles, WildcardDomain, WorkerConfig,
 };
 
 impl WorkerConfig {

@@ -16,7 +16,7 @@ use super::error::{ConfigError, Place};
 use super::file::{required, seconds};
 use super::frontend::{PortProxyTable, TraefikTable, WildcardTable};
 use super::redis::Redis;
-use super::worker::{Account, PortProxy, Process, Tls, WildcardDomain};
+use super::worker::{Account, Certificates, PortProxy, Process, Tls, WildcardDomain};
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -81,7 +81,26 @@ impl ProxyWorkerTable {
         self.coordinator_endpoint.is_some()
     }
 
-    pub fn take_tls(&mut self, at: &Place<'_>) -> Result<Tls, ConfigError> {
+    /// `automatic`: there is `[causeway.acme]`.
+    pub fn take_tls(&mut self, automatic: bool, at: &Place<'_>) -> Result<Tls, ConfigError> {
+        let listen = self.tls_listen.as_ref().is_some_and(|tls| *tls.get_ref());
+        let advertised = self.tls_advertised;
+        if automatic {
+            let files = self.tls_cert.take().or(self.tls_privkey.take());
+            let reason = match files {
+                None if listen => {
+                    return Ok(Tls {
+                        listen: Some(Certificates::Automatic),
+                        advertised,
+                    });
+                }
+                None => "proxy_worker.tls_listen: must be true with [causeway.acme]",
+                Some(_) => "proxy_worker.tls_cert, tls_privkey: exclude [causeway.acme]",
+            };
+            let flag = self.tls_listen.as_ref().map(Spanned::span);
+            let span = files.map(|path| path.span()).or(flag);
+            return Err(at.error(span, reason, None));
+        }
         let files = tls_files(
             self.tls_cert.take(),
             self.tls_privkey.take(),
@@ -89,10 +108,9 @@ impl ProxyWorkerTable {
             at,
             ["proxy_worker.tls_cert", "proxy_worker.tls_privkey"],
         )?;
-        let listen = self.tls_listen.as_ref().is_some_and(|tls| *tls.get_ref());
         Ok(Tls {
-            listen: files.filter(|_| listen),
-            advertised: self.tls_advertised,
+            listen: files.filter(|_| listen).map(Certificates::Files),
+            advertised,
         })
     }
 

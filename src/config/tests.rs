@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 
+mod acme;
 mod linked;
 
 fn parse(text: &str) -> Result<WorkerConfig, String> {

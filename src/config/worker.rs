@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::acme::Acme;
 use super::coordinator::CoordinatorConfig;
 use super::keys::UnknownKey;
 use super::logging::Logging;
@@ -74,7 +75,7 @@ pub struct Causeway {
     pub path_frontend: Option<SocketAddr>,
     /// `None`: the path frontend speaks plain text. Default: the worker's pair when `tls_listen`
     /// is set.
-    pub path_tls: Option<TlsFiles>,
+    pub path_tls: Option<Certificates>,
     /// Whether the path frontend cuts `/<session>/<service>` off. Default true.
     pub strip_prefix: bool,
     /// Whether circuits that are not open to the public are served although nothing checks who
@@ -113,6 +114,8 @@ pub struct Causeway {
     pub drain_time: Duration,
     /// What circuits get beside being served.
     pub policies: Vec<Policy>,
+    /// `[causeway.acme]`. `None`: certificates are files.
+    pub acme: Option<Acme>,
 }
 
 impl Default for Causeway {
@@ -138,6 +141,7 @@ impl Default for Causeway {
             tcp_websocket_origins: Vec::new(),
             drain_time: Duration::from_secs(4),
             policies: Vec::new(),
+            acme: None,
         }
     }
 }
@@ -172,7 +176,7 @@ pub enum DigestMod {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
     /// `None`: plain text.
-    pub listen: Option<TlsFiles>,
+    pub listen: Option<Certificates>,
     /// A balancer in front terminates TLS, so that users reach the worker by https.
     pub advertised: bool,
 }
@@ -182,6 +186,14 @@ impl Tls {
     pub fn is_https(&self) -> bool {
         self.advertised || self.listen.is_some()
     }
+}
+
+/// Where the certificates of a listener come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Certificates {
+    Files(TlsFiles),
+    /// As [`Causeway::acme`] says.
+    Automatic,
 }
 
 /// A certificate with its key, in PEM; both could be read when the file was loaded.

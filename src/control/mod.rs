@@ -505,6 +505,7 @@ impl ControlHandle {
         let (answer, outcome) = oneshot::channel();
         let batch = Batch {
             updates,
+            touched: Vec::new(),
             on_rejection,
             answer: Some(answer),
         };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use causeway_xds::reject::{Invalid, Rejected};
-use causeway_xds::resource::resource_name;
+use causeway_xds::resource::{WatchedFiles, resource_name};
 use causeway_xds::source::{Batch, Extent, OnRejection, Origin, Outcome, Update};
 use causeway_xds::store::{Accepted, Changes, Entry, ResourceStore};
 use causeway_xds::text::Passage;
@@ -135,6 +135,9 @@ impl Pipeline {
 
     /// Applies a batch. Its answer stays with the caller.
     pub(super) fn apply(&mut self, batch: &mut Batch, now: Instant) -> Outcome {
+        if batch.updates.is_empty() && !batch.touched.is_empty() {
+            return self.touch(&batch.touched);
+        }
         let refused = self.refuse_pushes(batch);
         let absent = self.withhold(batch);
         let before = self.before(batch);
@@ -182,6 +185,20 @@ impl Pipeline {
         }
         outcome.rejected.splice(0..0, applied.rejected);
         outcome
+    }
+
+    /// Uses anew what names files that have new content. What cannot be read now stays as it was.
+    fn touch(&mut self, files: &[WatchedFiles]) -> Outcome {
+        let owners = files.iter().flat_map(|f| self.subscriptions.owners(f));
+        let used = owners.filter(|key| self.warming.waits_for(key).is_empty());
+        let changed: BTreeSet<Key> = used.cloned().collect();
+        for (kind, name) in &changed {
+            info!(%kind, name, "files read again");
+        }
+        self.bring_into_use(&Changes {
+            changed: changed.into_iter().collect(),
+            ..Changes::default()
+        })
     }
 
     /// Brings into use what has waited long enough.

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use causeway_xds::ResourceType;
 use causeway_xds::client;
-use causeway_xds::file::FileSource;
+use causeway_xds::file::{FileSource, TouchSource};
 use causeway_xds::resource::api_source::{ApiSource, Target};
 use causeway_xds::source::{Batches, Extent, Interest, Interests, Origin, Source, Update};
 use tokio::task::AbortHandle;
@@ -292,6 +292,7 @@ impl Local {
         match self {
             Self::File { kind, .. } => *kind,
             Self::Dns(_) => ResourceType::LoadAssignment,
+            Self::Files(_) => ResourceType::Secret,
         }
     }
 
@@ -307,6 +308,7 @@ impl Local {
                 *kind,
             )),
             Self::Dns(dns) => Box::new(DnsSource::new(Arc::clone(dns))),
+            Self::Files(files) => Box::new(TouchSource(files.clone())),
         }
     }
 }

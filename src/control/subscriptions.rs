@@ -9,7 +9,7 @@ use causeway_xds::ResourceType;
 use causeway_xds::resource::api_source::ApiSource;
 use causeway_xds::resource::cluster::{Cluster, Dns};
 use causeway_xds::resource::config_source::Place;
-use causeway_xds::resource::{Reference, Resource};
+use causeway_xds::resource::{Reference, Resource, WatchedFiles};
 use causeway_xds::source::Origin;
 
 use super::load::{Recipient, Report};
@@ -28,6 +28,8 @@ pub enum Local {
     },
     /// Host names that are looked up.
     Dns(Arc<Dns>),
+    /// Files that are read where they are named.
+    Files(WatchedFiles),
 }
 
 /// A client of management servers.
@@ -110,6 +112,13 @@ impl Subscriptions {
             _ => None,
         });
         self.refresh.extend(endpoints.cloned());
+    }
+
+    /// Who names these files.
+    pub fn owners<'s>(&'s self, files: &WatchedFiles) -> impl Iterator<Item = &'s Key> {
+        let wanted = Wanted::Local(Local::Files(files.clone()));
+        let owners = self.by_owner.iter();
+        owners.filter_map(move |(key, all)| all.contains(&wanted).then_some(key))
     }
 
     /// Whether a management server is asked for this name.
@@ -197,7 +206,10 @@ pub fn wanted_by(resource: &Resource, origin: &Origin) -> HashSet<Wanted> {
         _ => None,
     };
     let fetched = resource.references().into_iter().filter_map(from);
-    fetched.chain(reports.map(Wanted::Report)).collect()
+    let watched = resource.watched_files().into_iter();
+    let watched = watched.map(|files| Wanted::Local(Local::Files(files)));
+    let all = fetched.chain(reports.map(Wanted::Report));
+    all.chain(watched).collect()
 }
 
 /// Whom a cluster wants to be reported to.

@@ -258,6 +258,16 @@ impl Circuits {
         self.state.lock().await.registry.get(id).cloned()
     }
 
+    /// Whether a circuit is served on the wildcard frontend under this host. Lower case.
+    pub async fn serves_host(&self, host: &str) -> bool {
+        let domain = self.frame.wildcard.as_ref().map(|w| w.domain.as_str());
+        let Some(label) = domain.and_then(|domain| host.strip_suffix(domain)) else {
+            return false;
+        };
+        let slot = Slot::Subdomain(label.to_owned());
+        self.state.lock().await.registry.in_slot(&slot).is_some()
+    }
+
     /// How many circuits have been new since the start.
     pub fn created(&self) -> &Created {
         &self.created
@@ -365,6 +375,7 @@ impl Circuits {
         let (answer, answered) = oneshot::channel();
         let batch = Batch {
             updates,
+            touched: Vec::new(),
             on_rejection: OnRejection::ApplyNothing,
             answer: Some(answer),
         };

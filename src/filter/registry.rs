@@ -21,7 +21,7 @@ use crate::route::{Filters, PerRoute, RouteConfig};
 use crate::runtime::layers::Layers;
 use crate::telemetry::activity::Activities;
 use crate::telemetry::stats::{Counter, Gauge, Stats};
-use crate::tls::TlsError;
+use crate::tls::{Automatic, TlsError};
 
 use super::network;
 use super::secrets::{self, Secrets};
@@ -37,6 +37,8 @@ pub type BuildPerRoute = fn(&TypedExtension, &Context) -> Result<RouteConfig, In
 pub struct Context {
     /// `None` where configuration is only checked.
     pub activities: Option<Arc<Activities>>,
+    /// Certificates that the program gets by itself; `None` where it gets none.
+    pub certificates: Option<Arc<Automatic>>,
     /// What overrides configuration.
     pub layers: Arc<Layers>,
     /// Resources that set a field without effect are refused (`--strict-xds`).

@@ -273,6 +273,9 @@ async fn secure(
     match result {
         Ok(Ok(stream)) => {
             spec.stats.ssl_handshake.inc();
+            if tls.was_proof(stream.get_ref().1) {
+                return None;
+            }
             let session = tls.session(stream.get_ref().1);
             Some((Io::ServerTls(Box::new(stream)), Some(Rc::new(session))))
         }

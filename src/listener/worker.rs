@@ -128,8 +128,15 @@ pub async fn run(
             }
             Some(Command::Update(spec)) => {
                 if let Some(active) = listeners.get(&spec.name) {
-                    let old = active.current.replace(Current::new(spec));
-                    old.drain.begin();
+                    let mut current = active.current.borrow_mut();
+                    if current.spec.model == spec.model {
+                        // Only what it refers to is new, a certificate: no reason to end what is
+                        // open.
+                        current.spec = spec;
+                    } else {
+                        let old = std::mem::replace(&mut *current, Current::new(spec));
+                        old.drain.begin();
+                    }
                 }
             }
             Some(Command::Stop(name)) => {

@@ -298,6 +298,16 @@ group! {
 }
 
 group! {
+    /// `acme.<name>.`: a name that certificates are obtained for.
+    AcmeStats {
+        counters: [orders, order_failures],
+        gauges: [certificate_expiry_timestamp_seconds],
+        histograms: [],
+        codes: []
+    }
+}
+
+group! {
     /// `listener_manager.`
     ListenerManagerStats {
         counters: [listener_added, listener_modified, listener_removed, listener_create_success,
@@ -368,6 +378,7 @@ pub struct Stats {
     listeners: Scopes<ListenerStats>,
     listener_http: Scopes<ListenerHttpStats>,
     tcp: Scopes<TcpStats>,
+    acme: Scopes<AcmeStats>,
     filter_configs: Scopes<FilterConfigStats>,
     /// Of filters, by the beginning of their names up to a dot.
     named: Scopes<Named>,
@@ -435,6 +446,15 @@ impl Stats {
     }
     pub fn tcp(&self, stat_prefix: &str) -> Arc<TcpStats> {
         handle(&self.tcp, stat_prefix)
+    }
+    pub fn acme(&self, name: &str) -> Arc<AcmeStats> {
+        handle(&self.acme, name)
+    }
+    pub fn forget_acme(&self, name: &str) {
+        forget(&self.acme, name);
+    }
+    pub fn acme_names(&self) -> Vec<(String, Arc<AcmeStats>)> {
+        copy(&self.acme)
     }
     /// Statistics of a scope, which is shown in front of their names and ends with a dot.
     pub fn named(&self, scope: &str) -> Arc<Named> {
@@ -520,6 +540,7 @@ impl Stats {
         scoped("cluster", copy(&self.outliers), OutlierStats::visit, f);
         scoped("listener", self.listeners(), ListenerStats::visit, f);
         scoped("tcp", self.tcp_proxies(), TcpStats::visit, f);
+        scoped("acme", self.acme_names(), AcmeStats::visit, f);
         scoped(
             "listener",
             self.listener_http_managers(),

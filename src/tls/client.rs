@@ -105,7 +105,7 @@ impl ClientTls {
             None => system_roots().map_err(|e| TlsError::Config(format!("system roots: {e}")))?,
         };
         let key = model.client_certificate.clone();
-        let key = key.map(|(chain, key)| certificate(&TlsCertificate { chain, key }));
+        let key = key.map(|(chain, key)| certificate(&TlsCertificate::new(chain, key)));
         Self::new(
             provider(),
             Check::Server(roots),

@@ -3,11 +3,13 @@
 //! Configurations are built when a snapshot is compiled; a certificate that cannot be used is then
 //! a rejection with a reason, not a failed handshake later.
 
+pub mod automatic;
 mod client;
 mod names;
 pub mod server;
 mod session;
 mod subject;
+mod tickets;
 mod verify;
 
 use std::fmt;
@@ -23,6 +25,7 @@ use rustls::crypto::aws_lc_rs::{cipher_suite, kx_group};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+pub use automatic::Automatic;
 pub use client::{ClientTls, PerRequest};
 pub use names::Names;
 pub use server::{ServerTls, certificate};

@@ -5,19 +5,26 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_xds::resource::tls::{CertificateRef, DownstreamTls, SecretValue, TlsCertificate};
+use causeway_xds::resource::tls::{
+    CertificateRef, DownstreamTls, SecretValue, TicketKeysRef, TlsCertificate,
+};
 use rustls::crypto::KeyProvider;
-use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{
+    Acceptor, ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert,
+};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, ServerConnection};
+use rustls_acme::acme::ACME_TLS_ALPN_NAME;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
+use super::automatic::Automatic;
 use super::names::Names;
 use super::session::Session;
+use super::tickets::Tickets;
 use super::verify::{Clients, Rules};
 use super::{TlsError, config, protocols, provider, provider_for, read, validation, versions};
 
@@ -32,9 +39,25 @@ pub struct ServerTls {
     /// where the TLS library would turn them away.
     without_protocol: Option<Arc<ServerConfig>>,
     pub handshake_timeout: Duration,
-    certificates: Arc<Certificates>,
+    certificates: Shown,
     /// What the certificates of clients are checked by.
     clients: Option<Arc<Clients>>,
+}
+
+/// Where the certificates of a chain are.
+#[derive(Clone)]
+enum Shown {
+    Given(Arc<Certificates>),
+    Automatic(Arc<Automatic>),
+}
+
+impl Shown {
+    fn of(&self, server_name: Option<&str>) -> Option<Arc<CertifiedKey>> {
+        match self {
+            Self::Given(given) => given.of(server_name).cloned(),
+            Self::Automatic(automatic) => Some(automatic.shown(server_name)),
+        }
+    }
 }
 
 /// The first certificate that the client's hello can use, by name then by order.
@@ -69,7 +92,8 @@ impl ResolvesServerCert for Certificates {
 }
 
 impl ServerTls {
-    /// Builds from the model. `secret` finds a certificate by the name of its secret.
+    /// Builds from the model. `secret` finds a certificate by the name of its secret; `automatic`
+    /// is where those are that the program gets by itself.
     ///
     /// # Errors
     /// A file cannot be read, PEM cannot be parsed, key and certificate do not belong together, or
@@ -77,14 +101,27 @@ impl ServerTls {
     pub fn build(
         model: &DownstreamTls,
         secret: &dyn Fn(&str) -> Option<SecretValue>,
+        automatic: Option<&Arc<Automatic>>,
     ) -> Result<Self, TlsError> {
         let mut keys = Vec::with_capacity(model.certificates.len());
         for reference in &model.certificates {
             keys.push(Arc::new(resolve(reference, secret)?));
         }
-        if keys.is_empty() {
-            return Err(TlsError::Config("no certificate is configured".into()));
-        }
+        let certificates = match (model.automatic, automatic) {
+            (true, Some(automatic)) => Shown::Automatic(Arc::clone(automatic)),
+            (true, None) => {
+                let reason = "certificates are obtained automatically, and nothing says how \
+                              ([causeway.acme] of the worker's file does)";
+                return Err(TlsError::Config(reason.into()));
+            }
+            (false, _) if keys.is_empty() => {
+                return Err(TlsError::Config("no certificate is configured".into()));
+            }
+            (false, _) => Shown::Given(Arc::new(Certificates {
+                keys,
+                require_sni: model.require_sni,
+            })),
+        };
         let provider = provider_for(&model.parameters);
         let checked = validation(&model.validation, model.validation_secret.as_ref(), secret)?;
         let rules = Rules::compile(&checked, &provider)?;
@@ -100,15 +137,17 @@ impl ServerTls {
             Some(clients) => builder.with_client_cert_verifier(Arc::clone(clients) as _),
             None => builder.with_no_client_auth(),
         };
-        let certificates = Arc::new(Certificates {
-            keys,
-            require_sni: model.require_sni,
-        });
-        let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(&certificates) as _;
+        let resolver: Arc<dyn ResolvesServerCert> = match &certificates {
+            Shown::Given(given) => Arc::clone(given) as _,
+            Shown::Automatic(automatic) => Arc::clone(automatic) as _,
+        };
         let mut server = builder.with_cert_resolver(resolver);
         server.alpn_protocols = protocols(&model.alpn);
+        if model.automatic {
+            server.alpn_protocols.push(ACME_TLS_ALPN_NAME.to_vec());
+        }
         if model.stateless_resumption {
-            server.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(config)?;
+            server.ticketer = tickets(model.ticket_keys.as_ref(), secret)?;
         }
         if !model.stateful_resumption {
             server.session_storage = Arc::new(NoServerSessionStorage {});
@@ -141,6 +180,9 @@ impl ServerTls {
                 .await;
         };
         let start = LazyConfigAcceptor::new(Acceptor::default(), tcp).await?;
+        if let Shown::Automatic(automatic) = &self.certificates {
+            automatic.prepare(&start.client_hello()).await;
+        }
         let ours = &self.config.alpn_protocols;
         let strange = start
             .client_hello()
@@ -148,6 +190,13 @@ impl ServerTls {
             .is_some_and(|mut offered| !offered.any(|name| ours.iter().any(|known| known == name)));
         let config = if strange { plain } else { &self.config };
         start.into_stream(Arc::clone(config)).await
+    }
+
+    /// Whether the handshake was all that the peer came for: a proof towards a certificate
+    /// authority, after which the connection is closed (RFC 8737 section 3).
+    pub fn was_proof(&self, connection: &ServerConnection) -> bool {
+        matches!(self.certificates, Shown::Automatic(_))
+            && connection.alpn_protocol() == Some(ACME_TLS_ALPN_NAME)
     }
 
     /// What a handshake came to.
@@ -158,10 +207,25 @@ impl ServerTls {
         };
         Session::of(connection, vouched, || {
             let key = self.certificates.of(connection.server_name());
-            let der = key.and_then(|key| key.end_entity_cert().ok());
+            let der = key.as_ref().and_then(|key| key.end_entity_cert().ok());
             der.map_or_else(Vec::new, |der| Names::of(der).uris)
         })
     }
+}
+
+fn tickets(
+    keys: Option<&TicketKeysRef>,
+    secret: &dyn Fn(&str) -> Option<SecretValue>,
+) -> Result<Arc<dyn ProducesTickets>, TlsError> {
+    let given = match keys {
+        None => return rustls::crypto::aws_lc_rs::Ticketer::new().map_err(config),
+        Some(TicketKeysRef::Inline(keys)) => Tickets::new(keys),
+        Some(TicketKeysRef::Secret(reference)) => match secret(&reference.name) {
+            Some(SecretValue::TicketKeys(keys)) => Tickets::new(&keys),
+            _ => Err(TlsError::MissingSecret(reference.name.clone())),
+        },
+    };
+    Ok(Arc::new(given?))
 }
 
 /// The plain case: one certificate with its key, both in PEM files, HTTP/1.1 only.
@@ -218,7 +282,8 @@ pub fn certificate(model: &TlsCertificate) -> Result<CertifiedKey, TlsError> {
     let key = loader
         .load_private_key(key)
         .map_err(|e| pem("private_key", e.to_string()))?;
-    let certified = CertifiedKey::new(chain, key);
+    let mut certified = CertifiedKey::new(chain, key);
+    certified.ocsp = model.ocsp_staple.as_ref().map(read).transpose()?;
     match certified.keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
             Ok(certified)

@@ -50,7 +50,14 @@ impl Rules {
     ) -> Result<Self, TlsError> {
         let names = model.subject_names.iter().map(Subject::compile);
         let names: Vec<_> = names.collect::<Result<_, _>>()?;
-        let roots = model.trusted_ca.as_ref().map(authorities).transpose()?;
+        let roots = match &model.trusted_ca {
+            Some(given) => Some(authorities(given)?),
+            None if model.system_roots => {
+                let roots = crate::net::system_roots();
+                Some(roots.map_err(|e| TlsError::Config(format!("system_root_certs: {e}")))?)
+            }
+            None => None,
+        };
         let domains = model.trust_domains.iter();
         let domains = domains
             .map(|domain| Ok((domain.name.clone(), authorities(&domain.bundle)?)))

@@ -13,6 +13,7 @@
 mod support;
 
 mod access_log;
+mod acme;
 mod admin;
 mod admission;
 mod bootstrap;
@@ -43,6 +44,7 @@ mod pool;
 mod redis_bus;
 mod redis_inference;
 mod redis_marks;
+mod rotation;
 mod route_tree;
 mod routes;
 mod routing;

@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use causeway::config::{Access, DigestMod, PermitHash, TlsFiles};
+use causeway::config::{Access, Certificates, DigestMod, PermitHash, TlsFiles};
 use causeway::coordinator::permit::{Digest, PermitHasher};
 use causeway::util::Secret;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
@@ -179,10 +179,10 @@ async fn certificates_are_checked_unless_told_otherwise() {
     };
     let certificate = write("cert.pem", cert.pem());
     let mut config = worker();
-    config.causeway.path_tls = Some(TlsFiles {
+    config.causeway.path_tls = Some(Certificates::Files(TlsFiles {
         certificate: certificate.clone(),
         private_key: write("key.pem", signing_key.serialize_pem()),
-    });
+    }));
     let app = TestApp::with(config).await;
     let origin = tcp_echo().await;
     let circuit = circuit(1).kernel(origin.address).protocol("tcp");

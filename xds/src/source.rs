@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::proto::Any;
 use crate::reject::Rejected;
+use crate::resource::WatchedFiles;
 use crate::text::Listing;
 use crate::type_url::ResourceType;
 
@@ -67,6 +68,8 @@ pub struct Update {
 pub struct Batch {
     pub updates: Vec<Update>,
     pub on_rejection: OnRejection,
+    /// Files that resources name and that have new content: who names them is used anew.
+    pub touched: Vec<WatchedFiles>,
     /// Answered once the outcome is live (or refused).
     pub answer: Option<oneshot::Sender<Outcome>>,
 }
@@ -86,6 +89,7 @@ impl Batch {
         Self {
             updates,
             on_rejection: OnRejection::ApplyOthers,
+            touched: Vec::new(),
             answer: None,
         }
     }

@@ -329,10 +329,10 @@ fn a_certificate_must_be_there_and_readable() {
             key.display()
         )
     };
-    let files = TlsFiles {
+    let files = Certificates::Files(TlsFiles {
         certificate: cert.clone(),
         private_key: key.clone(),
-    };
+    });
     let on = linked(&[], &format!("tls_listen = true\n{}", pair(&cert, &key))).unwrap();
     assert_eq!(on.tls.listen, Some(files.clone()));
     assert_eq!(on.causeway.path_tls, Some(files));

@@ -12,6 +12,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
+use rustls_acme::acme::ACME_TLS_ALPN_NAME;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -138,6 +139,8 @@ impl Connection {
         };
         let peer = self.peer;
         match timeout(self.limits.handshake, tls.accept(stream)).await {
+            // A certificate authority has seen what it came for (RFC 8737 section 3).
+            Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(ACME_TLS_ALPN_NAME) => {}
             Ok(Ok(stream)) => self.http(stream).await,
             Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
             Err(_) => debug!(%peer, "deadline \"handshake\" fired"),

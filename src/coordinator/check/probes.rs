@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
 use super::{ProbeCoordinator, ProbeError, ProbeRedis, Seen, Subject, parse_http_date};
-use crate::config::{TlsFiles, WorkerConfig};
+use crate::config::{Certificates, TlsFiles, WorkerConfig};
 use crate::coordinator::client::{ClientError, CoordinatorClient};
 use crate::coordinator::redis::{RedisConfig, db, within};
 use crate::coordinator::translate::Frame;
@@ -105,13 +105,15 @@ impl<'s> Subject<'s> {
         let slots = frame.slots.iter().flat_map(|slots| slots.iter());
         ports.extend(slots.map(|(_, address)| ("port frontend", address)));
         let mut certificates = Vec::new();
-        for TlsFiles {
-            certificate,
-            private_key,
-        } in [&worker.tls.listen, &worker.causeway.path_tls]
-            .into_iter()
-            .flatten()
-        {
+        for listen in [&worker.tls.listen, &worker.causeway.path_tls] {
+            // What the worker gets by itself is no file that could be wrong.
+            let Some(Certificates::Files(TlsFiles {
+                certificate,
+                private_key,
+            })) = listen
+            else {
+                continue;
+            };
             let pair = (certificate.clone(), private_key.clone());
             if !certificates.contains(&pair) {
                 certificates.push(pair);

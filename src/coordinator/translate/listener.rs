@@ -26,13 +26,14 @@ use causeway_xds::type_url::pack_as;
 use ipnet::IpNet;
 
 use super::{Frame, filters, names};
-use crate::config::TlsFiles;
+use crate::config::{Certificates, TlsFiles};
 use crate::coordinator::model::Circuit;
 
 const HCM: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const XFF: &str = "envoy.extensions.http.original_ip_detection.xff.v3.XffConfig";
 const TLS: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+const AUTOMATIC: &str = "causeway.v1.AutomaticCertificates";
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 /// A notebook page left alone keeps its connection; the legacy 30 s cost a reconnect per click.
 const KEEP_ALIVE: Duration = Duration::from_secs(3600);
@@ -42,7 +43,7 @@ const MAX_HEADERS_KB: u32 = 96;
 const REQUEST_HEADERS: Duration = Duration::from_secs(60);
 
 /// A listener that serves HTTP by the RouteConfiguration of the same name.
-pub fn http(frame: &Frame, name: &str, at: SocketAddr, tls: Option<&TlsFiles>) -> Listener {
+pub fn http(frame: &Frame, name: &str, at: SocketAddr, tls: Option<&Certificates>) -> Listener {
     // One prefix for all slots: statistics must not grow with the port range.
     let stat_prefix = name.split('/').next().unwrap_or(name);
     let manager = HttpConnectionManager {
@@ -175,7 +176,12 @@ fn network_filter(name: &str, config: &impl Message, kind: &str) -> Filter {
     }
 }
 
-fn listener(name: &str, at: SocketAddr, filters: Vec<Filter>, tls: Option<&TlsFiles>) -> Listener {
+fn listener(
+    name: &str,
+    at: SocketAddr,
+    filters: Vec<Filter>,
+    tls: Option<&Certificates>,
+) -> Listener {
     Listener {
         name: name.to_owned(),
         address: Some(address(at)),
@@ -188,22 +194,23 @@ fn listener(name: &str, at: SocketAddr, filters: Vec<Filter>, tls: Option<&TlsFi
     }
 }
 
-fn tls_socket(files: &TlsFiles) -> TransportSocket {
-    let file = |path: &Path| DataSource {
-        specifier: Some(data_source::Specifier::Filename(path.display().to_string())),
-        ..DataSource::default()
+fn tls_socket(certificates: &Certificates) -> TransportSocket {
+    let mut common = CommonTlsContext {
+        alpn_protocols: vec!["h2".to_owned(), "http/1.1".to_owned()],
+        ..CommonTlsContext::default()
     };
-    let certificate = TlsCertificate {
-        certificate_chain: Some(file(&files.certificate)),
-        private_key: Some(file(&files.private_key)),
-        ..TlsCertificate::default()
-    };
+    match certificates {
+        Certificates::Files(files) => common.tls_certificates = vec![certificate(files)],
+        Certificates::Automatic => {
+            let selector = pack_as(&own::AutomaticCertificates {}, AUTOMATIC);
+            common.custom_tls_certificate_selector = Some(TypedExtensionConfig {
+                name: "causeway.automatic_certificates".to_owned(),
+                typed_config: Some(selector),
+            });
+        }
+    }
     let context = DownstreamTlsContext {
-        common_tls_context: Some(CommonTlsContext {
-            tls_certificates: vec![certificate],
-            alpn_protocols: vec!["h2".to_owned(), "http/1.1".to_owned()],
-            ..CommonTlsContext::default()
-        }),
+        common_tls_context: Some(common),
         ..DownstreamTlsContext::default()
     };
     TransportSocket {
@@ -211,6 +218,26 @@ fn tls_socket(files: &TlsFiles) -> TransportSocket {
         config_type: Some(transport_socket::ConfigType::TypedConfig(pack_as(
             &context, TLS,
         ))),
+    }
+}
+
+fn certificate(files: &TlsFiles) -> TlsCertificate {
+    let file = |path: &Path| DataSource {
+        specifier: Some(data_source::Specifier::Filename(path.display().to_string())),
+        ..DataSource::default()
+    };
+    let directory = files.certificate.parent();
+    let directory = directory.filter(|path| !path.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
+    TlsCertificate {
+        certificate_chain: Some(file(&files.certificate)),
+        private_key: Some(file(&files.private_key)),
+        // Renewed files are in use at once. Whoever writes them writes the key first, or both.
+        watched_directory: Some(core::WatchedDirectory {
+            path: directory.display().to_string(),
+            ..core::WatchedDirectory::default()
+        }),
+        ..TlsCertificate::default()
     }
 }
 

@@ -28,7 +28,7 @@ use super::Fault;
 use super::model::{AppMode, Circuit, Slot};
 use super::permit::{Digest, PermitHasher};
 use super::registry::{CircuitRegistry, Touched};
-use crate::config::{self, FrontendMode, Policy, TlsFiles, TraefikFrontend, WorkerConfig};
+use crate::config::{self, Certificates, FrontendMode, Policy, TraefikFrontend, WorkerConfig};
 use crate::util::Secret;
 use names::Slots;
 
@@ -58,7 +58,7 @@ pub struct Frame {
     /// See [`crate::config::Causeway::tcp_websocket_origins`].
     pub tcp_origins: Vec<String>,
     /// Of ports and wildcard.
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<Certificates>,
     /// A balancer in front terminates TLS.
     pub https_in_front: bool,
     /// Ports are for circuits that are relayed as bytes: one that nobody has is closed at once, and
@@ -105,7 +105,7 @@ pub struct Wildcard {
 pub struct PathFrontend {
     pub address: SocketAddr,
     pub strip_prefix: bool,
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<Certificates>,
 }
 
 impl From<&WorkerConfig> for Frame {

@@ -59,7 +59,8 @@ impl fmt::Display for Said {
 
 /// Clusters before endpoints, listeners before routes: who is sent parents first asks for their
 /// children, and nothing is named before it is there.
-const ORDER: [ResourceType; 5] = [
+const ORDER: [ResourceType; 6] = [
+    ResourceType::Secret,
     ResourceType::Cluster,
     ResourceType::LoadAssignment,
     ResourceType::FilterConfig,

@@ -8,6 +8,7 @@ use causeway_xds::reject::{FieldPath, Invalid, Rejected};
 use causeway_xds::resource::access_log::AccessLog;
 use causeway_xds::resource::http_manager::{HttpFilterConfig, HttpManager, RouteSource};
 use causeway_xds::resource::listener::{ConnectionPolicy, FilterChain, NetworkFilter, TcpCluster};
+use causeway_xds::resource::tls::TicketKeysRef;
 use causeway_xds::resource::{self as model, Address, Resource};
 
 use super::filters::With;
@@ -118,7 +119,14 @@ impl Compiler {
                 if let Some(secret) = &tls.validation_secret {
                     self.note_secret(&secret.name, &user);
                 }
-                let tls = ServerTls::build(tls, &secrets(store));
+                if let Some(TicketKeysRef::Secret(secret)) = &tls.ticket_keys {
+                    self.note_secret(&secret.name, &user);
+                }
+                let tls = ServerTls::build(
+                    tls,
+                    &secrets(store),
+                    self.registry.context().certificates.as_ref(),
+                );
                 Some(tls.map_err(|e| Invalid::at("transport_socket.typed_config", e.to_string()))?)
             }
         };

@@ -55,6 +55,7 @@ pub fn deliver(
 fn apply(store: &mut ResourceStore, update: Update) -> Applied {
     let mut batch = Batch {
         updates: vec![update],
+        touched: Vec::new(),
         on_rejection: OnRejection::ApplyOthers,
         answer: None,
     };

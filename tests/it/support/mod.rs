@@ -7,11 +7,13 @@ pub mod client;
 #[path = "../../../examples/fake_coordinator/coordinator.rs"]
 pub mod coordinator;
 pub mod origin;
+pub mod pebble;
 pub mod process;
 pub mod raw;
 #[path = "../../../examples/fake_coordinator/redis.rs"]
 pub mod redis;
 pub mod ws;
+pub mod zone;
 
 use std::future::Future;
 use std::time::{Duration, Instant};

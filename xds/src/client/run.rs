@@ -154,6 +154,7 @@ impl<M: Machine> Run<M> {
     fn post(&mut self, update: Update, answer: Option<oneshot::Sender<Outcome>>) {
         self.outbox.push_back(Batch {
             updates: vec![update],
+            touched: Vec::new(),
             on_rejection: OnRejection::ApplyOthers,
             answer,
         });

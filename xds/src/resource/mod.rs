@@ -32,6 +32,7 @@ pub mod route;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tls;
+mod watched;
 
 use std::sync::Arc;
 
@@ -47,6 +48,7 @@ pub use load_assignment::LoadAssignment;
 pub use references::Reference;
 pub use route::{RouteConfiguration, VirtualHost};
 pub use tls::Secret;
+pub use watched::WatchedFiles;
 
 /// A decoded and validated resource.
 #[derive(Clone, Debug, PartialEq)]

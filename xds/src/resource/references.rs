@@ -7,7 +7,7 @@ use super::config_source::{ConfigSource, DEFAULT_FETCH_TIMEOUT, Place};
 use super::http_manager::{HttpFilterConfig, HttpManager, RouteSource};
 use super::listener::{FilterChain, Listener, NetworkFilter};
 use super::route::RouteConfiguration;
-use super::tls::{CertificateRef, DownstreamTls, SecretRef};
+use super::tls::{CertificateRef, DownstreamTls, SecretRef, TicketKeysRef};
 use super::{Resource, VirtualHost};
 use crate::type_url::ResourceType;
 
@@ -63,11 +63,15 @@ fn of_chain(chain: &FilterChain, found: &mut Vec<Reference>) {
     if let Some(DownstreamTls {
         certificates,
         validation_secret,
+        ticket_keys,
         ..
     }) = &chain.tls
     {
         certificates.iter().for_each(|c| of_certificate(c, found));
         if let Some(SecretRef { name, source }) = validation_secret {
+            of_secret(name, source.as_ref(), found);
+        }
+        if let Some(TicketKeysRef::Secret(SecretRef { name, source })) = ticket_keys {
             of_secret(name, source.as_ref(), found);
         }
     }

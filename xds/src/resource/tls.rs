@@ -34,6 +34,22 @@ impl fmt::Debug for DataSource {
 pub struct TlsCertificate {
     pub chain: DataSource,
     pub key: DataSource,
+    /// A response of OCSP, DER, handed to clients as it is (RFC 6066 section 8).
+    pub ocsp_staple: Option<DataSource>,
+    /// The files are read again when something changes here.
+    pub watched_directory: Option<PathBuf>,
+}
+
+impl TlsCertificate {
+    /// A chain and its key, and nothing else.
+    pub fn new(chain: DataSource, key: DataSource) -> Self {
+        Self {
+            chain,
+            key,
+            ocsp_staple: None,
+            watched_directory: None,
+        }
+    }
 }
 
 /// A certificate in place, or the name of a [`Secret`].
@@ -57,6 +73,9 @@ pub enum TlsVersion {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DownstreamTls {
     pub certificates: Vec<CertificateRef>,
+    /// Certificates that the program gets by itself, in place of any others
+    /// (`custom_tls_certificate_selector` with `causeway.v1.AutomaticCertificates`).
+    pub automatic: bool,
     /// In order of preference; empty offers nothing.
     pub alpn: Vec<String>,
     pub parameters: TlsParameters,
@@ -71,6 +90,9 @@ pub struct DownstreamTls {
     pub require_sni: bool,
     /// Default true (`disable_stateless_session_resumption`).
     pub stateless_resumption: bool,
+    /// What tickets are made with (`session_ticket_keys`, `session_ticket_keys_sds_secret_config`).
+    /// `None`: keys of our own, which nobody else has.
+    pub ticket_keys: Option<TicketKeysRef>,
     /// Default true (`disable_stateful_session_resumption`).
     pub stateful_resumption: bool,
     /// From accept until the handshake is done (`transport_socket_connect_timeout`).
@@ -140,6 +162,10 @@ pub enum Curve {
 pub struct Validation {
     /// `None`: it is not checked (as Envoy without a validation context).
     pub trusted_ca: Option<DataSource>,
+    /// The authorities of the system, where there is no `trusted_ca` (`system_root_certs`).
+    pub system_roots: bool,
+    /// The files are read again when something changes here.
+    pub watched_directory: Option<PathBuf>,
     /// Authorities by SPIFFE trust domain, which then count instead of `trusted_ca`
     /// (`custom_validator_config`).
     pub trust_domains: Vec<TrustDomain>,
@@ -189,6 +215,13 @@ pub enum SubjectNameKind {
     Ip,
 }
 
+/// `TlsSessionTicketKeys` in place, or the name of a [`Secret`] with them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TicketKeysRef {
+    Inline(Vec<DataSource>),
+    Secret(SecretRef),
+}
+
 /// A [`Secret`] by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretRef {
@@ -205,6 +238,7 @@ impl Validation {
         if over.trusted_ca.is_some() {
             self.trusted_ca.clone_from(&over.trusted_ca);
         }
+        self.system_roots |= over.system_roots;
         if !over.trust_domains.is_empty() {
             self.trust_domains.clone_from(&over.trust_domains);
         }
@@ -235,6 +269,8 @@ pub enum SecretValue {
     Validation(Validation),
     /// Whatever a filter needs (`GenericSecret`).
     Generic(DataSource),
+    /// Of 80 bytes each. The first makes tickets.
+    TicketKeys(Vec<DataSource>),
 }
 
 #[cfg(test)]

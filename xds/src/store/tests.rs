@@ -51,6 +51,7 @@ fn removal(origin: &Origin, name: &str) -> Update {
 
 fn apply(store: &mut ResourceStore, updates: Vec<Update>, on_rejection: OnRejection) -> Applied {
     let mut batch = Batch {
+        touched: Vec::new(),
         on_rejection,
         ..Batch::new(updates)
     };

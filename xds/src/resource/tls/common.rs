@@ -1,13 +1,20 @@
 //! What the TLS contexts of both directions share.
 
 use super::{CertificateRef, SecretRef, TlsCertificate, TlsParameters, Validation, validation};
+use crate::proto::causeway::v1::AutomaticCertificates;
+use crate::proto::core::TypedExtensionConfig;
 use crate::proto::tls::{self, CommonTlsContext};
 use crate::reject::Invalid;
 use crate::resource::config_source::ConfigSource;
-use crate::resource::context::{At, Context, accept, each, fault, not_empty, refuse};
+use crate::resource::context::{
+    At, Context, accept, each, fault, not_empty, refuse, required, unknown_type, unpack,
+};
+use crate::type_url::message_name;
 
 pub(super) struct Common {
     pub certificates: Vec<CertificateRef>,
+    /// See [`super::DownstreamTls::automatic`].
+    pub automatic: bool,
     pub alpn: Vec<String>,
     pub parameters: TlsParameters,
     pub validation: (Validation, Option<SecretRef>),
@@ -31,7 +38,6 @@ impl Common {
         } = message;
         refuse!(
             tls_certificate_provider_instance,
-            custom_tls_certificate_selector,
             tls_certificate_certificate_provider,
             tls_certificate_certificate_provider_instance,
             custom_handshaker,
@@ -49,6 +55,10 @@ impl Common {
                 Ok(CertificateRef::Secret { name, source })
             },
         )?);
+        let automatic = selector(custom_tls_certificate_selector)?;
+        if automatic && !certificates.is_empty() {
+            return Err(Invalid::at(SELECTOR, "excludes certificates"));
+        }
         let alpn = each("alpn_protocols", alpn_protocols, |protocol| {
             // RFC 7301 section 3.1: one to 255 bytes.
             match protocol.len() {
@@ -59,6 +69,7 @@ impl Common {
         let parameters = TlsParameters::decode(tls_params.unwrap_or_default(), ctx);
         Ok(Self {
             certificates,
+            automatic,
             alpn,
             parameters: parameters.at("tls_params")?,
             validation: validation_context_type
@@ -66,6 +77,30 @@ impl Common {
                 .transpose()?
                 .unwrap_or_default(),
         })
+    }
+}
+
+const SELECTOR: &str = "custom_tls_certificate_selector";
+const AUTOMATIC: &str = "causeway.v1.AutomaticCertificates";
+
+/// Whether certificates are those that the program gets by itself: the one selector there is.
+fn selector(message: Option<TypedExtensionConfig>) -> Result<bool, Invalid> {
+    let Some(TypedExtensionConfig {
+        name: _,
+        typed_config,
+    }) = message
+    else {
+        return Ok(false);
+    };
+    let any = required(typed_config, "typed_config").at(SELECTOR)?;
+    match message_name(&any.type_url) {
+        AUTOMATIC => {
+            let AutomaticCertificates {} = unpack(&any).at("typed_config").at(SELECTOR)?;
+            Ok(true)
+        }
+        _ => Err(unknown_type(&any.type_url))
+            .at("typed_config")
+            .at(SELECTOR),
     }
 }
 

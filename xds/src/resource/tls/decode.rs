@@ -1,16 +1,18 @@
 //! TLS contexts: message to typed.
 
 use super::common::Common;
+use super::source::ticket_keys;
 use super::{
-    DataSource, DownstreamTls, Secret, SecretValue, TlsCertificate, UpstreamTls, Validation,
+    DataSource, DownstreamTls, Secret, SecretRef, SecretValue, TicketKeysRef, TlsCertificate,
+    UpstreamTls, Validation,
 };
 use crate::proto;
 use crate::proto::core::{TransportSocket, transport_socket};
-use crate::proto::tls::downstream_tls_context::SessionTicketKeysType;
+use crate::proto::tls::downstream_tls_context::{OcspStaplePolicy, SessionTicketKeysType};
 use crate::proto::tls::{self, DownstreamTlsContext, UpstreamTlsContext, secret};
 use crate::reject::Invalid;
 use crate::resource::context::{
-    At, Context, accept, flag, not_empty, refuse, required, unknown_type, unpack,
+    At, Context, accept, enumeration, flag, not_empty, refuse, required, unknown_type, unpack,
 };
 use crate::type_url::message_name;
 
@@ -61,34 +63,43 @@ impl DownstreamTls {
             prefer_client_ciphers,
             session_ticket_keys_type,
         } = message;
-        refuse!(ocsp_staple_policy);
+        // A staple is handed on as it is, whatever it says: strictness would need it to be read.
+        let policy: OcspStaplePolicy = enumeration(ocsp_staple_policy, "ocsp_staple_policy")?;
+        if policy != OcspStaplePolicy::LenientStapling {
+            let reason = "only LENIENT_STAPLING is supported";
+            return Err(Invalid::at("ocsp_staple_policy", reason));
+        }
         accept!(ctx, "DownstreamTlsContext":
             session_timeout,
             full_scan_certs_on_sni_mismatch,
             prefer_client_ciphers,
         );
+        let mut given_keys = None;
         let stateless_resumption = match session_ticket_keys_type {
             None => true,
             Some(SessionTicketKeysType::DisableStatelessSessionResumption(disabled)) => !disabled,
-            Some(SessionTicketKeysType::SessionTicketKeys(_)) => {
-                return Err(Invalid::at("session_ticket_keys", "not supported yet"));
+            Some(SessionTicketKeysType::SessionTicketKeys(keys)) => {
+                let keys = ticket_keys(keys, ctx).at("session_ticket_keys")?;
+                given_keys = Some(TicketKeysRef::Inline(keys));
+                true
             }
-            Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(_)) => {
-                return Err(Invalid::at(
-                    "session_ticket_keys_sds_secret_config",
-                    "not supported yet",
-                ));
+            Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(secret)) => {
+                const FIELD: &str = "session_ticket_keys_sds_secret_config";
+                let secret = SecretRef::decode(secret, ctx).at(FIELD)?;
+                given_keys = Some(TicketKeysRef::Secret(secret));
+                true
             }
         };
 
         let common = required(common_tls_context, "common_tls_context")?;
         let common = Common::decode(common, ctx).at("common_tls_context")?;
-        if common.certificates.is_empty() {
+        if common.certificates.is_empty() && !common.automatic {
             return Err(Invalid::at("common_tls_context", "names no certificate"));
         }
         let (validation, validation_secret) = common.validation;
         Ok(Self {
             certificates: common.certificates,
+            automatic: common.automatic,
             alpn: common.alpn,
             parameters: common.parameters,
             validation,
@@ -96,6 +107,7 @@ impl DownstreamTls {
             require_client_certificate: flag(require_client_certificate, false),
             require_sni: flag(require_sni, false),
             stateless_resumption,
+            ticket_keys: given_keys,
             stateful_resumption: !disable_stateful_session_resumption,
             handshake_timeout: None,
         })
@@ -143,6 +155,10 @@ impl UpstreamTls {
 
         let common = common_tls_context.unwrap_or_default();
         let common = Common::decode(common, ctx).at("common_tls_context")?;
+        if common.automatic {
+            let reason = "certificates of clients are not obtained automatically";
+            return Err(Invalid::at("common_tls_context", reason));
+        }
         let mut certificates = common.certificates.into_iter();
         let client_certificate = certificates.next();
         if certificates.next().is_some() {
@@ -184,7 +200,6 @@ fn decode_generic(message: tls::GenericSecret, ctx: &Context<'_>) -> Result<Data
 impl Secret {
     pub(crate) fn decode(message: tls::Secret, ctx: &Context<'_>) -> Result<Self, Invalid> {
         let tls::Secret { name, r#type } = message;
-        let unsupported = |field| Err(Invalid::at(field, "not supported yet"));
         let value = match r#type {
             None => return Err(Invalid::at("type", "must be given")),
             Some(secret::Type::TlsCertificate(certificate)) => {
@@ -192,7 +207,9 @@ impl Secret {
                 let checked = decoded.and_then(|c| c.matching(ctx)).at("tls_certificate");
                 SecretValue::Certificate(checked?)
             }
-            Some(secret::Type::SessionTicketKeys(_)) => return unsupported("session_ticket_keys"),
+            Some(secret::Type::SessionTicketKeys(keys)) => {
+                SecretValue::TicketKeys(ticket_keys(keys, ctx).at("session_ticket_keys")?)
+            }
             Some(secret::Type::ValidationContext(context)) => {
                 let validation = Validation::decode(context, ctx).at("validation_context")?;
                 SecretValue::Validation(validation)

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -11,7 +11,7 @@ use super::{DataSource, TlsCertificate};
 use crate::proto::core::{self, data_source::Specifier};
 use crate::proto::tls;
 use crate::reject::Invalid;
-use crate::resource::context::{At, Context, fault, not_empty, refuse, required};
+use crate::resource::context::{At, Context, accept, each, fault, not_empty, refuse, required};
 
 impl DataSource {
     pub(crate) fn decode(message: core::DataSource) -> Result<Self, Invalid> {
@@ -101,10 +101,8 @@ impl TlsCertificate {
         } = message;
         refuse!(
             pkcs12,
-            watched_directory,
             private_key_provider,
             password,
-            ocsp_staple,
             signed_certificate_timestamp,
             tls_params,
         );
@@ -122,7 +120,57 @@ impl TlsCertificate {
         if !key.holds(|bytes| PrivateKeyDer::from_pem_slice(bytes).is_ok()) {
             return Err(Invalid::at("private_key", "holds no PEM private key"));
         }
-        Ok(Self { chain, key })
+        let ocsp_staple = ocsp_staple.map(|staple| {
+            let staple = DataSource::decode(staple)?;
+            staple.check(ctx)?;
+            // A SEQUENCE (RFC 6960 section 4.2.1); the rest is for clients to judge.
+            match staple.holds(|der| der.starts_with(&[0x30])) {
+                true => Ok(staple),
+                false => Err(fault("is no response of OCSP")),
+            }
+        });
+        Ok(Self {
+            chain,
+            key,
+            ocsp_staple: ocsp_staple.transpose().at("ocsp_staple")?,
+            watched_directory: watched(watched_directory, ctx)?,
+        })
+    }
+}
+
+/// The path of a `watched_directory`.
+pub(super) fn watched(
+    message: Option<core::WatchedDirectory>,
+    ctx: &Context<'_>,
+) -> Result<Option<PathBuf>, Invalid> {
+    let path = message.map(|message| {
+        let core::WatchedDirectory { path, watch_modify } = message;
+        accept!(ctx, "WatchedDirectory": watch_modify);
+        not_empty(path, "path")
+    });
+    let path = path.transpose().at("watched_directory")?;
+    Ok(path.map(PathBuf::from))
+}
+
+/// `TlsSessionTicketKeys`.
+pub(super) fn ticket_keys(
+    message: tls::TlsSessionTicketKeys,
+    ctx: &Context<'_>,
+) -> Result<Vec<DataSource>, Invalid> {
+    /// The length of a key, as Envoy has it.
+    const KEY: usize = 80;
+    let tls::TlsSessionTicketKeys { keys } = message;
+    let keys = each("keys", keys, |key| {
+        let key = DataSource::decode(key)?;
+        key.check(ctx)?;
+        match key.holds(|bytes| bytes.len() == KEY) {
+            true => Ok(key),
+            false => Err(fault(format!("is not {KEY} bytes long"))),
+        }
+    })?;
+    match keys.is_empty() {
+        true => Err(Invalid::at("keys", "must not be empty")),
+        false => Ok(keys),
     }
 }
 

@@ -3,7 +3,7 @@ use crate::proto::envoy::r#type::matcher::v3 as matcher;
 use crate::proto::tls::subject_alt_name_matcher::SanType;
 use crate::proto::{self, core, tls};
 use crate::resource::testing::*;
-use crate::resource::{Resource, listener};
+use crate::resource::{Resource, WatchedFiles, listener};
 use crate::type_url::{ResourceType, pack};
 
 const AT: &str = "filter_chains[0].transport_socket.typed_config";
@@ -214,10 +214,11 @@ fn a_downstream_context_is_refused_by_path() {
             ("common_tls_context: names no certificate", |c| {
                 common(c).tls_certificates.clear()
             }),
-            ("ocsp_staple_policy: not supported yet", |c| {
-                c.ocsp_staple_policy = 2
-            }),
-            ("session_ticket_keys: not supported yet", |c| {
+            (
+                "ocsp_staple_policy: only LENIENT_STAPLING is supported",
+                |c| c.ocsp_staple_policy = 2,
+            ),
+            ("session_ticket_keys.keys: must not be empty", |c| {
                 c.session_ticket_keys_type = Some(
                     tls::downstream_tls_context::SessionTicketKeysType::SessionTicketKeys(
                         Default::default(),
@@ -247,6 +248,14 @@ fn a_downstream_context_is_refused_by_path() {
                 |c| {
                     common(c).tls_certificates[0].certificate_chain = inline("x");
                 },
+            ),
+            (
+                "common_tls_context.tls_certificates[0].ocsp_staple: is no response of OCSP",
+                |c| common(c).tls_certificates[0].ocsp_staple = inline("x"),
+            ),
+            (
+                "common_tls_context.tls_certificates[0].watched_directory.path: must not be empty",
+                |c| common(c).tls_certificates[0].watched_directory = Some(Default::default()),
             ),
             (
                 "common_tls_context.tls_certificates[0].pkcs12: not supported yet",
@@ -594,4 +603,66 @@ fn trust_domains_have_names_of_their_own() {
     ] {
         assert_eq!(refusal(&of(&config)), format!("{at}.{reason}"));
     }
+}
+
+#[test]
+fn certificates_of_the_program_itself_stand_alone() {
+    let selector = |any| {
+        Some(core::TypedExtensionConfig {
+            name: "s".into(),
+            typed_config: Some(any),
+        })
+    };
+    let automatic = any("causeway.v1.AutomaticCertificates", b"");
+    let mut context = downstream();
+    let common = context.common_tls_context.as_mut().unwrap();
+    common.custom_tls_certificate_selector = selector(automatic);
+    let both = refusal(&with_downstream(context.clone()));
+    assert!(
+        both.ends_with("custom_tls_certificate_selector: excludes certificates"),
+        "{both}"
+    );
+    let common = context.common_tls_context.as_mut().unwrap();
+    common.tls_certificates.clear();
+    let tls = chain_of(resource(&with_downstream(context.clone())))
+        .tls
+        .unwrap();
+    assert!(tls.automatic && tls.certificates.is_empty());
+    let common = context.common_tls_context.as_mut().unwrap();
+    common.custom_tls_certificate_selector = selector(any("some.Selector", b""));
+    assert!(refusal(&with_downstream(context)).contains("custom_tls_certificate_selector"));
+}
+
+#[test]
+fn ticket_keys_and_watched_files_are_read() {
+    use tls::downstream_tls_context::SessionTicketKeysType;
+    let mut context = downstream();
+    let certificate = &mut context
+        .common_tls_context
+        .as_mut()
+        .unwrap()
+        .tls_certificates[0];
+    certificate.certificate_chain = Some(core::DataSource {
+        specifier: Some(core::data_source::Specifier::Filename("/tls/c.pem".into())),
+        ..Default::default()
+    });
+    certificate.watched_directory = Some(core::WatchedDirectory {
+        path: "/tls".into(),
+        ..Default::default()
+    });
+    let key = "k".repeat(80);
+    context.session_ticket_keys_type = Some(SessionTicketKeysType::SessionTicketKeys(
+        tls::TlsSessionTicketKeys {
+            keys: inline(&key).into_iter().collect(),
+        },
+    ));
+    let resource = resource(&with_downstream(context));
+    let watched = WatchedFiles {
+        directory: "/tls".into(),
+        files: vec!["/tls/c.pem".into()],
+    };
+    assert_eq!(resource.watched_files(), [watched]);
+    assert!(!format!("{resource:?}").contains(&key));
+    let keys = TicketKeysRef::Inline(vec![DataSource::Inline(key.into_bytes())]);
+    assert_eq!(chain_of(resource).tls.unwrap().ticket_keys, Some(keys));
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::source::decode_ca;
+use super::source::{decode_ca, watched};
 use super::{DataSource, SecretRef, Sha256, SubjectName, SubjectNameKind, TrustDomain, Validation};
 use crate::proto::core::TypedExtensionConfig;
 use crate::proto::tls::certificate_validation_context::TrustChainVerification;
@@ -112,8 +112,6 @@ impl Validation {
         } = message;
         refuse!(
             ca_certificate_provider_instance,
-            system_root_certs,
-            watched_directory,
             require_signed_certificate_timestamp,
             allow_expired_certificate,
             max_verify_depth,
@@ -136,6 +134,8 @@ impl Validation {
                 .map(|ca| decode_ca(ca, ctx))
                 .transpose()
                 .at("trusted_ca")?,
+            system_roots: system_root_certs.is_some(),
+            watched_directory: watched(watched_directory, ctx)?,
             trust_domains: custom_validator_config
                 .map(|config| spiffe(config, ctx))
                 .transpose()
@@ -166,11 +166,12 @@ impl Validation {
 
     /// Names mean nothing in a certificate that anybody may have made, and nobody has revoked it.
     pub(super) fn check(&self) -> Result<(), Invalid> {
-        let trusted = self.trusted_ca.is_some() || !self.trust_domains.is_empty();
+        let authorities = self.trusted_ca.is_some() || self.system_roots;
+        let trusted = authorities || !self.trust_domains.is_empty();
         if !trusted && !self.subject_names.is_empty() {
             return Err(Invalid::at("trusted_ca", "must be given with names"));
         }
-        if self.trusted_ca.is_none() && self.revoked.is_some() {
+        if !authorities && self.revoked.is_some() {
             return Err(Invalid::at("trusted_ca", "must be given with crl"));
         }
         Ok(())
