@@ -189,7 +189,12 @@ impl AsyncWrite for Counted {
         self.io.is_write_vectored()
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let result = Pin::new(&mut self.io).poll_flush(cx);
+        // TLS takes more than the socket does, and keeps the rest.
+        if result.is_pending() != self.activity.blocked.load(Relaxed) {
+            self.activity.note_write(result.is_pending());
+        }
+        result
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.held.is_empty() {
@@ -255,7 +260,9 @@ impl Clock {
     pub fn poll(&mut self, cx: &mut Context<'_>, connection: &Connection) -> Tick {
         let busy = connection.is_busy();
         let activity = connection.activity();
-        match (activity.reading.load(Relaxed) && !busy, self.head_since) {
+        // What comes of a body whose request was answered already is no head.
+        let reading = activity.reading.load(Relaxed) && !busy && !connection.is_in_a_body();
+        match (reading, self.head_since) {
             (true, None) if !self.head.is_zero() => {
                 let now = Instant::now();
                 self.head_since = Some(now);

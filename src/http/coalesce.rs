@@ -36,6 +36,8 @@ struct Shared<W> {
     written: usize,
     /// It was left to the next turn already.
     put_off: bool,
+    /// Written, and perhaps still inside the TLS session.
+    unflushed: bool,
 }
 
 impl<W: AsyncWrite + Unpin> Coalesced<W> {
@@ -45,6 +47,7 @@ impl<W: AsyncWrite + Unpin> Coalesced<W> {
             waiting: Vec::new(),
             written: 0,
             put_off: false,
+            unflushed: false,
         })))
     }
 
@@ -59,10 +62,10 @@ impl<W: AsyncWrite + Unpin> Coalesced<W> {
     /// Those of writing to the connection.
     pub fn end_turn(&self, cx: &mut Context<'_>, crowded: bool) -> io::Result<()> {
         let mut shared = self.0.borrow_mut();
-        if shared.waiting.is_empty() {
+        if shared.waiting.is_empty() && !shared.unflushed {
             return Ok(());
         }
-        if crowded && !shared.put_off {
+        if crowded && !shared.put_off && !shared.waiting.is_empty() {
             shared.put_off = true;
             cx.waker().wake_by_ref();
             return Ok(());
@@ -95,6 +98,7 @@ impl<W: AsyncWrite + Unpin> Shared<W> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += n;
+            self.unflushed = true;
         }
         (self.written, self.put_off) = (0, false);
         let mut empty = std::mem::take(&mut self.waiting);
@@ -106,8 +110,9 @@ impl<W: AsyncWrite + Unpin> Shared<W> {
                 }
             });
         }
-        // TLS may hold encrypted bytes back until it is flushed.
-        Pin::new(&mut self.io).poll_flush(cx)
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -235,5 +240,45 @@ mod tests {
         let cx = &mut Context::from_waker(Waker::noop());
         assert!(Pin::new(&mut io).poll_shutdown(cx).is_ready());
         assert_eq!(arrived(&mut theirs).await, 4);
+    }
+
+    /// As TLS does: takes everything, and needs a second flush to be rid of it.
+    #[derive(Default)]
+    struct Reluctant {
+        flushes: usize,
+    }
+
+    impl AsyncWrite for Reluctant {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.flushes += 1;
+            match self.flushes {
+                1 => Poll::Pending,
+                _ => Poll::Ready(Ok(())),
+            }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// The danger: the end of a response stays where it was encrypted.
+    #[test]
+    fn what_could_not_be_flushed_is_flushed_in_a_later_turn() {
+        let mut io = Coalesced::new(Reluctant::default());
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut io).poll_write(cx, b"end").is_ready());
+        for flushes in [1, 2, 2] {
+            io.end_turn(cx, false).unwrap();
+            assert_eq!(io.0.borrow().io.flushes, flushes);
+        }
     }
 }

@@ -26,6 +26,7 @@ use crate::runtime::drain::Drain;
 use crate::runtime::timer::Deadline;
 use crate::snapshot::{HttpManagerSpec, Reader};
 use crate::tls::Session;
+use crate::upstream::body::Progress;
 
 /// Streams per connection when the configuration gives none (Envoy's default since 1.36).
 const MAX_STREAMS: u32 = 1024;
@@ -84,6 +85,8 @@ pub struct Connection {
     activity: Arc<Activity>,
     /// Those of HTTP/2.
     pub tasks: Tasks,
+    /// A request whose response is over, while its body is not.
+    unread: RefCell<Option<Rc<Progress>>>,
     /// When the last request ended, or the connection began.
     idle_since: Cell<Instant>,
     /// It had no request for too long, so that the next one is its last.
@@ -95,6 +98,15 @@ pub struct Connection {
 impl Connection {
     pub fn is_busy(&self) -> bool {
         self.active.get() > 0
+    }
+
+    /// Whether bytes that come belong to a request that was answered before it had ended.
+    pub fn is_in_a_body(&self) -> bool {
+        let mut unread = self.unread.borrow_mut();
+        if unread.as_ref().is_some_and(|p| p.request_ended.get()) {
+            *unread = None;
+        }
+        unread.is_some()
     }
 
     /// When the last request ended, or the connection began.
@@ -150,7 +162,11 @@ impl Connection {
         self.active.set(self.active.get() + 1);
     }
 
-    pub fn request_ended(&self, now: Instant) {
+    /// The response is over, whatever has become of the request.
+    pub fn request_ended(&self, progress: &Rc<Progress>, now: Instant) {
+        if self.polls_streams() && !progress.request_ended.get() {
+            *self.unread.borrow_mut() = Some(Rc::clone(progress));
+        }
         self.active.set(self.active.get() - 1);
         self.activity.active.store(self.is_busy(), Relaxed);
         // What was read meanwhile was this request's body.
@@ -225,6 +241,7 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
         left: Cell::new(manager.model.max_requests),
         activity: Arc::new(activity),
         tasks: Tasks::default(),
+        unread: RefCell::default(),
         idle_since: Cell::new(Instant::now()),
         expired: Cell::new(false),
         look: Cell::new(Instant::now() + NEVER),

@@ -340,6 +340,6 @@ impl Drop for Exchange {
             logger.log(&Observed::of(self));
         }
         self.release_upstream(None);
-        self.connection.request_ended(now);
+        self.connection.request_ended(&self.progress, now);
     }
 }

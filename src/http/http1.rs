@@ -48,12 +48,18 @@ pub async fn serve(mut io: Io, connection: Rc<Connection>) {
         let stretch = Box::pin(stretch(io, early, &connection, &mut lifetime)).await;
         (io, early) = match stretch {
             Stretch::Closed => return,
-            Stretch::Quiet(io, early) => (io, early),
+            Stretch::Quiet(io, early) => (io, without_empty_lines(early)),
         };
         if early.is_empty() {
             silence(&io, &connection, &mut lifetime).await;
         }
     }
+}
+
+/// Those that some clients send behind a body mean nothing (RFC 9112 section 2.2).
+fn without_empty_lines(early: Bytes) -> Bytes {
+    let empty = early.iter().take_while(|b| b"\r\n".contains(b)).count();
+    early.slice(empty..)
 }
 
 /// Waits until there is something to do for a codec: the client speaks or leaves, or the connection
@@ -64,7 +70,10 @@ async fn silence(io: &Io, connection: &Connection, lifetime: &mut Option<Lifetim
     let idle = connection.manager.model.timeouts.idle;
     let mut idle = match idle.is_zero() {
         true => Deadline::never(),
-        false => Deadline::roughly(idle.saturating_sub(connection.idle_since().elapsed())),
+        false => {
+            let left = idle.saturating_sub(connection.idle_since().elapsed());
+            Deadline::after(left.max(Duration::from_millis(1)))
+        }
     };
     std::future::poll_fn(|cx| {
         let ended = drained.as_mut().poll(cx).is_ready()
@@ -250,7 +259,9 @@ fn poll_quiet(cx: &mut Context<'_>, rest: &mut Deadline, connection: &Connection
         ready!(Pin::new(&mut *rest).poll(cx));
         let idle = Instant::now().saturating_duration_since(connection.idle_since());
         match PARK.checked_sub(idle) {
-            None if connection.activity().is_quiet() => return Poll::Ready(()),
+            None if connection.activity().is_quiet() && !connection.is_in_a_body() => {
+                return Poll::Ready(());
+            }
             None => rest.reset_roughly(PARK),
             Some(left) => rest.reset_roughly(left),
         }

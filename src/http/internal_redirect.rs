@@ -26,6 +26,9 @@ pub struct Followed {
     parts: Parts,
     body: Vec<Piece>,
     trail: Box<Trail>,
+    routed: Routed,
+    /// Where to send the client instead, or why there is no way on.
+    decided: Option<Result<String, Failure>>,
 }
 
 /// Why a redirect is left to the client; Envoy counts each.
@@ -131,12 +134,18 @@ impl Redirect<'_> {
         let to_tls = target.https && !from_tls;
         parts.headers.insert(HOST, target.host);
         parts.uri = Uri::from(target.path);
-        let mut there = Routed::new(routed.client, routed.asks);
-        there.choose(exchange, &parts);
+        // What the answer has left in the request counts as if the client had sent it.
+        let mut there = Routed::new(routed.client, true);
+        let connection = &exchange.connection;
+        let model: &HttpManager = &connection.manager.model;
+        let decided = head::sanitise_target(&mut parts, model, connection.local_port).transpose();
+        if decided.is_none() {
+            there.choose(exchange, &parts);
+        }
         let to = match &there.chosen {
             Some(chosen) => chosen.route.name.as_str(),
-            // An answer of its own, by which the client is sent to TLS.
-            None if there.to_https => "",
+            // An answer of its own, by which the client is sent elsewhere.
+            None if there.to_https || decided.is_some() => "",
             None => return Err(Some(|s| &s.passthrough_internal_redirect_no_route)),
         };
         if !self.policy.lets(self.from, to, to_tls, &mut trail) {
@@ -153,7 +162,13 @@ impl Redirect<'_> {
         if let Some(original) = original {
             parts.headers.insert(ORIGINAL_URL, original);
         }
-        Ok(Followed { parts, body, trail })
+        Ok(Followed {
+            parts,
+            body,
+            trail,
+            routed: there,
+            decided,
+        })
     }
 
     /// Takes over the fields that the route names; those that the answer does not have go.
@@ -190,9 +205,11 @@ impl Followed {
     /// with Envoy both are logged, the first with the target of the redirect.
     pub fn begin(self, answered: Box<Exchange>, status: StatusCode, headers: &HeaderMap) -> Again {
         let Self {
-            mut parts,
+            parts,
             body,
             trail,
+            routed,
+            decided,
         } = self;
         let connection = Rc::clone(&answered.connection);
         let manager = &connection.manager;
@@ -206,17 +223,9 @@ impl Followed {
         progress.received.set(answered.progress.received.get());
         progress.end_request();
         let body = ClientBody::again(body, Rc::clone(progress));
-        let client = answered.client.get().unwrap_or(connection.peer.ip);
-        // What the answer has left in the request counts as if the client had sent it.
-        let mut routed = Routed::new(client, true);
         answered.redirected(&parts, status, headers);
-        let model: &HttpManager = &manager.model;
-        let decided = head::sanitise_target(&mut parts, model, connection.local_port).transpose();
-        if decided.is_none() {
-            routed.choose(&exchange, &parts);
-            if let Some(chosen) = &routed.chosen {
-                exchange.routed(chosen);
-            }
+        if let Some(chosen) = &routed.chosen {
+            exchange.routed(chosen);
         }
         Again {
             parts,

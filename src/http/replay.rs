@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Uri};
+use http::{Method, Request, Uri, Version};
 
 /// Buffers that a thread keeps for the next request.
 const SPARE: usize = 64;
@@ -20,6 +20,7 @@ thread_local! {
 /// each field would have two.
 pub struct Replay {
     method: Method,
+    version: Version,
     uri: Target,
     /// Field after field: both lengths, name, value.
     fields: Vec<u8>,
@@ -50,6 +51,7 @@ impl Replay {
         };
         Self {
             method: parts.method.clone(),
+            version: parts.version,
             uri,
             fields,
         }
@@ -58,6 +60,7 @@ impl Replay {
     pub fn to_parts(&self) -> Parts {
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.method = self.method.clone();
+        parts.version = self.version;
         let (mut fields, uri) = match &self.uri {
             Target::Other(uri) => (&self.fields[..], uri.clone()),
             Target::Path(length) => {

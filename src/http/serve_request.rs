@@ -356,7 +356,11 @@ fn begin(
     if let Some(asked) = facts.upgrade {
         // A preflight passes where nothing else does, so it must not become a tunnel. Ignoring what
         // it asks for is always allowed (RFC 9110 section 7.8).
+        // With a body the request may be taken for an ordinary one behind us, so it is one for
+        // filters, which leave tunnels alone.
+        let with_body = !asked.connect && !asked.extended && !exchange.progress.request_ended.get();
         let ignored = parts.method == Method::OPTIONS
+            || with_body
             || asked.protocol.as_bytes().eq_ignore_ascii_case(b"h2c");
         if ignored {
             unsay_upgrade(&mut parts.headers);

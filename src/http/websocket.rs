@@ -21,6 +21,7 @@ use super::head::UpgradeRequest;
 use super::router::server_header;
 use super::tunnels::Hold;
 use super::upgrade::{Active, downstream_parts, hold};
+use super::watch::Fired;
 use crate::error::ResponseFlag;
 use crate::filter::Bridge;
 use crate::net::websocket::{self, Dialect, Ended, Leave, Rules};
@@ -130,8 +131,8 @@ async fn carry(tunnel: Tunnel, _hold: Option<Hold>, exchange: Box<Exchange>) {
     let socket =
         WebSocketStream::from_partially_read(client, early.into(), Role::Server, config).await;
     // Zero would be for ever, and nothing may be left already.
-    let left = exchange.watch.duration_left();
-    let left = left.map_or(Duration::ZERO, |(left, _)| {
+    let limit = exchange.watch.duration_left();
+    let left = limit.map_or(Duration::ZERO, |(left, _)| {
         left.max(Duration::from_nanos(1))
     });
     let leave = async {
@@ -149,7 +150,7 @@ async fn carry(tunnel: Tunnel, _hold: Option<Hold>, exchange: Box<Exchange>) {
     })
     .await;
     drop(active);
-    tell(&ended, &exchange);
+    tell(&ended, limit.map(|(_, fired)| fired), &exchange);
     if let Some(cluster) = log {
         tracing::info!(
             cluster = %cluster,
@@ -174,8 +175,8 @@ async fn removed(endpoint: &Endpoint) {
     cut.await.ok();
 }
 
-/// What the log says of the end.
-fn tell(ended: &Ended, exchange: &Exchange) {
+/// What the log says of the end. `limit` is the duration that the stream may have.
+fn tell(ended: &Ended, limit: Option<Fired>, exchange: &Exchange) {
     match ended {
         Ended::Closed | Ended::ByPeer(..) => {}
         Ended::Idle => {
@@ -189,6 +190,15 @@ fn tell(ended: &Ended, exchange: &Exchange) {
         Ended::Refused(..) => exchange.flag(ResponseFlag::DownstreamProtocolError),
         Ended::BytesBroken(_) => exchange.flag(ResponseFlag::UpstreamConnectionTermination),
         // As with any other stream that has lasted for as long as it may.
+        Ended::Left(Leave::Away(MAX_DURATION)) => {
+            if let Some(fired) = limit {
+                fired.count(exchange);
+            }
+            match limit.and_then(Fired::flag) {
+                None => exchange.detail(MAX_DURATION),
+                Some(flag) => exchange.flag(flag),
+            }
+        }
         Ended::Left(Leave::Away(why)) => exchange.detail(*why),
         Ended::Left(Leave::Restart) => exchange.detail("restart"),
     }

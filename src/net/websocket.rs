@@ -321,7 +321,10 @@ where
             () = &mut silence => {
                 let ping = shared.rules.ping;
                 let pinged = shared.pinged.get();
-                let left = ping.checked_sub(pinged.unwrap_or(heard).elapsed());
+                // A ping stands behind what was sent before it; as long as more is taken, the peer
+                // is still reading its way to it.
+                let since = pinged.map_or(heard, |at| at.max(shared.moved.get()));
+                let left = ping.checked_sub(since.elapsed());
                 match left.filter(|left| !left.is_zero()) {
                     Some(left) => silence.reset(left),
                     None if pinged.is_some() => return Ended::Silent,

@@ -147,7 +147,11 @@ impl ServerTls {
             server.alpn_protocols.push(ACME_TLS_ALPN_NAME.to_vec());
         }
         if model.stateless_resumption {
-            server.ticketer = tickets(model.ticket_keys.as_ref(), secret)?;
+            // A ticket vouches for the client that it was made for, and whoever else has the keys
+            // may ask less of clients, or have asked it before an authority was withdrawn.
+            let given = model.ticket_keys.as_ref();
+            let given = given.filter(|_| clients.is_none());
+            server.ticketer = tickets(given, secret)?;
         }
         if !model.stateful_resumption {
             server.session_storage = Arc::new(NoServerSessionStorage {});

@@ -6,6 +6,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use aws_lc_rs::{hmac, rand};
 use causeway_xds::resource::tls::DataSource;
 use rustls::server::ProducesTickets;
+use rustls_pki_types::UnixTime;
 
 use super::{TlsError, read};
 
@@ -14,6 +15,8 @@ const KEY: usize = 80;
 const NAME: usize = 16;
 /// Seconds that a ticket is good for: a day, as Envoy's. RFC 8446 section 4.6.1 allows a week.
 const LIFETIME: u32 = 24 * 3600;
+/// Of the time at which a ticket was made, in front of what is sealed.
+const TIME: usize = 8;
 
 /// The first key makes tickets, all of them open some.
 #[derive(Debug)]
@@ -67,10 +70,26 @@ impl ProducesTickets for Tickets {
 
     /// `name | nonce | sealed`.
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.seal(plain, UnixTime::now().as_secs())
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        let plain = self.open(ticket)?;
+        let (made, session) = plain.split_first_chunk::<TIME>()?;
+        // The machines that share the keys need not agree to the second.
+        let age = UnixTime::now()
+            .as_secs()
+            .saturating_sub(u64::from_be_bytes(*made));
+        (age <= u64::from(LIFETIME)).then(|| session.to_vec())
+    }
+}
+
+impl Tickets {
+    fn seal(&self, plain: &[u8], now: u64) -> Option<Vec<u8>> {
         let key = self.0.first()?;
         let mut nonce = [0; NONCE_LEN];
         rand::fill(&mut nonce).ok()?;
-        let mut sealed = plain.to_vec();
+        let mut sealed = [&now.to_be_bytes()[..], plain].concat();
         key.key
             .seal_in_place_append_tag(
                 Nonce::assume_unique_for_key(nonce),
@@ -81,7 +100,7 @@ impl ProducesTickets for Tickets {
         Some([&key.name[..], &nonce, &sealed].concat())
     }
 
-    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+    fn open(&self, ticket: &[u8]) -> Option<Vec<u8>> {
         let (name, rest) = ticket.split_at_checked(NAME)?;
         let (nonce, sealed) = rest.split_at_checked(NONCE_LEN)?;
         let key = self.0.iter().find(|key| key.name == name)?;
@@ -110,6 +129,8 @@ mod tests {
         assert_eq!(rotated.decrypt(&ticket).unwrap(), b"session");
         let newer = rotated.encrypt(b"session").unwrap();
         assert_eq!(old.decrypt(&newer), None);
+        let late = rotated.seal(b"session", UnixTime::now().as_secs() - 90_000);
+        assert_eq!(rotated.decrypt(&late.unwrap()), None, "a day is over");
         let mut forged = ticket.clone();
         *forged.last_mut().unwrap() ^= 1;
         for bad in [&forged[..], &ticket[..20], b""] {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use causeway_xds::resource::Address;
 use causeway_xds::resource::cluster::{ProxyProtocolVersion, TcpKeepalive};
 use http::StatusCode;
+use rustix::io::Errno;
 use rustls_pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
@@ -45,9 +46,27 @@ pub enum ConnectErrorKind {
 }
 
 impl ConnectError {
-    /// Whether it is of this endpoint, so that another may do better; a limit is of them all.
+    /// Whether it is of this endpoint, so that another may do better; a limit is of them all, and
+    /// what this host is short of would be missing for others, too.
     pub fn is_of_endpoint(&self) -> bool {
-        !matches!(self.kind, ConnectErrorKind::Overflow(..))
+        !matches!(self.kind, ConnectErrorKind::Overflow(..)) && !self.kind.is_shortage()
+    }
+}
+
+impl ConnectErrorKind {
+    /// Descriptors, memory or ports of our own have run out.
+    fn is_shortage(&self) -> bool {
+        const SHORTAGES: [Errno; 5] = [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOBUFS,
+            Errno::NOMEM,
+            Errno::ADDRNOTAVAIL,
+        ];
+        let Self::Connect(error) = self else {
+            return false;
+        };
+        Errno::from_io_error(error).is_some_and(|errno| SHORTAGES.contains(&errno))
     }
 }
 
@@ -134,7 +153,9 @@ pub async fn connect(
             Ok(io)
         }
         Err(kind) => {
-            endpoint.shun();
+            if !kind.is_shortage() {
+                endpoint.shun();
+            }
             transport.stats.upstream_cx_connect_fail.inc();
             endpoint.stats.cx_connect_fail.inc();
             if matches!(kind, ConnectErrorKind::Timeout(..)) {
@@ -253,4 +274,35 @@ async fn secure(
         .await
         .map(|tls| Io::ClientTls(Box::new(tls)))
         .map_err(|e| ConnectErrorKind::Tls(Arc::new(e)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_host_is_short_of_is_not_the_endpoints_fault() {
+        let of_endpoint = |kind| {
+            let address = "192.0.2.1:80".to_owned();
+            ConnectError { address, kind }.is_of_endpoint()
+        };
+        let failed = |errno: Errno| {
+            let error = io::Error::from_raw_os_error(errno.raw_os_error());
+            of_endpoint(ConnectErrorKind::Connect(Arc::new(error)))
+        };
+        for own in [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOBUFS,
+            Errno::NOMEM,
+            Errno::ADDRNOTAVAIL,
+        ] {
+            assert!(!failed(own), "{own}");
+        }
+        for other in [Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::TIMEDOUT] {
+            assert!(failed(other), "{other}");
+        }
+        assert!(of_endpoint(ConnectErrorKind::OtherProtocol));
+        assert!(!of_endpoint(ConnectErrorKind::Overflow(1, "connections")));
+    }
 }

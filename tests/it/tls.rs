@@ -20,7 +20,7 @@ use crate::support::within;
 
 const NAME: &str = "app.test";
 
-fn certified() -> CertifiedKey<rcgen::KeyPair> {
+pub fn certified() -> CertifiedKey<rcgen::KeyPair> {
     generate_simple_self_signed([NAME.to_owned()]).unwrap()
 }
 
@@ -41,7 +41,7 @@ fn tls_listener(certificate: &Value) -> Value {
     listener
 }
 
-fn inline(certified: &CertifiedKey<rcgen::KeyPair>) -> Value {
+pub fn inline(certified: &CertifiedKey<rcgen::KeyPair>) -> Value {
     json!({
         "certificate_chain": {"inline_string": certified.cert.pem()},
         "private_key": {"inline_string": certified.signing_key.serialize_pem()},
@@ -55,7 +55,7 @@ fn in_files(directory: &Path, certified: &CertifiedKey<rcgen::KeyPair>) -> Value
     json!({"certificate_chain": {"filename": cert}, "private_key": {"filename": key}})
 }
 
-async fn serving(origin: &Origin, certificate: &Value) -> TestApp {
+pub async fn serving(origin: &Origin, certificate: &Value) -> TestApp {
     let text = bootstrap(
         &[tls_listener(certificate)],
         &[cluster("a", origin.address)],
@@ -63,7 +63,7 @@ async fn serving(origin: &Origin, certificate: &Value) -> TestApp {
     TestApp::bootstrap(&text.to_string()).await
 }
 
-async fn connect(
+pub async fn connect(
     app: &TestApp,
     certified: &CertifiedKey<rcgen::KeyPair>,
     alpn: &[&str],

@@ -43,8 +43,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Of a connection that nothing more is expected of. One that a limit forbids says nothing of
-    /// the endpoint, and counts as none.
+    /// Of a connection that nothing more is expected of. One that a limit forbids, or that this host
+    /// is too short of something for, says nothing of the endpoint, and counts as none.
     pub fn of<T>(opened: &Result<T, ConnectError>) -> Option<Self> {
         match opened {
             Ok(_) => Some(Self::Connected),

@@ -45,7 +45,8 @@ pub fn chain(frame: &Frame) -> Vec<HttpFilter> {
         cookie_name: permit::COOKIE.to_owned(),
         token_key: token_key.unwrap_or_default().to_owned(),
         token_schemes: TOKEN_SCHEMES.map(str::to_owned).into(),
-        // The portal reads answers of apps from its own origin. What an app says itself stays.
+        // The portal reads answers of apps from its own origin. What an app says itself stays, and
+        // where there is a policy for it (CORS), that alone decides.
         any_origin: true,
     };
     let router = Router {
@@ -109,10 +110,11 @@ pub fn per_route(frame: &Frame, circuit: &Circuit, road: Road<'_>) -> HashMap<St
     if !circuit.protocol.is_http() {
         let bridge = own::WebSocketBridgePerRoute {
             log: frame.tcp_log,
-            // A permit or token keeps the pages of others out: cookies do not come along with them.
+            // No page can send a token. The cookie of a permit comes along by itself, also from
+            // pages of other apps, whose hosts are of the same site.
             allowed_origins: match &access.caller {
-                Some(_) => vec!["*".to_owned()],
-                None => frame.tcp_origins.clone(),
+                Some(own::access_per_route::Caller::Token(_)) => vec!["*".to_owned()],
+                _ => frame.tcp_origins.clone(),
             },
         };
         say(

@@ -23,6 +23,7 @@ use causeway_xds::proto::envoy::r#type::matcher::v3::{
     ListStringMatcher, RegexMatcher, StringMatcher,
 };
 use causeway_xds::proto::envoy::r#type::v3::{FractionalPercent, TokenBucket};
+use causeway_xds::proto::google::protobuf::{Struct, Value, value};
 use causeway_xds::proto::hcm::HttpFilter;
 use causeway_xds::proto::{Any, BoolValue, Cluster, ClusterLoadAssignment};
 use causeway_xds::type_url::pack_as;
@@ -37,6 +38,8 @@ const LIMIT: &str = "envoy.filters.http.local_ratelimit";
 const LIMIT_MESSAGE: &str = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
 /// Below which compression costs more than it saves.
 const LEAST_LENGTH: u32 = 256;
+/// As the filter `ext_authz` calls it: what the authorizer may say no client says.
+const EXCLUSIVE: &str = "causeway.exclusive_upstream_headers";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether an entry is about a circuit.
@@ -224,11 +227,18 @@ fn asking(place: usize, authorizer_of: &Authorizer) -> HttpFilter {
         }),
         ..ext_authz::HttpService::default()
     };
+    let yes = Value {
+        kind: Some(value::Kind::BoolValue(true)),
+    };
     let config = ext_authz::ExtAuthz {
         services: Some(ext_authz::ext_authz::Services::HttpService(service)),
         allowed_headers: named(headers),
         failure_mode_allow: *fail_open,
         stat_prefix: format!("authorizer_{place}"),
+        // What an app takes for the authorizer's word must not be the client's.
+        filter_metadata: Some(Struct {
+            fields: [(EXCLUSIVE.to_owned(), yes)].into_iter().collect(),
+        }),
         ..ext_authz::ExtAuthz::default()
     };
     let message = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz";
@@ -317,7 +327,29 @@ fn compressing(coding: Coding) -> HttpFilter {
 
 #[cfg(test)]
 mod tests {
+    use causeway_xds::proto::Message as _;
+    use causeway_xds::proto::hcm::http_filter;
+
     use super::*;
+
+    #[test]
+    fn only_an_authorizer_says_what_it_may_say() {
+        let authorizer = Authorizer {
+            address: ([127, 0, 0, 1], 9000).into(),
+            path: String::new(),
+            timeout: Duration::from_secs(1),
+            headers: Vec::new(),
+            upstream_headers: vec!["x-user".to_owned()],
+            fail_open: true,
+        };
+        let Some(http_filter::ConfigType::TypedConfig(config)) = asking(0, &authorizer).config_type
+        else {
+            panic!("no configuration")
+        };
+        let config = ext_authz::ExtAuthz::decode(config.value.as_slice()).unwrap();
+        let said = &config.filter_metadata.unwrap().fields[EXCLUSIVE];
+        assert_eq!(said.kind, Some(value::Kind::BoolValue(true)));
+    }
 
     #[test]
     fn nothing_is_in_the_chain_that_nobody_gets() {

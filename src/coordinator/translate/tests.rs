@@ -502,6 +502,39 @@ fn private_circuits_ask_for_what_opens_them_alone() {
 }
 
 #[test]
+fn only_a_token_keeps_pages_of_other_apps_out_by_itself() {
+    use causeway_xds::proto::causeway::v1::WebSocketBridgePerRoute;
+    let frame = Frame {
+        access: Some(access()),
+        tcp_origins: vec!["https://portal.test".to_owned()],
+        ..all_frontends()
+    };
+    let private = Circuit {
+        open_to_public: false,
+        user_id: Some(Uuid::from_u128(7)),
+        app_mode: AppMode::Interactive,
+        ..golden("tcp").remove(0)
+    };
+    let admitted = |circuit: &Circuit| {
+        let road = filters::Road::Slot;
+        let config = &filters::per_route(&frame, circuit, road)["causeway.websocket_bridge"];
+        let config: WebSocketBridgePerRoute = Message::decode(config.value.as_slice()).unwrap();
+        config.allowed_origins
+    };
+    assert_eq!(admitted(&private), ["https://portal.test"]);
+    let open = Circuit {
+        open_to_public: true,
+        ..private.clone()
+    };
+    assert_eq!(admitted(&open), ["https://portal.test"]);
+    let service = Circuit {
+        app_mode: AppMode::Inference,
+        ..private
+    };
+    assert_eq!(admitted(&service), ["*"]);
+}
+
+#[test]
 fn address_lists_reach_the_route() {
     let with = |list: Option<&str>| {
         filters::allowed(&Circuit {

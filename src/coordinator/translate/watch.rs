@@ -86,7 +86,9 @@ fn check(period: Duration, several: bool) -> HealthCheck {
         interval: Some(duration(usual)),
         healthy_edge_interval: Some(duration(soon)),
         unhealthy_edge_interval: Some(duration(soon)),
-        no_traffic_interval: Some(duration(seldom)),
+        // Before the first connection: only who is healthy can wait.
+        no_traffic_interval: Some(duration(usual)),
+        no_traffic_healthy_interval: Some(duration(seldom)),
         // All circuits may come at one moment, and must not be checked at one.
         initial_jitter: Some(duration(usual)),
         interval_jitter_percent: 10,
@@ -143,6 +145,15 @@ mod tests {
             (interval(&alone), interval(&several)),
             (Some(300), Some(30))
         );
+        let unused = |cluster: &Cluster| {
+            let check = &cluster.health_checks[0];
+            let seconds = |d: &Option<causeway_xds::proto::Duration>| d.as_ref().unwrap().seconds;
+            (
+                seconds(&check.no_traffic_interval),
+                seconds(&check.no_traffic_healthy_interval),
+            )
+        };
+        assert_eq!((unused(&alone), unused(&several)), ((300, 300), (30, 300)));
         assert!(alone.outlier_detection.is_none() && several.outlier_detection.is_some());
         // With nobody else it gets its requests whatever is found: by panic, at the default.
         assert!(alone.common_lb_config.is_none() && several.common_lb_config.is_some());

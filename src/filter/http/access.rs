@@ -19,7 +19,8 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
 
 use super::super::registry::{Context, decode};
-use super::super::{Answer, Factory, Flow, HttpFilter, Stream};
+use super::super::{Answer, Factory, Flow, HttpFilter, Stream, StreamState};
+use super::cors;
 use crate::error::{Failure, ResponseFlag};
 use crate::route::RouteConfig;
 use crate::util::Secret;
@@ -145,7 +146,8 @@ impl HttpFilter for Access {
     }
 
     fn response(&self, answer: &mut Answer<'_>) {
-        if self.any_origin {
+        let decided = |state: &StreamState| state.value(cors::DECIDED).is_some();
+        if self.any_origin && !answer.state().is_some_and(decided) {
             let origin = answer.headers.entry(ACCESS_CONTROL_ALLOW_ORIGIN);
             origin.or_insert(HeaderValue::from_static("*"));
         }

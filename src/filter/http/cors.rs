@@ -29,6 +29,8 @@ const ALLOW_PRIVATE_NETWORK: HeaderName =
 const REQUEST_PRIVATE_NETWORK: HeaderName =
     HeaderName::from_static("access-control-request-private-network");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
+/// Filter state of a request whose route has a policy: nobody else is to let pages read the answer.
+pub const DECIDED: &str = "causeway.cors";
 
 pub const FACTORY: Factory = Factory {
     message: "envoy.extensions.filters.http.cors.v3.Cors",
@@ -141,6 +143,10 @@ impl HttpFilter for Cors {
         let takes = |share: &Share| share.takes(fastrand::u64(..));
         let enabled = specific.enabled.as_ref().is_none_or(takes);
         let shadow = specific.shadow.as_ref().is_some_and(takes);
+        if enabled {
+            // Also without an origin: a cache may show the answer to a page of another one.
+            stream.state().set_value(DECIDED, "true");
+        }
         let request = &stream.request;
         let Some(origin) = request.headers.get(ORIGIN).filter(|o| !o.is_empty()) else {
             return Flow::Continue;
@@ -257,15 +263,18 @@ mod tests {
 
     /// What a browser is told of an answer to a request from there.
     async fn told(route: &PerRoute, origin: &str) -> HeaderMap {
+        told_around(route, origin, &Nowhere::default()).await
+    }
+
+    async fn told_around(route: &PerRoute, origin: &str, around: &Nowhere) -> HeaderMap {
         let chain = chain(FACTORY.message, &proto::Cors {}).unwrap();
-        let around = Nowhere::default();
         let mut parts = request("/", &[("origin", origin)]);
         let client = std::net::Ipv4Addr::LOCALHOST.into();
         let mut body = TestBody::default();
-        let flow = pass(&chain, &mut parts, &mut body, route, client, &around).await;
+        let flow = pass(&chain, &mut parts, &mut body, route, client, around).await;
         assert!(matches!(flow, Flow::Continue));
         let mut headers = HeaderMap::new();
-        answer(&chain, StatusCode::OK, &mut headers, route, &around);
+        answer(&chain, StatusCode::OK, &mut headers, route, around);
         headers
     }
 
@@ -283,6 +292,24 @@ mod tests {
         assert_eq!(allowed[ACCESS_CONTROL_EXPOSE_HEADERS], "x-e");
         assert!(told(&route, "https://b.test").await.is_empty());
         assert!(told(PerRoute::NONE, "https://a.test").await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn where_there_is_a_policy_others_are_told_that_it_decides() {
+        let route = route(&proto::CorsPolicy {
+            allow_origin_string_match: vec![exact("https://a.test")],
+            ..proto::CorsPolicy::default()
+        });
+        for (route, origin, decided) in [
+            (&route, "https://a.test", true),
+            (&route, "https://b.test", true),
+            (&route, "", true),
+            (PerRoute::NONE, "https://b.test", false),
+        ] {
+            let around = Nowhere::default();
+            told_around(route, origin, &around).await;
+            assert_eq!(around.state.value(DECIDED).is_some(), decided, "{origin}");
+        }
     }
 
     #[test]

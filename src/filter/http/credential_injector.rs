@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -53,6 +54,8 @@ const MAX_ANSWER: u64 = 1 << 20;
 const AHEAD: Duration = Duration::from_secs(5);
 /// Of a token that does not say how long it is good.
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
+/// A token is not kept longer, whatever it says.
+const LONGEST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[derive(Debug)]
 struct Injector {
@@ -108,6 +111,8 @@ struct Token {
     /// `None`: there was none, and it is too early to ask again.
     value: Option<HeaderValue>,
     until: Instant,
+    /// What it was asked for with; it is not used any more once that is gone or another.
+    secret: Option<Arc<Vec<u8>>>,
 }
 
 /// The secrets that a configuration names.
@@ -329,8 +334,16 @@ struct Answer {
 
 impl Endpoint {
     fn now(&self) -> Option<Arc<Token>> {
-        let now = self.now.load_full();
-        now.filter(|token| Instant::now() < token.until)
+        let token = self.now.load_full()?;
+        let same = match (&token.secret, self.client_secret.get()) {
+            // The same may have come again.
+            (Some(then), Some(now)) => {
+                Arc::ptr_eq(then, &now) || verify_slices_are_equal(then, &now).is_ok()
+            }
+            (None, None) => true,
+            _ => false,
+        };
+        (same && Instant::now() < token.until).then_some(token)
     }
 
     /// Asks, or waits for who does.
@@ -341,7 +354,12 @@ impl Endpoint {
         if let Some(now) = self.now() {
             return now.value.clone();
         }
-        let (value, life) = match self.ask(&*calls).await {
+        let secret = self.client_secret.get();
+        let answer = match &secret {
+            Some(secret) => self.ask(&*calls, secret).await,
+            None => None,
+        };
+        let (value, life) = match answer {
             Some((value, life)) => (Some(value), life),
             None => (None, self.retry),
         };
@@ -349,13 +367,14 @@ impl Endpoint {
         let token = Arc::new(Token {
             value: value.clone(),
             until,
+            secret,
         });
         self.now.store(Some(token));
         value
     }
 
-    async fn ask(&self, calls: &dyn Calls) -> Option<(HeaderValue, Duration)> {
-        let secret = String::from_utf8(self.client_secret.get()?.trim_ascii_end().to_vec()).ok()?;
+    async fn ask(&self, calls: &dyn Calls, secret: &[u8]) -> Option<(HeaderValue, Duration)> {
+        let secret = String::from_utf8(secret.trim_ascii_end().to_vec()).ok()?;
         let mut form = Serializer::new(String::new());
         form.append_pair("grant_type", "client_credentials");
         if !self.scopes.is_empty() {
@@ -395,22 +414,32 @@ impl Endpoint {
                 return None;
             }
         };
-        let answer: Answer = serde_json::from_slice(answer.body()).ok()?;
+        let answer: Option<Answer> = serde_json::from_slice(answer.body()).ok();
+        let answer = answer.filter(|answer| !answer.access_token.is_empty());
+        let Some(answer) = answer else {
+            tracing::debug!(cluster, "an answer without a token");
+            return None;
+        };
         let value = HeaderValue::try_from(format!("Bearer {}", answer.access_token)).ok()?;
         let life = answer.expires_in.map_or(DEFAULT_LIFE, Duration::from_secs);
-        Some((
-            value,
-            life.saturating_sub(AHEAD).max(Duration::from_secs(1)),
-        ))
+        let life = life.saturating_sub(AHEAD);
+        Some((value, life.clamp(Duration::from_secs(1), LONGEST_LIFE)))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::net::Ipv4Addr;
+
     use causeway_xds::text;
+    use futures_util::future::LocalBoxFuture;
+    use http::Response;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::filter::body::{BoxBody, Whole};
+    use crate::filter::call::{CallError, Members};
     use crate::filter::registry::Context;
     use crate::filter::testing::{Nowhere, TestBody, request};
 
@@ -437,6 +466,112 @@ mod tests {
         let value = parts.headers.get(AUTHORIZATION);
         let value = value.map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
         (flow, value)
+    }
+
+    fn token() -> Value {
+        json!({"name": "x", "typed_config": {
+            "@type": format!("type.googleapis.com/{OAUTH2}"),
+            "client_credentials": {"client_id": "c", "client_secret": {"name": "s"}},
+            "token_endpoint": {"uri": "http://a.test/t", "cluster": "a", "timeout": "1s"}}})
+    }
+
+    /// A token endpoint that always says the same.
+    struct Server {
+        answer: String,
+        asked: Cell<usize>,
+    }
+
+    impl Calls for Server {
+        fn call(
+            &self,
+            _: &str,
+            _: Request<BoxBody>,
+            _: Duration,
+        ) -> LocalBoxFuture<'static, Result<Response<BoxBody>, CallError>> {
+            self.asked.set(self.asked.get() + 1);
+            let body = Whole::new(Bytes::from(self.answer.clone())).boxed();
+            Box::pin(async move { Ok(Response::new(body)) })
+        }
+
+        fn members(&self, _: &str) -> Option<Members> {
+            None
+        }
+    }
+
+    struct Case {
+        filter: Arc<dyn HttpFilter>,
+        context: Context,
+        server: Rc<Server>,
+    }
+
+    impl Case {
+        fn new(answer: &Value) -> Self {
+            let context = Context::default();
+            context.secrets.set("s", Some(b"one".to_vec()));
+            let server = Server {
+                answer: answer.to_string(),
+                asked: Cell::new(0),
+            };
+            Self {
+                filter: made(&json!({"credential": token()}), &context).unwrap(),
+                context,
+                server: Rc::new(server),
+            }
+        }
+
+        /// What the upstream gets, and how often a token has been asked for.
+        async fn ask(&self) -> (Option<String>, usize) {
+            let calls: Rc<dyn Calls> = self.server.clone();
+            let around = Nowhere {
+                calls,
+                ..Nowhere::default()
+            };
+            let (mut parts, mut body) = (request("/", &[]), TestBody::default());
+            let client = Ipv4Addr::LOCALHOST.into();
+            let flow = {
+                let mut stream = Stream::new(&mut parts, &mut body, client, &around);
+                self.filter.request(&mut stream)
+            };
+            if let Flow::Wait(wait) = flow {
+                let then = wait.await;
+                let mut stream = Stream::new(&mut parts, &mut body, client, &around);
+                then(&mut stream);
+            }
+            let value = parts.headers.get(AUTHORIZATION);
+            let value = value.map(|v| v.to_str().unwrap().to_owned());
+            (value, self.server.asked.get())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_may_say_that_it_is_good_for_ever() {
+        let case = Case::new(&json!({"access_token": "at", "expires_in": u64::MAX}));
+        let bearer = Some("Bearer at".to_owned());
+        assert_eq!(case.ask().await, (bearer.clone(), 1));
+        assert_eq!(case.ask().await, (bearer, 1));
+    }
+
+    #[tokio::test]
+    async fn a_token_does_not_outlive_its_secret() {
+        let case = Case::new(&json!({"access_token": "at", "expires_in": 600}));
+        let bearer = Some("Bearer at".to_owned());
+        assert_eq!(case.ask().await, (bearer.clone(), 1));
+        for (secret, seen) in [
+            (Some("one"), (bearer.clone(), 1)),
+            (Some("two"), (bearer.clone(), 2)),
+            (None, (None, 2)),
+            (Some("two"), (bearer, 3)),
+        ] {
+            let bytes = secret.map(|secret| secret.as_bytes().to_vec());
+            case.context.secrets.set("s", bytes);
+            assert_eq!(case.ask().await, seen, "{secret:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_empty_token_is_none() {
+        let case = Case::new(&json!({"access_token": ""}));
+        assert_eq!(case.ask().await, (None, 1));
     }
 
     #[test]
@@ -486,10 +621,6 @@ mod tests {
             error,
             "credential.typed_config.client_credentials.client_secret: must be given"
         );
-        let endpoint = json!({"name": "x", "typed_config": {
-            "@type": format!("type.googleapis.com/{OAUTH2}"),
-            "client_credentials": {"client_id": "c", "client_secret": {"name": "s"}},
-            "token_endpoint": {"uri": "http://a.test/t", "cluster": "a", "timeout": "1s"}}});
-        assert!(made(&json!({ "credential": endpoint }), &context).is_ok());
+        assert!(made(&json!({"credential": token()}), &context).is_ok());
     }
 }

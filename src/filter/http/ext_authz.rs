@@ -30,6 +30,7 @@ use crate::telemetry::stats::Counter;
 use causeway_xds::extension::TypedExtension;
 use causeway_xds::proto::envoy::extensions::filters::http::ext_authz::v3 as proto;
 use causeway_xds::proto::envoy::service::auth::v3::CheckResponse;
+use causeway_xds::proto::google::protobuf::value::Kind;
 use causeway_xds::refuse;
 use causeway_xds::reject::Invalid;
 use causeway_xds::resource::parts::{At, flag, required, runtime_fraction};
@@ -40,6 +41,9 @@ const NAME: &str = "envoy.filters.http.ext_authz";
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 const FAILURE_MODE_ALLOWED: HeaderName =
     HeaderName::from_static("x-envoy-auth-failure-mode-allowed");
+/// In the `filter_metadata` of an own policy: what an HTTP service may say of a request
+/// (`allowed_upstream_headers`) is taken from what the client says, whatever the service answers.
+const EXCLUSIVE: &str = "causeway.exclusive_upstream_headers";
 /// Bytes of an answer of an HTTP service at most.
 const MAX_ANSWER: u64 = 1 << 20;
 
@@ -66,6 +70,8 @@ struct Inner {
     failure_mode_header: bool,
     status_on_error: StatusCode,
     clear_route_cache: bool,
+    /// See [`EXCLUSIVE`].
+    exclusive: bool,
     strict: bool,
     metadata: Vec<String>,
     route_metadata: Vec<String>,
@@ -117,7 +123,7 @@ fn build(config: &TypedExtension, context: &Context) -> Result<Arc<dyn HttpFilte
         encode_raw_headers,
         decoder_header_mutation_rules,
         enable_dynamic_metadata_ingestion,
-        filter_metadata: _, // for logs of a kind that is not offered, as the next
+        filter_metadata, // beside one key for logs of a kind that is not offered, as the next
         emit_filter_state_stats: _,
         max_denied_response_body_bytes,
         enforce_response_header_limits,
@@ -148,6 +154,8 @@ fn build(config: &TypedExtension, context: &Context) -> Result<Arc<dyn HttpFilte
         .map(runtime_fraction)
         .transpose()
         .at("filter_enabled")?;
+    let said = filter_metadata.as_ref();
+    let said = said.and_then(|all| all.fields.get(EXCLUSIVE)?.kind.as_ref());
     let deny = deny_at_disable
         .map(|flag| Flag::decode(flag, &context.layers))
         .transpose()
@@ -167,6 +175,7 @@ fn build(config: &TypedExtension, context: &Context) -> Result<Arc<dyn HttpFilte
         failure_mode_header: failure_mode_allow_header_add,
         status_on_error: status,
         clear_route_cache,
+        exclusive: matches!(said, Some(Kind::BoolValue(true))),
         strict: validate_mutations,
         metadata: metadata_context_namespaces,
         route_metadata: route_metadata_context_namespaces,
@@ -426,6 +435,7 @@ impl Inner {
     fn pass(&self, stream: &mut Stream<'_>, allowed: &Allowed) -> Flow {
         self.stats.ok.inc();
         self.note(stream, &allowed.metadata);
+        self.strip(stream);
         allowed.apply(stream.request);
         if !allowed.response.is_empty() {
             stream.keep(allowed.response.clone());
@@ -433,6 +443,25 @@ impl Inner {
         match self.clear_route_cache && allowed.changes_request() {
             true => Flow::Reroute,
             false => Flow::Continue,
+        }
+    }
+
+    /// Takes away what only the service may say. After it was asked: it may judge by the same
+    /// fields, as where it makes a token of another one.
+    fn strip(&self, stream: &mut Stream<'_>) {
+        let Service::Http(service) = &*self.service else {
+            return;
+        };
+        if !self.exclusive {
+            return;
+        }
+        let headers = &mut stream.request.headers;
+        let own = |name: &&HeaderName| {
+            verdict::is_strippable(name) && service.upstream.matches(name.as_str())
+        };
+        let own: Vec<HeaderName> = headers.keys().filter(own).cloned().collect();
+        for name in own {
+            headers.remove(name);
         }
     }
 
@@ -459,6 +488,7 @@ impl Inner {
         self.stats.error.inc();
         if self.failure_mode_allow {
             self.stats.failure_mode_allowed.inc();
+            self.strip(stream);
             if self.failure_mode_header {
                 let value = HeaderValue::from_static("true");
                 stream.request.headers.insert(FAILURE_MODE_ALLOWED, value);

@@ -8,6 +8,7 @@
 mod config;
 mod login;
 mod seal;
+mod secret;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -160,15 +161,22 @@ impl HttpFilter for OAuth2 {
 impl Realm {
     fn look_at(self, stream: &mut Stream<'_>) -> Flow {
         let settings = &self.settings;
-        if settings.pass_through.matches(&RequestHead(stream.request)) {
+        let passes = settings.pass_through.matches(&RequestHead(stream.request));
+        // What the filter tells the upstream nobody else may, not even who passes.
+        let headers = &mut stream.request.headers;
+        headers.remove(STATUS);
+        headers.remove(REASON);
+        // Who passes may have a credential of another kind.
+        let own = |header: &HeaderName| !passes || *header != AUTHORIZATION;
+        if let Some(header) = settings.forward_id.as_ref().filter(|header| own(header)) {
+            headers.remove(header);
+        }
+        if passes {
             self.stats.passthrough.inc();
             return Flow::Continue;
         }
         if !settings.preserve_authorization {
-            stream.request.headers.remove(AUTHORIZATION);
-        }
-        if let Some(header) = &settings.forward_id {
-            stream.request.headers.remove(header);
+            headers.remove(AUTHORIZATION);
         }
         let Some(secret) = settings.hmac_secret.get() else {
             return self.unauthorized("the secret for signatures is not there");
@@ -180,7 +188,8 @@ impl Realm {
         }
         let session = Session::read(settings, &sealer, &stream.request.headers);
         let callback = settings.callback.matches(&path);
-        if session.is_valid(settings, &sealer, host(stream), now()) {
+        let authentic = session.is_authentic(&sealer, host(stream));
+        if authentic && session.is_fresh(settings, now()) {
             self.stats.success.inc();
             if callback {
                 return match Callback::read(settings, &sealer, stream) {
@@ -213,7 +222,7 @@ impl Realm {
                 }) as Then
             });
         }
-        if settings.use_refresh && !session.refresh.is_empty() {
+        if authentic && settings.use_refresh && !session.refresh.is_empty() {
             let grant = Grant::Refresh(session.refresh.clone());
             return Flow::wait(async move {
                 let tokens = ask(&self.settings, calls, grant).await;
@@ -340,17 +349,17 @@ impl Realm {
             cookies.push(HeaderValue::try_from(text).ok()?);
             Some(())
         };
-        // The signature lasts as long as a refresh may follow.
+        // All are signed together, so all last as long as the last of them is needed.
         let longest = match session.refresh.is_empty() {
             true => lasts,
             false => lasts.max(refresh_lasts),
         };
         put(Cookie::Hmac, &session.sign(sealer, host), longest)?;
         put(Cookie::Expires, &session.expires, longest)?;
-        for (which, token, lasts) in [
-            (Cookie::Bearer, &session.bearer, lasts),
-            (Cookie::Id, &session.id, lasts),
-            (Cookie::Refresh, &session.refresh, refresh_lasts),
+        for (which, token) in [
+            (Cookie::Bearer, &session.bearer),
+            (Cookie::Id, &session.id),
+            (Cookie::Refresh, &session.refresh),
         ] {
             if !token.is_empty() {
                 let name = &settings.cookie(which).name;
@@ -358,7 +367,7 @@ impl Realm {
                     true => sealer.seal(name, token)?,
                     false => token.clone(),
                 };
-                put(which, &value, lasts)?;
+                put(which, &value, longest)?;
             }
         }
         Some(cookies)
@@ -396,8 +405,6 @@ impl Realm {
     /// Takes the filter's own cookies from a request, and puts these into it.
     fn strip(&self, stream: &mut Stream<'_>, shown: &[(&str, &str)]) {
         let headers = &mut stream.request.headers;
-        headers.remove(STATUS);
-        headers.remove(REASON);
         let own = |pair: &[u8]| {
             let end = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
             let name = &pair[..end];

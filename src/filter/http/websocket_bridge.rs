@@ -56,7 +56,7 @@ struct Wanted {
 #[derive(Debug)]
 enum Origins {
     All,
-    /// And those of the host that is asked for.
+    /// And those of the host and port that are asked for.
     These(Vec<String>),
 }
 
@@ -82,12 +82,25 @@ impl Origins {
             return false;
         };
         let own = || {
-            let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-            let (_, page) = origin.split_once("://")?;
-            Some(split_port(page).0.eq_ignore_ascii_case(split_port(host?).0))
+            let host = headers.get(HOST)?.to_str().ok()?;
+            let (scheme, page) = origin.split_once("://")?;
+            // The host is asked for by the scheme of the page, or the page is another's anyway.
+            let usual = match scheme {
+                "http" => "80",
+                "https" => "443",
+                _ => return None,
+            };
+            let ((page, its_port), (host, port)) = (place(page, usual), place(host, usual));
+            Some(page.eq_ignore_ascii_case(host) && its_port == port)
         };
         these.iter().any(|known| known.eq_ignore_ascii_case(origin)) || own().unwrap_or(false)
     }
+}
+
+/// Host and port, which may be left out where it is the usual one.
+fn place<'t>(text: &'t str, usual: &'t str) -> (&'t str, &'t str) {
+    let (host, port) = split_port(text);
+    (host, port.filter(|port| !port.is_empty()).unwrap_or(usual))
 }
 
 fn build(config: &TypedExtension, _: &Context) -> Result<Arc<dyn HttpFilter>, Invalid> {
@@ -292,9 +305,9 @@ mod tests {
 
     #[test]
     fn pages_of_other_origins_stay_out_unless_they_are_named() {
-        let admitted = |origins: &[&str], origin: &'static str| {
+        let admitted_at = |host: &'static str, origins: &[&str], origin: &'static str| {
             let route = wanted_by(origins).unwrap();
-            let more = [("host", "app.test:8080"), ("origin", origin)];
+            let more = [("host", host), ("origin", origin)];
             let fields = [&HANDSHAKE[..], &more].concat();
             match asked(&proto::WebSocketBridge::default(), &fields, &route) {
                 Ok(bridge) => bridge.is_some(),
@@ -304,9 +317,14 @@ mod tests {
                 }
             }
         };
+        let admitted = |origins: &[&str], origin| admitted_at("app.test:8080", origins, origin);
         for (origin, alone, named) in [
-            ("https://app.test", true, true),
-            ("http://APP.test:5050", true, true),
+            ("https://app.test:8080", true, true),
+            ("http://APP.test:8080", true, true),
+            // Another port is another application.
+            ("https://app.test", false, false),
+            ("http://app.test:5050", false, false),
+            ("ftp://app.test:8080", false, false),
             ("https://portal.test", false, true),
             ("https://portal.test:8443", false, false),
             ("http://portal.test", false, false),
@@ -323,6 +341,21 @@ mod tests {
             );
             assert!(admitted(&["*"], origin), "{origin}");
         }
+        for (host, origin, same) in [
+            ("app.test", "https://app.test", true),
+            ("app.test:443", "https://app.test", true),
+            ("app.test", "http://app.test:80", true),
+            ("app.test", "http://app.test:443", false),
+            ("[::1]:80", "http://[::1]", true),
+            ("other.apps.test", "https://app.apps.test", false),
+        ] {
+            assert_eq!(admitted_at(host, &[], origin), same, "{host} {origin}");
+        }
+        // Only browsers send it.
+        let host = [&HANDSHAKE[..], &[("host", "app.test")]].concat();
+        let config = proto::WebSocketBridge::default();
+        let bridge = asked(&config, &host, &wanted()).unwrap();
+        assert!(bridge.is_some());
         for wrong in ["portal.test", "https://", "https://portal.test/", ""] {
             let error = wanted_by(&[wrong]).unwrap_err().to_string();
             assert!(error.starts_with("allowed_origins[0]: "), "{error}");

@@ -145,6 +145,24 @@ async fn a_silent_client_is_asked_and_then_given_up() {
     .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn bytes_that_are_taken_count_as_life() {
+    local(async {
+        let ping = Duration::from_secs(30);
+        let mut world = world(Rules { ping, ..RULES }, std::future::pending()).await;
+        // It answers no ping: what it takes is all that tells of it.
+        for _ in 0..10 {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            world.app.write_all(b"x").await.unwrap();
+        }
+        assert!(!world.ended.is_finished());
+        let started = tokio::time::Instant::now();
+        assert!(matches!(world.ended.await.unwrap(), Ended::Silent));
+        assert!(started.elapsed() <= 3 * ping, "{:?}", started.elapsed());
+    })
+    .await;
+}
+
 /// Its pings would stand behind what it does not take, so it cannot have heard them.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_reads_slowly_is_not_taken_for_a_dead_one() {

@@ -78,7 +78,7 @@ async fn users_of_a_route_log_in_before_they_come_in() {
             "envoy.filters.http.oauth2": {
                 "@type": format!("{FILTERS}.oauth2.v3.OAuth2PerRoute"), "config": config}}},
     ]);
-    let secrets = [("client", "c secret"), ("hmac", "h secret")];
+    let secrets = [("client", "c secret"), ("hmac", "a secret for signatures")];
     let text = serving(&[filter], &route, app.address, idp.address, &secrets);
     let running = TestApp::bootstrap(&text).await;
     let web = running.listener("web");

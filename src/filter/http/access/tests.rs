@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::filter::registry::Registry;
-use crate::filter::testing::{Nowhere, TestBody};
+use crate::filter::testing::{self, Nowhere, TestBody};
 use crate::route::{Filters as _, PerRoute};
 
 const PERMIT: &str = "MWI4ZWU5YjhmNzNjMmNiMQ==";
@@ -233,6 +233,24 @@ fn addresses_count_before_credentials_and_for_open_circuits_too() {
     preflight.method = Method::OPTIONS;
     let refused = run_from("192.0.2.8", preflight, &open).0;
     assert_eq!(refused, Some("client_ip_not_allowed"));
+}
+
+#[test]
+fn pages_of_any_origin_read_answers_unless_a_policy_says_whose_may() {
+    let config = proto::Access {
+        any_origin: true,
+        ..proto::Access::default()
+    };
+    let chain = testing::chain(FACTORY.message, &config).unwrap();
+    let told = |around: &Nowhere| {
+        let mut headers = HeaderMap::new();
+        testing::answer(&chain, StatusCode::OK, &mut headers, PerRoute::NONE, around);
+        headers.get(ACCESS_CONTROL_ALLOW_ORIGIN).cloned()
+    };
+    let around = Nowhere::default();
+    assert_eq!(told(&around), Some(HeaderValue::from_static("*")));
+    around.state.set_value(cors::DECIDED, "true");
+    assert_eq!(told(&around), None);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use causeway_xds::proto::envoy::service::auth::v3::{
 use causeway_xds::proto::envoy::r#type::matcher::v3::{
     ListStringMatcher, StringMatcher, string_matcher::MatchPattern,
 };
+use causeway_xds::proto::google::protobuf::{Struct, Value};
 use causeway_xds::proto::{self as pb, Message as _};
 use futures_util::future::LocalBoxFuture;
 use http::request::Parts;
@@ -222,6 +223,46 @@ async fn an_http_service_sees_what_it_may_and_tells_what_it_may() {
     let route = RouteSaid::default();
     testing::answer(&chain, StatusCode::OK, &mut headers, &route, &case.around);
     assert_eq!(headers["x-ok"], "yes");
+}
+
+#[tokio::test]
+async fn what_only_the_service_may_say_no_client_says() {
+    let yes = Value {
+        kind: Some(Kind::BoolValue(true)),
+    };
+    let own = Struct {
+        fields: [(EXCLUSIVE.to_owned(), yes)].into_iter().collect(),
+    };
+    let exclusive = proto::ExtAuthz {
+        failure_mode_allow: true,
+        allowed_headers: exact(&["x-user"]),
+        filter_metadata: Some(own),
+        ..http()
+    };
+    let plain = proto::ExtAuthz {
+        failure_mode_allow: true,
+        ..http()
+    };
+    let case = || asked("/", &[("host", "h"), ("x-user", "spoof"), ("x-more", "m")]);
+    let silent = || case().answering(Response::builder(), "");
+    let failing = || case().answering(Response::builder().status(503), "");
+    for mut case in [silent(), failing(), case()] {
+        let flow = case.flow(&exclusive).await;
+        assert!(matches!(flow, Flow::Continue), "{flow:?}");
+        assert!(!case.parts.headers.contains_key("x-user"));
+        assert_eq!(case.parts.headers["x-more"], "m");
+        assert_eq!(case.parts.headers["host"], "h");
+        let (head, _) = case.service.asked.borrow_mut().pop().unwrap();
+        // It may judge by it.
+        assert_eq!(head.headers["x-user"], "spoof");
+    }
+    let mut said = case().answering(Response::builder().header("x-user", "u1"), "");
+    said.flow(&exclusive).await;
+    assert_eq!(said.parts.headers["x-user"], "u1");
+    // As in Envoy.
+    let mut case = silent();
+    case.flow(&plain).await;
+    assert_eq!(case.parts.headers["x-user"], "spoof");
 }
 
 #[tokio::test]

@@ -165,6 +165,11 @@ impl Verdict {
     }
 }
 
+/// Whether a request is still one without this field.
+pub fn is_strippable(name: &HeaderName) -> bool {
+    *name != HOST && !is_framing(name)
+}
+
 /// Fields that belong to the connection to the service.
 fn is_framing(name: &HeaderName) -> bool {
     matches!(

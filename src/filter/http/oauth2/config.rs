@@ -18,11 +18,14 @@ use proto::o_auth2_config::AuthType;
 use proto::o_auth2_credentials::{CookieNames, TokenFormation};
 use proto::post_logout_redirect_uri::Config as AfterLogout;
 
+use super::secret::Secret;
 use crate::filter::registry::Context;
-use crate::filter::secrets::NamedSecret;
 use crate::formatter::{Template, Wants};
 use crate::matching::headers::AnyHeader;
 use crate::matching::text::Test;
+
+/// Bytes of the secret for signatures at least: with a shorter one anybody can make sessions.
+const HMAC_BYTES: usize = 16;
 
 /// The cookies of the filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +76,8 @@ pub struct Settings {
     /// `None`: not said; `Some(None)`: the root of the host.
     pub after_logout: Option<Option<Template>>,
     pub client_id: String,
-    pub client_secret: Option<NamedSecret>,
-    pub hmac_secret: NamedSecret,
+    pub client_secret: Option<Secret>,
+    pub hmac_secret: Secret,
     pub cookies: Vec<CookieRule>,
     pub redirect_uri: Template,
     pub callback: Test,
@@ -280,8 +283,8 @@ impl Settings {
 
 struct Credentials {
     client_id: String,
-    client_secret: Option<NamedSecret>,
-    hmac_secret: NamedSecret,
+    client_secret: Option<Secret>,
+    hmac_secret: Secret,
     cookies: Vec<CookieRule>,
 }
 
@@ -299,13 +302,17 @@ impl Credentials {
             cookie_domain,
             token_formation,
         } = message;
-        let named = |secret: SdsSecretConfig| {
+        let named = |secret: SdsSecretConfig, least: usize| {
             let name = parts::secret_ref(secret)?.name;
-            Ok::<_, Invalid>(context.secrets.named(&name))
+            let named = context.secrets.named(&name);
+            Ok::<_, Invalid>(Secret::new(name, named, least))
         };
         let client_secret = match (token_secret, auth) {
             (_, Auth::Certificate) => None,
-            (secret, _) => Some(named(required(secret, "token_secret")?).at("token_secret")?),
+            (secret, _) => {
+                let secret = required(secret, "token_secret")?;
+                Some(named(secret, 1).at("token_secret")?)
+            }
         };
         let TokenFormation::HmacSecret(secret) = required(token_formation, "hmac_secret")?;
         let CookieNames {
@@ -350,7 +357,7 @@ impl Credentials {
         Ok(Self {
             client_id: not_empty(client_id, "client_id")?,
             client_secret,
-            hmac_secret: named(secret).at("hmac_secret")?,
+            hmac_secret: named(secret, HMAC_BYTES).at("hmac_secret")?,
             cookies: rules.collect::<Result<_, Invalid>>()?,
         })
     }

@@ -61,21 +61,19 @@ impl Session {
         sealer.sign(&self.parts(host))
     }
 
-    /// Whether somebody has logged in here, and may still come in. Whoever keeps no tokens at the client
-    /// has only this to go by.
-    pub fn is_valid(
-        &self,
-        settings: &Settings,
-        sealer: &Sealer<'_>,
-        host: &[u8],
-        now: u64,
-    ) -> bool {
+    /// Whether somebody has logged in here: nothing of a session counts otherwise.
+    pub fn is_authentic(&self, sealer: &Sealer<'_>, host: &[u8]) -> bool {
+        sealer.verifies(&self.parts(host), &self.hmac)
+    }
+
+    /// Whether they may still come in. Whoever keeps no tokens at the client has only the time to go by.
+    pub fn is_fresh(&self, settings: &Settings, now: u64) -> bool {
         let fresh = self
             .expires
             .parse::<u64>()
             .is_ok_and(|expires| now < expires);
         let has = !self.bearer.is_empty() || !settings.set_access;
-        fresh && has && sealer.verifies(&self.parts(host), &self.hmac)
+        fresh && has
     }
 }
 

@@ -17,6 +17,8 @@ use crate::filter::body::{BoxBody, Whole};
 use crate::filter::call::{CallError, Calls, Members};
 use crate::filter::testing::{Nowhere, TestBody, request};
 
+const HMAC: &[u8] = b"a secret for signatures";
+
 /// A token endpoint.
 #[derive(Default)]
 struct Server {
@@ -90,10 +92,11 @@ fn built(more: &Value, context: &Context) -> Result<Arc<dyn HttpFilter>, String>
 
 fn case(more: &Value) -> Case {
     let context = Context::default();
+    // As a file has it.
     context
         .secrets
-        .set("client", Some(b"client secret".to_vec()));
-    context.secrets.set("hmac", Some(b"hmac secret".to_vec()));
+        .set("client", Some(b"client secret\n".to_vec()));
+    context.secrets.set("hmac", Some(HMAC.to_vec()));
     let server = Server::default();
     *server.answer.borrow_mut() = Some(json!({"access_token": "at", "id_token": "it",
         "refresh_token": "rt", "expires_in": 60}));
@@ -102,6 +105,27 @@ fn case(more: &Value) -> Case {
         context,
         server: std::rc::Rc::new(server),
     }
+}
+
+/// The cookies of a session, as they are made for a host.
+fn session(expires: &str, host: &[u8]) -> String {
+    let sealer = Sealer(HMAC);
+    let session = Session {
+        bearer: "at".to_owned(),
+        id: "it".to_owned(),
+        refresh: "rt".to_owned(),
+        expires: expires.to_owned(),
+        hmac: String::new(),
+    };
+    let sealed = |name: &str, token: &str| format!("{name}={}", sealer.seal(name, token).unwrap());
+    [
+        format!("OauthHMAC={}", session.sign(&sealer, host)),
+        format!("OauthExpires={expires}"),
+        sealed("BearerToken", "at"),
+        sealed("IdToken", "it"),
+        sealed("RefreshToken", "rt"),
+    ]
+    .join("; ")
 }
 
 /// What became of a request.
@@ -307,17 +331,19 @@ async fn a_callback_is_believed_only_where_its_login_began() {
 #[tokio::test]
 async fn a_session_that_is_over_is_renewed() {
     let case = case(&json!({}));
-    *case.server.answer.borrow_mut() = Some(json!({"access_token": "at", "refresh_token": "rt",
-        "expires_in": 60}));
-    let cookies = case.logged_in().await;
-    let over: Vec<&str> = cookies
-        .split("; ")
-        .filter(|c| c.starts_with("RefreshToken"))
-        .collect();
+    let over = session("1", b"app.test");
     *case.server.answer.borrow_mut() = Some(json!({"access_token": "new", "expires_in": 60}));
-    let renewed = case.ask("/", &over.join("; ")).await;
+    let renewed = case.ask("/", &over).await;
     assert!(renewed.reply.is_none());
     assert_eq!(renewed.parts.headers["authorization"], "Bearer new");
+    assert_eq!(
+        renewed.parts.headers["cookie"],
+        "BearerToken=new; IdToken=it"
+    );
+    // Nothing of what is signed together goes before the rest.
+    let week = |cookie: &String| cookie.contains(";Max-Age=604800;");
+    assert_eq!(renewed.set.len(), 5);
+    assert!(renewed.set.iter().all(week), "{:?}", renewed.set);
     let (_, body) = case.server.asked.borrow().last().cloned().unwrap();
     assert!(
         body.contains("grant_type=refresh_token&refresh_token=rt"),
@@ -325,7 +351,30 @@ async fn a_session_that_is_over_is_renewed() {
     );
     assert!(case.ask("/", &renewed.cookies()).await.reply.is_none());
     *case.server.answer.borrow_mut() = None;
-    assert_eq!(case.ask("/", &over.join("; ")).await.status(), 302);
+    assert_eq!(case.ask("/", &over).await.status(), 302);
+}
+
+#[tokio::test]
+async fn only_a_session_that_was_signed_here_is_renewed() {
+    let case = case(&json!({}));
+    let over = session("1", b"app.test");
+    let without = |name: &str| {
+        let left = over.split("; ").filter(|c| !c.starts_with(name));
+        left.collect::<Vec<_>>().join("; ")
+    };
+    let another = Sealer(HMAC).seal("IdToken", "another").unwrap();
+    for cookies in [
+        without("OauthHMAC"),
+        without("OauthExpires"),
+        without("BearerToken"),
+        without("IdToken"),
+        format!("{}; IdToken={another}", without("IdToken")),
+        session("1", b"other.test"),
+    ] {
+        assert_eq!(case.ask("/", &cookies).await.status(), 302, "{cookies}");
+    }
+    assert!(case.server.asked.borrow().is_empty());
+    assert!(case.ask("/", &over).await.reply.is_none());
 }
 
 #[tokio::test]
@@ -334,9 +383,7 @@ async fn without_the_secrets_nobody_comes_in() {
     let cookies = case.logged_in().await;
     case.context.secrets.set("hmac", None);
     assert_eq!(case.ask("/", &cookies).await.status(), 401);
-    case.context
-        .secrets
-        .set("hmac", Some(b"hmac secret".to_vec()));
+    case.context.secrets.set("hmac", Some(HMAC.to_vec()));
     assert!(case.ask("/", &cookies).await.reply.is_none());
     case.context.secrets.set("client", None);
     let begun = case.ask("/page", "").await;
@@ -344,6 +391,58 @@ async fn without_the_secrets_nobody_comes_in() {
         case.ask(&begun.back(), &begun.cookies()).await.status(),
         401
     );
+}
+
+#[tokio::test]
+async fn a_secret_that_anybody_can_guess_is_none() {
+    for secret in ["", "fifteen bytes!!"] {
+        let case = case(&json!({}));
+        case.context
+            .secrets
+            .set("hmac", Some(secret.as_bytes().to_vec()));
+        assert_eq!(case.ask("/", "").await.status(), 401, "{secret:?}");
+    }
+    for secret in ["", "\n"] {
+        let case = case(&json!({}));
+        case.context
+            .secrets
+            .set("client", Some(secret.as_bytes().to_vec()));
+        let begun = case.ask("/", "").await;
+        let back = case.ask(&begun.back(), &begun.cookies()).await;
+        assert_eq!(back.status(), 401, "{secret:?}");
+        assert!(case.server.asked.borrow().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn who_passes_does_not_speak_for_the_filter() {
+    let pass = json!([{"name": "x-pass", "present_match": true}]);
+    let sent = [
+        ("host", "app.test"),
+        ("x-pass", "1"),
+        ("x-id", "forged"),
+        ("x-envoy-oauth-status", "failed"),
+        ("x-envoy-oauth-failure-reason", "forged"),
+        ("authorization", "Bearer own"),
+    ];
+    for (header, left) in [
+        ("x-id", &["authorization", "host", "x-pass"][..]),
+        // A credential of another kind is not ours to take.
+        (
+            "authorization",
+            &["authorization", "host", "x-id", "x-pass"][..],
+        ),
+    ] {
+        let more = json!({"pass_through_matcher": pass, "forward_bearer_token": false,
+            "forward_id_token": {"header": header}});
+        let case = case(&more);
+        let passed = case.asked(request("/", &sent)).await;
+        assert!(passed.reply.is_none());
+        let names = passed.parts.headers.keys().map(HeaderName::as_str);
+        let mut names: Vec<&str> = names.collect();
+        names.sort_unstable();
+        assert_eq!(names, left, "{header}");
+    }
 }
 
 #[tokio::test]

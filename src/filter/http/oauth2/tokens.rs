@@ -94,8 +94,8 @@ fn request(settings: &Settings, grant: Grant) -> Option<Request<Bytes>> {
         .header(ACCEPT, "application/json");
     let secret = match &settings.client_secret {
         None => None,
-        // Without its secret the client is nobody.
-        Some(secret) => Some(String::from_utf8(secret.get()?.to_vec()).ok()?),
+        // Without its secret the client is nobody. A file often ends with a line.
+        Some(secret) => Some(String::from_utf8(secret.get()?.trim_ascii_end().to_vec()).ok()?),
     };
     match (settings.auth, secret) {
         (Auth::Basic, Some(secret)) => {
