@@ -106,7 +106,7 @@ async fn it_ends_with_the_application_while_input_stays_open() {
             .set_linger(Some(std::time::Duration::ZERO))
             .unwrap();
         // Nothing comes: it is the other side that ends it.
-        stream.read(&mut [0]).await.ok();
+        stream.read_exact(&mut [0]).await.ok();
     })
     .await;
     let (app, url) = serving(&origin).await;
