@@ -1,6 +1,7 @@
 //! What a template is filled from.
 
 use std::borrow::Cow;
+use std::fmt::{Display, Write as _};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -50,8 +51,15 @@ impl Value<'static> {
     }
 
     /// As text, or missing.
-    pub fn shown(value: Option<impl ToString>) -> Self {
-        value.map_or(Self::Missing, |v| Self::Text(Cow::Owned(v.to_string())))
+    pub fn shown(value: Option<impl Display>) -> Self {
+        let Some(value) = value else {
+            return Self::Missing;
+        };
+        // Room for any address, which is written in pieces.
+        let mut text = String::with_capacity(48);
+        // Writing to a text cannot fail.
+        write!(text, "{value}").ok();
+        Self::Text(Cow::Owned(text))
     }
 
     pub fn number(value: Option<impl Into<u64>>) -> Self {

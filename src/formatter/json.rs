@@ -5,7 +5,7 @@ use causeway_xds::resource::metadata::MetadataValue;
 
 use super::MAX_TEXT;
 use super::facts::{Facts, Value};
-use super::template::Template;
+use super::template::{Template, decimal};
 use super::wants::Wants;
 
 /// An object, ready to be filled.
@@ -74,7 +74,7 @@ impl JsonTemplate {
 
     /// One line, its end included.
     pub fn render(&self, facts: &dyn Facts) -> Vec<u8> {
-        let mut out = Vec::with_capacity(256);
+        let mut out = Vec::with_capacity(512);
         self.write(&self.root, facts, &mut out);
         out.push(b'\n');
         out
@@ -132,7 +132,7 @@ fn write_value(value: &Value<'_>, out: &mut Vec<u8>) {
         Value::Missing => out.extend_from_slice(b"null"),
         Value::Text(text) => write_quoted(text.as_bytes(), out),
         Value::Bytes(bytes) => write_quoted(bytes, out),
-        Value::Number(number) => out.extend_from_slice(number.to_string().as_bytes()),
+        Value::Number(number) => decimal(*number, out),
         Value::Metadata(value) => write_metadata(value, out),
     }
 }
@@ -152,10 +152,19 @@ fn quoted(text: &[u8]) -> String {
     String::from_utf8(out).unwrap_or_default()
 }
 
+/// Stands for itself in a JSON string.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, 0x20..0x7f) && byte != b'"' && byte != b'\\'
+}
+
 /// A JSON string. Bytes that are no UTF-8 become the replacement character.
 pub(super) fn write_quoted(bytes: &[u8], out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     out.push(b'"');
+    // Nearly every value is plain, and copied as a whole.
+    let plain = bytes.iter().position(|b| !is_plain(*b));
+    let (plain, bytes) = bytes.split_at(plain.unwrap_or(bytes.len()));
+    out.extend_from_slice(plain);
     for chunk in bytes.utf8_chunks() {
         for byte in chunk.valid().bytes() {
             match byte {

@@ -209,7 +209,7 @@ fn write(value: &Value<'_>, max: usize, missing: &str, out: &mut Vec<u8>) {
 }
 
 /// Digits, without going through the formatting machinery.
-fn decimal(mut number: u64, out: &mut Vec<u8>) {
+pub(super) fn decimal(mut number: u64, out: &mut Vec<u8>) {
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {

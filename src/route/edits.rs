@@ -1,7 +1,9 @@
 //! Header edits, compiled.
 
+use std::cell::RefCell;
+
 use causeway_xds::resource::headers::{AppendAction, HeaderEdit, HeaderEdits as Model};
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
 
 use crate::formatter::{Facts, Template, Wants};
 
@@ -162,14 +164,14 @@ impl Level {
     pub fn evaluate(&self, headers: &HeaderMap, facts: &dyn Facts) -> Changes<'_> {
         let mut changes = Changes {
             remove: &self.remove,
+            add: Vec::with_capacity(self.add.len()),
             ..Changes::default()
         };
         for edit in &self.add {
             let value = match &edit.value {
                 Value::Literal(value) => value.clone(),
                 // What cannot be a header value is not sent.
-                Value::Template(template) => match HeaderValue::from_bytes(&template.render(facts))
-                {
+                Value::Template(template) => match rendered(template, facts) {
                     Ok(value) => value,
                     Err(_) => continue,
                 },
@@ -177,12 +179,12 @@ impl Level {
             if value.is_empty() && !edit.keep_empty {
                 continue;
             }
-            let there = headers.contains_key(&edit.name) && !self.remove.contains(&edit.name);
+            let there = || headers.contains_key(&edit.name) && !self.remove.contains(&edit.name);
             match edit.action {
                 AppendAction::AppendOrAdd => changes.add.push((&edit.name, value)),
-                AppendAction::AddIfAbsent if there => {}
+                AppendAction::AddIfAbsent if there() => {}
                 AppendAction::AddIfAbsent => changes.add.push((&edit.name, value)),
-                AppendAction::OverwriteIfExists if !there => {}
+                AppendAction::OverwriteIfExists if !there() => {}
                 AppendAction::OverwriteOrAdd | AppendAction::OverwriteIfExists => {
                     changes.overwrite.push((&edit.name, value));
                 }
@@ -190,6 +192,18 @@ impl Level {
         }
         changes
     }
+}
+
+/// By way of a buffer that the thread keeps, so that a value is allocated once, as long as it is.
+fn rendered(template: &Template, facts: &dyn Facts) -> Result<HeaderValue, InvalidHeaderValue> {
+    thread_local! {
+        static TEXT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    TEXT.with_borrow_mut(|text| {
+        text.clear();
+        template.render_into(facts, text);
+        HeaderValue::from_bytes(text)
+    })
 }
 
 impl Changes<'_> {
