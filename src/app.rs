@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
+use causeway_xds::descriptor;
 use causeway_xds::reject::Rejected;
 use causeway_xds::resource::load_assignment::Locality;
 use causeway_xds::source::Update;
@@ -36,6 +37,8 @@ use crate::telemetry::stats::Stats;
 
 /// How long the end waits for answers of the management port that are under way.
 const LAST_ANSWER: Duration = Duration::from_millis(300);
+/// How long descriptors of messages are kept for the next who needs them.
+const DESCRIPTORS_UNUSED: Duration = Duration::from_secs(30);
 
 /// How a process is run, whatever it serves.
 #[derive(Clone, Debug)]
@@ -200,6 +203,7 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
     begin(&mut control, updates)?;
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(control.run(stopping(stopped.clone())));
+    tokio::spawn(release_descriptors(stopping(stopped.clone())));
 
     let circuits = match &config {
         Config::Worker(worker) => {
@@ -281,6 +285,8 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
             Some(address)
         }
     };
+    // What was to be read is read.
+    descriptor::release(Duration::ZERO);
     Ok(Running {
         control: handle,
         publisher,
@@ -373,6 +379,17 @@ fn addresses_of(addresses: &Addresses) -> admin::AddressOf {
 async fn stopping(mut stopped: watch::Receiver<bool>) {
     // An error means that the sender is gone, which says the same.
     stopped.wait_for(|stop| *stop).await.ok();
+}
+
+/// They are tens of megabytes, and wanted again when a file changes or somebody looks at a dump.
+async fn release_descriptors(stopped: impl Future<Output = ()>) {
+    let mut stopped = std::pin::pin!(stopped);
+    loop {
+        tokio::select! {
+            () = &mut stopped => return,
+            () = tokio::time::sleep(DESCRIPTORS_UNUSED) => descriptor::release(DESCRIPTORS_UNUSED),
+        }
+    }
 }
 
 impl Running {

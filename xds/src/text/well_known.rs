@@ -82,9 +82,8 @@ fn any(encoder: &Encoder<'_>, node: &Node<'_>, out: &mut Vec<u8>) -> Result<(), 
     };
     let name = message_name(url);
     let Some(desc) = descriptor::message(name) else {
-        let names = descriptor::pool()
-            .all_messages()
-            .filter(|m| !m.is_map_entry());
+        let pool = descriptor::pool();
+        let names = pool.all_messages().filter(|m| !m.is_map_entry());
         let names: Vec<_> = names.map(|m| m.full_name().to_owned()).collect();
         return Err(Fault::new(
             type_url.place,
