@@ -38,7 +38,7 @@ use crate::telemetry::stats::Stats;
 /// How long the end waits for answers of the management port that are under way.
 const LAST_ANSWER: Duration = Duration::from_millis(300);
 /// How long descriptors of messages are kept for the next who needs them.
-const DESCRIPTORS_UNUSED: Duration = Duration::from_secs(30);
+const DESCRIPTORS_UNUSED: Duration = Duration::from_secs(10);
 
 /// How a process is run, whatever it serves.
 #[derive(Clone, Debug)]
@@ -285,8 +285,6 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
             Some(address)
         }
     };
-    // What was to be read is read.
-    descriptor::release(Duration::ZERO);
     Ok(Running {
         control: handle,
         publisher,
