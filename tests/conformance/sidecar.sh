@@ -18,6 +18,10 @@ ours=()
 cleanup() {
   for process in "${ours[@]}"; do kill "$process" 2>/dev/null || true; done
   wait 2>/dev/null || true
+  # Whatever runs in them was started here; a shell that waits for one passes no signal on.
+  for space in "$a" "$b"; do
+    ip netns pids "$space" 2>/dev/null | xargs -r kill 2>/dev/null || true
+  done
   ip netns del "$a" 2>/dev/null || true
   ip netns del "$b" 2>/dev/null || true
   rm -rf "$scratch"
