@@ -251,7 +251,9 @@ async fn what_network_filters_have_counted_outlives_a_change_of_their_listener()
     let files = Files::all(&origin);
     let app = files.app().await;
     let echo = tcp_echo().await;
+    let before = app.generation();
     files.write("cds", &[cluster("e", echo.address)]);
+    eventually("its cluster is there", || app.generation() > before).await;
     let limited = |max: u32, timeout: &str| {
         let limit = json!({"name": "limit", "typed_config": {
             "@type": "type.googleapis.com/\
