@@ -212,10 +212,19 @@ impl Manager {
         if self.jobs.len() >= MAX_JOBS {
             return LONGEST_SLEEP;
         }
-        let idle = self.names.values().filter(|name| !name.running);
+        // The end of a job is looked at anyway.
+        let full = self.places_for_strangers() == 0;
+        let waits = |name: &&Name| !name.running && !(full && name.is_strange());
+        let idle = self.names.values().filter(waits);
         let next = idle.map(Name::due).min();
         let sleep = next.map(|next| next.duration_since(now).unwrap_or_default());
         sleep.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)
+    }
+
+    /// Anybody can ask for any host: one place is left for those that are configured or held already.
+    fn places_for_strangers(&self) -> usize {
+        let running = self.names.values().filter(|n| n.running && n.is_strange());
+        (MAX_JOBS - 1).saturating_sub(running.count())
     }
 
     fn start_due(&mut self, now: SystemTime) {
@@ -229,6 +238,13 @@ impl Manager {
         // Those that somebody waits for come first.
         all.sort_by_key(|name| self.names[*name].waiters.is_empty());
         let free = MAX_JOBS.saturating_sub(self.jobs.len());
+        let mut strangers = self.places_for_strangers();
+        all.retain(|name| {
+            let strange = self.names[*name].is_strange();
+            let admitted = !strange || strangers > 0;
+            strangers -= usize::from(strange && admitted);
+            admitted
+        });
         let all: Vec<String> = all.into_iter().take(free).cloned().collect();
         for name in all {
             self.start(name, now);
@@ -453,6 +469,11 @@ impl Manager {
 }
 
 impl Name {
+    /// Asked for by a client, and nothing is known of it yet.
+    fn is_strange(&self) -> bool {
+        self.on_demand && self.held.is_none()
+    }
+
     /// When there is something to do.
     fn due(&self) -> SystemTime {
         self.ask.map_or(self.next, |ask| ask.min(self.next))

@@ -146,9 +146,15 @@ impl Copy {
         let _running = Running::begin(endpoint, transport);
         let via = Via::of_request(transport, &head.headers, None);
         let checkout = pool::checkout(endpoint, transport, via.as_ref(), false);
-        let Ok(mut lease) = checkout.await else {
-            cluster.note(endpoint, Outcome::Unreachable);
-            return;
+        let mut lease = match checkout.await {
+            Ok(lease) => lease,
+            Err(error) => {
+                // A limit or a shortage of ours says nothing of the endpoint.
+                if error.is_of_endpoint() {
+                    cluster.note(endpoint, Outcome::Unreachable);
+                }
+                return;
+            }
         };
         let bodyless = body.is_empty();
         prepare(&mut head, &lease, forward, None, true, bodyless);
