@@ -214,8 +214,8 @@ impl Manager {
         }
         // The end of a job is looked at anyway.
         let full = self.places_for_strangers() == 0;
-        let waits = |name: &&Name| !name.running && !(full && name.is_strange());
-        let idle = self.names.values().filter(waits);
+        let held_up = |name: &Name| name.running || (full && name.is_strange());
+        let idle = self.names.values().filter(|name| !held_up(name));
         let next = idle.map(Name::due).min();
         let sleep = next.map(|next| next.duration_since(now).unwrap_or_default());
         sleep.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)
