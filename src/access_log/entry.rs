@@ -216,9 +216,12 @@ fn told<'f>(
 fn text(value: Value<'_>) -> String {
     match value {
         Value::Text(text) => text.into_owned(),
-        Value::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Value::Number(number) => number.to_string(),
         Value::Missing | Value::Metadata(_) => String::new(),
+        other => {
+            let mut bytes = Vec::new();
+            other.write(&mut bytes);
+            String::from_utf8_lossy(&bytes).into_owned()
+        }
     }
 }
 

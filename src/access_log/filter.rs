@@ -114,8 +114,9 @@ impl Filter {
 /// A field of the request.
 fn field<'f>(facts: &'f dyn Facts, name: &str) -> Option<Cow<'f, [u8]>> {
     match facts.request(&Key::parse(name)?) {
-        Value::Bytes(bytes) => Some(Cow::Owned(bytes.into_owned())),
+        Value::Bytes(bytes) => Some(bytes),
         Value::Text(text) => Some(Cow::Owned(text.into_owned().into_bytes())),
+        Value::Kept(value) => Some(Cow::Owned(value.as_bytes().to_vec())),
         _ => None,
     }
 }

@@ -2,12 +2,15 @@
 
 use std::borrow::Cow;
 use std::fmt::{Display, Write as _};
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use causeway_xds::resource::format::{Fact, Holder, Point};
 use causeway_xds::resource::metadata::MetadataValue;
 use http::header::{HeaderName, HeaderValue};
+
+use super::json;
 
 /// A header or a pseudo header.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +44,11 @@ pub enum Value<'f> {
     Text(Cow<'f, str>),
     /// A header, which may be any bytes.
     Bytes(Cow<'f, [u8]>),
+    /// One that was kept.
+    Kept(HeaderValue),
     Number(u64),
+    Address(SocketAddr),
+    Ip(IpAddr),
     Metadata(Cow<'f, MetadataValue>),
 }
 
@@ -62,6 +69,20 @@ impl Value<'static> {
         Self::Text(Cow::Owned(text))
     }
 
+    pub fn address(address: Option<SocketAddr>) -> Self {
+        address.map_or(Self::Missing, Self::Address)
+    }
+
+    /// The address without its port.
+    pub fn ip(address: Option<SocketAddr>) -> Self {
+        address.map_or(Self::Missing, |a| Self::Ip(a.ip().to_canonical()))
+    }
+
+    /// The port alone.
+    pub fn port(address: Option<SocketAddr>) -> Self {
+        Self::number(address.map(|a| a.port()))
+    }
+
     pub fn number(value: Option<impl Into<u64>>) -> Self {
         value.map_or(Self::Missing, |v| Self::Number(v.into()))
     }
@@ -79,6 +100,75 @@ impl<'f> Value<'f> {
 
     pub fn header(value: Option<&'f HeaderValue>) -> Self {
         value.map_or(Self::Missing, |v| Self::Bytes(v.as_bytes().into()))
+    }
+
+    /// Of a header.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Kept(value) => Some(value.as_bytes()),
+            _ => None,
+        }
+    }
+
+    /// Puts it behind what is there, as text; nothing for what is missing.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Missing => {}
+            Self::Text(text) => out.extend_from_slice(text.as_bytes()),
+            Self::Bytes(bytes) => out.extend_from_slice(bytes),
+            Self::Kept(value) => out.extend_from_slice(value.as_bytes()),
+            Self::Number(number) => decimal(*number, out),
+            Self::Address(address) => write_address(*address, out),
+            Self::Ip(ip) => write_ip(*ip, out),
+            Self::Metadata(value) => json::write_metadata_text(value, out),
+        }
+    }
+}
+
+/// Digits, without going through the formatting machinery: addresses and numbers are in nearly
+/// every line of a log.
+pub(super) fn decimal(mut number: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+fn write_address(address: SocketAddr, out: &mut Vec<u8>) {
+    match address {
+        SocketAddr::V4(address) => {
+            write_ip((*address.ip()).into(), out);
+            out.push(b':');
+            decimal(address.port().into(), out);
+        }
+        SocketAddr::V6(address) => {
+            // Writing to memory cannot fail.
+            std::io::Write::write_fmt(out, format_args!("{address}")).ok();
+        }
+    }
+}
+
+fn write_ip(ip: IpAddr, out: &mut Vec<u8>) {
+    match ip {
+        IpAddr::V4(ip) => {
+            for (i, octet) in ip.octets().into_iter().enumerate() {
+                if i > 0 {
+                    out.push(b'.');
+                }
+                decimal(octet.into(), out);
+            }
+        }
+        IpAddr::V6(ip) => {
+            std::io::Write::write_fmt(out, format_args!("{ip}")).ok();
+        }
     }
 }
 

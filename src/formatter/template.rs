@@ -186,13 +186,24 @@ fn unquote(byte: &mut u8) {
 }
 
 fn shorten(value: Value<'_>, max: usize) -> Value<'_> {
+    if max == usize::MAX {
+        return value;
+    }
     match value {
         Value::Text(text) if text.len() > max => {
             let cut = text.floor_char_boundary(max);
             Value::Text(Cow::Owned(text[..cut].to_owned()))
         }
-        Value::Bytes(bytes) if bytes.len() > max => Value::Bytes(bytes[..max].to_vec().into()),
-        other => other,
+        // Numbers and metadata keep their type.
+        other @ (Value::Missing | Value::Text(_) | Value::Number(_) | Value::Metadata(_)) => other,
+        other => {
+            let mut out = Vec::new();
+            other.write(&mut out);
+            match out.len() > max {
+                true => Value::Bytes(out[..max].to_vec().into()),
+                false => other,
+            }
+        }
     }
 }
 
@@ -200,27 +211,9 @@ fn write(value: &Value<'_>, max: usize, missing: &str, out: &mut Vec<u8>) {
     let from = out.len();
     match value {
         Value::Missing => return out.extend_from_slice(missing.as_bytes()),
-        Value::Text(text) => out.extend_from_slice(text.as_bytes()),
-        Value::Bytes(bytes) => out.extend_from_slice(bytes),
-        Value::Number(number) => decimal(*number, out),
-        Value::Metadata(value) => json::write_metadata_text(value, out),
+        value => value.write(out),
     }
     out.truncate(from.saturating_add(max).min(out.len()));
-}
-
-/// Digits, without going through the formatting machinery.
-pub(super) fn decimal(mut number: u64, out: &mut Vec<u8>) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
 }
 
 impl Op {
@@ -345,13 +338,13 @@ impl Op {
                 let value = path(facts, *of);
                 if *query { value } else { without_query(value) }
             }
-            Self::QueryParameter(name) => match path(facts, PathOf::Sent) {
-                Value::Bytes(path) => parameter(&path, name),
-                _ => Value::Missing,
+            Self::QueryParameter(name) => match path(facts, PathOf::Sent).bytes() {
+                Some(path) => parameter(path, name),
+                None => Value::Missing,
             },
-            Self::QueryParameters { decoded } => match path(facts, PathOf::Sent) {
-                Value::Bytes(path) => parameters(&path, *decoded),
-                _ => Value::Missing,
+            Self::QueryParameters { decoded } => match path(facts, PathOf::Sent).bytes() {
+                Some(path) => parameters(path, *decoded),
+                None => Value::Missing,
             },
             Self::Time { moment, format } => {
                 let at = match moment {
@@ -402,17 +395,21 @@ fn path(facts: &dyn Facts, of: PathOf) -> Value<'_> {
 }
 
 fn without_query(value: Value<'_>) -> Value<'_> {
-    let Value::Bytes(bytes) = value else {
-        return value;
-    };
-    let length = bytes.iter().position(|b| *b == b'?').unwrap_or(bytes.len());
-    Value::Bytes(match bytes {
-        Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[..length]),
-        Cow::Owned(mut bytes) => {
-            bytes.truncate(length);
-            Cow::Owned(bytes)
+    let length = |bytes: &[u8]| bytes.iter().position(|b| *b == b'?');
+    match value {
+        Value::Bytes(Cow::Borrowed(bytes)) => {
+            Value::Bytes(bytes[..length(bytes).unwrap_or(bytes.len())].into())
         }
-    })
+        Value::Bytes(Cow::Owned(mut bytes)) => {
+            bytes.truncate(length(&bytes).unwrap_or(bytes.len()));
+            Value::Bytes(bytes.into())
+        }
+        Value::Kept(value) => match length(value.as_bytes()) {
+            Some(length) => Value::Bytes(value.as_bytes()[..length].to_vec().into()),
+            None => Value::Kept(value),
+        },
+        other => other,
+    }
 }
 
 fn query(path: &[u8]) -> Option<&[u8]> {
@@ -480,10 +477,7 @@ const GRPC_STATUSES: [(&str, &str); 17] = [
 
 /// The number of the gRPC status of an answer: from its trailers, its head, or the HTTP status.
 pub fn grpc_status_number(facts: &dyn Facts) -> Option<u64> {
-    let number = |value: Value<'_>| match value {
-        Value::Bytes(bytes) => std::str::from_utf8(&bytes).ok()?.parse().ok(),
-        _ => None,
-    };
+    let number = |value: Value<'_>| std::str::from_utf8(value.bytes()?).ok()?.parse().ok();
     let told = number(facts.trailer(&GRPC_STATUS))
         .or_else(|| number(facts.response(&Key::Field(GRPC_STATUS))));
     told.or_else(|| match facts.fact(Fact::ResponseCode) {
@@ -501,13 +495,10 @@ pub fn grpc_status_number(facts: &dyn Facts) -> Option<u64> {
 }
 
 fn grpc_status(facts: &dyn Facts, form: GrpcStatusForm) -> Value<'static> {
-    let is_grpc = match facts.request(&Key::Field(CONTENT_TYPE)) {
-        Value::Bytes(kind) => {
-            kind.starts_with(b"application/grpc")
-                && matches!(kind.get(16), None | Some(b'+' | b';'))
-        }
-        _ => false,
-    };
+    let kind = facts.request(&Key::Field(CONTENT_TYPE));
+    let is_grpc = kind.bytes().is_some_and(|kind| {
+        kind.starts_with(b"application/grpc") && matches!(kind.get(16), None | Some(b'+' | b';'))
+    });
     let Some(number) = is_grpc.then(|| grpc_status_number(facts)).flatten() else {
         return Value::Missing;
     };

@@ -189,6 +189,48 @@ fn json_keeps_types_and_stays_json() {
 }
 
 #[test]
+fn addresses_are_written_as_the_library_writes_them() {
+    let mut random = fastrand::Rng::with_seed(3);
+    for _ in 0..1_000 {
+        let ip: std::net::IpAddr = match random.bool() {
+            true => std::net::Ipv4Addr::from(random.u32(..)).into(),
+            false => std::net::Ipv6Addr::from(random.u128(..) >> random.u32(..128)).into(),
+        };
+        let address = std::net::SocketAddr::new(ip, random.u16(..));
+        let written = |value: Value<'_>| {
+            let mut out = Vec::new();
+            value.write(&mut out);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(written(Value::Address(address)), address.to_string());
+        assert_eq!(written(Value::Ip(ip)), ip.to_string());
+    }
+}
+
+#[test]
+fn json_strings_are_read_back_as_they_were() {
+    let mut random = fastrand::Rng::with_seed(4);
+    let pieces = [
+        "a",
+        "bcdefgh",
+        "\"",
+        "\\",
+        "\n",
+        "\u{1}",
+        "\u{7f}",
+        "é",
+        "0123456789abcdef",
+    ];
+    for _ in 0..5_000 {
+        let count = random.usize(..8);
+        let text: String = (0..count).map(|_| random.choice(pieces).unwrap()).collect();
+        let mut out = Vec::new();
+        json::write_quoted(text.as_bytes(), &mut out);
+        assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
+    }
+}
+
+#[test]
 fn a_text_has_an_end_however_often_a_header_is_asked_for() {
     let parts = (0..20_000).map(|_| command(header(":path", ""), None));
     assert_eq!(rendered(parts.collect()).len(), MAX_TEXT);

@@ -74,10 +74,10 @@ fn keep(from: &HeaderMap, names: &[HeaderName], to: &RefCell<Vec<(HeaderName, He
     }
 }
 
-fn find<'k>(kept: &'k RefCell<Vec<(HeaderName, HeaderValue)>>, name: &HeaderName) -> Value<'k> {
+fn find(kept: &RefCell<Vec<(HeaderName, HeaderValue)>>, name: &HeaderName) -> Value<'static> {
     let kept = kept.borrow();
     match kept.iter().find(|(kept, _)| kept == name) {
-        Some((_, value)) => Value::Bytes(value.as_bytes().to_vec().into()),
+        Some((_, value)) => Value::Kept(value.clone()),
         None => Value::Missing,
     }
 }
@@ -168,30 +168,28 @@ impl<'o> Observed<'o> {
         at.map(|at| at.saturating_duration_since(self.exchange.start))
     }
 
-    /// The endpoint that was asked last.
-    fn endpoint<T: ToString>(
-        &self,
-        what: impl Fn(&Endpoint, &Transport) -> Option<T>,
-    ) -> Value<'o> {
+    /// Of the endpoint that was asked last.
+    fn endpoint(&self, what: impl Fn(&Endpoint, &Transport) -> Value<'static>) -> Value<'static> {
         let Some(kept) = self.kept() else {
             return Value::Missing;
         };
         let upstream = kept.upstream.borrow();
-        let found = upstream.as_ref().and_then(|(e, t)| what(e, t));
-        Value::Text(match found {
-            Some(found) => found.to_string().into(),
-            None => return Value::Missing,
-        })
+        upstream
+            .as_ref()
+            .map_or(Value::Missing, |(e, t)| what(e, t))
+    }
+}
+
+fn named(endpoint: &Endpoint) -> Value<'static> {
+    match endpoint.socket_address() {
+        Some(address) => Value::Address(address),
+        None => Value::shown(Some(endpoint)),
     }
 }
 
 fn head<'v>(kept: Option<&'v Kept>, of: impl Fn(&Head) -> Option<Vec<u8>>) -> Value<'v> {
     let found = kept.and_then(|kept| kept.head.borrow().as_ref().and_then(of));
     found.map_or(Value::Missing, |bytes| Value::Bytes(bytes.into()))
-}
-
-fn port(address: Option<SocketAddr>) -> Value<'static> {
-    Value::number(address.map(|a| a.port()))
 }
 
 /// What is known of a connection by its handshake.
@@ -210,10 +208,6 @@ fn of_session(session: &Session, fact: Fact) -> Value<'_> {
         (Fact::DownstreamPeerSubject, Some(peer)) => said(&peer.names.subject),
         _ => Value::Missing,
     }
-}
-
-fn ip(address: Option<SocketAddr>) -> Value<'static> {
-    Value::shown(address.map(|a| a.ip().to_canonical()))
 }
 
 impl Facts for Observed<'_> {
@@ -272,22 +266,24 @@ impl Facts for Observed<'_> {
             Fact::BytesSent => Value::Number(progress.sent.get()),
             Fact::ConnectionId => Value::Number(connection.id),
             Fact::DownstreamDirectLocalAddress | Fact::DownstreamLocalAddress => {
-                Value::shown(connection.local)
+                Value::address(connection.local)
             }
             Fact::DownstreamDirectLocalAddressWithoutPort
-            | Fact::DownstreamLocalAddressWithoutPort => ip(connection.local),
-            Fact::DownstreamDirectLocalPort | Fact::DownstreamLocalPort => port(connection.local),
-            Fact::DownstreamDirectRemoteAddress => Value::shown(connection.peer_address),
-            Fact::DownstreamDirectRemoteAddressWithoutPort => ip(connection.peer_address),
-            Fact::DownstreamDirectRemotePort => port(connection.peer_address),
+            | Fact::DownstreamLocalAddressWithoutPort => Value::ip(connection.local),
+            Fact::DownstreamDirectLocalPort | Fact::DownstreamLocalPort => {
+                Value::port(connection.local)
+            }
+            Fact::DownstreamDirectRemoteAddress => Value::address(connection.peer_address),
+            Fact::DownstreamDirectRemoteAddressWithoutPort => Value::ip(connection.peer_address),
+            Fact::DownstreamDirectRemotePort => Value::port(connection.peer_address),
             Fact::DownstreamRemoteAddress => match connection.peer_address {
-                Some(peer) if peer.ip().to_canonical() == client => Value::shown(Some(peer)),
+                Some(peer) if peer.ip().to_canonical() == client => Value::Address(peer),
                 // A header says no port.
-                _ => Value::shown(Some(SocketAddr::new(client, 0))),
+                _ => Value::Address(SocketAddr::new(client, 0)),
             },
-            Fact::DownstreamRemoteAddressWithoutPort => Value::shown(Some(client)),
+            Fact::DownstreamRemoteAddressWithoutPort => Value::Ip(client),
             Fact::DownstreamRemotePort => match connection.peer_address {
-                Some(peer) if peer.ip().to_canonical() == client => port(Some(peer)),
+                Some(peer) if peer.ip().to_canonical() == client => Value::port(Some(peer)),
                 _ => Value::Number(0),
             },
             Fact::Duration => Value::milliseconds(Some(exchange.start.elapsed())),
@@ -348,29 +344,30 @@ impl Facts for Observed<'_> {
                     .map(|(name, _)| &**name),
             ),
             Fact::UpstreamConnectionId => Value::number(self.connection().map(|c| c.id)),
-            Fact::UpstreamLocalAddress => Value::shown(self.local()),
-            Fact::UpstreamLocalAddressWithoutPort => ip(self.local()),
-            Fact::UpstreamLocalPort => port(self.local()),
+            Fact::UpstreamLocalAddress => Value::address(self.local()),
+            Fact::UpstreamLocalAddressWithoutPort => Value::ip(self.local()),
+            Fact::UpstreamLocalPort => Value::port(self.local()),
             Fact::UpstreamHost | Fact::UpstreamRemoteAddress => {
-                self.endpoint(|endpoint, _| Some(endpoint.to_string()))
+                self.endpoint(|endpoint, _| named(endpoint))
             }
             Fact::UpstreamHostName | Fact::UpstreamHostNameWithoutPort => self.endpoint(
                 |endpoint, _| match endpoint.attributes.hostname.is_empty() {
-                    true => Some(endpoint.to_string()),
-                    false => Some(endpoint.attributes.hostname.clone()),
+                    true => named(endpoint),
+                    false => Value::shown(Some(&endpoint.attributes.hostname)),
                 },
             ),
-            Fact::UpstreamProtocol => self.endpoint(|_, transport| transport.protocol.name()),
-            Fact::UpstreamRemoteAddressWithoutPort => {
-                self.endpoint(|endpoint, _| endpoint.socket_address().map(|a| a.ip()))
+            Fact::UpstreamProtocol => {
+                self.endpoint(|_, transport| Value::text(transport.protocol.name()))
             }
-            Fact::UpstreamRemotePort => match self.kept() {
-                Some(kept) => {
-                    let upstream = kept.upstream.borrow();
-                    port(upstream.as_ref().and_then(|(e, _)| e.socket_address()))
-                }
-                None => Value::Missing,
-            },
+            Fact::UpstreamRemoteAddressWithoutPort => {
+                self.endpoint(|endpoint, _| match endpoint.socket_address() {
+                    Some(address) => Value::Ip(address.ip()),
+                    None => Value::Missing,
+                })
+            }
+            Fact::UpstreamRemotePort => {
+                self.endpoint(|endpoint, _| Value::port(endpoint.socket_address()))
+            }
             Fact::UpstreamRequestAttemptCount => Value::Number(exchange.attempts.get().into()),
             Fact::UpstreamTransportFailureReason
             | Fact::ConnectionTerminationDetails

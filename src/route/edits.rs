@@ -208,6 +208,8 @@ fn rendered(template: &Template, facts: &dyn Facts) -> Result<HeaderValue, Inval
 
 impl Changes<'_> {
     pub fn apply(self, headers: &mut HeaderMap) {
+        // Grown once: growing hashes all names again.
+        headers.reserve(self.overwrite.len() + self.add.len());
         for name in self.remove {
             headers.remove(name);
         }

@@ -145,8 +145,6 @@ impl Facts for Log {
     }
 
     fn fact(&self, fact: Fact) -> Value<'_> {
-        let ip = |address: Option<SocketAddr>| Value::shown(address.map(|a| a.ip().to_canonical()));
-        let port = |address: Option<SocketAddr>| Value::number(address.map(|a| a.port()));
         match fact {
             Fact::AccessLogType => Value::word(self.kind.get()),
             Fact::BytesReceived => Value::Number(self.received.get()),
@@ -160,27 +158,25 @@ impl Facts for Log {
             Fact::ResponseFlags => Value::word(self.flag.get().map_or("-", ResponseFlag::short)),
             Fact::ResponseFlagsLong => Value::word(self.flag.get().map_or("-", ResponseFlag::long)),
             Fact::DownstreamRemoteAddress | Fact::DownstreamDirectRemoteAddress => {
-                Value::shown(self.peer)
+                Value::address(self.peer)
             }
             Fact::DownstreamRemoteAddressWithoutPort
-            | Fact::DownstreamDirectRemoteAddressWithoutPort => ip(self.peer),
-            Fact::DownstreamRemotePort | Fact::DownstreamDirectRemotePort => port(self.peer),
+            | Fact::DownstreamDirectRemoteAddressWithoutPort => Value::ip(self.peer),
+            Fact::DownstreamRemotePort | Fact::DownstreamDirectRemotePort => Value::port(self.peer),
             Fact::DownstreamLocalAddress | Fact::DownstreamDirectLocalAddress => {
-                Value::shown(self.local)
+                Value::address(self.local)
             }
             Fact::DownstreamLocalAddressWithoutPort
-            | Fact::DownstreamDirectLocalAddressWithoutPort => ip(self.local),
-            Fact::DownstreamLocalPort | Fact::DownstreamDirectLocalPort => port(self.local),
+            | Fact::DownstreamDirectLocalAddressWithoutPort => Value::ip(self.local),
+            Fact::DownstreamLocalPort | Fact::DownstreamDirectLocalPort => Value::port(self.local),
             Fact::UpstreamCluster | Fact::UpstreamClusterRaw => Value::text(Some(&*self.cluster)),
-            Fact::UpstreamHost | Fact::UpstreamRemoteAddress => {
-                Value::shown(self.endpoint.get().map(|e| e.to_string()))
-            }
-            Fact::UpstreamRemoteAddressWithoutPort => ip(self.address()),
-            Fact::UpstreamRemotePort => port(self.address()),
+            Fact::UpstreamHost | Fact::UpstreamRemoteAddress => Value::shown(self.endpoint.get()),
+            Fact::UpstreamRemoteAddressWithoutPort => Value::ip(self.address()),
+            Fact::UpstreamRemotePort => Value::port(self.address()),
             Fact::UpstreamConnectionId => Value::number(self.connection.get().map(|c| c.id)),
-            Fact::UpstreamLocalAddress => Value::shown(self.upstream_local()),
-            Fact::UpstreamLocalAddressWithoutPort => ip(self.upstream_local()),
-            Fact::UpstreamLocalPort => port(self.upstream_local()),
+            Fact::UpstreamLocalAddress => Value::address(self.upstream_local()),
+            Fact::UpstreamLocalAddressWithoutPort => Value::ip(self.upstream_local()),
+            Fact::UpstreamLocalPort => Value::port(self.upstream_local()),
             _ => Value::Missing,
         }
     }
