@@ -45,13 +45,9 @@ try-demo: build
 jupyter: build
     tests/conformance/jupyter.sh target/release/causeway
 
-# The release binary that CI and the conformance scripts use.
+# The binary that is shipped, and that CI and the conformance scripts use.
 build:
     cargo build --release
-
-# What is shipped, and what performance figures are taken with.
-dist:
-    cargo build --profile dist
 
 # Everything CI runs.
 ci:
