@@ -14,7 +14,7 @@ use super::watch::Fired;
 use crate::error::ResponseFlag;
 use crate::filter::body::{Transform, Transformed, Whole};
 use crate::filter::{self, NewBody};
-use crate::upstream::pool::Lease;
+use crate::upstream::pool::{self, Lease};
 
 /// What a client is sent.
 pub enum Body {
@@ -190,7 +190,7 @@ impl Relay {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match Pin::new(&mut self.inner).poll_frame(cx) {
+        match pool::poll_frame(&mut self.inner, cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 let progress = &self.exchange.progress;
                 progress.tick();

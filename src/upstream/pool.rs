@@ -8,6 +8,7 @@ mod about;
 mod http1;
 mod multiplex;
 mod raw;
+mod spared;
 mod waiting;
 
 use std::cell::RefCell;
@@ -33,6 +34,7 @@ use super::{Endpoint, Protocol, Transport, Via};
 
 pub use about::About;
 pub use raw::{Counted, CountedRaw, RawConnection, open_raw};
+pub use spared::poll_frame;
 
 /// How often a data thread looks for connections that were idle too long.
 pub const SWEEP: Duration = Duration::from_secs(1);

@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 
 use super::about::About;
 use super::raw::Counted;
+use super::spared::spared;
 use super::waiting::{self, Pending};
 use super::{Idle, MAX_RESPONSE_HEAD, connection_permit, http_error, spawn_tied, with_pool};
 use crate::net::Io;
@@ -80,7 +81,7 @@ pub(super) async fn over(
         .map_err(|e| http_error(endpoint, e))?;
     spawn_tied(endpoint, async move {
         let _counted = counted;
-        if let Err(error) = connection.with_upgrades().await {
+        if let Err(error) = spared(connection.with_upgrades()).await {
             tracing::debug!(%error, "upstream connection ended");
         }
     });
