@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
+use tokio::time::timeout_at;
 
 use super::about::About;
 use super::http1::{self, Http1};
 use super::raw::Counted;
-use super::waiting::Pending;
+use super::waiting::{Pending, waited_too_long};
 use super::{Kind, connection_permit, http_error, spawn_tied, with_pool};
 use crate::net::Io;
 use crate::net::http2::Windows;
@@ -140,6 +141,7 @@ pub(super) async fn checkout(
 ) -> Result<(Kind, bool), ConnectError> {
     let mut fresh = fresh;
     let mut pending = None;
+    let mut deadline = tokio::time::Instant::now();
     loop {
         let turn = with_pool(endpoint.uid, |pool| {
             if std::mem::take(&mut fresh) {
@@ -173,13 +175,16 @@ pub(super) async fn checkout(
         });
         if pending.is_none() && !matches!(turn, Turn::Use(_)) {
             pending = Some(Pending::begin(endpoint, transport)?);
+            deadline = tokio::time::Instant::now() + transport.queue_timeout;
         }
         match turn {
             Turn::Use(place) => return Ok((Kind::Http2(place), true)),
             Turn::Wait(opened) => {
                 // Without an answer it worked, or whoever opened has left: look again.
-                if let Ok(error) = opened.await {
-                    return Err(error);
+                match timeout_at(deadline, opened).await {
+                    Ok(Ok(error)) => return Err(error),
+                    Ok(Err(_)) => {}
+                    Err(_) => return Err(waited_too_long(endpoint, transport)),
                 }
             }
             Turn::Open(opening) => {
