@@ -185,7 +185,7 @@ fn refusals_name_file_place_and_path() {
             "typed_dns_resolver_config: {name: x, typed_config: {\"@type\": \
              type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.\
              CaresDnsResolverConfig, query_tries: 0}}",
-            "b.yaml: line 1, column 154: typed_dns_resolver_config.typed_config.query_tries: \
+            "b.yaml: line 1, column 153: typed_dns_resolver_config.typed_config.query_tries: \
              0 is not within 1 and 3600",
         ),
         (

@@ -199,8 +199,7 @@ impl Servers {
 
 impl Known {
     fn new(config: &DnsServers, files: Files) -> Self {
-        let own =
-            !config.addresses.is_empty() && !(config.as_fallback && !files.servers.is_empty());
+        let own = !config.addresses.is_empty() && (!config.as_fallback || files.servers.is_empty());
         let addresses = match (own, files.servers.is_empty()) {
             (true, _) => &config.addresses,
             (false, false) => &files.servers,
