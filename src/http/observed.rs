@@ -37,6 +37,8 @@ pub struct Kept {
     pub cluster: OnceCell<(Arc<str>, Arc<ClusterModel>)>,
     /// The endpoint that was asked last.
     pub upstream: RefCell<Option<(Arc<Endpoint>, Arc<Transport>)>>,
+    /// Those before it, in their order.
+    pub before: RefCell<Vec<Arc<Endpoint>>>,
     /// The connection that was used last.
     pub connection: Cell<Option<About>>,
     pub request_size: Cell<Option<u64>>,
@@ -93,6 +95,7 @@ impl Kept {
             route: RefCell::default(),
             cluster: OnceCell::new(),
             upstream: RefCell::default(),
+            before: RefCell::default(),
             connection: Cell::default(),
             request_size: Cell::default(),
             response_size: Cell::default(),
@@ -169,6 +172,20 @@ impl<'o> Observed<'o> {
     }
 
     /// The endpoint that was asked last.
+    /// All that were asked, one after the other.
+    fn attempted(&self, what: impl Fn(&Endpoint) -> String) -> Value<'o> {
+        let Some(kept) = self.kept() else {
+            return Value::Missing;
+        };
+        let (before, last) = (kept.before.borrow(), kept.upstream.borrow());
+        let Some((last, _)) = &*last else {
+            return Value::Missing;
+        };
+        let all = before.iter().chain([last]);
+        let all: Vec<String> = all.map(|endpoint| what(endpoint)).collect();
+        Value::Text(all.join(",").into())
+    }
+
     fn endpoint<T: ToString>(
         &self,
         what: impl Fn(&Endpoint, &Transport) -> Option<T>,
@@ -360,6 +377,18 @@ impl Facts for Observed<'_> {
                     false => Some(endpoint.attributes.hostname.clone()),
                 },
             ),
+            Fact::UpstreamHostsAttempted => self.attempted(ToString::to_string),
+            Fact::UpstreamHostsAttemptedWithoutPort => {
+                self.attempted(|e| match e.socket_address() {
+                    Some(address) => address.ip().to_string(),
+                    None => e.to_string(),
+                })
+            }
+            Fact::UpstreamHostNamesAttempted | Fact::UpstreamHostNamesAttemptedWithoutPort => self
+                .attempted(|e| match e.attributes.hostname.as_str() {
+                    "" => e.to_string(),
+                    name => name.to_owned(),
+                }),
             Fact::UpstreamProtocol => self.endpoint(|_, transport| transport.protocol.name()),
             Fact::UpstreamRemoteAddressWithoutPort => {
                 self.endpoint(|endpoint, _| endpoint.socket_address().map(|a| a.ip()))
