@@ -184,6 +184,29 @@ async fn streams_beyond_what_the_peer_allows_go_over_another_connection() {
 }
 
 #[tokio::test]
+async fn streams_wait_for_a_place_on_the_connections_that_there_may_be() {
+    let go = Arc::new(Semaphore::new(0));
+    let origin = shared_origin(1, &go, &Arc::default()).await;
+    let mut cluster = http2_cluster("a", origin.address);
+    cluster["circuit_breakers"] = json!({"thresholds": [{"max_connections": 1}]});
+    cluster["metadata"] = json!({"filter_metadata": {"causeway": {"queue_timeout": "20s"}}});
+    let (app, client) = through(&cluster).await;
+    assert_eq!(client.send(post("/")).await.status, 200);
+    let held = posts(&client, "/held", 4);
+    let waiting = || {
+        app.running
+            .stats
+            .cluster("a")
+            .upstream_rq_pending_active
+            .value()
+    };
+    eventually("three wait", || waiting() == 3).await;
+    go.add_permits(4);
+    assert_eq!(statuses(held).await, [200; 4]);
+    assert_eq!((origin.connections(), waiting()), (1, 0));
+}
+
+#[tokio::test]
 async fn all_who_wait_for_a_connection_fail_with_it() {
     // Takes connections and never shakes hands.
     let silent = Origin::tcp(|mut stream| async move {

@@ -15,11 +15,11 @@ use super::about::About;
 use super::http1::{self, Http1};
 use super::raw::Counted;
 use super::waiting::{Pending, waited_too_long};
-use super::{Kind, connection_permit, http_error, spawn_tied, with_pool};
+use super::{Kind, connection_permit, http_error, leave, spawn_tied, with_pool};
 use crate::net::Io;
 use crate::net::http2::Windows;
 use crate::upstream::body::RequestBody;
-use crate::upstream::connect::{ConnectError, connect};
+use crate::upstream::connect::{ConnectError, ConnectErrorKind, connect};
 use crate::upstream::{Endpoint, Protocol, Transport, Via};
 
 /// What h2 says of the streams that a peer allows until the peer has said something; no peer can
@@ -43,6 +43,10 @@ struct Load {
     streams: Cell<usize>,
     served: Cell<u32>,
     idle_since: Cell<Instant>,
+    /// Whose connection it is.
+    endpoint: u64,
+    /// Somebody may wait for a place.
+    wanted: Cell<bool>,
 }
 
 /// One stream's place on a connection, for as long as the stream lasts.
@@ -58,6 +62,12 @@ impl Drop for Place {
         self.load.streams.set(streams);
         if streams == 0 {
             self.load.idle_since.set(Instant::now());
+        }
+        if self.load.wanted.get() {
+            // Whoever waits longest looks again, and finds this place.
+            leave(self.load.endpoint, |pool| {
+                self.load.wanted.set(pool.waiting.len() > 1);
+            });
         }
     }
 }
@@ -194,6 +204,28 @@ pub(super) async fn checkout(
                         with_pool(endpoint.uid, |pool| pool.speaks_http1 = true);
                         return Ok((Kind::Http1(connection), false));
                     }
+                    // There may not be more connections, but places on these come free.
+                    Err(error) if matches!(error.kind, ConnectErrorKind::Overflow(..)) => {
+                        drop(opening);
+                        let freed = with_pool(endpoint.uid, |pool| {
+                            let connections = pool.http2.iter();
+                            connections.for_each(|shared| shared.load.wanted.set(true));
+                            let (free, freed) = oneshot::channel();
+                            pool.waiting.push_back((via.cloned(), free));
+                            freed
+                        });
+                        match timeout_at(deadline, freed).await {
+                            // It has come to speak HTTP/1 meanwhile.
+                            Ok(Ok(mut connection)) => {
+                                if connection.is_usable().await {
+                                    return Ok((Kind::Http1(connection), true));
+                                }
+                            }
+                            Ok(Err(_)) => {}
+                            Err(_) => return Err(waited_too_long(endpoint, transport)),
+                        }
+                        continue;
+                    }
                     Err(error) => {
                         opening.failed(&error);
                         return Err(error);
@@ -204,6 +236,8 @@ pub(super) async fn checkout(
                     with_pool(endpoint.uid, |pool| {
                         pool.transport.get_or_insert_with(|| Arc::clone(transport));
                         pool.http2.push(shared);
+                        // There may be room for them all.
+                        pool.waiting.clear();
                     });
                 }
                 link.opening.set(Some(opening));
@@ -274,6 +308,8 @@ async fn open(
             streams: Cell::new(0),
             served: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
+            endpoint: endpoint.uid,
+            wanted: Cell::new(false),
         }),
         opened: Instant::now(),
         about,
