@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
 
 use axum::extract::{Query, State};
 use axum::response::Response;
@@ -13,10 +14,12 @@ use serde_json::{Map, Value, json};
 
 use super::{AdminState, reply};
 use crate::cluster::Cluster;
+use crate::cluster::health_check::kind;
 use crate::control::Pipeline;
 use crate::snapshot::ListenerSpec;
 use crate::upstream::Endpoint;
 use crate::upstream::endpoint::Finding;
+use crate::util::time::timestamp;
 
 type Params = Query<HashMap<String, String>>;
 
@@ -109,6 +112,9 @@ fn cluster_text(cluster: &Cluster, added: bool, out: &mut String) {
             attributes.hostname
         ));
         line(format_args!("{endpoint}::health_flags::{health}"));
+        for (what, value) in diagnosis(cluster, endpoint) {
+            line(format_args!("{endpoint}::{what}::{value}"));
+        }
         line(format_args!("{endpoint}::weight::{}", attributes.weight));
         line(format_args!("{endpoint}::region::{}", locality.region));
         line(format_args!("{endpoint}::zone::{}", locality.zone));
@@ -182,6 +188,36 @@ fn flags(endpoint: &Endpoint) -> String {
     }
 }
 
+/// Why an endpoint is as healthy as it is and when that is looked at again; only what there is.
+fn diagnosis(cluster: &Cluster, endpoint: &Endpoint) -> Vec<(&'static str, String)> {
+    let at = |left: Duration| timestamp(SystemTime::now() + left);
+    let diagnosis = endpoint.diagnosis();
+    let mut said = Vec::new();
+    if let Some(check) = &cluster.model.health_check {
+        if let Some(failure) = diagnosis.check_failure() {
+            // One line for each thing: what an endpoint answered may have more.
+            let failure = failure.replace(['\r', '\n'], " ");
+            said.push((
+                "health_check_failure",
+                format!("{}: {failure}", kind(check)),
+            ));
+        } else if endpoint.is_found(Finding::PendingActive) {
+            said.push(("health_check_failure", "not checked yet".to_owned()));
+        }
+        if let Some(left) = diagnosis.next_check() {
+            said.push(("next_health_check", at(left)));
+        }
+    }
+    if let Some(ejection) = diagnosis.ejection() {
+        said.push(("ejected_by", ejection.by.to_owned()));
+        said.push(("ejected_until", at(ejection.left())));
+    }
+    if let Some(left) = endpoint.shunned_for() {
+        said.push(("connect_failed_avoided_until", at(left)));
+    }
+    said
+}
+
 fn numbers(endpoint: &Endpoint) -> [(&'static str, u64); 8] {
     let stats = &endpoint.stats;
     let gauge = |value: i64| u64::try_from(value).unwrap_or_default();
@@ -238,7 +274,7 @@ fn cluster_value(cluster: &Cluster, added: bool) -> Value {
     let hosts: Vec<Value> = cluster
         .known_endpoints()
         .iter()
-        .map(|e| host_value(e))
+        .map(|e| host_value(cluster, e))
         .collect();
     if !hosts.is_empty() {
         value["host_statuses"] = json!(hosts);
@@ -246,7 +282,7 @@ fn cluster_value(cluster: &Cluster, added: bool) -> Value {
     value
 }
 
-fn host_value(endpoint: &Endpoint) -> Value {
+fn host_value(cluster: &Cluster, endpoint: &Endpoint) -> Value {
     let stats = numbers(endpoint).map(|(name, value)| {
         let mut stat = Map::new();
         if name.ends_with("_active") {
@@ -283,6 +319,10 @@ fn host_value(endpoint: &Endpoint) -> Value {
         if endpoint.is_found(finding) {
             value["health_status"][name] = json!(true);
         }
+    }
+    // Beside Envoy's message, which has no place for it.
+    for (name, text) in diagnosis(cluster, endpoint) {
+        value["health_details"][name] = json!(text);
     }
     for (name, rate) in rates(endpoint) {
         if let Some(rate) = rate {

@@ -85,6 +85,7 @@ async fn port() -> Port {
         reconcile: Box::new(NoSockets),
         roots: vec![],
         servers: Box::new(NoServers),
+        resolver: None,
         load_reports: None,
         home: None,
         gated: true,

@@ -77,7 +77,7 @@ impl ManagementServers {
     /// # Errors
     /// A server that is named and cannot be connected to, as it is not what the bootstrap says.
     pub fn new(xds: XdsConfig, updates: &[Update]) -> Result<Self> {
-        let statics = match Statics::read(updates) {
+        let statics = match Statics::read(updates, xds.resolver.clone()) {
             // What is wrong with them is said, with its place, where they are brought into use.
             Err(_) if xds.api_sources().next().is_none() => Statics::default(),
             read => read?,

@@ -76,7 +76,13 @@ const READ: &[(&str, &[&str])] = &[
             "compression",
             "cors",
             "authorizer",
+            "connections",
+            "sticky",
         ],
+    ),
+    (
+        "causeway.policies.connections",
+        &["max", "queue", "queue_timeout"],
     ),
     (
         "causeway.policies.rate_limit",

@@ -33,7 +33,7 @@ pub use coordinator::{
 pub use error::ConfigError;
 pub use keys::UnknownKey;
 pub use logging::{ConsoleLog, FileLog, LogFormat, Logging};
-pub use policies::{Authorizer, Coding, Cors, Policy, RateLimit};
+pub use policies::{Authorizer, Coding, Connections, Cors, Policy, RateLimit};
 pub use redis::{Redis, RedisServer};
 pub use worker::{
     Access, Account, Causeway, Certificates, DigestMod, PermitHash, PortProxy, Process, Tls,

@@ -29,6 +29,20 @@ pub struct Policy {
     pub compression: Option<Vec<Coding>>,
     pub cors: Option<Cors>,
     pub authorizer: Option<Authorizer>,
+    pub connections: Option<Connections>,
+    /// Whether the requests of a client go to the same kernel as long as that is there.
+    pub sticky: Option<bool>,
+}
+
+/// How much the kernels of one circuit are asked for at once, by this worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// To all kernels together. A connection of HTTP/1 is one request, or one WebSocket.
+    pub max: u32,
+    /// Requests that may wait for one.
+    pub queue: u32,
+    /// How long each of them may.
+    pub queue_timeout: Duration,
 }
 
 /// Requests of one circuit, on this worker.
@@ -86,6 +100,8 @@ pub(super) struct PolicyTable {
     compression: Option<Vec<Coding>>,
     cors: Option<Spanned<CorsTable>>,
     authorizer: Option<Spanned<AuthorizerTable>>,
+    connections: Option<Spanned<ConnectionsTable>>,
+    sticky: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -94,6 +110,14 @@ struct RateLimitTable {
     requests: u32,
     per: f64,
     burst: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConnectionsTable {
+    max: u32,
+    queue: Option<u32>,
+    queue_timeout: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -137,6 +161,13 @@ impl PolicyTable {
             compression: self.compression,
             cors: checked(self.cors, at, "cors", CorsTable::validate)?,
             authorizer: checked(self.authorizer, at, "authorizer", AuthorizerTable::validate)?,
+            connections: checked(
+                self.connections,
+                at,
+                "connections",
+                ConnectionsTable::validate,
+            )?,
+            sticky: self.sticky,
         })
     }
 }
@@ -178,6 +209,24 @@ impl RateLimitTable {
             requests: self.requests,
             per,
             burst,
+        })
+    }
+}
+
+impl ConnectionsTable {
+    fn validate(self) -> Result<Connections, String> {
+        /// As many as a cluster of Envoy has by default.
+        const QUEUE: u32 = 1024;
+        const QUEUE_TIMEOUT: f64 = 10.0;
+        if self.max == 0 {
+            return Err("max: must be more than 0".to_owned());
+        }
+        let timeout = Duration::try_from_secs_f64(self.queue_timeout.unwrap_or(QUEUE_TIMEOUT));
+        let timeout = timeout.ok().filter(|timeout| !timeout.is_zero());
+        Ok(Connections {
+            max: self.max,
+            queue: self.queue.unwrap_or(QUEUE),
+            queue_timeout: timeout.ok_or("queue_timeout: must be more than 0")?,
         })
     }
 }
@@ -261,6 +310,7 @@ mod tests {
     fn an_entry_says_for_whom_and_what() {
         let text = "[[causeway.policies]]\napp = \"jupyter\"\nmode = \"interactive\"\n\
                     rate_limit = { requests = 10, per = 1.5 }\ncompression = [\"br\", \"gzip\"]\n\
+                    connections = { max = 2, queue_timeout = 0.5 }\nsticky = true\n\
                     [[causeway.policies]]\n\
                     endpoint = \"00000000-0000-0000-0000-000000000001\"\n\
                     cors = { origins = [\"https://a.test\"], credentials = true }\n\
@@ -271,6 +321,15 @@ mod tests {
         let limit = all[0].rate_limit.unwrap();
         assert_eq!((limit.burst, limit.per), (10, Duration::from_millis(1500)));
         assert_eq!(all[0].compression, Some(vec![Coding::Br, Coding::Gzip]));
+        let connections = Connections {
+            max: 2,
+            queue: 1024,
+            queue_timeout: Duration::from_millis(500),
+        };
+        assert_eq!(
+            (all[0].connections, all[0].sticky),
+            (Some(connections), Some(true))
+        );
         assert_eq!(all[1].endpoint, Some(Uuid::from_u128(1)));
         assert!(all[1].cors.as_ref().unwrap().credentials);
         let authorizer = all[1].authorizer.as_ref().unwrap();
@@ -293,6 +352,14 @@ mod tests {
             (
                 "cors = { origins = [\"*\"], credentials = true }",
                 "cors.credentials: cannot be true for the origin *",
+            ),
+            (
+                "connections = { max = 0 }",
+                "causeway.policies.connections.max: must be more than 0",
+            ),
+            (
+                "connections = { max = 1, queue_timeout = -1 }",
+                "connections.queue_timeout: must be more than 0",
             ),
             (
                 "authorizer = { address = \"auth\" }",

@@ -16,6 +16,7 @@ use causeway_xds::proto::{Struct, google};
 use causeway_xds::reject::{FieldPath, Invalid};
 use causeway_xds::resource::api_source::{ApiSource, Target};
 use causeway_xds::resource::config_source::{ConfigSource, Place};
+use causeway_xds::resource::dns_resolver::DnsResolver;
 
 pub(super) use table::XdsTable;
 pub use target::endpoint;
@@ -39,6 +40,9 @@ pub struct XdsConfig {
     pub load_reports: Option<ApiSource>,
     /// The listeners to ask for by name; empty asks for all there are.
     pub listener_names: Vec<String>,
+    /// Whom names are asked of where a cluster does not say (`typed_dns_resolver_config` of the
+    /// bootstrap). `None`: the system.
+    pub resolver: Option<DnsResolver>,
     /// Whether listeners and clusters that a server stops naming stay in force (gRFC A53).
     pub ignore_resource_deletion: bool,
     /// A push that would delete more than this share of all listeners or clusters, in percent,
@@ -61,6 +65,7 @@ impl Default for XdsConfig {
             lds: None,
             load_reports: None,
             listener_names: Vec::new(),
+            resolver: None,
             ignore_resource_deletion: false,
             max_deletion_percent: None,
             backoff_max: BACKOFF_MAX,

@@ -1,13 +1,13 @@
 //! The addresses of names, as a source: it looks up what a cluster names, again and again, and
 //! delivers load assignments. Nothing of it is on the way of a request.
 //!
-//! The first answer is delivered even when nothing was found, so that nobody waits for what is not
-//! there. Later on a name that cannot be looked up keeps the addresses it had.
+//! The first answers are delivered together, even when nothing was found, so that nobody waits for
+//! what is not there. Later on a name that nobody can tell of keeps the addresses it had; one of
+//! which it is said that it has none loses them, unless it is a logical one.
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,18 +28,25 @@ use causeway_xds::resource::load_assignment::{
 use causeway_xds::resource::metadata::{Labels, to_metadata};
 use causeway_xds::source::{Batch, Batches, Extent, Origin, Source, Update};
 use causeway_xds::type_url::pack_as;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tracing::{debug, warn};
+
+use crate::net::resolve::{Answer, Lookup, LookupError};
 
 /// A host and a port to look up.
 type Name = (String, u16);
 
-/// The addresses of each name; none for one that was never found.
-type Answers = BTreeMap<Name, Vec<SocketAddr>>;
+/// What is known of each name.
+type Hosts = BTreeMap<Name, Host>;
 
-type Looking = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
-
-/// Whom to ask.
-pub type Lookup = Arc<dyn Fn(Name) -> Looking + Send + Sync>;
+#[derive(Debug, Default)]
+struct Host {
+    addresses: Vec<IpAddr>,
+    answered: bool,
+    /// On end, up to now.
+    failures: u32,
+}
 
 /// The names of one cluster.
 pub struct DnsSource {
@@ -48,75 +55,84 @@ pub struct DnsSource {
 }
 
 impl DnsSource {
-    /// Asks the resolver of the system.
-    pub fn new(dns: Arc<Dns>) -> Self {
-        Self::with(
-            dns,
-            Arc::new(|(host, port)| {
-                Box::pin(async move {
-                    let found = tokio::net::lookup_host((host.as_str(), port)).await?;
-                    Ok(found.collect())
-                })
-            }),
-        )
-    }
-
-    /// Asks somebody else.
-    pub fn with(dns: Arc<Dns>, lookup: Lookup) -> Self {
+    pub fn new(dns: Arc<Dns>, lookup: Lookup) -> Self {
         Self { dns, lookup }
     }
 
     async fn follow(self, batches: Batches) {
-        let mut answers = names(&self.dns);
+        let mut hosts = names(&self.dns);
         let mut delivered = None;
-        let mut failures = 0_u32;
-        loop {
-            let failed = self.look(&mut answers).await;
-            failures = if failed { failures + 1 } else { 0 };
-            let message = assignment(&self.dns, &answers);
-            if delivered.as_ref() != Some(&message) {
-                let update = update(&self.dns, &message);
-                if batches.send(Batch::new(vec![update])).await.is_err() {
-                    return;
-                }
-                delivered = Some(message);
+        let ask = |name: Name, pause| {
+            let (lookup, family) = (Arc::clone(&self.lookup), self.dns.family);
+            async move {
+                tokio::time::sleep(pause).await;
+                let result = lookup(name.0.clone(), family).await;
+                (name, result)
             }
-            tokio::select! {
-                () = tokio::time::sleep(pause(&self.dns, failures)) => {}
+        };
+        let asked = hosts.keys().cloned();
+        let mut asking: FuturesUnordered<_> = asked.map(|name| ask(name, Duration::ZERO)).collect();
+        loop {
+            if hosts.values().all(|host| host.answered) {
+                let message = assignment(&self.dns, &hosts);
+                if delivered.as_ref() != Some(&message) {
+                    let update = update(&self.dns, &message);
+                    if batches.send(Batch::new(vec![update])).await.is_err() {
+                        return;
+                    }
+                    delivered = Some(message);
+                }
+            }
+            let first = tokio::select! {
+                Some(first) = asking.next() => first,
                 () = batches.closed() => return,
+            };
+            let mut next = Some(first);
+            // What came at the same time is delivered together.
+            while let Some((name, result)) = next {
+                if let Some(host) = hosts.get_mut(&name) {
+                    let ttl = host.hear(&name.0, result, &self.dns);
+                    let pause = pause(&self.dns, host.failures, ttl, fastrand::f64());
+                    asking.push(ask(name, pause));
+                }
+                next = asking.next().now_or_never().flatten();
             }
         }
     }
+}
 
-    /// Looks all names up at once. Returns whether one of them failed.
-    async fn look(&self, answers: &mut Answers) -> bool {
-        let asked = answers.keys().cloned().map(|name| {
-            let looking = (self.lookup)(name.clone());
-            async move { (name, looking.await) }
-        });
-        let mut failed = false;
-        for (name, result) in futures_util::future::join_all(asked).await {
-            let Some(known) = answers.get_mut(&name) else {
-                continue;
-            };
-            let found = result.and_then(|found| match choose(self.dns.family, found) {
-                found if found.is_empty() => Err(io::Error::other("no address")),
-                found => Ok(found),
-            });
-            match found {
-                Ok(found) => take(known, found, self.dns.logical),
-                Err(error) => {
-                    failed = true;
-                    let host = &name.0;
-                    let kept = known.len();
-                    match kept {
-                        0 => warn!(host, %error, "name cannot be looked up"),
-                        _ => debug!(host, %error, kept, "name cannot be looked up"),
+impl Host {
+    /// Takes an answer. Returns for how long it holds, if that is known.
+    fn hear(
+        &mut self,
+        name: &str,
+        result: Result<Answer, LookupError>,
+        dns: &Dns,
+    ) -> Option<Duration> {
+        let kept = self.addresses.len();
+        let news = !std::mem::replace(&mut self.answered, true) || kept > 0 || self.failures > 0;
+        let failed = match result {
+            Ok(Answer { addresses, ttl }) => {
+                let found = choose(dns.family, addresses);
+                // A logical name has one endpoint, which does not go.
+                if !found.is_empty() || !dns.logical {
+                    if found.is_empty() && news {
+                        warn!(name, before = kept, "name has no address");
                     }
+                    self.failures = 0;
+                    take(&mut self.addresses, found, dns.logical);
+                    return ttl;
                 }
+                "it has no address".to_owned()
             }
+            Err(error) => error.to_string(),
+        };
+        self.failures = self.failures.saturating_add(1);
+        match (kept, self.failures) {
+            (0, 1) => warn!(name, error = failed, "name cannot be looked up"),
+            _ => debug!(name, error = failed, kept, "name cannot be looked up"),
         }
-        failed
+        None
     }
 }
 
@@ -135,20 +151,20 @@ pub(super) fn origin(dns: &Dns) -> Origin {
     Origin::Dns(Arc::from(dns.resource.as_str()))
 }
 
-fn names(dns: &Dns) -> Answers {
+fn names(dns: &Dns) -> Hosts {
     let endpoints = dns.assignment.localities.iter().flat_map(|l| &l.endpoints);
     let named = endpoints.filter_map(|endpoint| match &endpoint.address {
-        Address::Named { host, port } => Some(((host.clone(), *port), Vec::new())),
+        Address::Named { host, port } => Some(((host.clone(), *port), Host::default())),
         Address::Socket(_) | Address::Pipe(_) => None,
     });
     named.collect()
 }
 
 /// Those that count, in an order that does not depend on how a server turns its answers.
-fn choose(family: DnsFamily, mut found: Vec<SocketAddr>) -> Vec<SocketAddr> {
+fn choose(family: DnsFamily, mut found: Vec<IpAddr>) -> Vec<IpAddr> {
     found.sort_unstable();
     found.dedup();
-    let (v4, v6): (Vec<_>, Vec<_>) = found.into_iter().partition(SocketAddr::is_ipv4);
+    let (v4, v6): (Vec<_>, Vec<_>) = found.into_iter().partition(IpAddr::is_ipv4);
     let first_of = |a: Vec<_>, b| if a.is_empty() { b } else { a };
     match family {
         DnsFamily::Auto => first_of(v6, v4),
@@ -161,7 +177,7 @@ fn choose(family: DnsFamily, mut found: Vec<SocketAddr>) -> Vec<SocketAddr> {
 
 /// A logical name keeps its address for as long as that is one of those found: connections are
 /// not given up for the order of an answer.
-fn take(known: &mut Vec<SocketAddr>, mut found: Vec<SocketAddr>, logical: bool) {
+fn take(known: &mut Vec<IpAddr>, mut found: Vec<IpAddr>, logical: bool) {
     if logical {
         let kept = known.first().filter(|address| found.contains(address));
         let first = kept.copied().or(found.first().copied());
@@ -170,11 +186,17 @@ fn take(known: &mut Vec<SocketAddr>, mut found: Vec<SocketAddr>, logical: bool) 
     *known = found;
 }
 
-/// Until the next lookup, after so many failures on end.
-fn pause(dns: &Dns, failures: u32) -> Duration {
+/// Until the next lookup of a name, after so many failures on end, or an answer that holds for
+/// `ttl`; `part` is that of the jitter, 0 to 1.
+fn pause(dns: &Dns, failures: u32, ttl: Option<Duration>, part: f64) -> Duration {
     let (base, max) = dns.failure_refresh;
     match failures {
-        0 => dns.refresh,
+        0 => {
+            // An answer that holds for no time at all says nothing of when to ask again.
+            let ttl = ttl.filter(|ttl| !ttl.is_zero());
+            let held = dns.respect_ttl.and_then(|least| Some(ttl?.max(least)));
+            held.unwrap_or(dns.refresh) + dns.jitter.mul_f64(part)
+        }
         n => base.saturating_mul(2_u32.saturating_pow(n - 1)).min(max),
     }
 }
@@ -193,7 +215,7 @@ fn update(dns: &Dns, message: &ClusterLoadAssignment) -> Update {
 }
 
 /// What the cluster names, with addresses instead of names.
-fn assignment(dns: &Dns, answers: &Answers) -> ClusterLoadAssignment {
+fn assignment(dns: &Dns, hosts: &Hosts) -> ClusterLoadAssignment {
     let localities = dns.assignment.localities.iter();
     ClusterLoadAssignment {
         cluster_name: dns.resource.clone(),
@@ -204,19 +226,20 @@ fn assignment(dns: &Dns, answers: &Answers) -> ClusterLoadAssignment {
             weighted_priority_health: dns.assignment.weighted_health,
             ..Default::default()
         }),
-        endpoints: localities.map(|l| locality(l, answers)).collect(),
+        endpoints: localities.map(|l| locality(l, hosts)).collect(),
         ..Default::default()
     }
 }
 
-fn locality(model: &LocalityEndpoints, answers: &Answers) -> LocalityLbEndpoints {
+fn locality(model: &LocalityEndpoints, hosts: &Hosts) -> LocalityLbEndpoints {
     let mut endpoints = Vec::with_capacity(model.endpoints.len());
     for endpoint in &model.endpoints {
         match &endpoint.address {
             Address::Named { host, port } => {
-                let found = answers.get(&(host.clone(), *port));
-                for address in found.into_iter().flatten() {
-                    endpoints.push((socket(*address), host.as_str(), endpoint));
+                let known = hosts.get(&(host.clone(), *port));
+                for address in known.into_iter().flat_map(|known| &known.addresses) {
+                    let address = SocketAddr::new(*address, *port);
+                    endpoints.push((socket(address), host.as_str(), endpoint));
                 }
             }
             Address::Socket(address) => endpoints.push((socket(*address), "", endpoint)),

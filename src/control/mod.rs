@@ -42,6 +42,7 @@ use std::time::{Duration, Instant};
 
 use causeway_xds::ResourceType;
 use causeway_xds::resource::api_source::ApiSource;
+use causeway_xds::resource::dns_resolver::DnsResolver;
 use causeway_xds::source::{Batch, Batches, OnRejection, Origin, Outcome, Source, Update};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
@@ -54,6 +55,7 @@ use crate::cluster::Home;
 use crate::cluster::health_check::Urgency;
 use crate::cluster::outlier::{Received, Report};
 use crate::filter::Registry;
+use crate::net::resolve::Resolvers;
 use crate::snapshot::{Publisher, Retired, Snapshot};
 use crate::telemetry::stats::Stats;
 use cache::Cache;
@@ -99,6 +101,8 @@ pub struct Start {
     /// Where clusters and listeners come from, at most one root for each of the two.
     pub roots: Vec<Root>,
     pub servers: Box<dyn Servers>,
+    /// Whom names are asked of where a cluster does not say.
+    pub resolver: Option<DnsResolver>,
     /// The management servers that are told of the load of all clusters.
     pub load_reports: Option<ApiSource>,
     /// Whether listeners stay closed until the clusters of the roots are there. A process whose
@@ -179,6 +183,7 @@ impl Control {
             registry,
             roots,
             servers,
+            resolver,
             load_reports,
             gated,
             deletions,
@@ -197,6 +202,7 @@ impl Control {
         let control = Self {
             sources: Sources::new(
                 servers,
+                Resolvers::new(resolver),
                 Arc::clone(&stats),
                 sender.clone(),
                 publisher.clone(),

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use super::dns::DnsSource;
 use super::load::{Recipient, Reporters};
 use super::subscriptions::{ADS, Change, Local, Named, ServerKey, Wanted};
+use crate::net::resolve::Resolvers;
 use crate::snapshot::Publisher;
 use crate::telemetry::stats::Stats;
 
@@ -58,6 +59,7 @@ impl Servers for NoServers {
 
 pub struct Sources {
     servers: Box<dyn Servers>,
+    resolvers: Resolvers,
     stats: Arc<Stats>,
     batches: Batches,
     local: HashMap<Local, AbortHandle>,
@@ -85,6 +87,7 @@ struct Client {
 impl Sources {
     pub fn new(
         servers: Box<dyn Servers>,
+        resolvers: Resolvers,
         stats: Arc<Stats>,
         batches: Batches,
         publisher: Publisher,
@@ -92,6 +95,7 @@ impl Sources {
         Self {
             reporters: Reporters::new(publisher, Arc::clone(&stats)),
             servers,
+            resolvers,
             stats,
             batches,
             local: HashMap::new(),
@@ -183,7 +187,7 @@ impl Sources {
     }
 
     fn start_local(&mut self, key: Local) {
-        let source = key.source();
+        let source = key.source(&self.resolvers);
         info!(origin = %source.origin(), "source started");
         let task = tokio::spawn(source.run(self.batches.clone()));
         self.local.insert(key, task.abort_handle());
@@ -191,11 +195,11 @@ impl Sources {
 
     fn stop_local(&mut self, key: &Local) -> Option<Update> {
         self.local.remove(key)?.abort();
-        let origin = key.source().origin();
+        let origin = key.origin();
         info!(%origin, "source no longer followed");
         let kind = key.kind();
         let mut others = self.local.keys();
-        let shared = others.any(|k| k.kind() == kind && k.source().origin() == origin);
+        let shared = others.any(|k| k.kind() == kind && k.origin() == origin);
         (!shared).then(|| Update {
             extent: Extent::StateOfTheWorld,
             ..nothing(origin, kind)
@@ -296,7 +300,15 @@ impl Local {
         }
     }
 
-    fn source(&self) -> Box<dyn Source> {
+    /// Whose the resources are that come from there.
+    fn origin(&self) -> Origin {
+        match self {
+            Self::File { .. } | Self::Files(_) => self.source(&Resolvers::default()).origin(),
+            Self::Dns(dns) => super::dns::origin(dns),
+        }
+    }
+
+    fn source(&self, resolvers: &Resolvers) -> Box<dyn Source> {
         match self {
             Self::File {
                 path,
@@ -307,7 +319,10 @@ impl Local {
                 watched_directory.clone(),
                 *kind,
             )),
-            Self::Dns(dns) => Box::new(DnsSource::new(Arc::clone(dns))),
+            Self::Dns(dns) => {
+                let lookup = resolvers.lookup(dns.resolver.as_ref(), dns.respect_ttl.is_some());
+                Box::new(DnsSource::new(Arc::clone(dns), lookup))
+            }
             Self::Files(files) => Box::new(TouchSource(files.clone())),
         }
     }

@@ -62,6 +62,7 @@ fn rig_with(roots: Vec<Root>, deletions: Deletions) -> Rig {
         reconcile: Box::new(sockets.clone()),
         roots,
         servers: Box::new(sources::NoServers),
+        resolver: None,
         load_reports: None,
         home: None,
         gated: true,

@@ -219,7 +219,10 @@ impl Exchange {
         self.release_upstream(None);
         self.attempts.set(self.attempts.get() + 1);
         if let Some(kept) = &self.kept {
-            *kept.upstream.borrow_mut() = Some((Arc::clone(endpoint), Arc::clone(transport)));
+            let now = Some((Arc::clone(endpoint), Arc::clone(transport)));
+            if let Some((before, _)) = kept.upstream.replace(now) {
+                kept.before.borrow_mut().push(before);
+            }
             kept.request_sent.set(Some(Instant::now()));
         }
         transport.stats.upstream_rq_total.inc();

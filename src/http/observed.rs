@@ -37,6 +37,8 @@ pub struct Kept {
     pub cluster: OnceCell<(Arc<str>, Arc<ClusterModel>)>,
     /// The endpoint that was asked last.
     pub upstream: RefCell<Option<(Arc<Endpoint>, Arc<Transport>)>>,
+    /// Those before it, in their order.
+    pub before: RefCell<Vec<Arc<Endpoint>>>,
     /// The connection that was used last.
     pub connection: Cell<Option<About>>,
     pub request_size: Cell<Option<u64>>,
@@ -93,6 +95,7 @@ impl Kept {
             route: RefCell::default(),
             cluster: OnceCell::new(),
             upstream: RefCell::default(),
+            before: RefCell::default(),
             connection: Cell::default(),
             request_size: Cell::default(),
             response_size: Cell::default(),
@@ -166,6 +169,20 @@ impl<'o> Observed<'o> {
 
     fn since(&self, at: Option<Instant>) -> Option<Duration> {
         at.map(|at| at.saturating_duration_since(self.exchange.start))
+    }
+
+    /// All that were asked, one after the other.
+    fn attempted(&self, what: impl Fn(&Endpoint) -> String) -> Value<'o> {
+        let Some(kept) = self.kept() else {
+            return Value::Missing;
+        };
+        let (before, last) = (kept.before.borrow(), kept.upstream.borrow());
+        let Some((last, _)) = &*last else {
+            return Value::Missing;
+        };
+        let all = before.iter().chain([last]);
+        let all: Vec<String> = all.map(|endpoint| what(endpoint)).collect();
+        Value::Text(all.join(",").into())
     }
 
     /// Of the endpoint that was asked last.
@@ -356,6 +373,18 @@ impl Facts for Observed<'_> {
                     false => Value::shown(Some(&endpoint.attributes.hostname)),
                 },
             ),
+            Fact::UpstreamHostsAttempted => self.attempted(ToString::to_string),
+            Fact::UpstreamHostsAttemptedWithoutPort => {
+                self.attempted(|e| match e.socket_address() {
+                    Some(address) => address.ip().to_string(),
+                    None => e.to_string(),
+                })
+            }
+            Fact::UpstreamHostNamesAttempted | Fact::UpstreamHostNamesAttemptedWithoutPort => self
+                .attempted(|e| match e.attributes.hostname.as_str() {
+                    "" => e.to_string(),
+                    name => name.to_owned(),
+                }),
             Fact::UpstreamProtocol => {
                 self.endpoint(|_, transport| Value::text(transport.protocol.name()))
             }

@@ -10,13 +10,14 @@ use std::time::Duration;
 use causeway_xds::client::{Connect, Connecting, Io};
 use causeway_xds::resource::Address;
 use causeway_xds::resource::api_source::ChannelTls;
-use causeway_xds::resource::cluster::{Cluster, TcpKeepalive};
+use causeway_xds::resource::cluster::{Cluster, DnsFamily, TcpKeepalive};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::secrets::Secrets;
+use crate::net::resolve::Lookup;
 use crate::tls::{ClientTls, PerRequest, TlsError};
 
 /// What makes a connection secure.
@@ -34,6 +35,8 @@ pub(super) struct Connector(Arc<Inner>);
 
 struct Inner {
     addresses: Vec<Address>,
+    /// For those that are names.
+    lookup: (Lookup, DnsFamily),
     /// Bounds a lookup, and TCP and TLS to one address together.
     limit: Duration,
     keepalive: Option<TcpKeepalive>,
@@ -47,6 +50,7 @@ struct Inner {
 impl Connector {
     pub(super) fn new(
         addresses: Vec<Address>,
+        lookup: (Lookup, DnsFamily),
         limit: Duration,
         keepalive: Option<TcpKeepalive>,
         security: Security,
@@ -54,6 +58,7 @@ impl Connector {
     ) -> Self {
         Self(Arc::new(Inner {
             addresses,
+            lookup,
             limit,
             keepalive,
             security,
@@ -130,12 +135,18 @@ impl Inner {
             Address::Pipe(_) => return self.bounded(address, self.unix(address, tls)).await,
             Address::Socket(socket) => vec![*socket],
             Address::Named { host, port } => {
-                let lookup = tokio::net::lookup_host((host.as_str(), *port));
+                let (lookup, family) = &self.lookup;
                 let failed = |e: String| vec![format!("{address}: {e}")];
-                match timeout(self.limit, lookup).await {
+                match timeout(self.limit, lookup(host.clone(), *family)).await {
                     Err(_) => return Err(failed(format!("no address within {:?}", self.limit))),
                     Ok(Err(error)) => return Err(failed(error.to_string())),
-                    Ok(Ok(found)) => found.collect::<Vec<_>>(),
+                    Ok(Ok(found)) if found.addresses.is_empty() => {
+                        return Err(failed("it has no address".to_owned()));
+                    }
+                    Ok(Ok(found)) => {
+                        let found = found.addresses.into_iter();
+                        found.map(|ip| SocketAddr::new(ip, *port)).collect()
+                    }
                 }
             }
         };

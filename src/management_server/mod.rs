@@ -21,7 +21,8 @@ use causeway_xds::client::{MAX_MESSAGE, Server};
 use causeway_xds::extension::Unchecked;
 use causeway_xds::reject::{FieldPath, Invalid, Rejected};
 use causeway_xds::resource::api_source::{ApiProtocol, ApiSource, ServerRef, Target, Token};
-use causeway_xds::resource::cluster::{Cluster, Discovery, UpstreamProtocol};
+use causeway_xds::resource::cluster::{Cluster, Discovery, DnsFamily, UpstreamProtocol};
+use causeway_xds::resource::dns_resolver::DnsResolver;
 use causeway_xds::resource::load_assignment::EndpointHealth;
 use causeway_xds::resource::{Address, Resource, decode};
 use causeway_xds::source::Update;
@@ -29,6 +30,7 @@ use causeway_xds::source::Update;
 use self::connector::{Connector, Security};
 use self::secrets::Secrets;
 use crate::config::xds::endpoint;
+use crate::net::resolve::{Lookup, Resolvers};
 
 /// `connect_timeout` of a server that is no cluster: what a cluster has when it does not say.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,9 +40,23 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Statics {
     clusters: HashMap<String, Arc<Cluster>>,
     secrets: Arc<Secrets>,
+    /// Who is asked for the addresses of servers that are names.
+    resolvers: Resolvers,
 }
 
 impl Statics {
+    /// Who knows the addresses of a cluster's names, and which of them count.
+    fn lookup(&self, cluster: &Cluster) -> (Lookup, DnsFamily) {
+        match &cluster.discovery {
+            Discovery::Dns(dns) => (
+                self.resolvers
+                    .lookup(dns.resolver.as_ref(), dns.respect_ttl.is_some()),
+                dns.family,
+            ),
+            _ => (self.resolvers.lookup(None, false), DnsFamily::All),
+        }
+    }
+
     /// The clusters that can be a management server: those with endpoints of their own.
     pub fn names(&self) -> BTreeSet<String> {
         let own = |cluster: &&Arc<Cluster>| !matches!(cluster.discovery, Discovery::Eds { .. });
@@ -50,7 +66,7 @@ impl Statics {
 
     /// # Errors
     /// A cluster or a secret that is not valid.
-    pub fn read(updates: &[Update]) -> Result<Self, Rejected> {
+    pub fn read(updates: &[Update], resolver: Option<DnsResolver>) -> Result<Self, Rejected> {
         let mut clusters = HashMap::new();
         let mut secrets = Secrets::default();
         for any in updates.iter().flat_map(|update| &update.upserts) {
@@ -70,6 +86,7 @@ impl Statics {
         Ok(Self {
             clusters,
             secrets: Arc::new(secrets),
+            resolvers: Resolvers::new(resolver),
         })
     }
 }
@@ -140,6 +157,7 @@ fn one(server: &ServerRef, alpn: &'static str, statics: &Statics) -> Result<Serv
                 }),
                 connect: Arc::new(Connector::new(
                     addresses(cluster).map_err(wrong)?,
+                    statics.lookup(cluster),
                     cluster.connect_timeout,
                     cluster.tcp_keepalive,
                     security,
@@ -170,6 +188,7 @@ fn one(server: &ServerRef, alpn: &'static str, statics: &Statics) -> Result<Serv
                 keepalive: None,
                 connect: Arc::new(Connector::new(
                     vec![address],
+                    (statics.resolvers.lookup(None, false), DnsFamily::All),
                     CONNECT_TIMEOUT,
                     None,
                     security,

@@ -19,6 +19,10 @@ use super::*;
 use crate::config::bootstrap::{BootstrapConfig, Overrides};
 use crate::tls::provider;
 
+fn system() -> (Lookup, DnsFamily) {
+    (Resolvers::default().lookup(None, false), DnsFamily::All)
+}
+
 const WORD: &str = "welcome";
 
 /// An authority with its certificate in a file.
@@ -140,7 +144,7 @@ fn from_address(address: &str, fields: &str, secrets: &str) -> Result<Server, St
     );
     let config = BootstrapConfig::parse("b", &text, &Overrides::default());
     let config = config.map_err(|e| e.to_string())?;
-    let statics = Statics::read(&config.static_updates).map_err(|e| e.to_string())?;
+    let statics = Statics::read(&config.static_updates, None).map_err(|e| e.to_string())?;
     let servers = servers(&config.xds.ads.unwrap(), &statics).map_err(|e| e.to_string())?;
     Ok(servers.into_iter().next().unwrap())
 }
@@ -407,7 +411,14 @@ async fn an_address_that_fails_makes_way_for_the_next() {
     let directory = tempfile::tempdir().unwrap();
     let nothing = Address::Pipe(directory.path().join("nothing"));
     let addresses = vec![nothing.clone(), Address::Socket(good)];
-    let connector = Connector::new(addresses, CONNECT_TIMEOUT, None, Security::None, "h2");
+    let connector = Connector::new(
+        addresses,
+        system(),
+        CONNECT_TIMEOUT,
+        None,
+        Security::None,
+        "h2",
+    );
     let server = Server {
         connect: Arc::new(connector),
         ..uri("a:1", None, None)
@@ -416,7 +427,7 @@ async fn an_address_that_fails_makes_way_for_the_next() {
         assert_eq!(hear(&server).await.as_deref(), Ok(WORD));
     }
     let alone = vec![nothing.clone()];
-    let connector = Connector::new(alone, CONNECT_TIMEOUT, None, Security::None, "h2");
+    let connector = Connector::new(alone, system(), CONNECT_TIMEOUT, None, Security::None, "h2");
     let server = Server {
         connect: Arc::new(connector),
         ..server
@@ -460,7 +471,7 @@ fn clusters_without_endpoints_of_their_own_are_refused() {
     let text = "static_resources: {clusters: [{name: empty}, {name: eds, type: EDS, \
                 eds_cluster_config: {eds_config: {path: /x}}}]}";
     let config = BootstrapConfig::parse("b", text, &Overrides::default()).unwrap();
-    let statics = Statics::read(&config.static_updates).unwrap();
+    let statics = Statics::read(&config.static_updates, None).unwrap();
     for (name, want) in [
         (
             "empty",

@@ -1,10 +1,12 @@
-//! Sockets: one stream type for all transports, and listening sockets. And whom to trust.
+//! Sockets: one stream type for all transports, and listening sockets. The addresses of names. And
+//! whom to trust.
 
 pub mod copy;
 pub mod http2;
 pub mod listen;
 mod own;
 pub mod peek;
+pub mod resolve;
 mod roots;
 mod splice;
 pub mod stream;

@@ -219,6 +219,7 @@ group! {
             upstream_cx_rx_bytes_total, upstream_cx_tx_bytes_total,
             upstream_rq_total, upstream_rq_completed, upstream_rq_timeout, upstream_rq_rx_reset,
             upstream_rq_tx_reset, upstream_rq_pending_total, upstream_rq_pending_overflow,
+            upstream_rq_queue_timeout,
             upstream_rq_retry, upstream_rq_retry_success, upstream_rq_retry_limit_exceeded,
             upstream_rq_retry_overflow, upstream_rq_retry_backoff_exponential,
             upstream_rq_retry_backoff_ratelimited, retry_or_shadow_abandoned,

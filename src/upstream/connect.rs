@@ -43,13 +43,16 @@ pub enum ConnectErrorKind {
     Unresolved,
     #[error("limit of {0} {1} reached")]
     Overflow(u32, &'static str),
+    #[error("queue_timeout ({0:?}) fired: no connection came free")]
+    Queue(Duration),
 }
 
 impl ConnectError {
     /// Whether it is of this endpoint, so that another may do better; a limit is of them all, and
     /// what this host is short of would be missing for others, too.
     pub fn is_of_endpoint(&self) -> bool {
-        !matches!(self.kind, ConnectErrorKind::Overflow(..)) && !self.kind.is_shortage()
+        use ConnectErrorKind::{Overflow, Queue};
+        !matches!(self.kind, Overflow(..) | Queue(_)) && !self.kind.is_shortage()
     }
 }
 
@@ -74,11 +77,17 @@ impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         let reason = match &error.kind {
-            ConnectErrorKind::Overflow(..) => {
+            ConnectErrorKind::Overflow(..) | ConnectErrorKind::Queue(_) => {
                 let text = "upstream connect error or disconnect/reset before headers. \
                             reset reason: overflow";
                 let flag = ResponseFlag::UpstreamOverflow;
-                let details = "upstream_reset_before_response_started{overflow}";
+                // To clients it is one thing; who reads the log sees which limit is too small.
+                let details = match error.kind {
+                    ConnectErrorKind::Queue(_) => {
+                        "upstream_reset_before_response_started{queue_timeout}"
+                    }
+                    _ => "upstream_reset_before_response_started{overflow}",
+                };
                 return Self::local(unavailable, flag, details)
                     .saying(text)
                     .because(error);
@@ -304,5 +313,8 @@ mod tests {
         }
         assert!(of_endpoint(ConnectErrorKind::OtherProtocol));
         assert!(!of_endpoint(ConnectErrorKind::Overflow(1, "connections")));
+        assert!(!of_endpoint(ConnectErrorKind::Queue(Duration::from_secs(
+            1
+        ))));
     }
 }

@@ -9,6 +9,7 @@ use causeway_xds::resource::load_assignment::{EndpointCheck, EndpointHealth, Loc
 use causeway_xds::resource::metadata::Namespaces;
 use tokio::time::Instant;
 
+use super::diagnosis::Diagnosis;
 use super::outcomes::Outcomes;
 use crate::telemetry::stats::{Counter, Gauge};
 
@@ -61,6 +62,7 @@ struct Knowledge {
     /// On [`clock_ms`]: it became known, or passed its health checks after it had failed them.
     fresh_since: AtomicU64,
     outcomes: Outcomes,
+    diagnosis: Diagnosis,
 }
 
 /// What is known of an endpoint's health beside what its source says. Several may hold.
@@ -204,8 +206,14 @@ impl Endpoint {
     }
 
     pub fn is_shunned(&self) -> bool {
+        self.shunned_for().is_some()
+    }
+
+    /// For how long others are preferred, if they are.
+    pub fn shunned_for(&self) -> Option<Duration> {
         let until = self.state.shunned_until.load(Relaxed);
-        until != 0 && clock_ms() < until
+        let left = (until != 0).then(|| until.saturating_sub(clock_ms()));
+        left.filter(|left| *left > 0).map(Duration::from_millis)
     }
 
     /// From now on no connection of this endpoint is pooled. With `cut`, none begins either: one
@@ -233,6 +241,7 @@ impl Endpoint {
         } else if was && !checked {
             let findings = &self.knowledge.findings;
             findings.fetch_and(!Finding::ACTIVE, Relaxed);
+            self.knowledge.diagnosis.forget_checks();
         }
     }
 
@@ -267,6 +276,11 @@ impl Endpoint {
     /// What requests to it came to, for outlier detection.
     pub fn outcomes(&self) -> &Outcomes {
         &self.knowledge.outcomes
+    }
+
+    /// Why its health is what it is.
+    pub fn diagnosis(&self) -> &Diagnosis {
+        &self.knowledge.diagnosis
     }
 
     pub fn availability(&self) -> Availability {

@@ -5,6 +5,7 @@
 
 pub mod body;
 pub mod connect;
+pub mod diagnosis;
 pub mod endpoint;
 pub mod limits;
 pub mod outcomes;
@@ -40,6 +41,8 @@ pub struct Transport {
     pub auto_sni: Option<AutoSni>,
     pub proxy_protocol: Option<ProxyProtocolVersion>,
     pub connect_timeout: Duration,
+    /// How long a request waits for a connection that comes free, or that another request opens.
+    pub queue_timeout: Duration,
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// Where connections come from, one of a family; empty leaves it to the system.
     pub source_addresses: Vec<SocketAddr>,

@@ -90,6 +90,9 @@ async fn an_endpoint_that_answers_badly_is_left_out() {
     let told = app.admin("/clusters").await.text();
     let flags = format!("c::{}::health_flags::/failed_outlier_check\n", bad.address);
     assert!(told.contains(&flags), "{told}");
+    let by = format!("c::{}::ejected_by::CONSECUTIVE_5XX\n", bad.address);
+    let until = format!("c::{}::ejected_until::", bad.address);
+    assert!(told.contains(&by) && told.contains(&until), "{told}");
     assert!(
         told.contains("c::outlier::success_rate_average::-1\n"),
         "{told}"

@@ -7,6 +7,7 @@ use crate::support::bootstrap::{bootstrap, forwarding};
 use crate::support::client::get;
 use crate::support::eventually;
 use crate::support::origin::Origin;
+use crate::support::zone::Zone;
 
 fn named(kind: &str, host: &str, port: u16) -> Value {
     let address = json!({"address": host, "port_value": port});
@@ -24,8 +25,11 @@ fn named(kind: &str, host: &str, port: u16) -> Value {
 
 /// Serves the cluster, once its listener is open.
 async fn serving(cluster: Value) -> TestApp {
-    let text = bootstrap(&[forwarding("web", "app")], &[cluster]).to_string();
-    let app = TestApp::bootstrap(&text).await;
+    opened(bootstrap(&[forwarding("web", "app")], &[cluster])).await
+}
+
+async fn opened(bootstrap: Value) -> TestApp {
+    let app = TestApp::bootstrap(&bootstrap.to_string()).await;
     let addresses = app.running.addresses.clone();
     eventually("the listener is open", || addresses.of("web").is_some()).await;
     app
@@ -61,4 +65,37 @@ async fn a_name_that_is_nowhere_is_answered_for() {
     let host = format!("{}.invalid", "a".repeat(64));
     let app = serving(named("STRICT_DNS", &host, 1)).await;
     assert_eq!(get(app.listener("web"), "x", "/").await.status, 503);
+}
+
+/// Of a top-level domain that is nobody's (RFC 6761, section 6.2).
+#[tokio::test]
+async fn names_are_asked_of_the_servers_that_are_configured() {
+    let zone = Zone::start().await;
+    let origin = Origin::fixed("here").await;
+    let resolver = json!({
+        "name": "envoy.network.dns_resolver.cares",
+        "typed_config": {
+            "@type": "type.googleapis.com/\
+                      envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
+            "resolvers": [{"socket_address": {
+                "protocol": "UDP", "address": "127.0.0.1", "port_value": zone.dns.port(),
+            }}],
+            "dns_resolver_options": {"no_default_search_domain": true},
+        },
+    });
+    let cluster = || named("STRICT_DNS", "app.kernels.test", origin.address.port());
+    let mut own = cluster();
+    own["typed_dns_resolver_config"] = resolver.clone();
+    let mut older = cluster();
+    older["dns_resolvers"] = resolver["typed_config"]["resolvers"].clone();
+    let mut everywhere = bootstrap(&[forwarding("web", "app")], &[cluster()]);
+    everywhere["typed_dns_resolver_config"] = resolver;
+    for app in [
+        serving(own).await,
+        serving(older).await,
+        opened(everywhere).await,
+    ] {
+        let reply = get(app.listener("web"), "x", "/").await;
+        assert_eq!((reply.status.as_u16(), &*reply.text()), (200, "here"));
+    }
 }

@@ -138,6 +138,17 @@ async fn traffic_follows_the_checks() {
         clusters.contains("health_flags::/failed_active_hc"),
         "{clusters}"
     );
+    let why = format!("c::{}::health_check_failure::HTTP: ", b.origin.address);
+    let line = clusters.lines().find(|line| line.starts_with(&why));
+    assert!(line.is_some_and(|line| line.contains("404")), "{clusters}");
+    let next = format!("c::{}::next_health_check::", b.origin.address);
+    assert!(clusters.contains(&next), "{clusters}");
+    let clusters = app.admin("/clusters?format=json").await.json();
+    let host = &clusters["cluster_statuses"][0]["host_statuses"][1];
+    let details = &host["health_details"];
+    let failure = details["health_check_failure"].as_str().unwrap();
+    assert!(failure.contains("404"), "{details}");
+    assert!(details["next_health_check"].is_string(), "{details}");
 }
 
 #[tokio::test]

@@ -1,13 +1,16 @@
 //! What a worker's file gives to circuits beside serving them.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use causeway::config::WorkerConfig;
 use serde_json::json;
+use tokio::io::AsyncReadExt as _;
 
 use crate::support::app::{TestApp, worker};
 use crate::support::circuit::circuit;
-use crate::support::client::{Http1, Reply, empty, request};
+use crate::support::client::{Http1, Http2, Reply, empty, request};
+use crate::support::eventually;
 use crate::support::origin::{Conn, Origin};
 
 /// A worker whose file has these policies.
@@ -108,6 +111,69 @@ async fn answers_are_compressed_and_pages_of_others_let_in_where_that_is_wanted(
         "https://portal.test"
     );
     assert_eq!(origin.requests().len(), seen + 1);
+}
+
+#[tokio::test]
+async fn a_client_stays_with_its_kernel_where_that_is_wanted() {
+    let kernels = [
+        Origin::fixed("one").await,
+        Origin::fixed("two").await,
+        Origin::fixed("three").await,
+    ];
+    let addresses = kernels.each_ref().map(|kernel| kernel.address);
+    let app = serving("[[causeway.policies]]\napp = \"kept\"\nsticky = true\n").await;
+    let kept = circuit(1).with("app", json!("kept")).kernels(&addresses);
+    let free = circuit(2).kernels(&addresses);
+    app.announce(&[&kept, &free]).await;
+    // Without a cookie there is one with the answer, for the same kernel from then on.
+    let first = ask(&app, &kept.host(), "GET", &[]).await;
+    let cookie = first.header("set-cookie");
+    let cookie = cookie.split(';').next().unwrap().to_owned();
+    assert!(cookie.starts_with("causeway-sticky-"), "{cookie}");
+    for _ in 0..12 {
+        let again = ask(&app, &kept.host(), "GET", &[("cookie", &cookie)]).await;
+        assert_eq!(again.text(), first.text());
+        assert_eq!(again.header("set-cookie"), "");
+    }
+    let mut seen = BTreeSet::new();
+    for _ in 0..6 {
+        let reply = ask(&app, &free.host(), "GET", &[("cookie", &cookie)]).await;
+        assert_eq!(reply.header("set-cookie"), "");
+        seen.insert(reply.text());
+    }
+    assert!(seen.len() > 1, "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_kernel_is_asked_for_no_more_than_a_policy_allows() {
+    // Never answers.
+    let origin = Origin::tcp(|mut stream| async move {
+        let mut nothing = Vec::new();
+        stream.read_to_end(&mut nothing).await.ok();
+    })
+    .await;
+    let app = serving(
+        "[[causeway.policies]]\nconnections = { max = 1, queue = 1, queue_timeout = 0.05 }\n",
+    )
+    .await;
+    let busy = circuit(1).kernel(origin.address);
+    app.announce(&[&busy]).await;
+    // On one thread, as each has a connection whatever the limit.
+    let first = Http2::connect(app.wildcard()).await;
+    let request = |path: &str| {
+        let uri = format!("http://{}{path}", busy.host());
+        http::Request::get(uri).body(empty()).unwrap()
+    };
+    let held = tokio::spawn({
+        let (client, request) = (first.clone(), request("/held"));
+        async move { client.send(request).await }
+    });
+    eventually("it is under way", || origin.connections() == 1).await;
+    assert_eq!(first.send(request("/late")).await.status, 503);
+    let name = format!("circuit/{}", busy.id);
+    let stats = app.running.stats.cluster(&name);
+    assert_eq!(stats.upstream_rq_queue_timeout.value(), 1);
+    held.abort();
 }
 
 #[tokio::test]

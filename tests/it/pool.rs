@@ -99,6 +99,38 @@ async fn requests_take_turns_on_the_one_connection_that_the_limit_allows() {
 }
 
 #[tokio::test]
+async fn who_waits_too_long_for_a_connection_is_told_so() {
+    let go = Arc::new(Semaphore::new(0));
+    let held = Arc::clone(&go);
+    let origin = Origin::tcp(move |mut stream| {
+        let held = Arc::clone(&held);
+        async move {
+            let mut head = [0; 4096];
+            while stream.read(&mut head).await.is_ok_and(|length| length > 0) {
+                held.acquire().await.unwrap().forget();
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let mut cluster = limited(origin.address);
+    cluster["metadata"] = json!({"filter_metadata": {"causeway": {"queue_timeout": "0.05s"}}});
+    let (app, client) = through(&cluster).await;
+    let first = posts(&client, "/", 1);
+    eventually("it is under way", || origin.connections() == 1).await;
+    let reply = client.send(post("/")).await;
+    assert_eq!(reply.status, 503);
+    assert!(reply.text().ends_with("overflow"), "{}", reply.text());
+    let stats = app.running.stats.cluster("a");
+    assert_eq!(stats.upstream_rq_queue_timeout.value(), 1);
+    assert_eq!(stats.upstream_rq_pending_overflow.value(), 1);
+    assert_eq!(stats.upstream_cx_connect_timeout.value(), 0);
+    go.add_permits(1);
+    assert_eq!(statuses(first).await, [200]);
+}
+
+#[tokio::test]
 async fn who_waits_opens_a_connection_when_the_one_has_ended() {
     let origin = Origin::once(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
     let origin = origin.await;
@@ -149,6 +181,29 @@ async fn streams_beyond_what_the_peer_allows_go_over_another_connection() {
     go.add_permits(3);
     assert_eq!(statuses(held).await, [200; 3]);
     assert_eq!(app.upstream_connections(), 4);
+}
+
+#[tokio::test]
+async fn streams_wait_for_a_place_on_the_connections_that_there_may_be() {
+    let go = Arc::new(Semaphore::new(0));
+    let origin = shared_origin(1, &go, &Arc::default()).await;
+    let mut cluster = http2_cluster("a", origin.address);
+    cluster["circuit_breakers"] = json!({"thresholds": [{"max_connections": 1}]});
+    cluster["metadata"] = json!({"filter_metadata": {"causeway": {"queue_timeout": "20s"}}});
+    let (app, client) = through(&cluster).await;
+    assert_eq!(client.send(post("/")).await.status, 200);
+    let held = posts(&client, "/held", 4);
+    let waiting = || {
+        app.running
+            .stats
+            .cluster("a")
+            .upstream_rq_pending_active
+            .value()
+    };
+    eventually("three wait", || waiting() == 3).await;
+    go.add_permits(4);
+    assert_eq!(statuses(held).await, [200; 4]);
+    assert_eq!((origin.connections(), waiting()), (1, 0));
 }
 
 #[tokio::test]

@@ -58,7 +58,12 @@ fn count(app: &TestApp, cluster: &str, stat: &str) -> u64 {
 async fn a_body_is_sent_again_with_each_attempt() {
     let origin = failing_first(2).await;
     let retry = json!({"retry_on": "5xx", "num_retries": 2});
-    let all = json!([{"match": {"prefix": "/"}, "route": {"cluster": "a", "retry_policy": retry}}]);
+    let trace = json!({"header": {"key": "x-asked", "value": "%UPSTREAM_HOSTS_ATTEMPTED%"}});
+    let all = json!([{
+        "match": {"prefix": "/"},
+        "route": {"cluster": "a", "retry_policy": retry},
+        "response_headers_to_add": [trace],
+    }]);
     let app = app(&all, &[cluster("a", origin.address)]).await;
     let mut client = Http1::connect(app.listener("web")).await;
     let post = request("POST", "h", "/order")
@@ -69,6 +74,8 @@ async fn a_body_is_sent_again_with_each_attempt() {
         (reply.status.as_u16(), reply.text().as_str()),
         (200, "one body")
     );
+    let asked = [origin.address.to_string().as_str(); 3].join(",");
+    assert_eq!(reply.header("x-asked"), asked);
     assert_eq!(origin.requests().len(), 3);
     assert_eq!(count(&app, "a", "upstream_rq_retry"), 2);
     assert_eq!(count(&app, "a", "upstream_rq_retry_success"), 1);

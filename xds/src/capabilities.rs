@@ -296,6 +296,11 @@ mod tests {
                 && !policies.contains(&"LOAD_BALANCING_POLICY_CONFIG".into())
         );
         assert_eq!(cluster("original_dst_lb_config"), Fate::Supported);
+        assert_eq!(cluster("typed_dns_resolver_config"), Fate::Supported);
+        let cares = "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig";
+        let cares = |field| fate(ResourceType::Cluster, cares, field);
+        assert_eq!(cares("query_tries"), Fate::Supported);
+        assert_eq!(cares("qcache_max_ttl"), Fate::Ignored);
         let route = |field| {
             let message = "envoy.config.route.v3.RouteAction";
             fate(ResourceType::RouteConfiguration, message, field)

@@ -52,11 +52,7 @@ pub fn log(
 ) {
     for event in events(check, outcome) {
         let mut line = json!({
-            "health_checker_type": match check.probe {
-                Probe::Http(_) => "HTTP",
-                Probe::Tcp(_) => "TCP",
-                Probe::Grpc { .. } => "GRPC",
-            },
+            "health_checker_type": kind(check),
             "host": host(endpoint),
             "cluster_name": cluster,
             "timestamp": timestamp(SystemTime::now()),
@@ -64,6 +60,15 @@ pub fn log(
         line[event.0] = event.1;
         let line = format!("{line}\n");
         files.iter().for_each(|file| file.write(line.as_bytes()));
+    }
+}
+
+/// In Envoy's words (`HealthCheckerType`).
+pub fn kind(check: &HealthCheck) -> &'static str {
+    match check.probe {
+        Probe::Http(_) => "HTTP",
+        Probe::Tcp(_) => "TCP",
+        Probe::Grpc { .. } => "GRPC",
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
+pub use events::kind;
 pub use pace::Pace;
 
 use super::outlier::Detection;
@@ -112,6 +113,11 @@ impl Checker {
             let (verdict, reason) = self.judge(result);
             let step = progress.take(verdict, &self.check);
             let degraded_changed = self.publish(verdict, step, &reason);
+            let traffic = self.transport.stats.upstream_cx_total.value() > 0;
+            let wait = progress::wait(verdict, step, intervals, traffic);
+            let wait = jittered(wait, intervals.jitter, intervals.jitter_percent);
+            let failure = matches!(verdict, Verdict::Failure { .. }).then_some(reason);
+            self.endpoint.diagnosis().checked(failure, wait);
             if !self.events.is_empty() {
                 let outcome = Outcome {
                     verdict,
@@ -129,9 +135,7 @@ impl Checker {
                 events::log(&self.events, check, cluster, endpoint, outcome);
             }
             first = false;
-            let traffic = self.transport.stats.upstream_cx_total.value() > 0;
-            let wait = progress::wait(verdict, step, intervals, traffic);
-            tokio::time::sleep(jittered(wait, intervals.jitter, intervals.jitter_percent)).await;
+            tokio::time::sleep(wait).await;
         }
     }
 

@@ -165,11 +165,11 @@ impl Detector {
             return false;
         };
         let (keys, model) = (&self.detection.keys, &self.detection.model);
-        let time = keys
-            .base_ejection_time(model)
-            .saturating_mul(ejection.factor);
-        let time = time.min(keys.max_ejection_time(model));
-        let over = now.saturating_duration_since(since) >= time.saturating_add(ejection.jitter);
+        let (base, max) = (
+            keys.base_ejection_time(model),
+            keys.max_ejection_time(model),
+        );
+        let over = now.saturating_duration_since(since) >= ejection.time(base, max);
         over && self.uneject(endpoint)
     }
 
@@ -180,6 +180,7 @@ impl Detector {
             self.stats.ejections_active.dec();
         }
         endpoint.outcomes().forget_consecutive();
+        endpoint.diagnosis().returned();
         let changed = endpoint.find(Finding::FailedOutlier, false);
         if changed {
             let cluster = &*self.detection.cluster;
@@ -307,9 +308,19 @@ impl Detector {
         if base.saturating_mul(ejection.factor) < max.saturating_add(base) {
             ejection.factor += 1;
         }
+        let time = ejection.time(base, max);
+        endpoint.diagnosis().ejected(reason.word(), time);
         let cluster = &*self.detection.cluster;
         warn!(cluster, %endpoint, ?reason, times = ejection.factor, "endpoint is ejected");
         endpoint.find(Finding::FailedOutlier, true)
+    }
+}
+
+impl Ejection {
+    /// How long it lasts from its beginning on.
+    fn time(&self, base: Duration, max: Duration) -> Duration {
+        let time = base.saturating_mul(self.factor).min(max);
+        time.saturating_add(self.jitter)
     }
 }
 
@@ -322,6 +333,19 @@ impl Drop for Detector {
 }
 
 impl Reason {
+    /// As Envoy's log of ejections calls it (`OutlierEjectionType`).
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Consecutive5xx => "CONSECUTIVE_5XX",
+            Self::ConsecutiveGatewayFailure => "CONSECUTIVE_GATEWAY_FAILURE",
+            Self::ConsecutiveLocalOriginFailure => "CONSECUTIVE_LOCAL_ORIGIN_FAILURE",
+            Self::SuccessRate => "SUCCESS_RATE",
+            Self::LocalOriginSuccessRate => "SUCCESS_RATE_LOCAL_ORIGIN",
+            Self::FailurePercentage => "FAILURE_PERCENTAGE",
+            Self::LocalOriginFailurePercentage => "FAILURE_PERCENTAGE_LOCAL_ORIGIN",
+        }
+    }
+
     /// What counts it, and in how many of a hundred cases it leads to an ejection.
     fn counted<'s>(
         self,

@@ -12,6 +12,7 @@ use causeway_xds::proto::envoy::config::overload::v3::resource_monitor::ConfigTy
 use causeway_xds::proto::envoy::extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig;
 use causeway_xds::proto::{Message as _, core};
 use causeway_xds::reject::{FieldPath, Invalid};
+use causeway_xds::resource::dns_resolver::{DnsResolver, DnsResolverFields};
 use causeway_xds::type_url::message_name;
 
 use super::{BootstrapConfig, Runtime, dynamic, pack, static_updates};
@@ -50,6 +51,9 @@ pub(super) fn read(message: proto::Bootstrap) -> Result<BootstrapConfig, Invalid
         layered_runtime,
         cluster_manager,
         header_prefix,
+        use_tcp_for_dns_lookups,
+        dns_resolution_config,
+        typed_dns_resolver_config,
         // Without effect: they tune or observe Envoy itself.
         node_context_params,
         flags_path,
@@ -64,9 +68,6 @@ pub(super) fn read(message: proto::Bootstrap) -> Result<BootstrapConfig, Invalid
         overload_manager,
         enable_dispatcher_stats,
         stats_server_version_override,
-        use_tcp_for_dns_lookups,
-        dns_resolution_config,
-        typed_dns_resolver_config,
         bootstrap_extensions,
         fatal_actions,
         inline_headers,
@@ -98,7 +99,6 @@ pub(super) fn read(message: proto::Bootstrap) -> Result<BootstrapConfig, Invalid
     ignore!(ignored, ""; node_context_params, flags_path, stats_sinks, deferred_stat_options,
         stats_config, stats_flush_interval, stats_flush, stats_eviction, watchdog, watchdogs,
         enable_dispatcher_stats, stats_server_version_override,
-        use_tcp_for_dns_lookups, dns_resolution_config, typed_dns_resolver_config,
         bootstrap_extensions, fatal_actions, inline_headers, perf_tracing_file_path,
         default_regex_engine, application_log_config, grpc_async_client_manager_config,
         memory_allocator_manager, enable_worker_cpu_affinity);
@@ -117,8 +117,22 @@ pub(super) fn read(message: proto::Bootstrap) -> Result<BootstrapConfig, Invalid
         clusters,
         secrets,
     } = static_resources.unwrap_or_default();
+    if let Some(name) = &local_cluster
+        && !clusters.iter().any(|cluster| cluster.name == *name)
+    {
+        let at = root.field("cluster_manager").field("local_cluster_name");
+        let reason = format!("{name:?} is not among static_resources.clusters");
+        return Err(Invalid::new(at, reason));
+    }
+    let resolver = DnsResolverFields {
+        typed_dns_resolver_config,
+        dns_resolution_config,
+        dns_resolvers: Vec::new(),
+        use_tcp_for_dns_lookups,
+    };
     let mut xds = XdsConfig {
         node: node.unwrap_or_default(),
+        resolver: DnsResolver::read(resolver, &mut ignored)?,
         ..XdsConfig::default()
     };
     let sources = dynamic_resources.unwrap_or_default();

@@ -23,7 +23,7 @@ admin: {address: {socket_address: {address: 127.0.0.1, port_value: 9901}}}
 stats_flush_interval: 5s
 watchdogs: {}
 overload_manager: {refresh_interval: 1s}
-cluster_manager: {local_cluster_name: here}
+cluster_manager: {local_cluster_name: b}
 static_resources:
   listeners: [{name: main}]
   clusters: [{name: a}, {name: b}]
@@ -70,7 +70,7 @@ fn a_bootstrap_is_read() {
     let cds = config.xds.cds.unwrap();
     assert_eq!(cds.place, file("/x/cds.json", Some("/y")));
     assert_eq!(cds.initial_fetch_timeout, Duration::ZERO);
-    assert_eq!(config.local_cluster.as_deref(), Some("here"));
+    assert_eq!(config.local_cluster.as_deref(), Some("b"));
     assert_eq!(
         config.ignored,
         [
@@ -175,6 +175,18 @@ fn refusals_name_file_place_and_path() {
         (
             "layered_runtime: {layers: [{name: a, rtds_layer: {name: x}}]}",
             "b.yaml: line 1, column 38: layered_runtime.layers[0].rtds_layer: not supported yet",
+        ),
+        (
+            "cluster_manager: {local_cluster_name: a}",
+            "b.yaml: line 1, column 19: cluster_manager.local_cluster_name: \
+             \"a\" is not among static_resources.clusters",
+        ),
+        (
+            "typed_dns_resolver_config: {name: x, typed_config: {\"@type\": \
+             type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.\
+             CaresDnsResolverConfig, query_tries: 0}}",
+            "b.yaml: line 1, column 153: typed_dns_resolver_config.typed_config.query_tries: \
+             0 is not within 1 and 3600",
         ),
         (
             "header_prefix: x-foo",

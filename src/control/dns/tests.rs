@@ -43,18 +43,25 @@ fn names(hosts: &[&str]) -> String {
 
 type Table = Arc<Mutex<BTreeMap<String, Vec<&'static str>>>>;
 
-/// Answers from a table; a name that is not in it does not exist.
-fn lookup(table: &Table) -> Lookup {
+/// Answers from a table; a name that is not in it cannot be looked up. With a time for which
+/// answers hold, in seconds.
+fn holding(table: &Table, ttl: u64) -> Lookup {
     let table = Arc::clone(table);
-    Arc::new(move |(host, port)| {
+    Arc::new(move |host, _| {
         let table = table.lock().unwrap_or_else(PoisonError::into_inner);
         let found = table.get(&host).cloned();
         Box::pin(async move {
-            let found = found.ok_or_else(|| io::Error::other("no such name"))?;
-            let parse = |ip: &str| SocketAddr::new(ip.parse().unwrap(), port);
-            Ok(found.into_iter().map(parse).collect())
+            let found = found.ok_or(LookupError::NoServer)?;
+            Ok(Answer {
+                addresses: found.iter().map(|ip| ip.parse().unwrap()).collect(),
+                ttl: Some(Duration::from_secs(ttl)),
+            })
         })
     })
+}
+
+fn lookup(table: &Table) -> Lookup {
+    holding(table, 1)
 }
 
 fn set(table: &Table, host: &str, found: &[&'static str]) {
@@ -85,7 +92,7 @@ async fn names_are_looked_up_again_and_keep_what_they_had() {
     ));
     let (sender, mut batches) = mpsc::channel(1);
     let start = tokio::time::Instant::now();
-    tokio::spawn(Box::new(DnsSource::with(dns, lookup(&table))).run(sender));
+    tokio::spawn(Box::new(DnsSource::new(dns, lookup(&table))).run(sender));
     // The first answer comes though one name is not to be found.
     let known = ["10.0.0.1:80", "10.0.0.2:80", "192.0.2.1:80"];
     assert_eq!(next(&mut batches).await, known);
@@ -108,53 +115,107 @@ async fn names_are_looked_up_again_and_keep_what_they_had() {
 async fn a_name_that_is_nowhere_holds_nobody_up() {
     let dns = dns(&format!("type: STRICT_DNS, {}", names(&["a.test"])));
     let (sender, mut batches) = mpsc::channel(1);
-    tokio::spawn(Box::new(DnsSource::with(dns, lookup(&Table::default()))).run(sender));
+    tokio::spawn(Box::new(DnsSource::new(dns, lookup(&Table::default()))).run(sender));
     assert!(next(&mut batches).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_without_addresses_counts() {
+    for (kind, want) in [("STRICT_DNS", &[][..]), ("LOGICAL_DNS", &["10.0.0.1:80"])] {
+        let table = Table::default();
+        set(&table, "a.test", &["10.0.0.1"]);
+        let dns = dns(&format!("type: {kind}, {}", names(&["a.test"])));
+        let (sender, mut batches) = mpsc::channel(1);
+        tokio::spawn(Box::new(DnsSource::new(dns, lookup(&table))).run(sender));
+        assert_eq!(next(&mut batches).await, ["10.0.0.1:80"]);
+        set(&table, "a.test", &[]);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        // What is delivered after that comes after whatever was delivered of it.
+        if want.is_empty() {
+            assert!(next(&mut batches).await.is_empty());
+        } else {
+            assert!(batches.try_recv().is_err());
+        }
+        set(&table, "a.test", &["10.0.0.2"]);
+        assert_eq!(next(&mut batches).await, ["10.0.0.2:80"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_followed_when_it_no_longer_holds() {
+    let table = Table::default();
+    set(&table, "a.test", &["10.0.0.1"]);
+    let fields = "type: STRICT_DNS, respect_dns_ttl: true, dns_refresh_rate: 3600s";
+    let dns = dns(&format!("{fields}, {}", names(&["a.test"])));
+    let (sender, mut batches) = mpsc::channel(1);
+    let start = tokio::time::Instant::now();
+    tokio::spawn(Box::new(DnsSource::new(dns, holding(&table, 4))).run(sender));
+    assert_eq!(next(&mut batches).await, ["10.0.0.1:80"]);
+    set(&table, "a.test", &["10.0.0.2"]);
+    assert_eq!(next(&mut batches).await, ["10.0.0.2:80"]);
+    assert_eq!(start.elapsed(), Duration::from_secs(4));
 }
 
 #[test]
 fn families_are_chosen_as_configured() {
-    let found = || {
-        ["[::2]:1", "10.0.0.1:1", "[::1]:1"]
-            .map(|a| a.parse().unwrap())
-            .to_vec()
-    };
-    let v4 = || vec!["10.0.0.1:1".parse().unwrap()];
+    let found = || ips(&["::2", "10.0.0.1", "::1"]);
     for (family, want) in [
-        (DnsFamily::Auto, &["[::1]:1", "[::2]:1"][..]),
-        (DnsFamily::V6Only, &["[::1]:1", "[::2]:1"]),
-        (DnsFamily::V4Only, &["10.0.0.1:1"]),
-        (DnsFamily::V4Preferred, &["10.0.0.1:1"]),
-        (DnsFamily::All, &["10.0.0.1:1", "[::1]:1", "[::2]:1"]),
+        (DnsFamily::Auto, &["::1", "::2"][..]),
+        (DnsFamily::V6Only, &["::1", "::2"]),
+        (DnsFamily::V4Only, &["10.0.0.1"]),
+        (DnsFamily::V4Preferred, &["10.0.0.1"]),
+        (DnsFamily::All, &["10.0.0.1", "::1", "::2"]),
     ] {
-        let chosen: Vec<_> = choose(family, found())
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        assert_eq!(chosen, want, "{family:?}");
+        assert_eq!(choose(family, found()), ips(want), "{family:?}");
     }
+    let v4 = || ips(&["10.0.0.1"]);
     assert_eq!(choose(DnsFamily::Auto, v4()), v4());
     assert!(choose(DnsFamily::V6Only, v4()).is_empty());
 }
 
+fn ips(list: &[&str]) -> Vec<IpAddr> {
+    list.iter().map(|ip| ip.parse().unwrap()).collect()
+}
+
 #[test]
 fn a_logical_name_keeps_its_address_while_it_can() {
-    let addresses = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<_>>();
     let mut known = Vec::new();
-    take(&mut known, addresses(&["10.0.0.2:1", "10.0.0.3:1"]), true);
-    assert_eq!(known, addresses(&["10.0.0.2:1"]));
-    take(&mut known, addresses(&["10.0.0.1:1", "10.0.0.2:1"]), true);
-    assert_eq!(known, addresses(&["10.0.0.2:1"]));
-    take(&mut known, addresses(&["10.0.0.1:1"]), true);
-    assert_eq!(known, addresses(&["10.0.0.1:1"]));
+    take(&mut known, ips(&["10.0.0.2", "10.0.0.3"]), true);
+    assert_eq!(known, ips(&["10.0.0.2"]));
+    take(&mut known, ips(&["10.0.0.1", "10.0.0.2"]), true);
+    assert_eq!(known, ips(&["10.0.0.2"]));
+    take(&mut known, ips(&["10.0.0.1"]), true);
+    assert_eq!(known, ips(&["10.0.0.1"]));
 }
 
 #[test]
 fn failures_are_met_with_longer_and_longer_waits() {
     let rates = "dns_failure_refresh_rate: {base_interval: 1s, max_interval: 5s}";
     let dns = dns(&format!("type: STRICT_DNS, {rates}, {}", names(&["a"])));
-    let waits = [0, 1, 2, 3, 4, 100].map(|n| pause(&dns, n).as_secs());
+    let waits = [0, 1, 2, 3, 4, 100].map(|n| pause(&dns, n, None, 1.0).as_secs());
     assert_eq!(waits, [5, 1, 2, 4, 5, 5]);
+}
+
+#[test]
+fn the_time_to_the_next_lookup_is_that_of_the_answer_if_it_is_to_be() {
+    let of = |fields: &str| dns(&format!("{fields}, {}", names(&["a"])));
+    let secs = |n| Some(Duration::from_secs(n));
+    let plain = of("type: STRICT_DNS, dns_jitter: 4s");
+    assert_eq!(pause(&plain, 0, secs(60), 0.0).as_secs(), 5);
+    assert_eq!(pause(&plain, 0, None, 0.5).as_secs(), 7);
+    assert_eq!(pause(&plain, 1, None, 0.5).as_secs(), 5);
+    let held = of("type: STRICT_DNS, respect_dns_ttl: true");
+    for (ttl, want) in [(secs(60), 60), (secs(1), 1), (secs(0), 5), (None, 5)] {
+        assert_eq!(pause(&held, 0, ttl, 1.0).as_secs(), want);
+    }
+    let least = of(
+        "cluster_type: {name: envoy.clusters.dns, typed_config: {'@type': \
+         type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster, respect_dns_ttl: true, \
+         dns_min_refresh_rate: 3s}}",
+    );
+    for (ttl, want) in [(secs(60), 60), (secs(1), 3)] {
+        assert_eq!(pause(&least, 0, ttl, 1.0).as_secs(), want);
+    }
 }
 
 #[test]
@@ -168,8 +229,11 @@ fn what_the_cluster_says_of_an_endpoint_stays() {
          {health_check_config: {port_value: 7}, address: {socket_address: {address: a, \
          port_value: 1}}}}]}]}",
     );
-    let found = ["10.0.0.1:1", "10.0.0.2:1"].map(|a| a.parse().unwrap());
-    let answers = Answers::from([(("a".to_owned(), 1), found.to_vec())]);
+    let host = Host {
+        addresses: ips(&["10.0.0.1", "10.0.0.2"]),
+        ..Host::default()
+    };
+    let answers = Hosts::from([(("a".to_owned(), 1), host)]);
     let any = pack_as(
         &assignment(&dns, &answers),
         ResourceType::LoadAssignment.message_name(),

@@ -8,7 +8,7 @@ use causeway_xds::proto::core::{Http2ProtocolOptions, Metadata, TcpKeepalive};
 use causeway_xds::proto::endpoint::{Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint};
 use causeway_xds::proto::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use causeway_xds::proto::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, DiscoveryType, EdsClusterConfig,
+    ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
 use causeway_xds::proto::envoy::config::cluster::v3::{CircuitBreakers, UpstreamConnectionOptions};
 use causeway_xds::proto::google::protobuf::{Struct, Value, value};
@@ -17,7 +17,7 @@ use causeway_xds::proto::{Any, Cluster, ClusterLoadAssignment, HttpProtocolOptio
 use causeway_xds::type_url::pack_as;
 
 use super::listener::{address, duration, same_origin, uint32};
-use super::{Frame, names};
+use super::{Frame, names, policies};
 use crate::coordinator::model::{Circuit, KernelRoute};
 
 /// As long as the legacy worker waits for a kernel.
@@ -35,9 +35,11 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive {
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 pub fn cluster(frame: &Frame, circuit: &Circuit) -> Cluster {
+    let limited = policies::connections(&frame.policies, circuit);
+    let limited = limited.filter(|_| circuit.protocol.is_http());
     let limits = Thresholds {
-        max_connections: Some(uint32(NO_LIMIT)),
-        max_pending_requests: Some(uint32(NO_LIMIT)),
+        max_connections: Some(uint32(limited.map_or(NO_LIMIT, |limit| limit.max))),
+        max_pending_requests: Some(uint32(limited.map_or(NO_LIMIT, |limit| limit.queue))),
         max_requests: Some(uint32(NO_LIMIT)),
         ..Thresholds::default()
     };
@@ -64,10 +66,18 @@ pub fn cluster(frame: &Frame, circuit: &Circuit) -> Cluster {
         typed_extension_protocol_options: http2.into_iter().collect(),
         ..Cluster::default()
     };
+    if policies::is_sticky(&frame.policies, circuit) {
+        cluster.set_lb_policy(LbPolicy::Maglev);
+    }
     let kernels = merged(&circuit.routes).len();
     frame
         .watch
         .apply(&mut cluster, circuit.protocol.is_http(), kernels);
+    if let Some(limit) = limited {
+        let timeout = format!("{}s", limit.queue_timeout.as_secs_f64());
+        let kind = value::Kind::StringValue(timeout);
+        say(&mut cluster.metadata, "queue_timeout", kind);
+    }
     cluster
 }
 
@@ -164,6 +174,15 @@ fn endpoint(kernel: &Kernel, weight: u32) -> LbEndpoint {
         host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)),
         ..LbEndpoint::default()
     }
+}
+
+/// Adds a key to `filter_metadata["causeway"]`.
+fn say(metadata: &mut Option<Metadata>, key: &str, kind: value::Kind) {
+    let metadata = metadata.get_or_insert_default();
+    let own = metadata.filter_metadata.entry("causeway".to_owned());
+    own.or_default()
+        .fields
+        .insert(key.to_owned(), Value { kind: Some(kind) });
 }
 
 /// `filter_metadata["causeway"]` with one key.

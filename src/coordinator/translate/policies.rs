@@ -25,12 +25,14 @@ use causeway_xds::proto::envoy::r#type::matcher::v3::{
 use causeway_xds::proto::envoy::r#type::v3::{FractionalPercent, TokenBucket};
 use causeway_xds::proto::google::protobuf::{Struct, Value, value};
 use causeway_xds::proto::hcm::HttpFilter;
+use causeway_xds::proto::route::route_action::HashPolicy;
+use causeway_xds::proto::route::route_action::hash_policy::{self, PolicySpecifier};
 use causeway_xds::proto::{Any, BoolValue, Cluster, ClusterLoadAssignment};
 use causeway_xds::type_url::pack_as;
 
 use super::filters::filter;
 use super::listener::{address, duration, uint32};
-use crate::config::{Authorizer, Coding, Policy, RateLimit, Traffic};
+use crate::config::{Authorizer, Coding, Connections, Policy, RateLimit, Traffic};
 use crate::coordinator::model::{AppMode, Circuit};
 
 pub const CORS: &str = "envoy.filters.http.cors";
@@ -156,6 +158,33 @@ pub fn per_route(policies: &[Policy], circuit: &Circuit) -> Vec<(String, Any)> {
         said.extend(all.map(|coding| (compressor_name(*coding).to_owned(), pack_as(&on, message))));
     }
     said
+}
+
+/// Whether a circuit keeps its clients at the kernels that they came to first. Kernels that are
+/// relayed to as bytes see no requests that could be told apart.
+pub fn is_sticky(policies: &[Policy], circuit: &Circuit) -> bool {
+    let named = first(policies, circuit, |policy| policy.sticky.as_ref());
+    circuit.protocol.is_http() && named.is_some_and(|(_, sticky)| *sticky)
+}
+
+/// A cookie that ends with the browser; its value tells nothing of kernels. Circuits can share a
+/// host, so each has its own.
+pub fn affinity(circuit: &Circuit) -> HashPolicy {
+    HashPolicy {
+        terminal: false,
+        policy_specifier: Some(PolicySpecifier::Cookie(hash_policy::Cookie {
+            name: format!("causeway-sticky-{}", circuit.id.simple()),
+            ttl: Some(duration(Duration::ZERO)),
+            path: "/".to_owned(),
+            attributes: Vec::new(),
+        })),
+    }
+}
+
+/// How much the kernels of a circuit may be asked for at once.
+pub fn connections(policies: &[Policy], circuit: &Circuit) -> Option<Connections> {
+    let named = first(policies, circuit, |policy| policy.connections.as_ref());
+    named.map(|(_, connections)| *connections)
 }
 
 /// Those whom the filters ask.

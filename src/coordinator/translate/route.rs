@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::cluster::own_metadata;
 use super::filters::{self, Road};
 use super::listener::{duration, same_origin, uint32};
-use super::{Frame, names};
+use super::{Frame, names, policies};
 use crate::coordinator::model::Circuit;
 
 /// Kernels that a request may find unreachable and still be served.
@@ -166,6 +166,10 @@ fn to_circuit(frame: &Frame, circuit: &Circuit, road: Road<'_>) -> Route {
         // Uploads, downloads and answers of models take the time they take.
         timeout: Some(duration(Duration::ZERO)),
         retry_policy: Some(elsewhere()),
+        hash_policy: policies::is_sticky(&frame.policies, circuit)
+            .then(|| policies::affinity(circuit))
+            .into_iter()
+            .collect(),
         // Of a WebSocket to an app that speaks TCP.
         idle_timeout: (!circuit.protocol.is_http() && !frame.tcp_idle.is_zero())
             .then(|| duration(frame.tcp_idle)),

@@ -1,7 +1,10 @@
 //! From the circuits in tests/golden/translate to messages, decoded again as a receiver would.
 
 use std::path::Path;
+use std::time::Duration;
 
+use causeway_xds::proto::envoy::config::cluster::v3::cluster::LbPolicy;
+use causeway_xds::proto::google::protobuf::value::Kind;
 use causeway_xds::proto::hcm::http_connection_manager::RouteSpecifier;
 use causeway_xds::proto::listener::filter::ConfigType;
 use causeway_xds::proto::route::route::Action;
@@ -10,14 +13,14 @@ use causeway_xds::proto::route::route_match::PathSpecifier;
 use causeway_xds::proto::route::{Route, RouteMatch};
 use causeway_xds::proto::{
     Cluster, ClusterLoadAssignment, HttpConnectionManager, Listener, RouteConfiguration, TcpProxy,
-    VirtualHost, tcp_proxy,
+    UInt32Value, VirtualHost, tcp_proxy,
 };
 use causeway_xds::type_url::message_name;
 
 use uuid::Uuid;
 
 use super::*;
-use crate::config::PortProxy;
+use crate::config::{Connections, Policy, PortProxy};
 use crate::coordinator::registry::Owner;
 use crate::coordinator::wire::WireCircuit;
 
@@ -396,6 +399,46 @@ fn kernels_are_watched_as_many_as_there_are() {
         .unwrap();
     assert_eq!(clusters(&watching, &registry, &touched), 1);
     assert_eq!(clusters(&all_frontends(), &registry, &touched), 0);
+}
+
+#[test]
+fn a_policy_limits_the_connections_of_http_circuits() {
+    let connections = Connections {
+        max: 3,
+        queue: 9,
+        queue_timeout: Duration::from_millis(2500),
+    };
+    let frame = Frame {
+        policies: vec![Policy {
+            connections: Some(connections),
+            sticky: Some(true),
+            ..Policy::default()
+        }],
+        ..all_frontends()
+    };
+    let of = |frame: &Frame, name: &str| super::cluster::cluster(frame, &golden(name)[0]);
+    let limits = |cluster: &Cluster| {
+        let thresholds = &cluster.circuit_breakers.as_ref().unwrap().thresholds[0];
+        let limit = |limit: Option<UInt32Value>| limit.unwrap().value;
+        (
+            limit(thresholds.max_connections),
+            limit(thresholds.max_pending_requests),
+        )
+    };
+    let limited = of(&frame, "port");
+    assert_eq!(limits(&limited), (3, 9));
+    assert_eq!(limited.lb_policy(), LbPolicy::Maglev);
+    let own = &limited.metadata.as_ref().unwrap().filter_metadata["causeway"].fields;
+    let timeout = Some(Kind::StringValue("2.5s".to_owned()));
+    assert_eq!(own["queue_timeout"].kind, timeout);
+    // What it says beside that stays.
+    let before = of(&all_frontends(), "port");
+    let kept = before
+        .metadata
+        .map_or(0, |own| own.filter_metadata["causeway"].fields.len());
+    assert_eq!(own.len(), kept + 1);
+    // Relayed as bytes.
+    assert_eq!(of(&frame, "tcp"), of(&all_frontends(), "tcp"));
 }
 
 #[test]

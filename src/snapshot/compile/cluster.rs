@@ -244,6 +244,7 @@ impl Compiler {
             sockets,
             proxy_protocol: model.proxy_protocol,
             connect_timeout: model.connect_timeout,
+            queue_timeout: model.queue_timeout,
             tcp_keepalive: model.tcp_keepalive,
             source_addresses: model.source_addresses.clone(),
             idle_timeout: match (model.proxy_protocol, model.http.idle_timeout) {
@@ -361,6 +362,7 @@ fn same_transport(a: &model::Cluster, b: &model::Cluster) -> bool {
         && a.proxy_protocol == b.proxy_protocol
         && a.http == b.http
         && a.connect_timeout == b.connect_timeout
+        && a.queue_timeout == b.queue_timeout
         && a.tcp_keepalive == b.tcp_keepalive
         && a.source_addresses == b.source_addresses
         && a.alt_stat_name == b.alt_stat_name

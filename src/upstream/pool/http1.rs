@@ -39,7 +39,7 @@ pub(super) async fn checkout(
     let _pending = Pending::begin(endpoint, transport)?;
     match connection_permit(endpoint, transport) {
         Ok((permit, _connecting)) => Ok((open(endpoint, transport, via, permit).await?, false)),
-        Err(overflow) => waiting::for_http1(endpoint, transport, via, overflow).await,
+        Err(_full) => waiting::for_http1(endpoint, transport, via).await,
     }
 }
 

@@ -9,16 +9,17 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
+use tokio::time::timeout_at;
 
 use super::about::About;
 use super::http1::{self, Http1};
 use super::raw::Counted;
-use super::waiting::Pending;
-use super::{Kind, connection_permit, http_error, spawn_tied, with_pool};
+use super::waiting::{Pending, waited_too_long};
+use super::{Kind, connection_permit, http_error, leave, spawn_tied, with_pool};
 use crate::net::Io;
 use crate::net::http2::Windows;
 use crate::upstream::body::RequestBody;
-use crate::upstream::connect::{ConnectError, connect};
+use crate::upstream::connect::{ConnectError, ConnectErrorKind, connect};
 use crate::upstream::{Endpoint, Protocol, Transport, Via};
 
 /// What h2 says of the streams that a peer allows until the peer has said something; no peer can
@@ -42,6 +43,10 @@ struct Load {
     streams: Cell<usize>,
     served: Cell<u32>,
     idle_since: Cell<Instant>,
+    /// Whose connection it is.
+    endpoint: u64,
+    /// Somebody may wait for a place.
+    wanted: Cell<bool>,
 }
 
 /// One stream's place on a connection, for as long as the stream lasts.
@@ -57,6 +62,12 @@ impl Drop for Place {
         self.load.streams.set(streams);
         if streams == 0 {
             self.load.idle_since.set(Instant::now());
+        }
+        if self.load.wanted.get() {
+            // Whoever waits longest looks again, and finds this place.
+            leave(self.load.endpoint, |pool| {
+                self.load.wanted.set(pool.waiting.len() > 1);
+            });
         }
     }
 }
@@ -140,6 +151,7 @@ pub(super) async fn checkout(
 ) -> Result<(Kind, bool), ConnectError> {
     let mut fresh = fresh;
     let mut pending = None;
+    let mut deadline = tokio::time::Instant::now();
     loop {
         let turn = with_pool(endpoint.uid, |pool| {
             if std::mem::take(&mut fresh) {
@@ -173,13 +185,16 @@ pub(super) async fn checkout(
         });
         if pending.is_none() && !matches!(turn, Turn::Use(_)) {
             pending = Some(Pending::begin(endpoint, transport)?);
+            deadline = tokio::time::Instant::now() + transport.queue_timeout;
         }
         match turn {
             Turn::Use(place) => return Ok((Kind::Http2(place), true)),
             Turn::Wait(opened) => {
                 // Without an answer it worked, or whoever opened has left: look again.
-                if let Ok(error) = opened.await {
-                    return Err(error);
+                match timeout_at(deadline, opened).await {
+                    Ok(Ok(error)) => return Err(error),
+                    Ok(Err(_)) => {}
+                    Err(_) => return Err(waited_too_long(endpoint, transport)),
                 }
             }
             Turn::Open(opening) => {
@@ -188,6 +203,28 @@ pub(super) async fn checkout(
                     Ok(Opened::Http1(connection)) => {
                         with_pool(endpoint.uid, |pool| pool.speaks_http1 = true);
                         return Ok((Kind::Http1(connection), false));
+                    }
+                    // There may not be more connections, but places on these come free.
+                    Err(error) if matches!(error.kind, ConnectErrorKind::Overflow(..)) => {
+                        drop(opening);
+                        let freed = with_pool(endpoint.uid, |pool| {
+                            let connections = pool.http2.iter();
+                            connections.for_each(|shared| shared.load.wanted.set(true));
+                            let (free, freed) = oneshot::channel();
+                            pool.waiting.push_back((via.cloned(), free));
+                            freed
+                        });
+                        match timeout_at(deadline, freed).await {
+                            // It has come to speak HTTP/1 meanwhile.
+                            Ok(Ok(mut connection)) => {
+                                if connection.is_usable().await {
+                                    return Ok((Kind::Http1(connection), true));
+                                }
+                            }
+                            Ok(Err(_)) => {}
+                            Err(_) => return Err(waited_too_long(endpoint, transport)),
+                        }
+                        continue;
                     }
                     Err(error) => {
                         opening.failed(&error);
@@ -199,6 +236,8 @@ pub(super) async fn checkout(
                     with_pool(endpoint.uid, |pool| {
                         pool.transport.get_or_insert_with(|| Arc::clone(transport));
                         pool.http2.push(shared);
+                        // There may be room for them all.
+                        pool.waiting.clear();
                     });
                 }
                 link.opening.set(Some(opening));
@@ -269,6 +308,8 @@ async fn open(
             streams: Cell::new(0),
             served: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
+            endpoint: endpoint.uid,
+            wanted: Cell::new(false),
         }),
         opened: Instant::now(),
         about,

@@ -72,14 +72,24 @@ impl Drop for Pending<'_> {
     }
 }
 
-/// Queues for a connection of this thread that comes free or ends, at most `connect_timeout`.
+/// No connection came free in time. Counted as an overflow, which it is.
+pub(super) fn waited_too_long(endpoint: &Endpoint, transport: &Transport) -> ConnectError {
+    transport.overflowed();
+    transport.stats.upstream_rq_queue_timeout.inc();
+    ConnectError {
+        address: endpoint.to_string(),
+        kind: ConnectErrorKind::Queue(transport.queue_timeout),
+    }
+}
+
+/// Queues for a connection of this thread that comes free or ends, at most `queue_timeout`.
+/// Opening one that may be opened then has its own deadline.
 pub(super) async fn for_http1(
     endpoint: &Arc<Endpoint>,
     transport: &Arc<Transport>,
     via: Option<&Rc<Via>>,
-    overflow: ConnectError,
 ) -> Result<(Http1, bool), ConnectError> {
-    let deadline = tokio::time::Instant::now() + transport.connect_timeout;
+    let deadline = tokio::time::Instant::now() + transport.queue_timeout;
     loop {
         let (free, freed) = oneshot::channel();
         with_pool(endpoint.uid, |pool| {
@@ -93,10 +103,7 @@ pub(super) async fn for_http1(
             }
             // A connection has ended, or was not opened.
             Ok(Err(_)) => {}
-            Err(_) => {
-                transport.overflowed();
-                return Err(overflow);
-            }
+            Err(_) => return Err(waited_too_long(endpoint, transport)),
         }
         if let Ok((permit, _connecting)) = connection_permit(endpoint, transport) {
             return Ok((open(endpoint, transport, via, permit).await?, false));

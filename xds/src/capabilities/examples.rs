@@ -29,6 +29,8 @@ pub(super) fn all() -> Vec<(Value, Option<&'static str>)> {
         of(ResourceType::RouteConfiguration, routes()),
         of(ResourceType::Cluster, cluster_by_discovery()),
         of(ResourceType::Cluster, cluster_in_place()),
+        of(ResourceType::Cluster, cluster_by_name()),
+        of(ResourceType::Cluster, cluster_by_type()),
         of(ResourceType::LoadAssignment, endpoints()),
         of(ResourceType::Secret, secret()),
         of(ResourceType::FilterConfig, filter_config()),
@@ -272,6 +274,35 @@ fn cluster_with_policy() -> Value {
     );
     let policy = json!({"typed_extension_config": {"name": "p", "typed_config": least}});
     json!({"name": "c", "load_balancing_policy": {"policies": [policy]}})
+}
+
+fn cluster_by_name() -> Value {
+    let system = any(
+        "envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig",
+        json!({}),
+    );
+    json!({
+        "name": "c",
+        "type": "STRICT_DNS",
+        "load_assignment": endpoints(),
+        "typed_dns_resolver_config": {"name": "s", "typed_config": system},
+    })
+}
+
+fn cluster_by_type() -> Value {
+    let servers = any(
+        "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
+        json!({"resolvers": [address()], "dns_resolver_options": {}}),
+    );
+    let dns = any(
+        "envoy.extensions.clusters.dns.v3.DnsCluster",
+        json!({"typed_dns_resolver_config": {"name": "r", "typed_config": servers}}),
+    );
+    json!({
+        "name": "c",
+        "cluster_type": {"name": "d", "typed_config": dns},
+        "load_assignment": endpoints(),
+    })
 }
 
 fn cluster_in_place() -> Value {

@@ -25,6 +25,7 @@ pub use socket::SocketMatch;
 pub use subset::{Fallback, Selector, SelectorFallback, Subsets};
 
 use super::config_source::{ConfigSource, Place};
+use super::dns_resolver::DnsResolver;
 use super::headers::HeaderCase;
 use super::load_assignment::LoadAssignment;
 use super::metadata::Namespaces;
@@ -41,6 +42,10 @@ pub struct Cluster {
     pub discovery: Discovery,
     /// Default 5 s.
     pub connect_timeout: Duration,
+    /// How long a request waits for one of the cluster's connections when there may not be more of
+    /// them (`Cluster.metadata`, namespace `causeway`, key `queue_timeout`). Default as
+    /// `connect_timeout`.
+    pub queue_timeout: Duration,
     pub balancing: Balancing,
     /// How the health of endpoints is found out; nothing if it is not.
     pub health_check: Option<HealthCheck>,
@@ -112,7 +117,15 @@ pub struct Dns {
     pub refresh: Duration,
     /// The shortest and the longest wait after a lookup that failed; as `refresh` when not given.
     pub failure_refresh: (Duration, Duration),
+    /// The time for which an answer holds stands in place of `refresh`, but no less than this
+    /// (`respect_dns_ttl`, `dns_min_refresh_rate`).
+    pub respect_ttl: Option<Duration>,
+    /// A random part of it is added to the time until the next lookup, unless one failed
+    /// (`dns_jitter`). Default none.
+    pub jitter: Duration,
     pub family: DnsFamily,
+    /// Whom to ask; nobody in particular is whom the bootstrap says.
+    pub resolver: Option<DnsResolver>,
 }
 
 /// Which addresses of a name are taken (`dns_lookup_family`).

@@ -11,6 +11,22 @@ pub const IGNORED: &[(&str, &str)] = &[
         "a request is sent for each answer and each change of what is wanted, not more",
     ),
     (
+        "CaresDnsResolverConfig.max_udp_channel_duration",
+        "each question over UDP has a socket of its own",
+    ),
+    (
+        "CaresDnsResolverConfig.qcache_max_ttl",
+        "answers are not kept: each lookup asks",
+    ),
+    (
+        "CaresDnsResolverConfig.reinit_channel_on_timeout",
+        "each question over UDP has a socket of its own",
+    ),
+    (
+        "CaresDnsResolverConfig.udp_max_queries",
+        "each question over UDP has a socket of its own",
+    ),
+    (
         "CircuitBreakers.Thresholds.max_connection_pools",
         "the number of pools follows from the number of threads",
     ),
@@ -64,7 +80,7 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "Cluster.dns_jitter",
-        "clusters are not made at one moment, so that their lookups are spread already",
+        "without effect for clusters that look no names up",
     ),
     (
         "Cluster.dns_lookup_family",
@@ -101,7 +117,7 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "Cluster.respect_dns_ttl",
-        "the resolver of the system does not tell how long an answer holds",
+        "without effect for clusters that look no names up",
     ),
     (
         "Cluster.stats_matcher",
@@ -121,7 +137,7 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "Cluster.use_tcp_for_dns_lookups",
-        "the resolver of the system decides",
+        "without effect for clusters that look no names up",
     ),
     (
         "Cluster.wait_for_warm_on_init",
@@ -134,18 +150,6 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "CommonTlsContext.key_log",
         "session keys are never written out",
-    ),
-    (
-        "DnsCluster.dns_jitter",
-        "clusters are not made at one moment, so that their lookups are spread already",
-    ),
-    (
-        "DnsCluster.dns_min_refresh_rate",
-        "about the time that an answer holds, which is not known",
-    ),
-    (
-        "DnsCluster.respect_dns_ttl",
-        "the resolver of the system does not tell how long an answer holds",
     ),
     (
         "DownstreamTlsContext.full_scan_certs_on_sni_mismatch",
@@ -185,6 +189,14 @@ pub const IGNORED: &[(&str, &str)] = &[
         "network filters that only observe: Istio's statistics",
     ),
     ("FilterChain.metadata", "metadata has no reader"),
+    (
+        "GetAddrInfoDnsResolverConfig.num_resolver_threads",
+        "lookups run side by side on threads of the runtime",
+    ),
+    (
+        "GetAddrInfoDnsResolverConfig.num_retries",
+        "a lookup that failed is repeated as dns_failure_refresh_rate says",
+    ),
     (
         "GoogleGrpc.channel_args",
         "arguments of another gRPC implementation",

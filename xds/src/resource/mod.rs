@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod config_source;
 mod context;
 mod decode;
+pub mod dns_resolver;
 pub mod filter_config;
 pub mod format;
 pub mod fraction;

@@ -1,5 +1,6 @@
 //! Cluster: message to typed.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::dns::DnsFields;
@@ -17,6 +18,7 @@ use crate::proto::envoy::config::cluster::v3::{
     CircuitBreakers, UpstreamConnectionOptions,
     circuit_breakers::{Thresholds, thresholds},
 };
+use crate::proto::google::protobuf::Value;
 use crate::proto::google::protobuf::value::Kind;
 use crate::reject::Invalid;
 use crate::resource::config_source::{ConfigSource, Place};
@@ -24,6 +26,7 @@ use crate::resource::context::{
     At, Context, accept, duration, each, enumeration, fault, is_default, not_empty, number, refuse,
     required,
 };
+use crate::resource::dns_resolver::DnsResolverFields;
 use crate::resource::load_assignment::{LoadAssignment, OUR_METADATA};
 use crate::resource::metadata::namespaces;
 use crate::resource::tls::UpstreamTls;
@@ -108,40 +111,38 @@ impl Cluster {
         );
         let mut dns = DnsFields::default();
         if by_name {
-            let servers = [
-                ("dns_resolvers", is_default(&dns_resolvers)),
-                ("dns_resolution_config", is_default(&dns_resolution_config)),
-                (
-                    "typed_dns_resolver_config",
-                    is_default(&typed_dns_resolver_config),
-                ),
-            ];
-            let own = servers.iter().find(|(_, default)| !default);
             dns = DnsFields {
                 refresh_rate: dns_refresh_rate,
                 failure_refresh_rate: dns_failure_refresh_rate,
+                respect_ttl: respect_dns_ttl,
+                jitter: dns_jitter,
                 lookup_family: dns_lookup_family,
-                own_servers: own.map(|(field, _)| *field),
+                resolver: DnsResolverFields {
+                    typed_dns_resolver_config,
+                    dns_resolution_config,
+                    dns_resolvers,
+                    use_tcp_for_dns_lookups,
+                },
             };
         } else {
             accept!(ctx, "Cluster":
                 dns_refresh_rate,
                 dns_failure_refresh_rate,
+                respect_dns_ttl,
+                dns_jitter,
                 dns_lookup_family,
                 dns_resolvers,
+                use_tcp_for_dns_lookups,
                 dns_resolution_config,
                 typed_dns_resolver_config,
             );
         }
-        let (background_checks, metadata) = own_metadata(metadata).at("metadata")?;
+        let (own_keys, metadata) = OwnKeys::take(metadata).at("metadata")?;
         let mut metadata = metadata.unwrap_or_default();
         let namespaces = namespaces(std::mem::take(&mut metadata.filter_metadata));
         accept!(ctx, "Cluster":
             stats_matcher,
             per_connection_buffer_limit_bytes,
-            dns_jitter,
-            respect_dns_ttl,
-            use_tcp_for_dns_lookups,
             wait_for_warm_on_init,
             metadata,
             ignore_health_on_host_removal,
@@ -227,7 +228,8 @@ impl Cluster {
             name,
             alt_stat_name,
             connect_timeout,
-            health_check: HealthCheck::decode_list(health_checks, background_checks)?,
+            queue_timeout: own_keys.queue_timeout.unwrap_or(connect_timeout),
+            health_check: HealthCheck::decode_list(health_checks, own_keys.background_checks)?,
             outlier: outlier_detection
                 .map(OutlierDetection::decode)
                 .transpose()
@@ -264,27 +266,51 @@ impl Cluster {
     }
 }
 
-/// Whether checks are background checks, and what is left without a reader.
-fn own_metadata(metadata: Option<Metadata>) -> Result<(bool, Option<Metadata>), Invalid> {
-    const KEY: &str = "background_checks";
-    let Some(mut metadata) = metadata else {
-        return Ok((false, None));
-    };
-    let ours = metadata.filter_metadata.get_mut(OUR_METADATA);
-    let told = ours.and_then(|ours| ours.fields.remove(KEY));
-    let background = match told.map(|value| value.kind) {
-        None => false,
-        Some(Some(Kind::BoolValue(background))) => background,
-        Some(_) => {
-            return Err(fault("is neither true nor false"))
-                .at(KEY)
-                .at_key("filter_metadata", OUR_METADATA);
+/// What a cluster says to us in its metadata.
+#[derive(Default)]
+struct OwnKeys {
+    background_checks: bool,
+    queue_timeout: Option<Duration>,
+}
+
+impl OwnKeys {
+    /// Takes them out of the metadata; without the rest if there is none.
+    fn take(metadata: Option<Metadata>) -> Result<(Self, Option<Metadata>), Invalid> {
+        let mut keys = Self::default();
+        let Some(mut metadata) = metadata else {
+            return Ok((keys, None));
+        };
+        if let Some(ours) = metadata.filter_metadata.get_mut(OUR_METADATA) {
+            keys.read(&mut ours.fields)
+                .at_key("filter_metadata", OUR_METADATA)?;
         }
-    };
-    metadata
-        .filter_metadata
-        .retain(|namespace, values| namespace != OUR_METADATA || !values.fields.is_empty());
-    Ok((background, Some(metadata).filter(|left| !is_default(left))))
+        metadata
+            .filter_metadata
+            .retain(|namespace, values| namespace != OUR_METADATA || !values.fields.is_empty());
+        Ok((keys, Some(metadata).filter(|left| !is_default(left))))
+    }
+
+    fn read(&mut self, fields: &mut HashMap<String, Value>) -> Result<(), Invalid> {
+        const BACKGROUND: &str = "background_checks";
+        const QUEUE: &str = "queue_timeout";
+        match fields.remove(BACKGROUND).map(|value| value.kind) {
+            None => {}
+            Some(Some(Kind::BoolValue(background))) => self.background_checks = background,
+            Some(_) => return Err(fault("is neither true nor false")).at(BACKGROUND),
+        }
+        let Some(value) = fields.remove(QUEUE) else {
+            return Ok(());
+        };
+        let seconds = match &value.kind {
+            Some(Kind::StringValue(text)) => text.strip_suffix('s').and_then(|n| n.parse().ok()),
+            _ => None,
+        };
+        let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let time = time.filter(|time| !time.is_zero());
+        let wrong = || fault("is not a duration above 0, as in \"1.5s\"");
+        self.queue_timeout = Some(time.ok_or_else(wrong).at(QUEUE)?);
+        Ok(())
+    }
 }
 
 fn merge_window(common: Option<&CommonLbConfig>) -> Result<Duration, Invalid> {

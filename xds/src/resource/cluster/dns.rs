@@ -10,8 +10,9 @@ use crate::proto::envoy::extensions::clusters::dns::v3::{DnsCluster, dns_cluster
 use crate::proto::{self, ClusterLoadAssignment};
 use crate::reject::Invalid;
 use crate::resource::context::{
-    At, Context, accept, duration, enumeration, not_empty, refuse, required, unknown_type, unpack,
+    At, Context, duration, enumeration, not_empty, required, unknown_type, unpack,
 };
+use crate::resource::dns_resolver::{DnsResolver, DnsResolverFields};
 use crate::resource::load_assignment::LoadAssignment;
 use crate::type_url::message_name;
 
@@ -24,9 +25,10 @@ const CUSTOM: &str = "envoy.extensions.clusters.dns.v3.DnsCluster";
 pub(super) struct DnsFields {
     pub refresh_rate: Option<proto::Duration>,
     pub failure_refresh_rate: Option<cluster::RefreshRate>,
+    pub respect_ttl: bool,
+    pub jitter: Option<proto::Duration>,
     pub lookup_family: i32,
-    /// Set to other servers than those of the system, each with its field.
-    pub own_servers: Option<&'static str>,
+    pub resolver: DnsResolverFields,
 }
 
 impl Dns {
@@ -37,10 +39,6 @@ impl Dns {
         assignment: Option<ClusterLoadAssignment>,
         ctx: &Context<'_>,
     ) -> Result<Discovery, Invalid> {
-        // Other servers may know other addresses, so that traffic would go elsewhere.
-        if let Some(field) = fields.own_servers {
-            return Err(Invalid::at(field, "not supported yet"));
-        }
         let refresh = refresh_rate(fields.refresh_rate)?;
         let failure_refresh = match fields.failure_refresh_rate {
             None => (refresh, refresh),
@@ -62,7 +60,10 @@ impl Dns {
             assignment: names(cluster, assignment, logical, ctx)?,
             refresh,
             failure_refresh,
+            respect_ttl: fields.respect_ttl.then_some(Duration::ZERO),
+            jitter: duration(fields.jitter, "dns_jitter")?.unwrap_or_default(),
             family,
+            resolver: DnsResolver::decode(fields.resolver, ctx)?,
         }
         .named(cluster)
     }
@@ -92,8 +93,19 @@ impl Dns {
                 all_addresses_in_single_endpoint,
                 dns_min_refresh_rate,
             } = unpack(&any)?;
-            refuse!(typed_dns_resolver_config);
-            accept!(ctx, "DnsCluster": respect_dns_ttl, dns_jitter, dns_min_refresh_rate);
+            let least = match duration(dns_min_refresh_rate, "dns_min_refresh_rate")? {
+                Some(least) if least < Duration::from_secs(1) => {
+                    return Err(Invalid::at("dns_min_refresh_rate", "must be at least 1 s"));
+                }
+                least => least.unwrap_or_default(),
+            };
+            let respect_ttl = respect_dns_ttl.then_some(least);
+            let jitter = duration(dns_jitter, "dns_jitter")?.unwrap_or_default();
+            let fields = DnsResolverFields {
+                typed_dns_resolver_config,
+                ..DnsResolverFields::default()
+            };
+            let resolver = DnsResolver::decode(fields, ctx)?;
             let refresh = refresh_rate(dns_refresh_rate)?;
             let failure_refresh = match dns_failure_refresh_rate {
                 None => (refresh, refresh),
@@ -110,19 +122,21 @@ impl Dns {
                 Family::V4Preferred => DnsFamily::V4Preferred,
                 Family::All => DnsFamily::All,
             };
-            let logical = all_addresses_in_single_endpoint;
-            Ok((refresh, failure_refresh, family, logical))
+            Ok(Self {
+                resource: String::new(),
+                logical: all_addresses_in_single_endpoint,
+                assignment: LoadAssignment::empty(cluster),
+                refresh,
+                failure_refresh,
+                respect_ttl,
+                jitter,
+                family,
+                resolver,
+            })
         };
-        let (refresh, failure_refresh, family, logical) = read().at("typed_config").at(FIELD)?;
-        Self {
-            resource: String::new(),
-            logical,
-            assignment: names(cluster, assignment, logical, ctx)?,
-            refresh,
-            failure_refresh,
-            family,
-        }
-        .named(cluster)
+        let mut dns = read().at("typed_config").at(FIELD)?;
+        dns.assignment = names(cluster, assignment, dns.logical, ctx)?;
+        dns.named(cluster)
     }
 
     /// A changed list of names is another resource: until it is resolved the earlier one serves.

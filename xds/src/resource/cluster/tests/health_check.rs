@@ -60,6 +60,7 @@ fn metadata_may_make_checks_that_cost_next_to_nothing() {
                     panic!("not a cluster")
                 };
                 let check = cluster.health_check.as_ref().unwrap();
+                assert_eq!(cluster.queue_timeout, cluster.connect_timeout);
                 Ok((check.background, decoded.ignored.len()))
             }
             Err(rejected) => Err(rejected.to_string()),
@@ -71,6 +72,39 @@ fn metadata_may_make_checks_that_cost_next_to_nothing() {
     let wrong = with("background_checks: 1").unwrap_err();
     let expected = "metadata.filter_metadata[\"causeway\"].background_checks: is neither";
     assert!(wrong.contains(expected), "{wrong}");
+}
+
+#[test]
+fn metadata_may_say_how_long_requests_wait_for_a_connection() {
+    use crate::proto::google::protobuf::value::Kind;
+    use crate::proto::google::protobuf::{Struct, Value};
+    let with = |kind: Kind| {
+        let value = Value { kind: Some(kind) };
+        let ours = Struct {
+            fields: [("queue_timeout".to_owned(), value)].into(),
+        };
+        proto::Cluster {
+            metadata: Some(proto::core::Metadata {
+                filter_metadata: [("causeway".to_owned(), ours)].into(),
+                ..Default::default()
+            }),
+            ..cluster()
+        }
+    };
+    let text = |text: &str| with(Kind::StringValue(text.into()));
+    assert_eq!(typed(&cluster()).queue_timeout, Duration::from_secs(5));
+    let given = typed(&text("1.5s")).queue_timeout;
+    assert_eq!(given, Duration::from_millis(1500));
+    for wrong in [
+        text("1.5"),
+        text("0s"),
+        text("-1s"),
+        with(Kind::NumberValue(1.0)),
+    ] {
+        let error = refusal(&wrong);
+        let at = "metadata.filter_metadata[\"causeway\"].queue_timeout: ";
+        assert!(error.starts_with(at), "{error}");
+    }
 }
 
 #[test]

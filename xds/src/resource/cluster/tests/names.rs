@@ -2,6 +2,9 @@
 
 use super::*;
 use crate::proto::envoy::config::cluster::v3::cluster::DiscoveryType;
+use crate::resource::dns_resolver::{DnsResolver, DnsServers};
+
+const CARES: &str = "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig";
 
 fn named() -> proto::Cluster {
     let endpoint = proto::endpoint::LbEndpoint {
@@ -58,10 +61,19 @@ fn endpoints_may_be_names() {
     });
     message.dns_lookup_family = 1;
     message.respect_dns_ttl = true;
+    message.dns_jitter = seconds(2);
+    message.use_tcp_for_dns_lookups = true;
     message.cluster_discovery_type =
         Some(ClusterDiscoveryType::Type(DiscoveryType::LogicalDns as i32));
-    assert_eq!(decoded(&message).ignored, ["Cluster.respect_dns_ttl"]);
+    assert!(decoded(&message).ignored.is_empty());
     let other = dns(&message);
+    assert_eq!(other.respect_ttl, Some(Duration::ZERO));
+    assert_eq!(other.jitter, Duration::from_secs(2));
+    let Some(DnsResolver::Servers(servers)) = &other.resolver else {
+        panic!("{:?}", other.resolver)
+    };
+    assert!(servers.tcp_only);
+    assert_eq!((plain.respect_ttl, &plain.resolver), (None, &None));
     assert!(other.logical);
     let [one, nine, ten] = [1, 9, 10].map(Duration::from_secs);
     assert_eq!((other.refresh, other.failure_refresh), (nine, (one, ten)));
@@ -93,12 +105,37 @@ fn the_extension_of_names_is_read() {
     }));
     assert!(read.logical);
     assert_eq!(read.refresh, Duration::from_secs(3));
+    let read = dns(&with(DnsCluster {
+        typed_dns_resolver_config: Some(proto::core::TypedExtensionConfig {
+            name: "x".into(),
+            typed_config: Some(any(CARES, b"")),
+        }),
+        respect_dns_ttl: true,
+        dns_min_refresh_rate: seconds(2),
+        dns_jitter: seconds(3),
+        ..Default::default()
+    }));
+    assert_eq!(
+        read.resolver,
+        Some(DnsResolver::Servers(DnsServers::default()))
+    );
+    let [two, three] = [2, 3].map(Duration::from_secs);
+    assert_eq!((read.respect_ttl, read.jitter), (Some(two), three));
+    let at = "cluster_type.typed_config";
     let error = refusal(&with(DnsCluster {
         typed_dns_resolver_config: Some(Default::default()),
         ..Default::default()
     }));
-    let at = "cluster_type.typed_config.typed_dns_resolver_config";
-    assert_eq!(error, format!("{at}: not supported yet"));
+    let resolver = "typed_dns_resolver_config.typed_config: must be given";
+    assert_eq!(error, format!("{at}.{resolver}"));
+    let error = refusal(&with(DnsCluster {
+        dns_min_refresh_rate: seconds(0),
+        ..Default::default()
+    }));
+    assert_eq!(
+        error,
+        format!("{at}.dns_min_refresh_rate: must be at least 1 s")
+    );
     let mut message = with(DnsCluster::default());
     let Some(ClusterDiscoveryType::ClusterType(custom)) = &mut message.cluster_discovery_type
     else {
@@ -127,9 +164,10 @@ fn names_are_refused_by_path() {
             ("dns_lookup_family: 9 is not a known value", |c| {
                 c.dns_lookup_family = 9;
             }),
-            ("typed_dns_resolver_config: not supported yet", |c| {
-                c.typed_dns_resolver_config = Some(extension("x"));
-            }),
+            (
+                "typed_dns_resolver_config.typed_config: must be given",
+                |c| c.typed_dns_resolver_config = Some(Default::default()),
+            ),
             ("load_assignment: must have one endpoint", |c| {
                 c.load_assignment = None;
                 c.cluster_discovery_type =
