@@ -31,7 +31,7 @@ fn descriptor(entries: &[(&str, &str)]) -> Counts {
 fn passing(settings: &Settings, request: &[Counts]) -> usize {
     let now = Instant::now();
     (0..9)
-        .filter(|_| settings.limiter.ask(request, now).allowed)
+        .filter(|_| settings.counting.limiter.ask(request, now).allowed)
         .count()
 }
 
@@ -74,10 +74,10 @@ fn a_connection_can_have_buckets_of_its_own() {
         false,
     )
     .unwrap();
-    let each = settings.per_connection.as_ref().unwrap();
+    let each = settings.counting.per_connection.as_ref().unwrap();
     let now = Instant::now();
     let passing = |id| {
-        let limiter = each.of(id, &settings.limiter, now);
+        let limiter = each.of(id, &settings.counting.limiter, now);
         (0..9).filter(|_| limiter.ask(&[], now).allowed).count()
     };
     assert_eq!((passing(1), passing(2), passing(1)), (2, 2, 0));
@@ -98,7 +98,7 @@ fn values_that_were_not_seen_for_long_make_room() {
     let ask = |user: &str, after: u64| {
         let now = start + Duration::from_secs(after);
         let request = [descriptor(&[("user", user)])];
-        limits.limiter.ask(&request, now).allowed
+        limits.counting.limiter.ask(&request, now).allowed
     };
     assert!(ask("x", 0) && ask("y", 1) && !ask("x", 2));
     assert!(ask("z", 3), "in the place of y");
