@@ -1,11 +1,13 @@
 //! Asking endpoints of a cluster until one answers well enough.
 
+mod clock;
+
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
@@ -13,6 +15,7 @@ use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
+use self::clock::{PER_TRY_IDLE, TryClock};
 use super::exchange::Exchange;
 use super::failures;
 use super::head::{UpgradeRequest, strip_response};
@@ -26,7 +29,6 @@ use crate::cluster::{Cluster, PickError, Picked, Wish};
 use crate::error::Failure;
 use crate::route::Chosen;
 use crate::route::action::{Forward, milliseconds};
-use crate::runtime::timer::Deadline;
 use crate::upstream::body::{ClientBody, Kept, Piece, Progress, RequestBody};
 use crate::upstream::pool::{self, Lease, SendError};
 use crate::upstream::{Endpoint, Via};
@@ -415,6 +417,15 @@ impl<'a> Attempts<'a> {
             if let Some(kept) = &exchange.kept {
                 kept.connection.set(Some(lease.about()));
             }
+            if lease.is_http2() && self.ask.upgrade.is_some_and(|upgrade| !upgrade.connect) {
+                let mut takes = Box::pin(lease.takes_upgrades());
+                let takes = watched(takes.as_mut(), exchange, self.ask.timeouts).await;
+                if !takes.map_err(Lost::finally)? {
+                    let why = "the endpoint takes no upgrades over HTTP/2";
+                    let failure = failures::protocol_error().because(why);
+                    return Err(Lost::of(failure, Reset::Broken));
+                }
+            }
             match self.send(&mut lease, exchange).await? {
                 Some(response) => return Ok((lease, response)),
                 None => self.again = true,
@@ -540,66 +551,6 @@ impl<'a> Attempts<'a> {
                 .map(|details| Err(late(details, exchange)))
         })
         .await
-    }
-}
-
-const PER_TRY: &str = "upstream_per_try_timeout";
-const PER_TRY_IDLE: &str = "upstream_per_try_idle_timeout";
-
-/// The limits of one attempt until it is answered.
-struct TryClock {
-    per_try: Duration,
-    idle: Duration,
-    /// Starts when the request has ended.
-    due: Option<Deadline>,
-    idle_due: Option<Deadline>,
-    seen: u32,
-    last: Instant,
-}
-
-impl TryClock {
-    fn new(timeouts: &Timeouts) -> Self {
-        Self {
-            per_try: timeouts.per_try,
-            idle: timeouts.per_try_idle,
-            due: None,
-            idle_due: None,
-            seen: 0,
-            last: Instant::now(),
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, progress: &Progress) -> Poll<&'static str> {
-        if !self.per_try.is_zero() {
-            if progress.request_ended.get() {
-                let per_try = self.per_try;
-                let due = self.due.get_or_insert_with(|| Deadline::after(per_try));
-                if Pin::new(due).poll(cx).is_ready() {
-                    return Poll::Ready(PER_TRY);
-                }
-            } else {
-                progress.wake_at_end(cx.waker());
-            }
-        }
-        if self.idle.is_zero() {
-            return Poll::Pending;
-        }
-        let ticks = progress.ticks.get();
-        if ticks != self.seen {
-            (self.seen, self.last) = (ticks, Instant::now());
-        }
-        loop {
-            let idle = self.idle;
-            let due = self.idle_due.get_or_insert_with(|| Deadline::after(idle));
-            std::task::ready!(Pin::new(&mut *due).poll(cx));
-            match idle
-                .checked_sub(self.last.elapsed())
-                .filter(|l| !l.is_zero())
-            {
-                Some(left) => due.reset(left),
-                None => return Poll::Ready(PER_TRY_IDLE),
-            }
-        }
     }
 }
 

@@ -300,8 +300,6 @@ impl Http2Options {
         mut message: Http2ProtocolOptions,
         ctx: &Context<'_>,
     ) -> Result<Self, Invalid> {
-        let allow_connect = message.allow_connect;
-        refuse!(allow_connect);
         let max_concurrent_streams = message.max_concurrent_streams.take();
         number(
             max_concurrent_streams,
