@@ -1,5 +1,6 @@
 //! Asking endpoints of a cluster until one answers well enough.
 
+mod ask;
 mod clock;
 
 use std::net::SocketAddr;
@@ -15,11 +16,11 @@ use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
+use self::ask::{Answer, Sending};
 use self::clock::{PER_TRY_IDLE, TryClock};
 use super::exchange::Exchange;
 use super::failures;
 use super::head::{UpgradeRequest, strip_response};
-use super::mirror::Copies;
 use super::outcome;
 use super::replay::Replay;
 use super::request::prepare;
@@ -29,102 +30,16 @@ use crate::cluster::{Cluster, PickError, Picked, Wish};
 use crate::error::Failure;
 use crate::route::Chosen;
 use crate::route::action::{Forward, milliseconds};
-use crate::upstream::body::{ClientBody, Kept, Piece, Progress, RequestBody};
+use crate::upstream::body::{Kept, Progress, RequestBody};
 use crate::upstream::pool::{self, Lease, SendError};
 use crate::upstream::{Endpoint, Via};
+
+pub use self::ask::{Ask, Asked, Lost, Sent};
 
 /// Why a head is there.
 pub const UNSENT: &str = "a head is put back for every further attempt";
 pub const COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
-
-/// What every attempt sends.
-pub struct Ask<'a> {
-    pub parts: &'a mut Option<Parts>,
-    pub body: ClientBody,
-    pub chosen: &'a Chosen,
-    pub forward: &'a Forward,
-    pub retries: Option<Box<Retries>>,
-    pub copies: Option<Box<Copies>>,
-    pub upgrade: Option<&'a UpgradeRequest>,
-    /// Of the request, where the cluster's policy hashes.
-    pub hash: Option<u64>,
-    /// Where to go, where the cluster leaves that to requests.
-    pub destination: Option<SocketAddr>,
-    pub timeouts: &'a Timeouts,
-    /// Whether the upstream is told `x-envoy-*`.
-    pub tell: bool,
-}
-
-type Answer = (Lease, Response<Incoming>);
-
-/// What came of asking.
-pub struct Asked {
-    pub answer: Result<Answer, Failure>,
-    pub attempts: u32,
-    /// What was sent; only where the answer may lead elsewhere, and all of it is still there.
-    pub sent: Option<Box<Sent>>,
-}
-
-/// A request as it went up, before an endpoint was chosen.
-pub struct Sent {
-    pub parts: Parts,
-    pub body: Vec<Piece>,
-}
-
-/// An attempt that got no answer.
-pub struct Lost {
-    pub failure: Failure,
-    pub reset: Reset,
-    timed_out: bool,
-}
-
-impl Lost {
-    fn of(failure: Failure, reset: Reset) -> Self {
-        Self {
-            failure,
-            reset,
-            timed_out: false,
-        }
-    }
-
-    /// Of the attempt or of the route.
-    pub fn is_timeout(&self) -> bool {
-        self.timed_out || self.failure.details == failures::ROUTE_TIMEOUT
-    }
-
-    /// Nothing that another attempt could mend.
-    fn finally(failure: Failure) -> Self {
-        Self::of(failure, Reset::Final)
-    }
-}
-
-/// The body that attempts send.
-enum Sending {
-    Once(Option<RequestBody>),
-    Kept(Kept),
-}
-
-impl Sending {
-    fn next(&mut self) -> RequestBody {
-        match self {
-            Self::Once(body) => body.take().unwrap_or_else(RequestBody::empty),
-            Self::Kept(kept) => kept.read(),
-        }
-    }
-
-    /// All of it, if it is there.
-    fn all(&self) -> Option<Vec<Piece>> {
-        match self {
-            Self::Once(_) => Some(Vec::new()),
-            Self::Kept(kept) => kept.all(),
-        }
-    }
-
-    fn is_given_up(&self) -> bool {
-        matches!(self, Self::Kept(kept) if kept.is_given_up())
-    }
-}
 
 struct Attempts<'a> {
     ask: Rest<'a>,
@@ -423,7 +338,7 @@ impl<'a> Attempts<'a> {
                 if !takes.map_err(Lost::finally)? {
                     let why = "the endpoint takes no upgrades over HTTP/2";
                     let failure = failures::protocol_error().because(why);
-                    return Err(Lost::of(failure, Reset::Broken));
+                    return Err(Lost::finally(failure));
                 }
             }
             match self.send(&mut lease, exchange).await? {
