@@ -245,8 +245,11 @@ impl Registry {
     ) -> Result<Chain, Invalid> {
         let mut context = self.scoped(stat_prefix);
         let mut chain = Chain::default();
+        let mut names: Vec<&str> = Vec::new();
         for link in filters {
-            context.place = self.place_of(link.name);
+            let others = names.iter().filter(|name| **name == link.name).count();
+            names.push(link.name);
+            context.place = self.place_of(link.name, others);
             match link.config {
                 LinkConfig::Configured(filter) if filter.message_name() == ROUTER => {
                     chain.router = router(filter)?;
@@ -273,15 +276,16 @@ impl Registry {
         name: &str,
         filter: &TypedExtension,
     ) -> Result<Arc<dyn HttpFilter>, Invalid> {
-        let context = self.scoped(stat_prefix).at(self.place_of(name));
+        let context = self.scoped(stat_prefix).at(self.place_of(name, 0));
         (factory(filter, &context)?.build)(filter, &context)
     }
 
-    /// Of a filter, by its name in the chain that stands in the place of this registry.
-    fn place_of(&self, name: &str) -> String {
+    /// Of a filter, by its name in the chain that stands in the place of this registry, and how many
+    /// of that name come before it.
+    fn place_of(&self, name: &str, others: usize) -> String {
         match self.context.place.as_str() {
             "" => String::new(),
-            chain => format!("{chain}/{name}"),
+            chain => format!("{chain}/{name}/{others}"),
         }
     }
 
