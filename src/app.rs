@@ -187,6 +187,8 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
             local_cluster: xds.node.cluster.as_str().into(),
             node: Some(Arc::new(xds.node.clone())),
             secrets: Arc::default(),
+            kept: Arc::default(),
+            place: String::new(),
             more: options.filters,
         }),
         stats: Arc::clone(&stats),

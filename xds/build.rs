@@ -67,14 +67,20 @@ fn own_messages(envoy_types: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
     let mut includes = vec![PathBuf::from(DIRECTORY)];
     includes.extend(SOURCES.map(|part| envoy_types.join(part)));
     let mut compiler = protox::Compiler::new(includes)?;
-    compiler.include_source_info(true).include_imports(false);
+    compiler.include_source_info(true).include_imports(true);
     compiler.open_files(files)?;
     let set = compiler.file_descriptor_set();
     prost_build::Config::new()
         .disable_comments(["."])
+        // As in the messages that hold ours.
+        .extern_path(
+            ".google.protobuf.Any",
+            "::envoy_types::pb::google::protobuf::Any",
+        )
         .compile_fds(set)?;
-    // From the compiler, not by way of prost's types, which know nothing of custom options.
-    compiler.include_source_info(false);
+    // From the compiler, not by way of prost's types, which know nothing of custom options. What is
+    // imported is in the other set.
+    compiler.include_source_info(false).include_imports(false);
     let bytes = compiler.encode_file_descriptor_set();
     Ok(bytes)
 }

@@ -10,6 +10,7 @@ mod chain;
 mod compression;
 pub mod flag;
 pub mod http;
+pub mod kept;
 mod local_reply;
 pub mod network;
 pub mod pace;

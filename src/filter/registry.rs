@@ -1,6 +1,8 @@
 //! Which extensions the program has. A new HTTP filter is one line in [`FACTORIES`].
 
+use std::any::Any;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -17,12 +19,13 @@ use causeway_xds::resource::api_source::Target;
 use causeway_xds::resource::config_source::Place;
 use causeway_xds::resource::tls::TlsCertificate;
 
-use crate::route::{Filters, PerRoute, RouteConfig};
+use crate::route::{Filters, PerRoute, RouteConfig, Word};
 use crate::runtime::layers::Layers;
 use crate::telemetry::activity::Activities;
 use crate::telemetry::stats::{Counter, Gauge, Stats};
 use crate::tls::{Automatic, TlsError};
 
+use super::kept::Kept;
 use super::network;
 use super::secrets::{self, Secrets};
 use super::{Chain, HttpFilter, RouterConfig, Slot, http};
@@ -59,11 +62,36 @@ pub struct Context {
     pub stat_scope: String,
     /// Those that filters name.
     pub secrets: Arc<Secrets>,
+    /// What filters have counted.
+    pub kept: Arc<Kept>,
+    /// Where the filter stands that is made, or the route that speaks to it; empty where nothing is
+    /// kept.
+    pub place: String,
     /// Filters of whoever embeds the program, beside those of [`FACTORIES`].
     pub more: &'static [Factory],
 }
 
 impl Context {
+    /// What was counted under this configuration in this place before, or is made now.
+    pub fn keep<T: Any + Send + Sync>(
+        &self,
+        config: &TypedExtension,
+        make: impl FnOnce() -> T,
+    ) -> Arc<T> {
+        match self.place.as_str() {
+            "" => Arc::new(make()),
+            place => self.kept.get(place, config, make),
+        }
+    }
+
+    /// The same in another place.
+    pub fn at(&self, place: String) -> Self {
+        Self {
+            place,
+            ..self.clone()
+        }
+    }
+
     /// A counter of a filter, below the scope of its chain: `rbac.allowed`.
     pub fn counter(&self, name: &str) -> Arc<Counter> {
         self.counter_in(&self.stat_scope, name)
@@ -161,6 +189,13 @@ pub const FACTORIES: &[Factory] = &[
     http::websocket_bridge::FACTORY,
 ];
 
+/// What routes say to filters that keep what they have counted.
+const KEEPING: &[&str] = &[
+    http::bandwidth_limit::FACTORY.message,
+    http::local_ratelimit::FACTORY.message,
+    "causeway.v1.SharedRateLimit",
+];
+
 /// Around what a route says to any filter.
 const WRAPPER: &str = "envoy.config.route.v3.FilterConfig";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
@@ -190,6 +225,14 @@ impl Registry {
         &self.context
     }
 
+    /// For what stands in this place: a name that nothing else has.
+    #[must_use]
+    pub fn at(&self, place: String) -> Self {
+        Self {
+            context: self.context.at(place),
+        }
+    }
+
     /// Builds the chain of one connection manager, which counts under `stat_prefix`.
     ///
     /// # Errors
@@ -200,9 +243,13 @@ impl Registry {
         stat_prefix: &str,
         filters: impl Iterator<Item = Link<'f>>,
     ) -> Result<Chain, Invalid> {
-        let context = self.scoped(stat_prefix);
+        let mut context = self.scoped(stat_prefix);
         let mut chain = Chain::default();
+        let mut names: Vec<&str> = Vec::new();
         for link in filters {
+            let others = names.iter().filter(|name| **name == link.name).count();
+            names.push(link.name);
+            context.place = self.place_of(link.name, others);
             match link.config {
                 LinkConfig::Configured(filter) if filter.message_name() == ROUTER => {
                     chain.router = router(filter)?;
@@ -226,10 +273,20 @@ impl Registry {
     pub fn filter(
         &self,
         stat_prefix: &str,
+        name: &str,
         filter: &TypedExtension,
     ) -> Result<Arc<dyn HttpFilter>, Invalid> {
-        let context = self.scoped(stat_prefix);
+        let context = self.scoped(stat_prefix).at(self.place_of(name, 0));
         (factory(filter, &context)?.build)(filter, &context)
+    }
+
+    /// Of a filter, by its name in the chain that stands in the place of this registry, and how many
+    /// of that name come before it.
+    fn place_of(&self, name: &str, others: usize) -> String {
+        match self.context.place.as_str() {
+            "" => String::new(),
+            chain => format!("{chain}/{name}/{others}"),
+        }
     }
 
     fn scoped(&self, stat_prefix: &str) -> Context {
@@ -241,10 +298,11 @@ impl Registry {
 }
 
 impl Filters for Registry {
-    fn per_route(&self, levels: &mut dyn Iterator<Item = &(String, TypedExtension)>) -> PerRoute {
+    fn per_route(&self, words: &mut dyn Iterator<Item = Word<'_>>) -> PerRoute {
         let mut route = PerRoute::default();
-        for (key, config) in levels {
-            match said(config, &self.context) {
+        for word in words {
+            let (key, config) = word.said;
+            match said(config, &self.context, &word) {
                 Ok(Some(Said { disabled, config })) => route.say(key, disabled, config),
                 Ok(None) => {}
                 // Decoding has checked it; what has changed outside since closes the route.
@@ -269,9 +327,14 @@ struct Said {
 }
 
 /// `None`: nobody knows what it means, and it says itself that this does not matter.
-fn said(config: &TypedExtension, context: &Context) -> Result<Option<Said>, Invalid> {
+/// `whose`: names the place of the level among those of its table.
+fn said(
+    config: &TypedExtension,
+    context: &Context,
+    whose: &dyn fmt::Display,
+) -> Result<Option<Said>, Invalid> {
     if config.message_name() != WRAPPER {
-        let config = per_route(config, context)?;
+        let config = per_route(config, context, whose)?;
         return Ok(Some(Said {
             disabled: false,
             config: Some(config),
@@ -296,7 +359,7 @@ fn said(config: &TypedExtension, context: &Context) -> Result<Option<Said>, Inva
     if is_optional && !factories(context).any(known) {
         return Ok(None);
     }
-    let config = per_route(&inner, context).map_err(|invalid| invalid.within(&at))?;
+    let config = per_route(&inner, context, whose).map_err(|invalid| invalid.within(&at))?;
     Ok(Some(Said {
         disabled,
         config: Some(config),
@@ -304,10 +367,18 @@ fn said(config: &TypedExtension, context: &Context) -> Result<Option<Said>, Inva
 }
 
 /// The message decides what it is, and not the name that it stands under.
-fn per_route(config: &TypedExtension, context: &Context) -> Result<RouteConfig, Invalid> {
+fn per_route(
+    config: &TypedExtension,
+    context: &Context,
+    whose: &dyn fmt::Display,
+) -> Result<RouteConfig, Invalid> {
     let all = factories(context).flat_map(|factory| factory.per_route);
     let mut known = all.filter(|(message, _)| *message == config.message_name());
     match known.next() {
+        Some((message, build)) if KEEPING.contains(message) && !context.place.is_empty() => {
+            let place = format!("{}/{whose}", context.place);
+            build(config, &context.at(place))
+        }
         Some((_, build)) => build(config, context),
         None => Err(unknown("per-route configuration", config)),
     }
@@ -434,7 +505,7 @@ impl Extensions for Registry {
     }
 
     fn check_per_route(&self, _: &str, config: &TypedExtension) -> Result<(), Invalid> {
-        said(config, &self.context).map(drop)
+        said(config, &self.context, &"").map(drop)
     }
 }
 

@@ -30,6 +30,7 @@ struct Known {
     /// The endpoint that a request has to go to.
     endpoint: Cell<Option<WantedEndpoint>>,
     bridge: Cell<Option<Bridge>>,
+    takes_trailers: Cell<bool>,
 }
 
 /// The upstream speaks TCP, and the client is to speak to it in the messages of a WebSocket.
@@ -110,6 +111,16 @@ impl StreamState {
 
     pub fn bridge(&self) -> Option<Bridge> {
         self.known.get()?.bridge.get()
+    }
+
+    /// A filter turns the trailers of the answer, which is gRPC, into what the client understands.
+    pub fn take_trailers(&self) {
+        self.known().takes_trailers.set(true);
+    }
+
+    pub fn takes_trailers(&self) -> bool {
+        let known = self.known.get();
+        known.is_some_and(|known| known.takes_trailers.get())
     }
 
     pub fn wanted_endpoint(&self) -> Option<WantedEndpoint> {

@@ -60,7 +60,11 @@ pub fn per_route(filter: &str, message: &str, config: &impl Message) -> Result<P
     use causeway_xds::extension::Extensions as _;
     let config = extension(message, config);
     Registry::default().check_per_route(filter, &config)?;
-    Ok(Registry::default().per_route(&mut [(filter.to_owned(), config)].iter()))
+    Ok(Registry::default().per_route(
+        &mut [(filter.to_owned(), config)]
+            .iter()
+            .map(crate::route::Word::from),
+    ))
 }
 
 pub fn request(target: &str, headers: &[(&str, &str)]) -> Parts {

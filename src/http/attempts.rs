@@ -1,11 +1,14 @@
 //! Asking endpoints of a cluster until one answers well enough.
 
+mod ask;
+mod clock;
+
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
@@ -13,10 +16,11 @@ use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
+use self::ask::{Answer, Sending};
+use self::clock::{PER_TRY_IDLE, TryClock};
 use super::exchange::Exchange;
 use super::failures;
 use super::head::{UpgradeRequest, strip_response};
-use super::mirror::Copies;
 use super::outcome;
 use super::replay::Replay;
 use super::request::prepare;
@@ -26,103 +30,16 @@ use crate::cluster::{Cluster, PickError, Picked, Wish};
 use crate::error::Failure;
 use crate::route::Chosen;
 use crate::route::action::{Forward, milliseconds};
-use crate::runtime::timer::Deadline;
-use crate::upstream::body::{ClientBody, Kept, Piece, Progress, RequestBody};
+use crate::upstream::body::{Kept, Progress, RequestBody};
 use crate::upstream::pool::{self, Lease, SendError};
 use crate::upstream::{Endpoint, Via};
+
+pub use self::ask::{Ask, Asked, Lost, Sent};
 
 /// Why a head is there.
 pub const UNSENT: &str = "a head is put back for every further attempt";
 pub const COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
-
-/// What every attempt sends.
-pub struct Ask<'a> {
-    pub parts: &'a mut Option<Parts>,
-    pub body: ClientBody,
-    pub chosen: &'a Chosen,
-    pub forward: &'a Forward,
-    pub retries: Option<Box<Retries>>,
-    pub copies: Option<Box<Copies>>,
-    pub upgrade: Option<&'a UpgradeRequest>,
-    /// Of the request, where the cluster's policy hashes.
-    pub hash: Option<u64>,
-    /// Where to go, where the cluster leaves that to requests.
-    pub destination: Option<SocketAddr>,
-    pub timeouts: &'a Timeouts,
-    /// Whether the upstream is told `x-envoy-*`.
-    pub tell: bool,
-}
-
-type Answer = (Lease, Response<Incoming>);
-
-/// What came of asking.
-pub struct Asked {
-    pub answer: Result<Answer, Failure>,
-    pub attempts: u32,
-    /// What was sent; only where the answer may lead elsewhere, and all of it is still there.
-    pub sent: Option<Box<Sent>>,
-}
-
-/// A request as it went up, before an endpoint was chosen.
-pub struct Sent {
-    pub parts: Parts,
-    pub body: Vec<Piece>,
-}
-
-/// An attempt that got no answer.
-pub struct Lost {
-    pub failure: Failure,
-    pub reset: Reset,
-    timed_out: bool,
-}
-
-impl Lost {
-    fn of(failure: Failure, reset: Reset) -> Self {
-        Self {
-            failure,
-            reset,
-            timed_out: false,
-        }
-    }
-
-    /// Of the attempt or of the route.
-    pub fn is_timeout(&self) -> bool {
-        self.timed_out || self.failure.details == failures::ROUTE_TIMEOUT
-    }
-
-    /// Nothing that another attempt could mend.
-    fn finally(failure: Failure) -> Self {
-        Self::of(failure, Reset::Final)
-    }
-}
-
-/// The body that attempts send.
-enum Sending {
-    Once(Option<RequestBody>),
-    Kept(Kept),
-}
-
-impl Sending {
-    fn next(&mut self) -> RequestBody {
-        match self {
-            Self::Once(body) => body.take().unwrap_or_else(RequestBody::empty),
-            Self::Kept(kept) => kept.read(),
-        }
-    }
-
-    /// All of it, if it is there.
-    fn all(&self) -> Option<Vec<Piece>> {
-        match self {
-            Self::Once(_) => Some(Vec::new()),
-            Self::Kept(kept) => kept.all(),
-        }
-    }
-
-    fn is_given_up(&self) -> bool {
-        matches!(self, Self::Kept(kept) if kept.is_given_up())
-    }
-}
 
 struct Attempts<'a> {
     ask: Rest<'a>,
@@ -415,6 +332,15 @@ impl<'a> Attempts<'a> {
             if let Some(kept) = &exchange.kept {
                 kept.connection.set(Some(lease.about()));
             }
+            if lease.is_http2() && self.ask.upgrade.is_some_and(|upgrade| !upgrade.connect) {
+                let mut takes = Box::pin(lease.takes_upgrades());
+                let takes = watched(takes.as_mut(), exchange, self.ask.timeouts).await;
+                if !takes.map_err(Lost::finally)? {
+                    let why = "the endpoint takes no upgrades over HTTP/2";
+                    let failure = failures::protocol_error().because(why);
+                    return Err(Lost::finally(failure));
+                }
+            }
             match self.send(&mut lease, exchange).await? {
                 Some(response) => return Ok((lease, response)),
                 None => self.again = true,
@@ -540,66 +466,6 @@ impl<'a> Attempts<'a> {
                 .map(|details| Err(late(details, exchange)))
         })
         .await
-    }
-}
-
-const PER_TRY: &str = "upstream_per_try_timeout";
-const PER_TRY_IDLE: &str = "upstream_per_try_idle_timeout";
-
-/// The limits of one attempt until it is answered.
-struct TryClock {
-    per_try: Duration,
-    idle: Duration,
-    /// Starts when the request has ended.
-    due: Option<Deadline>,
-    idle_due: Option<Deadline>,
-    seen: u32,
-    last: Instant,
-}
-
-impl TryClock {
-    fn new(timeouts: &Timeouts) -> Self {
-        Self {
-            per_try: timeouts.per_try,
-            idle: timeouts.per_try_idle,
-            due: None,
-            idle_due: None,
-            seen: 0,
-            last: Instant::now(),
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, progress: &Progress) -> Poll<&'static str> {
-        if !self.per_try.is_zero() {
-            if progress.request_ended.get() {
-                let per_try = self.per_try;
-                let due = self.due.get_or_insert_with(|| Deadline::after(per_try));
-                if Pin::new(due).poll(cx).is_ready() {
-                    return Poll::Ready(PER_TRY);
-                }
-            } else {
-                progress.wake_at_end(cx.waker());
-            }
-        }
-        if self.idle.is_zero() {
-            return Poll::Pending;
-        }
-        let ticks = progress.ticks.get();
-        if ticks != self.seen {
-            (self.seen, self.last) = (ticks, Instant::now());
-        }
-        loop {
-            let idle = self.idle;
-            let due = self.idle_due.get_or_insert_with(|| Deadline::after(idle));
-            std::task::ready!(Pin::new(&mut *due).poll(cx));
-            match idle
-                .checked_sub(self.last.elapsed())
-                .filter(|l| !l.is_zero())
-            {
-                Some(left) => due.reset(left),
-                None => return Poll::Ready(PER_TRY_IDLE),
-            }
-        }
     }
 }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::cut::Cut;
 use super::exchange::Exchange;
 use super::watch::Fired;
 use crate::error::ResponseFlag;
@@ -59,9 +60,21 @@ impl HttpBody for Seen<'_> {
 pub struct Relay {
     inner: Incoming,
     lease: Option<Lease>,
-    /// Those of HTTP/1 have to be announced, or they end here.
-    trailers: bool,
+    tail: Tail,
+    /// It broke off, and ended all the same: see [`Tail::grpc`].
+    over: bool,
     exchange: Box<Exchange>,
+}
+
+/// How a body ends.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tail {
+    /// Trailers are passed on. Those of HTTP/1 have to be announced, or they end here.
+    pub trailers: bool,
+    /// What breaks off ends with a status of gRPC.
+    pub grpc: bool,
+    /// It has no body, whatever comes (RFC 9110 sections 9.3.2, 15.3.5 and 15.4.5).
+    pub bare: bool,
 }
 
 /// Why a body broke off. The connection (or stream) is reset, so that the client can never take
@@ -70,6 +83,9 @@ pub struct Relay {
 pub enum BodyError {
     #[error("upstream: {0}")]
     Upstream(hyper::Error),
+    /// A reset without an error is no end (RFC 9113 section 8.1).
+    #[error("upstream: reset before the end")]
+    Reset,
     #[error("{0} fired")]
     Deadline(Fired),
     #[error("filter: {0}")]
@@ -77,11 +93,11 @@ pub enum BodyError {
 }
 
 impl Body {
-    /// `trailers`: whether they are passed on.
-    pub fn relay(inner: Incoming, lease: Lease, trailers: bool, exchange: Box<Exchange>) -> Self {
+    pub fn relay(inner: Incoming, lease: Lease, tail: Tail, exchange: Box<Exchange>) -> Self {
         let mut relay = Box::new(Relay {
             inner,
-            trailers,
+            tail,
+            over: false,
             lease: Some(lease),
             exchange,
         });
@@ -137,13 +153,20 @@ impl Body {
         matches!(self, Self::Full(..))
     }
 
-    /// Without the bytes that are ours: an answer to HEAD has none.
-    pub fn bare(self) -> Self {
+    /// Without any byte, as the answer to HEAD (`head`) or one whose status knows no body.
+    pub fn bare(self, head: bool) -> Self {
         match self {
+            Self::Empty => Self::Empty,
             Self::Full(_, exchange) => Self::full(Bytes::new(), exchange),
-            Self::Transformed(body) => body.inner.bare(),
-            Self::Renewed(body) => body.rest.bare(),
-            other => other,
+            // It is about to end by itself.
+            Self::Upstream(mut relay) if head || relay.tail.bare || relay.is_over() => {
+                relay.tail.bare = true;
+                Self::Upstream(relay)
+            }
+            // A filter has changed the status: what the upstream has to say is not waited for.
+            Self::Upstream(relay) => Self::full(Bytes::new(), relay.exchange),
+            Self::Transformed(body) => body.inner.bare(head),
+            Self::Renewed(body) => body.rest.bare(head),
         }
     }
 
@@ -189,40 +212,96 @@ impl Relay {
         self.lease = None;
     }
 
+    /// The upstream has left before its answer had ended.
+    fn broke(&mut self, cut: Cut, error: BodyError) -> Result<Frame<Bytes>, BodyError> {
+        tracing::debug!(%error, "upstream body broke off");
+        self.exchange.detail(cut.details());
+        if let Cut::Reset(_) = cut {
+            self.exchange
+                .count_upstream(|stats| &stats.upstream_rq_rx_reset);
+        }
+        // A length that was told is a promise which trailers would break.
+        if !self.tail.grpc || self.inner.size_hint().exact().is_some() {
+            self.failed(Some(cut.flag()));
+            return Err(error);
+        }
+        self.exchange.flag(cut.flag());
+        let trailers = cut.trailers();
+        if let Some(kept) = &self.exchange.kept {
+            kept.trailers(&trailers, &self.exchange.connection.manager.wants);
+        }
+        self.over = true;
+        self.lease = None;
+        self.ended();
+        Ok(Frame::trailers(trailers))
+    }
+
+    fn is_over(&self) -> bool {
+        self.over || self.inner.is_end_stream()
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match pool::poll_frame(&mut self.inner, cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                let progress = &self.exchange.progress;
-                progress.tick();
-                if let Some(data) = frame.data_ref() {
-                    progress.sent.set(progress.sent.get() + data.len() as u64);
-                } else if let (Some(kept), Some(trailers)) =
-                    (&self.exchange.kept, frame.trailers_ref())
-                {
-                    kept.trailers(trailers, &self.exchange.connection.manager.wants);
+        if self.over {
+            return Poll::Ready(None);
+        }
+        loop {
+            match pool::poll_frame(&mut self.inner, cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Some(frame) = self.passed(frame) {
+                        return Poll::Ready(Some(Ok(frame)));
+                    }
+                    if self.lease.is_none() {
+                        return Poll::Ready(None);
+                    }
                 }
-                let dropped = !self.trailers && frame.is_trailers();
-                if dropped || self.inner.is_end_stream() {
-                    self.ended();
-                }
-                Poll::Ready((!dropped).then_some(Ok(frame)))
-            }
-            Poll::Ready(None) => {
-                self.ended();
+                // To hyper a stream that is reset without an error has ended.
                 Poll::Ready(None)
-            }
-            Poll::Ready(Some(Err(error))) => {
-                tracing::debug!(%error, "upstream body broke off");
-                self.failed(Some(ResponseFlag::UpstreamConnectionTermination));
-                Poll::Ready(Some(Err(BodyError::Upstream(error))))
-            }
-            Poll::Pending => {
-                let fired = std::task::ready!(self.exchange.poll_watch(cx));
-                fired.count(&self.exchange);
-                self.failed(fired.flag());
-                Poll::Ready(Some(Err(BodyError::Deadline(fired))))
+                    if self.lease.as_ref().is_some_and(Lease::is_http2)
+                        && !self.inner.is_end_stream() =>
+                {
+                    let cut = Cut::Reset(h2::Reason::NO_ERROR);
+                    return Poll::Ready(Some(self.broke(cut, BodyError::Reset)));
+                }
+                Poll::Ready(None) => {
+                    self.ended();
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    let cut = Cut::of(&error);
+                    return Poll::Ready(Some(self.broke(cut, BodyError::Upstream(error))));
+                }
+                Poll::Pending => {
+                    let fired = std::task::ready!(self.exchange.poll_watch(cx));
+                    fired.count(&self.exchange);
+                    self.failed(fired.flag());
+                    return Poll::Ready(Some(Err(BodyError::Deadline(fired))));
+                }
             }
         }
+    }
+
+    /// Takes a frame to account; `None` if it goes no further. What does not is the last one, or
+    /// part of a body that there should not be.
+    fn passed(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+        let progress = &self.exchange.progress;
+        progress.tick();
+        let dropped = match frame.data_ref() {
+            Some(_) if self.tail.bare => true,
+            Some(data) => {
+                progress.sent.set(progress.sent.get() + data.len() as u64);
+                false
+            }
+            None => {
+                if let (Some(kept), Some(trailers)) = (&self.exchange.kept, frame.trailers_ref()) {
+                    kept.trailers(trailers, &self.exchange.connection.manager.wants);
+                }
+                !self.tail.trailers
+            }
+        };
+        if (dropped && frame.is_trailers()) || self.inner.is_end_stream() {
+            self.ended();
+        }
+        (!dropped).then_some(frame)
     }
 }
 
@@ -307,7 +386,7 @@ impl HttpBody for Body {
         match self {
             Self::Empty => true,
             Self::Full(bytes, _) => bytes.is_none(),
-            Self::Upstream(relay) => relay.inner.is_end_stream(),
+            Self::Upstream(relay) => relay.is_over(),
             Self::Transformed(body) => body.is_end_stream(),
             Self::Renewed(body) => {
                 body.first.is_end_stream() && (body.cut || body.rest.is_end_stream())

@@ -14,6 +14,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::opening::Opening;
+
 /// More than this is never put together: from here on a system call is cheap for what it moves.
 const MOST: usize = 64 * 1024;
 /// Buffers that a thread keeps for its connections; one is in use only between two turns.
@@ -38,6 +40,8 @@ struct Shared<W> {
     put_off: bool,
     /// Written, and perhaps still inside the TLS session.
     unflushed: bool,
+    /// What is read is looked at as it passes.
+    opening: Opening,
 }
 
 impl<W: AsyncWrite + Unpin> Coalesced<W> {
@@ -48,6 +52,7 @@ impl<W: AsyncWrite + Unpin> Coalesced<W> {
             written: 0,
             put_off: false,
             unflushed: false,
+            opening: Opening::default(),
         })))
     }
 
@@ -122,7 +127,10 @@ impl<W: AsyncRead + Unpin> AsyncRead for Coalesced<W> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.borrow_mut().io).poll_read(cx, buf)
+        let mut shared = self.0.borrow_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut shared.io).poll_read(cx, buf))?;
+        Poll::Ready(shared.opening.look(&buf.filled()[before..]))
     }
 }
 

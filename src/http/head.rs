@@ -31,8 +31,11 @@ pub struct UpgradeRequest {
     pub protocol: HeaderValue,
     /// The method CONNECT, and not a field.
     pub connect: bool,
-    /// By extended CONNECT over HTTP/2 (RFC 8441); what goes on is an upgrade of HTTP/1.1.
+    /// By extended CONNECT over HTTP/2 (RFC 8441); to filters it is an upgrade of HTTP/1.1, and to
+    /// endpoints whatever they speak.
     pub extended: bool,
+    /// Of a WebSocket (RFC 6455 section 4.1): there is none over HTTP/2, and an answer needs it.
+    pub key: Option<HeaderValue>,
 }
 
 /// What [`sanitise`] found.
@@ -80,6 +83,7 @@ pub fn sanitise(
                 protocol: HeaderValue::from_static("CONNECT"),
                 connect: true,
                 extended: false,
+                key: None,
             }),
             redirect: None,
             names,
@@ -130,6 +134,7 @@ fn extended_connect(parts: &mut Parts) -> Option<UpgradeRequest> {
         protocol,
         connect: false,
         extended: true,
+        key: parts.headers.get(SEC_WEBSOCKET_KEY).cloned(),
     })
 }
 
@@ -385,6 +390,7 @@ fn hop_by_hop(parts: &mut Parts, names: Names) -> Result<Option<UpgradeRequest>,
         protocol,
         connect: false,
         extended: false,
+        key: headers.get(SEC_WEBSOCKET_KEY).cloned(),
     }))
 }
 

@@ -1,13 +1,16 @@
 //! The head of a request on its way up.
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, VIA};
+use http::header::{
+    CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, VIA,
+};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Uri, Version};
+use hyper::ext::Protocol;
 
 use super::exchange::Exchange;
 use super::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PREFIX};
-use super::head::{UpgradeRequest, say_upgrade};
+use super::head::{UpgradeRequest, say_upgrade, unsay_upgrade};
 use super::observed::Observed;
 use crate::formatter::Facts;
 use crate::route::action::Forward;
@@ -182,6 +185,10 @@ pub fn prepare(
     {
         replace_host(head, host, forward, envoy_headers);
     }
+    let upgrade = upgrade.filter(|upgrade| !upgrade.connect);
+    if let Some(upgrade) = upgrade {
+        unextend(head, upgrade);
+    }
     suit(head, lease.is_http2());
     if !lease.is_http2() {
         // Every method but these may have a body, so that its absence is said (as Envoy does).
@@ -192,7 +199,30 @@ pub fn prepare(
                 .or_insert_with(|| HeaderValue::from_static("0"));
         }
     }
-    if let Some(upgrade) = upgrade.filter(|upgrade| !upgrade.connect) {
-        say_upgrade(&mut head.headers, upgrade.protocol.clone());
+    match upgrade {
+        None => {}
+        Some(upgrade) if lease.is_http2() => extend(head, upgrade),
+        Some(upgrade) => say_upgrade(&mut head.headers, upgrade.protocol.clone()),
+    }
+}
+
+/// Makes of an upgrade of HTTP/1.1 the extended CONNECT that means the same (RFC 8441 section 5).
+fn extend(head: &mut Parts, upgrade: &UpgradeRequest) {
+    let Ok(protocol) = upgrade.protocol.to_str() else {
+        return;
+    };
+    unsay_upgrade(&mut head.headers);
+    head.headers.remove(SEC_WEBSOCKET_KEY);
+    head.method = Method::CONNECT;
+    head.extensions.insert(Protocol::from(protocol));
+}
+
+/// The other way, of a request that comes back from a connection that did not send it.
+fn unextend(head: &mut Parts, upgrade: &UpgradeRequest) {
+    if head.method == Method::CONNECT {
+        head.method = Method::GET;
+        if let Some(key) = &upgrade.key {
+            head.headers.insert(SEC_WEBSOCKET_KEY, key.clone());
+        }
     }
 }

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 
 use super::attempts::{self, Ask, Asked, UNSENT};
-use super::body::Body;
+use super::body::{Body, Tail};
 use super::connect;
 use super::exchange::Exchange;
 use super::failures::{self, MAX_DURATION};
@@ -202,7 +202,8 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Forwarded {
         (Err(failure), ..) => failed(&failure, manner, tell, exchange),
         (Ok((lease, response)), Some(asked), Some(on_upgrade))
             if response.status() == StatusCode::SWITCHING_PROTOCOLS
-                || (asked.connect && response.status().is_success()) =>
+                || (asked.connect && response.status().is_success())
+                || (lease.is_http2() && response.status() == StatusCode::OK) =>
         {
             exchange.watch.upgraded();
             let ends = upgrade::Ends { lease, idle };
@@ -217,12 +218,13 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Forwarded {
         (Ok((lease, response)), asked, _) => {
             exchange.watch.limit_idle(timeouts.per_try_idle);
             let close = manner.close || asked.is_some();
+            let grpc = manner.grpc || exchange.filters.takes_trailers();
             let manner = Manner {
                 grpc: false,
                 close,
                 ..manner
             };
-            let mut response = respond(response, lease, manner, exchange);
+            let mut response = respond(response, lease, (manner, grpc), exchange);
             for cookie in hashed.cookies {
                 response.headers_mut().append(SET_COOKIE, cookie);
             }
@@ -284,10 +286,11 @@ fn milliseconds(ms: u64) -> HeaderValue {
     }
 }
 
+/// `grpc`: the client understands a status of gRPC in trailers.
 fn respond(
     mut response: Response<Incoming>,
     lease: Lease,
-    manner: Manner,
+    (manner, grpc): (Manner, bool),
     exchange: Box<Exchange>,
 ) -> Response<Body> {
     let status = response.status();
@@ -316,8 +319,12 @@ fn respond(
     if manner.close && !manner.http2 {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let trailers = lease.is_http2() || response.headers().contains_key(TRAILER);
-    response.map(|incoming| Body::relay(incoming, lease, trailers, exchange))
+    let tail = Tail {
+        trailers: lease.is_http2() || response.headers().contains_key(TRAILER),
+        grpc: grpc && reply::is_grpc(response.headers()),
+        bare: matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED),
+    };
+    response.map(|incoming| Body::relay(incoming, lease, tail, exchange))
 }
 
 pub(super) fn server_header(

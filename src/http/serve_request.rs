@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::{HOST, HeaderMap, HeaderValue, TRAILER};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRAILER};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
@@ -56,7 +56,9 @@ pub async fn handle(
     exchange.asked = connection.manager.filters.asked(parts);
     let mut body = ClientBody::new(body, Rc::clone(&exchange.progress));
     // Those of HTTP/1 have to be announced (RFC 9110 section 6.6.2).
-    if parts.version != Version::HTTP_2 && !body.is_end_stream() {
+    if parts.version == Version::HTTP_2 {
+        exchange.progress.http2.set(true);
+    } else if !body.is_end_stream() {
         let announced = parts.headers.contains_key(TRAILER);
         exchange.progress.drop_trailers.set(!announced);
     }
@@ -202,13 +204,15 @@ impl<'c> Ending<'c> {
 
     fn apply(self, mut response: Response<Body>) -> Response<Body> {
         // Over HTTP/1 the codec sees to it.
-        let bare = self.is_head
-            || matches!(
-                response.status(),
-                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-            );
-        if self.http2 && bare {
-            response = response.map(Body::bare);
+        if self.http2 {
+            let (status, head) = (response.status(), self.is_head);
+            if status == StatusCode::NO_CONTENT {
+                // It would tell of a body (RFC 9110 section 8.6).
+                response.headers_mut().remove(CONTENT_LENGTH);
+            }
+            if head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+                response = response.map(|body| body.bare(head));
+            }
         }
         if let Some(id) = self.id {
             response.headers_mut().insert(X_REQUEST_ID, id);

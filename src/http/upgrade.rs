@@ -9,6 +9,7 @@ use http::{Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::body::Body;
 use super::clock;
@@ -17,12 +18,11 @@ use super::failures::MAX_DURATION;
 use super::head::{UpgradeRequest, strip_response};
 use super::request::edit_response;
 use super::router::server_header;
-use super::tunnels::Hold;
 use super::watch::Fired;
 use crate::error::ResponseFlag;
 use crate::net::Io;
 use crate::net::copy::{self, Ended, Side};
-use crate::net::http2::TunnelStream;
+use crate::net::http2::{Hold, TunnelStream};
 use crate::route::HeaderEdits;
 use crate::runtime::timer::Deadline;
 use crate::upstream::Endpoint;
@@ -58,7 +58,7 @@ pub fn accept(
     response
 }
 
-/// Relays the upstream's 101 as it is, and joins the two connections once both have switched.
+/// Relays the upstream's 101 as it is, or what it says instead over HTTP/2, and joins the two connections once both have switched.
 pub fn switch(
     mut response: Response<Incoming>,
     asked: UpgradeRequest,
@@ -80,6 +80,14 @@ pub fn switch(
         head.version = Version::HTTP_2;
         head.headers.remove(SEC_WEBSOCKET_ACCEPT);
     } else if !asked.connect {
+        if ends.lease.is_http2() {
+            // As the endpoint would have answered over HTTP/1.1.
+            (head.status, head.version) = (StatusCode::SWITCHING_PROTOCOLS, Version::HTTP_11);
+            let accept = asked.key.map(|key| derive_accept_key(key.as_bytes()));
+            if let Some(Ok(accept)) = accept.map(HeaderValue::try_from) {
+                head.headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+            }
+        }
         head.headers.insert(UPGRADE, protocol);
         head.headers
             .insert(CONNECTION, HeaderValue::from_static("Upgrade"));

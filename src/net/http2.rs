@@ -1,12 +1,16 @@
 //! HTTP/2 on either side: flow control, and streams that became tunnels.
 
+use std::cell::Cell;
+use std::fmt;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::AbortHandle;
 
 /// Of one stream, when the configuration gives none, in bytes. It bounds what a peer that does not
 /// read makes us hold for one exchange.
@@ -33,6 +37,43 @@ impl Windows {
         Self {
             stream: stream.unwrap_or(STREAM),
             connection: connection.unwrap_or_default().max(CONNECTION),
+        }
+    }
+}
+
+/// What writes to the peer for a tunnel through a stream.
+///
+/// hyper writes in a task of its own, which ends the stream in good order when the tunnel is gone,
+/// whatever the reason, and waits for the peer to take what is left. Both must not be where a
+/// tunnel has broken off: so the task is known here, and is cut. Then the codec resets the stream
+/// (RFC 9113 section 8.5) and lets go of what waited.
+#[derive(Clone, Default)]
+pub struct Writer(Rc<Cell<Option<AbortHandle>>>);
+
+impl Writer {
+    /// Starts the task that writes.
+    pub fn start(&self, future: impl Future + 'static) {
+        let task = tokio::task::spawn_local(async move {
+            future.await;
+        });
+        self.0.set(Some(task.abort_handle()));
+    }
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Writer")
+    }
+}
+
+/// Held by a tunnel: when it is dropped the stream is reset, unless it has ended in good order.
+#[derive(Debug)]
+pub struct Hold(pub Writer);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.0.take() {
+            task.abort();
         }
     }
 }

@@ -25,7 +25,6 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use causeway_xds::extension::TypedExtension;
 use causeway_xds::resource::metadata::{Labels, MetadataValue};
 use causeway_xds::resource::route as model;
 
@@ -43,7 +42,7 @@ use retry::Retry;
 
 pub use action::Action;
 pub use edits::HeaderEdits;
-pub use per_filter::{FilterName, Filters, PerRoute, RouteConfig, Said};
+pub use per_filter::{FilterName, Filters, PerRoute, RouteConfig, Said, Word};
 pub use table::{RouteTable, host_key};
 
 /// Bytes of a request's body that are kept for a retry or a mirror, when no route says
@@ -332,7 +331,7 @@ impl Level<'_> {
             matcher: RouteMatcher::compile(&route.matcher, self.layers()),
             action,
             edits,
-            filters: self.filters(route, &[]),
+            filters: self.filters(route, None),
             told: Told {
                 attempt: host.include_request_attempt_count,
                 attempts: host.include_attempt_count_in_response,
@@ -356,11 +355,28 @@ impl Level<'_> {
     }
 
     /// What all levels say to filters, a weighted cluster included.
-    fn filters(&self, route: &model::Route, cluster: &[(String, TypedExtension)]) -> PerRoute {
+    fn filters(&self, route: &model::Route, cluster: Option<&model::WeightedCluster>) -> PerRoute {
         let Self { host, config, .. } = *self;
-        let around = config.filter_config.iter().chain(&host.filter_config);
-        let mut levels = around.chain(&route.filter_config).chain(cluster);
-        self.registry.per_route(&mut levels)
+        let name = (Some(host.name.as_str()), Some(route));
+        let of_cluster = cluster.map_or(&[][..], |cluster| &cluster.filter_config);
+        let levels = [
+            (&config.filter_config[..], (None, None)),
+            (&host.filter_config[..], (name.0, None)),
+            (&route.filter_config[..], name),
+            (of_cluster, name),
+        ];
+        let last = levels.len() - 1;
+        let words = levels.into_iter().enumerate();
+        let mut words = words.flat_map(|(level, (said, (host, route)))| {
+            said.iter().map(move |said| Word {
+                said,
+                config: &config.name,
+                host,
+                route,
+                cluster: cluster.filter(|_| level == last).map(|c| &c.cluster),
+            })
+        });
+        self.registry.per_route(&mut words)
     }
 
     fn action(&self, route: &model::Route) -> Action {
@@ -404,7 +420,7 @@ impl Level<'_> {
                         [&cluster.edits, &route.edits, &host.edits, &config.edits].into_iter(),
                         config.most_specific_edits_win,
                     );
-                    (edits, self.filters(route, &cluster.filter_config))
+                    (edits, self.filters(route, Some(cluster)))
                 }))
             }
         }

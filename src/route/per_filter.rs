@@ -6,17 +6,65 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, LazyLock};
 
 use causeway_xds::extension::TypedExtension;
+use causeway_xds::resource::route::{ClusterName, Route};
 
 use crate::formatter::Wants;
 use crate::runtime::layers::Layers;
 
 /// Who knows what the messages for filters mean.
 pub trait Filters {
-    /// What one route says to filters. `levels` from the most general one to the most specific.
-    fn per_route(&self, levels: &mut dyn Iterator<Item = &(String, TypedExtension)>) -> PerRoute;
+    /// What one route says to filters, from the most general level to the most specific.
+    fn per_route(&self, words: &mut dyn Iterator<Item = Word<'_>>) -> PerRoute;
 
     /// What overrides configuration.
     fn layers(&self) -> &Layers;
+}
+
+/// What one level says to one filter, and whose word it is: by that, what a filter has counted is
+/// found again when the table is replaced.
+#[derive(Clone, Copy)]
+pub struct Word<'w> {
+    pub said: &'w (String, TypedExtension),
+    /// The route configuration.
+    pub config: &'w str,
+    /// `None`: it is the configuration's.
+    pub host: Option<&'w str>,
+    /// `None`: it is the virtual host's.
+    pub route: Option<&'w Route>,
+    /// One of the weighted clusters of the route.
+    pub cluster: Option<&'w ClusterName>,
+}
+
+/// A word without a table.
+#[cfg(test)]
+impl<'w> From<&'w (String, TypedExtension)> for Word<'w> {
+    fn from(said: &'w (String, TypedExtension)) -> Self {
+        Self {
+            said,
+            config: "",
+            host: None,
+            route: None,
+            cluster: None,
+        }
+    }
+}
+
+impl fmt::Display for Word<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            said: (filter, _),
+            config,
+            host,
+            route,
+            cluster,
+        } = self;
+        write!(f, "{filter}/{config}/{host:?}/{cluster:?}/")?;
+        match route {
+            None => Ok(()),
+            // Routes need no name, and what comes before them may change.
+            Some(route) => write!(f, "{}/{:?}", route.name, route.matcher),
+        }
+    }
 }
 
 /// The name of a filter in its chain, for which routes speak to it.
@@ -183,7 +231,7 @@ pub(super) struct Deaf;
 
 #[cfg(test)]
 impl Filters for Deaf {
-    fn per_route(&self, _: &mut dyn Iterator<Item = &(String, TypedExtension)>) -> PerRoute {
+    fn per_route(&self, _: &mut dyn Iterator<Item = Word<'_>>) -> PerRoute {
         PerRoute::default()
     }
 

@@ -13,6 +13,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
 use crate::filter::body::{BodyError, BodySlot, BoxBody, Whole};
+use crate::net::http2::Writer;
 
 /// What both directions of a stream note down while they move, for its idle deadline, its access
 /// log and its retry decision. One per stream, on one thread.
@@ -28,6 +29,8 @@ pub struct Progress {
     pub request_ended: Cell<bool>,
     /// What follows the client's body is not passed on.
     pub drop_trailers: Cell<bool>,
+    /// The client's body comes over HTTP/2.
+    pub http2: Cell<bool>,
     /// Somebody asks when it ended.
     pub timed: Cell<bool>,
     pub request_ended_at: Cell<Option<Instant>>,
@@ -126,6 +129,11 @@ impl Body for ClientBody {
         match &mut *self {
             Self::Direct(inner, progress) => {
                 let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
+                // To hyper a stream that is reset without an error has ended.
+                if frame.is_none() && progress.http2.get() && !inner.is_end_stream() {
+                    progress.request_broken.set(true);
+                    return Poll::Ready(Some(Err(Lost::Reset)));
+                }
                 progress.note(frame.as_ref(), inner.is_end_stream());
                 if progress.drop_trailers.get() && matches!(&frame, Some(Ok(f)) if f.is_trailers())
                 {
@@ -185,6 +193,9 @@ pub enum Lost {
     Client(#[from] hyper::Error),
     #[error("client: {0}")]
     Filtered(BodyError),
+    /// A reset without an error is no end (RFC 9113 section 8.1).
+    #[error("client: reset before the end")]
+    Reset,
     /// Another attempt sends it now.
     #[error("the request is sent again elsewhere")]
     Superseded,
@@ -200,6 +211,30 @@ enum Source {
     Stream(ClientBody),
     Kept(Reader),
     Boxed(Unsync),
+    Asking(Asking),
+}
+
+/// In the place of the body of a request for a tunnel. The codec asks it whether there is a body
+/// right before it starts the task that waits for the answer, which is how that task is known.
+pub struct Asking {
+    next: Rc<Cell<Option<Writer>>>,
+    writer: Writer,
+}
+
+impl std::fmt::Debug for Asking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Asking")
+    }
+}
+
+impl Asking {
+    /// `next`: where whoever starts tasks looks for the writer of the tunnel.
+    pub fn new(next: &Rc<Cell<Option<Writer>>>, writer: Writer) -> Self {
+        Self {
+            next: Rc::clone(next),
+            writer,
+        }
+    }
 }
 
 impl RequestBody {
@@ -217,6 +252,10 @@ impl RequestBody {
 
     pub fn empty() -> Self {
         Self(Source::Empty)
+    }
+
+    pub fn asking(asking: Asking) -> Self {
+        Self(Source::Asking(asking))
     }
 }
 
@@ -448,7 +487,7 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Lost>>> {
         match &mut self.0 {
-            Source::Empty => Poll::Ready(None),
+            Source::Empty | Source::Asking(_) => Poll::Ready(None),
             Source::Stream(inner) => Pin::new(inner).poll_frame(cx),
             Source::Kept(reader) => reader.poll(cx),
             Source::Boxed(body) => {
@@ -461,6 +500,10 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Source::Empty => true,
+            Source::Asking(asking) => {
+                asking.next.set(Some(asking.writer.clone()));
+                true
+            }
             Source::Stream(inner) => inner.is_end_stream(),
             Source::Kept(reader) => reader.is_end_stream(),
             Source::Boxed(body) => body.0.is_end_stream(),
@@ -469,7 +512,7 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Source::Empty => SizeHint::with_exact(0),
+            Source::Empty | Source::Asking(_) => SizeHint::with_exact(0),
             Source::Stream(inner) => inner.size_hint(),
             Source::Kept(reader) => reader.size_hint(),
             Source::Boxed(body) => body.0.size_hint(),

@@ -346,6 +346,15 @@ impl Lease {
         }
     }
 
+    /// Whether an upgrade can be asked for; over HTTP/2 once the endpoint has said what it takes
+    /// (RFC 8441 section 3).
+    pub async fn takes_upgrades(&self) -> bool {
+        match &self.kind {
+            Kind::Http1(_) => true,
+            Kind::Http2(place) => place.takes_upgrades().await,
+        }
+    }
+
     /// Sends a request; the future is the head of its response.
     ///
     /// # Errors
@@ -361,7 +370,7 @@ impl Lease {
                 connection.served += 1;
                 Either::Left(connection.sender.try_send_request(request))
             }
-            Kind::Http2(place) => Either::Right(place.sender.try_send_request(request)),
+            Kind::Http2(place) => Either::Right(place.send(request)),
         }
     }
 

@@ -153,6 +153,79 @@ async fn a_tunnel_goes_on_through_another_proxy_over_http2() {
     eventually("the tunnels end", || echo.open() == 0).await;
 }
 
+/// An endpoint that takes tunnels over HTTP/2, and says how each of them ended: `None` in good order.
+async fn watched_over_http2() -> (Origin, mpsc::UnboundedReceiver<Option<Reason>>) {
+    let (tell, told) = mpsc::unbounded_channel();
+    let origin = Origin::tcp(move |stream| {
+        let tell = tell.clone();
+        async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let tell = tell.clone();
+                tokio::spawn(async move {
+                    let answer = respond.send_response(http::Response::new(()), false);
+                    let mut answer = answer.unwrap();
+                    answer.send_data("hello".into(), false).unwrap();
+                    let mut body = request.into_body();
+                    let ended = loop {
+                        match body.data().await {
+                            None => break None,
+                            Some(Ok(_)) => {}
+                            Some(Err(error)) => break error.reason(),
+                        }
+                    };
+                    tell.send(ended).unwrap();
+                    // In good order the other way, too.
+                    answer.send_data(Bytes::new(), true).ok();
+                });
+            }
+        }
+    })
+    .await;
+    (origin, told)
+}
+
+#[tokio::test]
+async fn a_tunnel_that_is_cut_is_a_reset_for_an_endpoint_that_speaks_http2() {
+    let (origin, mut ends) = watched_over_http2().await;
+    let clusters = [http2_cluster("a", origin.address)];
+    let app = app(&json!({"cluster": "a"}), &json!({}), &clusters).await;
+    let mut one = client(&app).await;
+    let mut other = client(&app).await;
+    for (reason, ended) in [
+        (Some(Reason::CANCEL), Some(Reason::CANCEL)),
+        (Some(Reason::INTERNAL_ERROR), Some(Reason::CANCEL)),
+        (None, None),
+    ] {
+        // Both on one connection to the endpoint: each has its own writer.
+        let (mut staying, mut heard) = tunnel(&mut other).await;
+        assert_eq!(read(&mut heard, 5).await, b"hello");
+        let (mut up, mut down) = tunnel(&mut one).await;
+        assert_eq!(read(&mut down, 5).await, b"hello");
+        match reason {
+            Some(reason) => up.send_reset(reason),
+            None => up.send_data(Bytes::new(), true).unwrap(),
+        }
+        assert_eq!(
+            within("an end", ends.recv()).await,
+            Some(ended),
+            "{reason:?}"
+        );
+        staying.send_data(Bytes::new(), true).unwrap();
+        assert_eq!(within("an end", ends.recv()).await, Some(None));
+        assert_eq!(origin.connections(), 1);
+    }
+    // A client that is gone, connection and all.
+    let mut raw = Raw::connect(app.listener("web")).await;
+    raw.send("CONNECT any.test:443 HTTP/1.1\r\nHost: any.test:443\r\n\r\n")
+        .await;
+    assert_eq!(raw.head().await.unwrap().status, 200);
+    assert_eq!(raw.bytes(5).await, b"hello");
+    raw.reset();
+    let ended = within("an end", ends.recv()).await;
+    assert_eq!(ended, Some(Some(Reason::CANCEL)));
+}
+
 #[tokio::test]
 async fn a_reset_by_the_client_is_a_reset_for_the_endpoint() {
     let (origin, mut ends) = watched().await;

@@ -309,6 +309,68 @@ async fn admitted(at: std::net::SocketAddr) -> Raw {
     .await
 }
 
+#[tokio::test]
+async fn what_http_filters_have_counted_outlives_changes_around_them() {
+    let origin = Origin::fixed("ok").await;
+    let files = Files::all(&origin);
+    let app = files.app().await;
+    let always = json!({"default_value": {"numerator": 100}});
+    let limit = |max: u32| {
+        json!({
+            "@type": "type.googleapis.com/\
+                      envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+            "stat_prefix": "l", "filter_enabled": always, "filter_enforced": always,
+            "token_bucket": {"max_tokens": max, "fill_interval": "3600s"},
+        })
+    };
+    let change = async |kind: &str, resource: Value| {
+        let before = app.generation();
+        files.write(kind, &[resource]);
+        eventually("the change", || app.generation() > before).await;
+    };
+    let limited = |max: u32, timeout: &str| {
+        let rds = json!({"route_config_name": "r", "config_source": files.source("rds")});
+        let router = json!({"name": "envoy.filters.http.router", "typed_config": {"@type":
+            "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}});
+        let limit = json!({"name": "limit", "typed_config": limit(max)});
+        let mut web = listener(
+            "web",
+            &http(&json!({"rds": rds, "http_filters": [limit, router]})),
+        );
+        web["listener_filters_timeout"] = json!(timeout);
+        web
+    };
+    change("lds", limited(2, "1s")).await;
+    until(&app, "/", |status, _| status == 429).await;
+    change("lds", limited(2, "2s")).await;
+    let web = app.listener("web");
+    for _ in 0..20 {
+        assert_eq!(get(web, "x", "/").await.status, 429);
+    }
+    change("lds", limited(1, "2s")).await;
+    until(&app, "/", |status, _| status == 200).await;
+
+    // What a virtual host says is one limit for all of its routes.
+    change("lds", limited(1_000_000, "2s")).await;
+    let routes = |prefixes: &[&str]| {
+        let routes = prefixes
+            .iter()
+            .map(|prefix| json!({"match": {"prefix": prefix}, "route": {"cluster": "a"}}));
+        json!({"name": "r", "virtual_hosts": [{
+            "name": "all", "domains": ["*"], "routes": routes.collect::<Vec<_>>(),
+            "typed_per_filter_config": {"limit": limit(2)},
+        }]})
+    };
+    change("rds", routes(&["/a", "/b"])).await;
+    until(&app, "/a", |status, _| status == 429).await;
+    assert_eq!(get(web, "x", "/b").await.status, 429);
+    change("rds", routes(&["/c", "/a", "/b"])).await;
+    until(&app, "/c", |status, _| status != 404).await;
+    for path in ["/a", "/b", "/c"] {
+        assert_eq!(get(web, "x", path).await.status, 429, "{path}");
+    }
+}
+
 /// Both have the name of their address in statistics.
 #[tokio::test]
 async fn a_listener_that_takes_over_an_address_is_still_counted() {

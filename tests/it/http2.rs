@@ -12,11 +12,16 @@ use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::support::app::TestApp;
-use crate::support::bootstrap::{bootstrap, forwarding, http2_cluster};
+use crate::support::bootstrap::{
+    bootstrap, cluster, forwarding, http, http2_cluster, listener, to,
+};
 use crate::support::circuit::circuit;
 use crate::support::client::{Http1, Http2, LARGE_WINDOW, SMALL_WINDOW, empty, full, request};
 use crate::support::origin::Origin;
@@ -409,6 +414,51 @@ async fn a_truncated_http1_answer_is_a_reset_stream() {
     assert!(client.try_send(get).await.is_err());
     // The connection goes on.
     assert_eq!(client.get("nobody.apps.test", "/").await.status, 400);
+}
+
+/// Reads frames of HTTP/2 up to one of that type, and returns its payload; `None` at the end.
+async fn payload_of(stream: &mut TcpStream, kind: u8) -> Option<Vec<u8>> {
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.ok()?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload).await.ok()?;
+        if head[3] == kind {
+            return Some(payload);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_answers_no_ping_is_gone() {
+    const PING: u8 = 6;
+    let manager = json!({
+        "codec_type": "HTTP2", "route_config": to("a"),
+        "http2_protocol_options": {"connection_keepalive": {"interval": "0.05s", "timeout": "2s"}},
+    });
+    let (_socket, nowhere) = refusing();
+    let text = bootstrap(
+        &[listener("web", &http(&manager))],
+        &[cluster("a", nowhere)],
+    );
+    let app = TestApp::bootstrap(&text.to_string()).await;
+    let mut stream = TcpStream::connect(app.listener("web")).await.unwrap();
+    let opening = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    stream.write_all(opening).await.unwrap();
+    for _ in 0..2 {
+        let ping = within("a ping", payload_of(&mut stream, PING))
+            .await
+            .unwrap();
+        let mut pong = vec![0, 0, 8, PING, 1, 0, 0, 0, 0];
+        pong.extend(ping);
+        stream.write_all(&pong).await.unwrap();
+    }
+    within("the last ping", payload_of(&mut stream, PING))
+        .await
+        .unwrap();
+    let nothing = within("the end", payload_of(&mut stream, PING)).await;
+    assert_eq!(nothing, None);
 }
 
 #[tokio::test]

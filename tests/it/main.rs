@@ -32,6 +32,7 @@ mod example_xds;
 mod files;
 mod filter_discovery;
 mod filters;
+mod grpc;
 mod h2_conformance;
 mod health;
 mod http1;

@@ -55,6 +55,13 @@ async fn each_circuit_of_an_app_has_a_rate_of_its_own() {
     for _ in 0..4 {
         assert_eq!(ask(&app, &calm.host(), "GET", &[]).await.status, 200);
     }
+    // Nobody's bucket is filled because others come and go.
+    let third = busy(4);
+    app.announce(&[&third]).await;
+    assert_eq!(ask(&app, &third.host(), "GET", &[]).await.status, 200);
+    for circuit in [&one, &other] {
+        assert_eq!(ask(&app, &circuit.host(), "GET", &[]).await.status, 429);
+    }
 }
 
 #[tokio::test]

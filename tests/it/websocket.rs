@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async, client_async_with_config};
 
 use crate::support::app::TestApp;
-use crate::support::bootstrap::{bootstrap, cluster, http, listener, routes};
+use crate::support::bootstrap::{bootstrap, cluster, http, http2_cluster, listener, routes};
 use crate::support::circuit::circuit;
 use crate::support::client::{Body, Http2, empty};
 use crate::support::origin::Origin;
@@ -435,6 +435,66 @@ async fn a_websocket_over_http2_is_an_upgrade_to_the_origin() {
         while let Some(Ok(_)) = socket.next().await {}
     })
     .await;
+}
+
+/// In front of one that takes them over HTTP/2.
+async fn in_front_of(far: std::net::SocketAddr) -> TestApp {
+    let manager = http(&json!({
+        "route_config": routes(&json!([
+            {"match": {"path": "/plain"}, "direct_response": {"status": 204}},
+            {"match": {"prefix": "/"}, "route": {"cluster": "far"}},
+        ])),
+        "http2_protocol_options": {"allow_connect": true},
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+    }));
+    let text = bootstrap(&[listener("web", &manager)], &[http2_cluster("far", far)]);
+    TestApp::bootstrap(&text.to_string()).await
+}
+
+#[tokio::test]
+async fn a_websocket_goes_on_over_http2_to_an_endpoint_that_speaks_it() {
+    let origin = ws::echo_origin().await;
+    let (far, _client) = extended_app(&origin).await;
+    let near = in_front_of(far.listener("web")).await;
+    // The handshake is checked by the client, its key included.
+    for text in ["one", "two"] {
+        let mut socket = ws::open(near.listener("web"), "h", "/ws?x").await;
+        ws::echoed(&mut socket, text).await.unwrap();
+        socket.close(None).await.unwrap();
+        ws::until_closed(&mut socket).await;
+    }
+    let client = Http2::connect(near.listener("web")).await;
+    assert_eq!(client.get("h", "/plain").await.status, 204);
+    let mut response = client.start(extended("h")).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let stream = within("a tunnel", hyper::upgrade::on(&mut response))
+        .await
+        .unwrap();
+    let stream = TokioIo::new(stream);
+    let mut socket = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+    socket.send(Message::text("three")).await.unwrap();
+    let back = within("an echo", socket.next()).await.unwrap().unwrap();
+    assert_eq!(back, Message::text("three"));
+}
+
+#[tokio::test]
+async fn an_endpoint_over_http2_that_takes_no_upgrades_is_asked_for_none() {
+    let origin = Origin::fixed("plain").await;
+    // Speaks HTTP/2, and allows no CONNECT.
+    let manager = http(&json!({"route_config": routes(&json!([
+        {"match": {"prefix": "/"}, "route": {"cluster": "a"}}]))}));
+    let clusters = [cluster("a", origin.address)];
+    let far = bootstrap(&[listener("web", &manager)], &clusters);
+    let far = TestApp::bootstrap(&far.to_string()).await;
+    let near = in_front_of(far.listener("web")).await;
+    let mut raw = Raw::connect(near.listener("web")).await;
+    raw.send(
+        "GET /ws HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    )
+    .await;
+    assert_eq!(raw.head().await.unwrap().status, 502);
+    assert_eq!(origin.requests().len(), 0);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use causeway_xds::proto::causeway::v1::SharedRateLimit;
 use causeway_xds::proto::core::http_uri::HttpUpstreamType;
 use causeway_xds::proto::core::{HttpUri, RuntimeFractionalPercent, TypedExtensionConfig};
 use causeway_xds::proto::endpoint::{Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint};
@@ -132,7 +133,13 @@ pub fn per_route(policies: &[Policy], circuit: &Circuit) -> Vec<(String, Any)> {
         said.push((CORS.to_owned(), pack_as(&policy, message)));
     }
     if let Some((_, limit)) = first(policies, circuit, |policy| policy.rate_limit.as_ref()) {
-        said.push((LIMIT.to_owned(), pack_as(&limited(limit), LIMIT_MESSAGE)));
+        // However a request comes to the circuit, it is counted once.
+        let shared = SharedRateLimit {
+            share_key: format!("circuit/{}", circuit.id),
+            limit: Some(pack_as(&limited(limit), LIMIT_MESSAGE)),
+        };
+        let message = "causeway.v1.SharedRateLimit";
+        said.push((LIMIT.to_owned(), pack_as(&shared, message)));
     }
     if let Some((place, _)) = first(policies, circuit, |policy| policy.authorizer.as_ref()) {
         use ext_authz::ext_authz_per_route::Override;

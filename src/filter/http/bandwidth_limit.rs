@@ -44,21 +44,25 @@ struct BandwidthLimit {
     trailers: Option<Names>,
     request_enabled: Arc<Counter>,
     response_enabled: Arc<Counter>,
+    /// Of requests and answers: held for the one that comes after this.
+    _next: Arc<[Arc<Next>; 2]>,
 }
 
 /// The rate of all bodies together.
 #[derive(Clone, Debug)]
 struct Shared {
     bytes_per_second: u64,
-    /// When the next byte may go.
-    next: Arc<Mutex<Option<Instant>>>,
+    next: Arc<Next>,
 }
 
+/// When the next byte may go.
+type Next = Mutex<Option<Instant>>;
+
 impl Shared {
-    fn new(bytes_per_second: u64) -> Self {
+    fn new(bytes_per_second: u64, next: &Arc<Next>) -> Self {
         Self {
             bytes_per_second,
-            next: Arc::default(),
+            next: Arc::clone(next),
         }
     }
 }
@@ -104,16 +108,21 @@ impl BandwidthLimit {
         if limit.is_none() && (of_route || mode != M::Disabled) {
             return Err(Invalid::at("limit_kbps", "must be given"));
         }
-        let rate = |wanted: bool| {
+        let next = context.keep(config, <[Arc<Next>; 2]>::default);
+        let rate = |wanted: bool, next| {
             let limit = limit.filter(|_| wanted)?;
-            Some(Shared::new(limit.saturating_mul(1024)))
+            Some(Shared::new(limit.saturating_mul(1024), next))
         };
         let enabled = runtime_enabled.map(parts::feature_flag).transpose();
         let enabled = enabled.at("runtime_enabled")?;
         let scope = format!("{prefix}.http_bandwidth_limit.");
         Ok(Self {
-            request: rate(matches!(mode, M::Request | M::RequestAndResponse)),
-            response: rate(matches!(mode, M::Response | M::RequestAndResponse)),
+            request: rate(matches!(mode, M::Request | M::RequestAndResponse), &next[0]),
+            response: rate(
+                matches!(mode, M::Response | M::RequestAndResponse),
+                &next[1],
+            ),
+            _next: next,
             enabled: enabled.map(|(default, key)| (default, context.layers.key(&key))),
             trailers,
             request_enabled: context.counter_in(&scope, "request_enabled"),

@@ -79,6 +79,7 @@ impl HttpFilter for Bridge {
             return Flow::Continue;
         }
         headers.insert(CONTENT_TYPE, GRPC);
+        stream.state().take_trailers();
         stream.read_body(MAX_MESSAGE, |stream, read| match read {
             Read::Whole(whole) => {
                 let body = Whole {

@@ -71,6 +71,7 @@ impl HttpFilter for GrpcWeb {
         headers.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.remove(CONTENT_LENGTH);
         stream.keep(Asked { text });
+        stream.state().take_trailers();
         if is_text && !stream.is_bodyless() {
             stream.transform_body(Box::new(FromText::default()));
         }
@@ -91,7 +92,10 @@ impl HttpFilter for GrpcWeb {
             .headers
             .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         if !answer.bodyless {
-            answer.transform(Box::new(ToWeb { text: asked.text }));
+            answer.transform(Box::new(ToWeb {
+                text: asked.text,
+                messages: Messages::default(),
+            }));
         }
     }
 }
@@ -135,6 +139,49 @@ impl Transform for FromText {
 /// An answer for a browser.
 struct ToWeb {
     text: bool,
+    messages: Messages,
+}
+
+/// Where one message ends and the next begins.
+#[derive(Default)]
+struct Messages {
+    /// Bytes of the prefix that have come; 0 between two messages, and within one.
+    prefix: usize,
+    /// As far as the prefix tells it.
+    length: u32,
+    /// Of the message, once the prefix is whole.
+    left: u32,
+}
+
+/// A flag, and the length of the message.
+const PREFIX: usize = 5;
+
+impl Messages {
+    fn pass(&mut self, mut data: &[u8]) {
+        while !data.is_empty() {
+            if self.left > 0 {
+                let here = (self.left as usize).min(data.len());
+                self.left -= u32::try_from(here).unwrap_or(self.left);
+                data = &data[here..];
+                continue;
+            }
+            // The length is gathered digit by digit, in base 256; the flag counts for nothing.
+            let byte = data[0];
+            data = &data[1..];
+            self.length = match self.prefix {
+                0 => 0,
+                _ => self.length << 8 | u32::from(byte),
+            };
+            self.prefix += 1;
+            if self.prefix == PREFIX {
+                (self.prefix, self.left) = (0, self.length);
+            }
+        }
+    }
+
+    fn is_within_one(&self) -> bool {
+        self.prefix > 0 || self.left > 0
+    }
 }
 
 impl ToWeb {
@@ -149,12 +196,17 @@ impl ToWeb {
 impl Transform for ToWeb {
     fn data(&mut self, data: Bytes, out: &mut Frames) -> Result<(), BodyError> {
         if !data.is_empty() {
+            self.messages.pass(&data);
             self.put(data, out);
         }
         Ok(())
     }
 
     fn end(&mut self, trailers: Option<HeaderMap>, out: &mut Frames) -> Result<(), BodyError> {
+        // The frame of the trailers would be taken for the rest of the message.
+        if self.messages.is_within_one() {
+            return Err(BodyError::new("a message that was cut short"));
+        }
         if let Some(trailers) = trailers {
             self.put(frame_of(&trailers), out);
         }
@@ -191,10 +243,21 @@ mod tests {
         request: Option<Vec<u8>>,
         sent: HeaderMap,
         answered: HeaderMap,
-        answer: Vec<u8>,
+        /// `None`: it broke off.
+        answer: Option<Vec<u8>>,
     }
 
     async fn exchange(kind: &str, accept: &str, body: &'static str, answered: &str) -> Exchange {
+        let answer = "\0\0\0\0\x01a";
+        answered_by(kind, accept, body, (answered, answer)).await
+    }
+
+    async fn answered_by(
+        kind: &str,
+        accept: &str,
+        body: &'static str,
+        (answered, answer_body): (&str, &'static str),
+    ) -> Exchange {
         let chain = chain(FACTORY.message, &proto::GrpcWeb {}).unwrap();
         let around = Nowhere::default();
         let request = Request::post("/p.S/M")
@@ -219,7 +282,7 @@ mod tests {
         trailers.insert("grpc-status", "0".parse().unwrap());
         trailers.insert("grpc-message", "m".parse().unwrap());
         let mut body = Whole {
-            data: "\0\0\0\0\x01a".into(),
+            data: answer_body.into(),
             trailers: Some(trailers),
         }
         .boxed();
@@ -230,7 +293,7 @@ mod tests {
             request: whole.map(|w| w.to_bytes().to_vec()),
             sent: parts.headers,
             answered: headers,
-            answer: body.collect().await.unwrap().to_bytes().to_vec(),
+            answer: body.collect().await.ok().map(|w| w.to_bytes().to_vec()),
         }
     }
 
@@ -243,7 +306,7 @@ mod tests {
         assert_eq!(done.sent["content-type"], GRPC);
         assert_eq!(done.sent["te"], "trailers");
         assert_eq!(done.answered["content-type"], WEB_PROTO);
-        assert_eq!(done.answer, ANSWER);
+        assert_eq!(done.answer.unwrap(), ANSWER);
     }
 
     #[tokio::test]
@@ -254,10 +317,10 @@ mod tests {
         assert_eq!(done.answered["content-type"], TEXT_PROTO);
         let frame = STANDARD.encode(&ANSWER[6..]);
         let expected = format!("{}{frame}", STANDARD.encode(&ANSWER[..6]));
-        assert_eq!(done.answer, expected.as_bytes());
+        assert_eq!(done.answer.unwrap(), expected.as_bytes());
         let binary = exchange(TEXT, "*/*", "AAAAAAFi", GRPC).await;
         assert_eq!(binary.answered["content-type"], WEB_PROTO);
-        assert_eq!(binary.answer, ANSWER);
+        assert_eq!(binary.answer.unwrap(), ANSWER);
     }
 
     #[tokio::test]
@@ -272,9 +335,24 @@ mod tests {
     async fn others_pass_as_they_are() {
         let done = exchange(GRPC, "*/*", "x", GRPC).await;
         assert_eq!(done.answered["content-type"], GRPC);
-        assert_eq!(done.answer, &ANSWER[..6]);
+        assert_eq!(done.answer.unwrap(), &ANSWER[..6]);
         assert!(!done.sent.contains_key("te"));
         let page = exchange(WEB, "*/*", "x", "text/html").await;
         assert_eq!(page.answered["content-type"], "text/html");
+    }
+
+    /// The frame of the trailers would be read as the rest of the message.
+    #[tokio::test]
+    async fn a_message_that_was_cut_short_gets_no_trailers() {
+        for cut in ["\0\0", "\0\0\0\0\x03ab", "\0\0\0\0\x01a\0\0\0\x01"] {
+            let done = answered_by(WEB, "*/*", "", (GRPC, cut)).await;
+            assert_eq!(done.answer, None, "{cut:?}");
+        }
+        for whole in ["", "\0\0\0\0\0", "\0\0\0\0\x02ab\x01\0\0\0\x01c"] {
+            let done = answered_by(WEB, "*/*", "", (GRPC, whole)).await;
+            let answer = done.answer.unwrap();
+            assert_eq!(&answer[..whole.len()], whole.as_bytes());
+            assert_eq!(&answer[whole.len()..], &ANSWER[6..]);
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! `envoy.filters.http.local_ratelimit`: so many requests and no more, counted here.
 //!
 //! Configuration: `envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit`, for the filter
-//! and for routes; that of a route takes the place of the other, with buckets of its own. Which of
+//! and for routes; that of a route takes the place of the other, with buckets of its own, or with one
+//! for several routes where it comes in a `causeway.v1.SharedRateLimit`. Buckets last as long as the
+//! configuration does that they belong to, whatever else changes in the listener or table. Which of
 //! the descriptors a request is counted by follows from `rate_limits` of the filter, or else of the
 //! route and its virtual host. Buckets are shared by all threads.
 
@@ -11,15 +13,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_xds::extension::TypedExtension;
+use causeway_xds::proto::causeway::v1::SharedRateLimit;
 use causeway_xds::proto::envoy::extensions::common::ratelimit::v3 as common;
 use causeway_xds::proto::envoy::extensions::filters::http::local_ratelimit::v3 as proto;
 use causeway_xds::reject::Invalid;
-use causeway_xds::resource::parts::{self, At, each, enumeration, is_default, not_empty};
+use causeway_xds::resource::parts::{self, At, each, enumeration, is_default, not_empty, required};
 use causeway_xds::resource::rate_limit::RateLimit;
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
-use self::limiter::{Counts, Limiter, Outcome, PerConnection};
+use self::limiter::{Counting, Counts, Limiter, Outcome, PerConnection};
 use super::super::bucket::Bucket;
 use super::super::registry::{Context, decode};
 use super::super::{Answer, Factory, Flow, HttpFilter, LocalReply, Stream};
@@ -36,23 +39,26 @@ pub const FACTORY: Factory = Factory {
     message: "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
     name: "envoy.filters.http.local_ratelimit",
     build,
-    per_route: &[(
-        "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
-        build_per_route,
-    )],
+    per_route: &[
+        (
+            "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+            build_per_route,
+        ),
+        ("causeway.v1.SharedRateLimit", build_shared),
+    ],
 };
 
 /// What gRPC calls `RESOURCE_EXHAUSTED`.
 const RESOURCE_EXHAUSTED: u8 = 8;
+/// Of those who share a bucket by its key.
+const SHARED: &str = "shared rate limit";
 
 #[derive(Debug)]
 struct LocalRateLimit(Settings);
 
 #[derive(Debug)]
 struct Settings {
-    limiter: Limiter,
-    /// Each connection has buckets of its own.
-    per_connection: Option<PerConnection>,
+    counting: Arc<Counting>,
     status: StatusCode,
     /// `None` is never.
     enabled: Option<Share>,
@@ -146,8 +152,11 @@ impl Settings {
             limiter.max_dynamic = max.value as usize;
         }
         Ok(Self {
-            limiter,
-            per_connection: local_rate_limit_per_downstream_connection.then(PerConnection::default),
+            counting: context.keep(config, || Counting {
+                limiter,
+                per_connection: local_rate_limit_per_downstream_connection
+                    .then(PerConnection::default),
+            }),
             status: refusal(status),
             enabled: share(filter_enabled, "filter_enabled")?,
             enforced: share(filter_enforced, "filter_enforced")?,
@@ -196,6 +205,22 @@ fn build_per_route(config: &TypedExtension, context: &Context) -> Result<RouteCo
     let settings = Settings::decode(config, context, true)?;
     let wants = settings.wants.clone();
     Ok(RouteConfig::new(settings).wanting(wants))
+}
+
+/// One limit for several routes, wherever they are.
+fn build_shared(config: &TypedExtension, context: &Context) -> Result<RouteConfig, Invalid> {
+    let SharedRateLimit { share_key, limit } = decode(config)?;
+    let share_key = not_empty(share_key, "share_key")?;
+    let limit = required(limit, "limit")?;
+    let limit = TypedExtension::from_any(config.name.as_str(), limit);
+    if limit.message_name() != FACTORY.message {
+        return Err(Invalid::at("limit", format!("is no {}", FACTORY.message)));
+    }
+    let context = match context.place.as_str() {
+        "" => context,
+        _ => &context.at(format!("{SHARED}/{share_key}")),
+    };
+    build_per_route(&limit, context).at("limit")
 }
 
 impl HttpFilter for LocalRateLimit {
@@ -267,7 +292,7 @@ fn seconds(time: Duration) -> u64 {
 
 impl Settings {
     fn descriptors(&self, stream: &Stream<'_>) -> Vec<Counts> {
-        if !self.limiter.has_descriptors() {
+        if !self.counting.limiter.has_descriptors() {
             return Vec::new();
         }
         let state = stream.state();
@@ -291,11 +316,12 @@ impl Settings {
     }
 
     fn ask(&self, stream: &Stream<'_>, descriptors: &[Counts], now: Instant) -> Outcome {
-        match &self.per_connection {
-            None => self.limiter.ask(descriptors, now),
+        match &self.counting.per_connection {
+            None => self.counting.limiter.ask(descriptors, now),
             Some(each) => {
                 let id = stream.downstream().id;
-                each.of(id, &self.limiter, now).ask(descriptors, now)
+                each.of(id, &self.counting.limiter, now)
+                    .ask(descriptors, now)
             }
         }
     }

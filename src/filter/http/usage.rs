@@ -106,7 +106,11 @@ mod tests {
             activities: Some(Arc::clone(&activities)),
             ..Context::default()
         });
-        let route = registry.per_route(&mut [config(CIRCUIT, &[CIRCUIT])].iter());
+        let route = registry.per_route(
+            &mut [config(CIRCUIT, &[CIRCUIT])]
+                .iter()
+                .map(crate::route::Word::from),
+        );
         let (mut parts, ()) = http::Request::new(()).into_parts();
         let (around, mut body) = (Nowhere::default(), TestBody::default());
         let mut stream = Stream::new(&mut parts, &mut body, [127, 0, 0, 1].into(), &around);

@@ -50,8 +50,9 @@ struct Named {
 #[derive(Debug)]
 pub(super) struct User {
     listener: String,
-    /// Under which its chain counts.
+    /// Under which its chain counts, and where the chain stands.
     stat_prefix: String,
+    place: String,
     discovery: FilterDiscovery,
     slot: Weak<Slot>,
 }
@@ -108,6 +109,7 @@ impl FilterUsers {
         named.users.push(User {
             listener: listener.to_owned(),
             stat_prefix: stat_prefix.to_owned(),
+            place: registry.context().place.clone(),
             discovery: discovery.clone(),
             slot: Arc::downgrade(&slot),
         });
@@ -152,11 +154,14 @@ impl FilterUsers {
         let built: Result<Vec<_>, _> = named
             .users
             .iter()
-            .map(|user| match &given {
-                Some(config) => {
-                    build(&user.discovery, &user.stat_prefix, config, registry).map(Some)
+            .map(|user| {
+                let registry = registry.at(user.place.clone());
+                match &given {
+                    Some(config) => {
+                        build(&user.discovery, &user.stat_prefix, config, &registry).map(Some)
+                    }
+                    None => default(&user.discovery, &user.stat_prefix, &registry),
                 }
-                None => default(&user.discovery, &user.stat_prefix, registry),
             })
             .collect();
         match built {
@@ -191,7 +196,7 @@ fn build(
     registry: &Registry,
 ) -> Result<Arc<dyn HttpFilter>, Invalid> {
     discovery.check_type(config)?;
-    registry.filter(stat_prefix, config)
+    registry.filter(stat_prefix, &discovery.name, config)
 }
 
 fn default(
@@ -201,7 +206,7 @@ fn default(
 ) -> Result<Option<Arc<dyn HttpFilter>>, Invalid> {
     let config = discovery.default.as_ref();
     config
-        .map(|config| registry.filter(stat_prefix, config))
+        .map(|config| registry.filter(stat_prefix, &discovery.name, config))
         .transpose()
 }
 

@@ -17,7 +17,7 @@ use crate::access_log::Logger;
 use crate::filter::Chain;
 use crate::filter::http::usage;
 use crate::filter::network::{self, NetworkChain};
-use crate::filter::registry::{Link, LinkConfig};
+use crate::filter::registry::{Link, LinkConfig, Registry};
 use crate::formatter::Wants;
 use crate::local_reply::LocalReplies;
 use crate::route::{HeaderEdits, RouteTable};
@@ -80,8 +80,13 @@ impl Compiler {
         let former = before.as_deref();
         for (i, chain) in model.filter_chains.iter().enumerate() {
             let at = FieldPath::root().field("filter_chains").index(i);
+            let place = match chain.name.is_empty() {
+                true => i.to_string(),
+                false => chain.name.clone(),
+            };
+            let place = format!("listener/{}/{place}", model.name);
             let former = former.and_then(|former| FormerChain::find(former, chain, i));
-            let spec = self.chain(store, model, (chain, former), &stat_name, out);
+            let spec = self.chain(store, model, (chain, former), (&stat_name, place), out);
             chains.push(Arc::new(spec.map_err(|e| e.within(&at))?));
         }
         let default_chain = match &model.default_filter_chain {
@@ -89,7 +94,8 @@ impl Compiler {
             Some(chain) => {
                 let at = FieldPath::root().field("default_filter_chain");
                 let former = former.and_then(FormerChain::default_of);
-                let spec = self.chain(store, model, (chain, former), &stat_name, out);
+                let place = format!("listener/{}/default", model.name);
+                let spec = self.chain(store, model, (chain, former), (&stat_name, place), out);
                 Some(Arc::new(spec.map_err(|e| e.within(&at))?))
             }
         };
@@ -108,7 +114,7 @@ impl Compiler {
         store: &dyn Resources,
         listener: &model::Listener,
         (chain, former): (&FilterChain, Option<FormerChain<'_>>),
-        stat_name: &str,
+        (stat_name, place): (&str, String),
         out: &mut Compiled,
     ) -> Result<ChainSpec, Failed> {
         let tls = match &chain.tls {
@@ -149,9 +155,10 @@ impl Compiler {
             NetworkFilter::Echo => ChainKind::Echo,
             NetworkFilter::Direct(data) => ChainKind::Direct(data.clone().into()),
             NetworkFilter::Http(http) => {
+                let registry = self.registry.at(place);
                 let routes = match &http.routes {
                     RouteSource::Inline(config) => {
-                        RouteRef::Inline(Arc::new(RouteTable::compile(config, &self.registry)))
+                        RouteRef::Inline(Arc::new(RouteTable::compile(config, &registry)))
                     }
                     RouteSource::Rds { name, .. } => RouteRef::Named(Arc::from(name.as_str())),
                 };
@@ -164,7 +171,7 @@ impl Compiler {
                 if let Some(replies) = &local_replies {
                     replies.note(&mut wants);
                 }
-                let filters = self.filters(store, &listener.name, http, out)?;
+                let filters = self.filters(store, &listener.name, (http, &registry), out)?;
                 wants.merge(&filters.wants);
                 ChainKind::Http(Arc::new(HttpManagerSpec {
                     routes,
@@ -200,13 +207,13 @@ impl Compiler {
         &mut self,
         store: &dyn Resources,
         listener: &str,
-        http: &HttpManager,
+        (http, registry): (&HttpManager, &Registry),
         out: &mut Compiled,
     ) -> Result<Chain, Failed> {
         let (stat_prefix, filters) = (&http.stat_prefix, &http.filters);
         let with = With {
             store,
-            registry: &self.registry,
+            registry,
             stats: &self.stats,
             stat_prefix,
         };
@@ -225,7 +232,7 @@ impl Compiler {
                 config,
             });
         }
-        self.registry.chain(stat_prefix, links.into_iter())
+        registry.chain(stat_prefix, links.into_iter())
     }
 
     fn usage(&self, policy: &ConnectionPolicy) -> Result<Option<Arc<Activity>>, Failed> {

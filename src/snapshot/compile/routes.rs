@@ -19,6 +19,7 @@ impl Compiler {
         out: &mut Compiled,
     ) {
         let mut by_config: HashMap<&str, Vec<&str>> = HashMap::new();
+        let registry = self.registry.at("routes".to_owned());
         for name in hosts {
             let Some((config, _)) = name.rsplit_once('/') else {
                 continue;
@@ -40,10 +41,10 @@ impl Compiler {
                 out.snapshot.routes.remove(name);
                 continue;
             };
-            let mut table = RouteTable::compile(config, &self.registry);
+            let mut table = RouteTable::compile(config, &registry);
             if config.vhds.is_some() {
                 for host in self.virtual_hosts.get(name).into_iter().flatten() {
-                    apply_host(store, &mut table, config, &self.registry, host);
+                    apply_host(store, &mut table, config, &registry, host);
                 }
             }
             out.snapshot
@@ -62,7 +63,7 @@ impl Compiler {
             }
             let mut table = RouteTable::clone(table);
             for host in hosts {
-                apply_host(store, &mut table, config, &self.registry, host);
+                apply_host(store, &mut table, config, &registry, host);
             }
             out.snapshot
                 .routes

@@ -6,7 +6,10 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http2;
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http2};
+use hyper::rt::Executor as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
@@ -17,8 +20,8 @@ use super::raw::Counted;
 use super::waiting::{Pending, waited_too_long};
 use super::{Kind, connection_permit, http_error, leave, spawn_tied, with_pool};
 use crate::net::Io;
-use crate::net::http2::Windows;
-use crate::upstream::body::RequestBody;
+use crate::net::http2::{Hold, Windows, Writer};
+use crate::upstream::body::{Asking, RequestBody};
 use crate::upstream::connect::{ConnectError, ConnectErrorKind, connect};
 use crate::upstream::{Endpoint, Protocol, Transport, Via};
 
@@ -33,6 +36,7 @@ pub(super) struct Shared {
     sender: http2::SendRequest<RequestBody>,
     /// Gone once the connection takes no more requests.
     driver: Weak<RefCell<Driver>>,
+    link: Weak<Link>,
     load: Rc<Load>,
     opened: Instant,
     about: About,
@@ -51,9 +55,63 @@ struct Load {
 
 /// One stream's place on a connection, for as long as the stream lasts.
 pub(super) struct Place {
-    pub(super) sender: http2::SendRequest<RequestBody>,
+    sender: http2::SendRequest<RequestBody>,
     pub(super) about: About,
+    link: Weak<Link>,
+    /// Of a request that asks for a tunnel: what is left of it when this place is, is reset.
+    tunnel: Option<Hold>,
     load: Rc<Load>,
+}
+
+impl Place {
+    pub(super) fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<>
+    {
+        let request = match request.method() == Method::CONNECT {
+            true => self.asking(request),
+            false => request,
+        };
+        self.sender.try_send_request(request)
+    }
+
+    /// Waits for the settings of the peer, if they have not come.
+    pub(super) async fn takes_upgrades(&self) -> bool {
+        loop {
+            let Some(link) = self.link.upgrade() else {
+                return false;
+            };
+            let Some(driver) = link.driver.borrow().upgrade() else {
+                return false;
+            };
+            if driver.borrow().current_max_send_streams() != UNKNOWN {
+                return driver.borrow().is_extended_connect_protocol_enabled();
+            }
+            let waiting = with_pool(link.endpoint.uid, |pool| {
+                let (done, known) = oneshot::channel();
+                pool.opening.as_mut()?.push(done);
+                Some(known)
+            });
+            drop((driver, link));
+            match waiting {
+                // Without an answer they are there, or the connection is gone.
+                Some(known) => drop(known.await),
+                None => return false,
+            }
+        }
+    }
+
+    /// A request for a tunnel has no body; what stands there sees to it that its writer is known.
+    fn asking(&mut self, request: Request<RequestBody>) -> Request<RequestBody> {
+        let Some(link) = self.link.upgrade() else {
+            return request;
+        };
+        let writer = Writer::default();
+        self.tunnel = Some(Hold(writer.clone()));
+        let asking = Asking::new(&link.asking, writer);
+        request.map(|_| RequestBody::asking(asking))
+    }
 }
 
 impl Drop for Place {
@@ -79,6 +137,8 @@ impl Shared {
         Place {
             sender: self.sender.clone(),
             about: self.about,
+            link: Weak::clone(&self.link),
+            tunnel: None,
             load: Rc::clone(&self.load),
         }
     }
@@ -277,6 +337,8 @@ async fn open(
         counted: Cell::new(Some(counted)),
         driver: RefCell::default(),
         opening: Cell::new(None),
+        asking: Rc::default(),
+        answering: Cell::new(None),
     });
     let windows = Windows::new(
         options.initial_stream_window_size,
@@ -304,6 +366,7 @@ async fn open(
     let shared = Shared {
         sender,
         driver: Rc::downgrade(&driver),
+        link: Rc::downgrade(&link),
         load: Rc::new(Load {
             streams: Cell::new(0),
             served: Cell::new(0),
@@ -330,6 +393,10 @@ struct Link {
     counted: Cell<Option<Counted>>,
     driver: RefCell<Weak<RefCell<Driver>>>,
     opening: Cell<Option<Opening>>,
+    /// The next task waits for the answer to a request for this one's tunnel.
+    asking: Rc<Cell<Option<Writer>>>,
+    /// A task that does is polled: what it starts is the writer.
+    answering: Cell<Option<Writer>>,
 }
 
 impl Link {
@@ -355,7 +422,7 @@ where
 {
     fn execute(&self, future: F) {
         let Some(counted) = self.0.counted.take() else {
-            return super::LocalExecutor.execute(future);
+            return self.run(future);
         };
         let link = Rc::clone(&self.0);
         spawn_tied(&self.0.endpoint, async move {
@@ -368,6 +435,31 @@ where
             })
             .await;
             drop(link.opening.take());
+        });
+    }
+}
+
+impl Runs {
+    fn run(&self, future: impl Future + 'static) {
+        if let Some(writer) = self.0.answering.take() {
+            return writer.start(future);
+        }
+        let Some(writer) = self.0.asking.take() else {
+            return super::LocalExecutor.execute(future);
+        };
+        let link = Rc::downgrade(&self.0);
+        tokio::task::spawn_local(async move {
+            let mut answer = std::pin::pin!(future);
+            std::future::poll_fn(|cx| {
+                let Some(link) = link.upgrade() else {
+                    return answer.as_mut().poll(cx).map(drop);
+                };
+                link.answering.set(Some(writer.clone()));
+                let polled = answer.as_mut().poll(cx);
+                link.answering.take();
+                polled.map(drop)
+            })
+            .await;
         });
     }
 }

@@ -31,6 +31,18 @@ pub fn cases() -> Vec<Case> {
         )
         .raw(),
         case(
+            "3.4 an acknowledgement of settings comes first",
+            [PREFACE, &frame(SETTINGS, ACK, 0, b""), &settings(&[])].concat(),
+            Expect::Closed,
+        )
+        .raw(),
+        case(
+            "3.4 an unknown frame comes first",
+            [PREFACE, &frame(0x42, 0, 0, b"x"), &settings(&[]), &get(1)].concat(),
+            Expect::Closed,
+        )
+        .raw(),
+        case(
             "3.4 the server begins with settings",
             [PREFACE, &settings(&[])].concat(),
             Expect::Seen(|seen| {

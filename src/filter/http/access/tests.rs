@@ -40,7 +40,11 @@ fn route(caller: Option<proto::access_per_route::Caller>, ips: &[&str]) -> PerRo
         caller,
     };
     let config = extension("causeway.v1.AccessPerRoute", config.encode_to_vec());
-    Registry::default().per_route(&mut [("causeway.access".to_owned(), config)].iter())
+    Registry::default().per_route(
+        &mut [("causeway.access".to_owned(), config)]
+            .iter()
+            .map(crate::route::Word::from),
+    )
 }
 
 fn permit() -> PerRoute {

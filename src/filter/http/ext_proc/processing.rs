@@ -79,11 +79,10 @@ impl Processing {
     ) -> Self {
         let mut modes = settings.modes;
         let request = &*stream.request;
-        // What is no message has no parts either.
+        // What may become a tunnel is no message, and has no parts. Whether it becomes one, its
+        // answer says: one that does is not seen here, and any other is a message as always.
         if request.method == Method::CONNECT || request.headers.contains_key(UPGRADE) {
-            for direction in [&mut modes.request, &mut modes.response] {
-                (direction.body, direction.trailers) = (BodyMode::None, false);
-            }
+            (modes.request.body, modes.request.trailers) = (BodyMode::None, false);
         }
         let deferred = fixed.observes.then_some(fixed.deferred_close);
         let session = Session::new(

@@ -255,6 +255,30 @@ async fn heads_are_shown_and_changed() {
     .await;
 }
 
+/// Whether there is a tunnel, the answer says.
+#[tokio::test]
+async fn an_upgrade_that_is_declined_is_a_message_as_any() {
+    local(async {
+        let modes = bodies(Body_::Buffered, Body_::Buffered);
+        let mut case = case(&config(|c| c.processing_mode = modes), |message| {
+            Some(vec![match message.request.as_ref().unwrap() {
+                Part::ResponseBody(_) => saying(Said::ResponseBody(BodyResponse {
+                    response: common(None, Some(Mutation::Body(b"seen".to_vec()))),
+                })),
+                _ => nod(message),
+            }])
+        });
+        let headers = &mut case.parts.headers;
+        headers.insert("upgrade", "websocket".parse().unwrap());
+        assert!(matches!(case.ask().await, Flow::Continue));
+        let answered = case.answer(Whole::new("declined")).await;
+        assert_eq!(whole(answered.body).await.unwrap().0, "seen");
+        let seen = ["request_headers", "response_headers", "response_body"];
+        assert_eq!(case.parts_seen(), seen);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_refusal_is_the_answer() {
     local(async {

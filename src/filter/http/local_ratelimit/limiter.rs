@@ -17,6 +17,14 @@ use crate::route::rate_limits::Descriptor;
 /// How many values of one descriptor have buckets of their own, if nothing else is said.
 const MAX_DYNAMIC: usize = 20;
 
+/// What is counted, and outlives whoever counts.
+#[derive(Debug)]
+pub struct Counting {
+    pub limiter: Limiter,
+    /// Each connection has buckets of its own.
+    pub per_connection: Option<PerConnection>,
+}
+
 #[derive(Debug)]
 pub struct Limiter {
     default: Option<Arc<Bucket>>,

@@ -31,7 +31,7 @@ fn descriptor(entries: &[(&str, &str)]) -> Counts {
 fn passing(settings: &Settings, request: &[Counts]) -> usize {
     let now = Instant::now();
     (0..9)
-        .filter(|_| settings.limiter.ask(request, now).allowed)
+        .filter(|_| settings.counting.limiter.ask(request, now).allowed)
         .count()
 }
 
@@ -74,10 +74,10 @@ fn a_connection_can_have_buckets_of_its_own() {
         false,
     )
     .unwrap();
-    let each = settings.per_connection.as_ref().unwrap();
+    let each = settings.counting.per_connection.as_ref().unwrap();
     let now = Instant::now();
     let passing = |id| {
-        let limiter = each.of(id, &settings.limiter, now);
+        let limiter = each.of(id, &settings.counting.limiter, now);
         (0..9).filter(|_| limiter.ask(&[], now).allowed).count()
     };
     assert_eq!((passing(1), passing(2), passing(1)), (2, 2, 0));
@@ -98,7 +98,7 @@ fn values_that_were_not_seen_for_long_make_room() {
     let ask = |user: &str, after: u64| {
         let now = start + Duration::from_secs(after);
         let request = [descriptor(&[("user", user)])];
-        limits.limiter.ask(&request, now).allowed
+        limits.counting.limiter.ask(&request, now).allowed
     };
     assert!(ask("x", 0) && ask("y", 1) && !ask("x", 2));
     assert!(ask("z", 3), "in the place of y");
@@ -154,4 +154,49 @@ fn a_status_that_is_no_refusal_is_another_one() {
     };
     assert_eq!((status(503), status(200), status(423)), (503, 429, 423));
     assert_eq!(refusal(None), StatusCode::TOO_MANY_REQUESTS);
+}
+
+/// As several routes say it, each in a place of its own.
+#[test]
+fn routes_that_share_a_key_take_from_one_bucket() {
+    let context = Context::default().at("table".to_owned());
+    let said = |place: &str, key: &str, max: u32| {
+        let shared = json!({
+            "@type": "type.googleapis.com/causeway.v1.SharedRateLimit",
+            "share_key": key,
+            "limit": {
+                "@type": format!("type.googleapis.com/{}", FACTORY.message),
+                "stat_prefix": "s", "token_bucket": bucket(max),
+            },
+        });
+        let any = text::any_from_value(&shared).expect("a message");
+        let extension = TypedExtension::from_any("limit", any);
+        build_shared(&extension, &context.at(place.to_owned())).map_err(|e| e.to_string())
+    };
+    let (one, other) = (said("a", "k", 2).unwrap(), said("b", "k", 2).unwrap());
+    let passing = |said: &RouteConfig| passing(said.get::<Settings>().unwrap(), &[]);
+    assert_eq!((passing(&one), passing(&other)), (2, 0));
+    assert_eq!(passing(&said("b", "l", 2).unwrap()), 2, "another key");
+    assert_eq!(passing(&said("b", "k", 3).unwrap()), 3, "another limit");
+    // Nobody keeps what is only checked.
+    assert_eq!(passing(&said("", "k", 2).unwrap()), 2);
+    let refused = said("a", "", 2).map(drop);
+    assert_eq!(refused.unwrap_err(), "share_key: must not be empty");
+    let other = TypedExtension {
+        name: "limit".to_owned(),
+        type_url: "type.googleapis.com/causeway.v1.SharedRateLimit".to_owned(),
+        value: causeway_xds::proto::Message::encode_to_vec(&SharedRateLimit {
+            share_key: "k".to_owned(),
+            limit: Some(causeway_xds::proto::Any {
+                type_url: "type.googleapis.com/google.protobuf.Empty".to_owned(),
+                value: Vec::new(),
+            }),
+        })
+        .into(),
+    };
+    let refused = build_shared(&other, &context).map(drop).unwrap_err();
+    assert!(
+        refused.to_string().starts_with("limit: is no "),
+        "{refused}"
+    );
 }

@@ -300,8 +300,6 @@ impl Http2Options {
         mut message: Http2ProtocolOptions,
         ctx: &Context<'_>,
     ) -> Result<Self, Invalid> {
-        let allow_connect = message.allow_connect;
-        refuse!(allow_connect);
         let max_concurrent_streams = message.max_concurrent_streams.take();
         number(
             max_concurrent_streams,
@@ -309,15 +307,7 @@ impl Http2Options {
             Self::STREAMS,
         )?;
         accept!(ctx, "Cluster.Http2ProtocolOptions": max_concurrent_streams);
-        let keepalive = message.connection_keepalive.take();
-        let keepalive = keepalive
-            .map(|message| Http2Keepalive::decode(message, ctx))
-            .transpose()
-            .at("connection_keepalive")?;
-        Ok(Self {
-            keepalive: keepalive.flatten(),
-            ..Self::decode(message, ctx)?
-        })
+        Self::decode(message, ctx)
     }
 
     pub(crate) fn decode(
@@ -349,11 +339,11 @@ impl Http2Options {
             stream_reset_burst,
             stream_reset_rate,
         } = message;
-        refuse!(
-            allow_metadata,
-            custom_settings_parameters,
-            connection_keepalive
-        );
+        refuse!(allow_metadata, custom_settings_parameters);
+        let keepalive = connection_keepalive
+            .map(|message| Http2Keepalive::decode(message, ctx))
+            .transpose()
+            .at("connection_keepalive")?;
         refuse_true!(disallow_obs_text);
         accept!(ctx, "Http2ProtocolOptions":
             hpack_table_size,
@@ -396,7 +386,7 @@ impl Http2Options {
             initial_stream_window_size: stream_window?,
             initial_connection_window_size: connection_window?,
             allow_connect,
-            keepalive: None,
+            keepalive: keepalive.flatten(),
         })
     }
 }

@@ -462,7 +462,7 @@ fn protocol_options_are_refused_by_path() {
                 },
             ),
             (
-                "http2_protocol_options.connection_keepalive: not supported yet",
+                "http2_protocol_options.connection_keepalive.timeout: must be given",
                 |m| {
                     http2(m).connection_keepalive = Some(Default::default());
                 },
