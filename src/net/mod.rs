@@ -1,6 +1,7 @@
 //! Sockets: one stream type for all transports, and listening sockets. And whom to trust.
 
 pub mod copy;
+pub mod descriptors;
 pub mod http2;
 pub mod listen;
 mod own;
