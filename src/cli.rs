@@ -27,6 +27,7 @@ use crate::app::{self, Config, Options, Running};
 use crate::config::bootstrap::{BootstrapConfig, Overrides, grpc, looks_like_bootstrap};
 use crate::config::{self, Logging, Process, WorkerConfig, search};
 use crate::demo;
+use crate::net::descriptors;
 use crate::telemetry::logging;
 
 /// Runs the command line to its end.
@@ -296,6 +297,10 @@ async fn serve(
     log_file: Option<&Path>,
 ) -> Result<()> {
     let signals = Signals::listen()?;
+    match descriptors::raise_limit() {
+        Ok(limit) => tracing::debug!(?limit, "file descriptors"),
+        Err(error) => tracing::warn!(%error, "the limit of file descriptors stays as it is"),
+    }
     // Before anything is opened: who does not exist cannot be become.
     let identity = Identity::find(process)?;
     let _pid_file = match &process.pid_file {

@@ -15,6 +15,7 @@ use super::worker::{Current, Directory};
 use crate::filter::network::{Closing, Connection, Passed};
 use crate::http::{self, Accepted};
 use crate::net::Io;
+use crate::net::descriptors::Told;
 use crate::runtime::drain::Drain;
 use crate::runtime::timer::Deadline;
 use crate::snapshot::{ChainKind, ChainSpec, ListenerSpec, Reader};
@@ -78,6 +79,7 @@ pub async fn accept_forever(
             Err(error) => {
                 let spec = Arc::clone(&current.borrow().spec);
                 spec.stats.downstream_cx_overflow.inc();
+                let error = Told(&error);
                 tracing::warn!(listener = %spec.name, %error, "accept failed");
                 tokio::time::sleep(PAUSE).await;
             }

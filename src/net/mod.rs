@@ -2,6 +2,7 @@
 //! whom to trust.
 
 pub mod copy;
+pub mod descriptors;
 pub mod http2;
 pub mod listen;
 mod own;

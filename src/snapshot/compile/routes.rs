@@ -41,7 +41,10 @@ impl Compiler {
                 out.snapshot.routes.remove(name);
                 continue;
             };
-            let mut table = RouteTable::compile(config, &registry);
+            let mut table = match out.snapshot.routes.get(name) {
+                Some(before) => before.recompile(config, &registry),
+                None => RouteTable::compile(config, &registry),
+            };
             if config.vhds.is_some() {
                 for host in self.virtual_hosts.get(name).into_iter().flatten() {
                     apply_host(store, &mut table, config, &registry, host);

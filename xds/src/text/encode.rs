@@ -87,7 +87,7 @@ impl Encoder<'_> {
         Ok(())
     }
 
-    fn field(
+    pub fn field(
         &self,
         field: &FieldDescriptor,
         node: &Node<'_>,
@@ -205,7 +205,7 @@ pub(super) fn sorted<'e, 'n>(entries: &'e [Entry<'n>]) -> Vec<&'e Entry<'n>> {
 }
 
 /// A field by the name in the schema or by its JSON name; both are in use in real files.
-fn find(desc: &MessageDescriptor, key: &str) -> Option<FieldDescriptor> {
+pub(super) fn find(desc: &MessageDescriptor, key: &str) -> Option<FieldDescriptor> {
     desc.get_field_by_name(key)
         .or_else(|| desc.get_field_by_json_name(key))
 }
@@ -217,7 +217,7 @@ fn unknown(desc: &MessageDescriptor, key: &Key<'_>) -> Fault {
         .within(&key.text)
 }
 
-fn takes_null(field: &FieldDescriptor) -> bool {
+pub(super) fn takes_null(field: &FieldDescriptor) -> bool {
     match field.kind() {
         Kind::Message(desc) => WellKnown::of(&desc) == Some(WellKnown::Value),
         Kind::Enum(desc) => desc.full_name() == "google.protobuf.NullValue",

@@ -3,6 +3,7 @@
 //! | step | module |
 //! |---|---|
 //! | YAML text -> value tree with places | `yaml` |
+//! | JSON text -> bytes of the message, when nothing about it is unusual | `stream` |
 //! | JSON text, JSON value -> value tree | `node` |
 //! | value tree -> bytes of the message | `encode`, `scalar`, `well_known`, `time` |
 //! | what is wrong and where | `fault` |
@@ -21,6 +22,7 @@ mod locate;
 mod node;
 mod print;
 mod scalar;
+mod stream;
 mod time;
 mod untyped;
 mod well_known;
@@ -121,8 +123,8 @@ fn descriptor_of(name: &str) -> Result<MessageDescriptor, TextError> {
         .ok_or_else(|| TextError::new(format!("message type {name} is not known")))
 }
 
-/// JSON takes a fast road without places. Only when that fails, the text is read a second time as
-/// the YAML that it is as well, to tell where the fault is.
+/// JSON takes a fast road without places, if it can one without a tree. Only when that fails, the text
+/// is read a second time as the YAML that it is as well, to tell where the fault is.
 fn encode_text(
     text: &str,
     desc: &MessageDescriptor,
@@ -132,6 +134,9 @@ fn encode_text(
     let by_yaml = || yaml::load(text).and_then(|node| encode_node(&node, desc, options));
     if !text.trim_start().starts_with('{') {
         return by_yaml();
+    }
+    if let Some(bytes) = stream::encode(text, desc, options) {
+        return Ok(bytes);
     }
     match serde_json::from_str::<Node<'_>>(text) {
         Ok(node) => encode_node(&node, desc, options).map_err(|fault| match by_yaml() {

@@ -93,8 +93,7 @@ fn any(encoder: &Encoder<'_>, node: &Node<'_>, out: &mut Vec<u8>) -> Result<(), 
         .within("@type"));
     };
 
-    let prefix = if url.contains('/') { "" } else { PREFIX };
-    Scalar::Bytes(format!("{prefix}{url}").into_bytes().into()).write_field(1, out);
+    Scalar::Bytes(with_prefix(url).into_bytes().into()).write_field(1, out);
     let before = out.len();
     delimited(2, out, |out| {
         if WellKnown::of(&desc).is_none() {
@@ -122,6 +121,12 @@ fn any(encoder: &Encoder<'_>, node: &Node<'_>, out: &mut Vec<u8>) -> Result<(), 
         out.truncate(before); // an empty value is the default
     }
     Ok(())
+}
+
+/// A type URL; where there is only the name of a type, the usual one.
+pub(super) fn with_prefix(url: &str) -> String {
+    let prefix = if url.contains('/') { "" } else { PREFIX };
+    format!("{prefix}{url}")
 }
 
 fn structure(node: &Node<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
