@@ -163,7 +163,7 @@ impl Manager {
             error: None,
             waiters: Vec::new(),
             stats,
-        })
+        });
     }
 
     fn put_in_force(&mut self, name: &str, key: CertifiedKey, leaf: Leaf, now: SystemTime) {

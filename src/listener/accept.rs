@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, UnixListener};
 use super::admission::Admission;
 use super::inspect::Findings;
 use super::worker::{Current, Directory};
-use crate::filter::network::{Closing, Connection, Passed};
+use crate::filter::network::{Asking, Closing, Connection, Passed};
 use crate::http::{self, Accepted};
 use crate::net::Io;
 use crate::runtime::drain::Drain;
@@ -144,6 +144,7 @@ async fn connection(
         local,
         restored,
         hello,
+        state,
         ..
     } = findings;
     if let ChainKind::Tcp(proxy) = &chain.kind
@@ -157,6 +158,7 @@ async fn connection(
         local,
         session: None,
         server_name: &hello.server_name,
+        state: &state,
     };
     if let Err(closing) = chain.network.accept(&new, &mut passed) {
         return close(&spec, &drain, closing).await;
@@ -170,6 +172,15 @@ async fn connection(
     };
     if let Err(closing) = chain.network.open(&open, &mut passed) {
         return close(&spec, &drain, closing).await;
+    }
+    if chain.network.asks() {
+        let asking = Asking {
+            calls: &|| http::calls(&reader),
+            state: &state,
+        };
+        if let Err(closing) = chain.network.ask(&open, &asking, &mut passed).await {
+            return close(&spec, &drain, closing).await;
+        }
     }
     let Passed { held, cluster } = passed;
     let guard = Box::new((guard, held, place));
@@ -186,6 +197,7 @@ async fn connection(
                 restored,
                 session,
                 requested_server_name: hello.server_name,
+                state,
                 reader,
                 drain,
                 guard,
@@ -201,6 +213,9 @@ async fn connection(
                 peer,
                 local,
                 restored,
+                session,
+                server_name: hello.server_name,
+                state,
                 cluster,
             };
             tcp::proxy(downstream, Arc::clone(proxy), &reader, guard).await;

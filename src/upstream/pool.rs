@@ -32,7 +32,7 @@ use super::limits::Permit;
 use super::{Endpoint, Protocol, Transport, Via};
 
 pub use about::About;
-pub use raw::{Counted, CountedRaw, RawConnection, open_raw};
+pub use raw::{Counted, CountedRelay, RawConnection, open_raw};
 
 /// How often a data thread looks for connections that were idle too long.
 pub const SWEEP: Duration = Duration::from_secs(1);

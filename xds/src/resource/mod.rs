@@ -32,6 +32,7 @@ pub mod route;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tls;
+pub mod tlv;
 mod watched;
 
 use std::sync::Arc;
