@@ -38,10 +38,10 @@ impl Tunneling {
         }
     }
 
-    /// Notes in `state` what others may ask of it. `Err`: where to, which is no authority.
+    /// The head of a request, in the form of HTTP/1. Leaves the tunnel's number in `state`.
     ///
     /// # Errors
-    /// What the format of the host came to cannot be asked for.
+    /// What the format of the host came to, which is no authority.
     pub fn request(&self, facts: &dyn Facts, state: &StreamState) -> Result<Parts, String> {
         let host = self.hostname.render(facts);
         let wrong = || String::from_utf8_lossy(&host).into_owned();
@@ -53,8 +53,8 @@ impl Tunneling {
         uri.authority = Some(authority);
         head.uri = uri.try_into().map_err(|_| wrong())?;
         if let Some((header, key)) = &self.request_id {
-            let id = uuid::Uuid::from_u128(fastrand::u128(..));
-            let id = uuid::Builder::from_random_bytes(*id.as_bytes()).into_uuid();
+            let random = fastrand::u128(..).to_ne_bytes();
+            let id = uuid::Builder::from_random_bytes(random).into_uuid();
             let text = id.to_string();
             if let Ok(value) = HeaderValue::from_str(&text) {
                 head.headers.insert(header, value);

@@ -1,6 +1,7 @@
 //! Tunnels to endpoints: the bytes of a connection travel in a CONNECT (RFC 9110 section 9.3.6, and
 //! RFC 9113 section 8.5 over HTTP/2).
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use hyper::upgrade;
 
+use super::log::Log;
 use crate::error::{Failure, ResponseFlag};
 use crate::http::suit;
 use crate::net::Io;
@@ -16,8 +18,6 @@ use crate::snapshot::Tunneling;
 use crate::upstream::body::RequestBody;
 use crate::upstream::pool::{self, About, Lease, SendError};
 use crate::upstream::{ConnectError, Endpoint, Protocol, Transport, Via};
-
-use super::log::Log;
 
 /// How long an endpoint may take to open a tunnel, beyond what the cluster allows for a connection:
 /// it has to connect as well.
@@ -70,7 +70,7 @@ pub async fn open(
     tunneling: &Tunneling,
     endpoint: &Arc<Endpoint>,
     transport: &Arc<Transport>,
-    via: Option<&std::rc::Rc<Via>>,
+    via: Option<&Rc<Via>>,
     log: &Log,
 ) -> Result<Tunnel, Refused> {
     let failed = |details: &'static str, cause: String| {
@@ -80,7 +80,7 @@ pub async fn open(
         );
         Failure::local(status, flag, details).because(cause)
     };
-    let head = tunneling.request(log, log.state()).map_err(|host| {
+    let mut head = tunneling.request(log, log.state()).map_err(|host| {
         let cause = format!("tunneling_config.hostname came to {host:?}");
         Refused::Nowhere(failed("tunnel_host_invalid", cause))
     })?;
@@ -90,7 +90,6 @@ pub async fn open(
     let mut lease = pool::checkout(endpoint, transport, via, fresh)
         .await
         .map_err(Refused::Unconnected)?;
-    let mut head = head;
     suit(&mut head, lease.is_http2());
     let sent = lease.send(Request::from_parts(head, RequestBody::empty()));
     let limit = transport.connect_timeout.max(ANSWER);

@@ -451,6 +451,25 @@ fn a_listener_is_refused_by_path() {
                     })),
                 });
             }),
+            (
+                "address.pipe: TLS over a Unix socket is not supported",
+                |l| {
+                    let tls = proto::DownstreamTlsContext {
+                        common_tls_context: Some(proto::tls::CommonTlsContext {
+                            tls_certificates: vec![certificate()],
+                            ..Default::default()
+                        }),
+                        ..Default::default()
+                    };
+                    l.filter_chains[0].transport_socket = transport_socket(pack(&tls));
+                    l.address = Some(core::Address {
+                        address: Some(core::address::Address::Pipe(core::Pipe {
+                            path: "/x".into(),
+                            mode: 0,
+                        })),
+                    });
+                },
+            ),
             ("additional_addresses: not supported yet", |l| {
                 l.additional_addresses = vec![Default::default()];
             }),
