@@ -189,7 +189,7 @@ fn what_cannot_be_done_is_refused_with_its_place() {
             "set_filter_state.v3.Config",
             json!({ "on_new_connection": value })
         ),
-        "on_new_connection: not supported yet"
+        "on_new_connection[0].factory_key: objects of the kind \"k\" are not supported"
     );
     assert_eq!(
         told("sni_dynamic_forward_proxy.v3.FilterConfig", json!({})),
