@@ -307,6 +307,11 @@ async fn serve(
         Some(path) => Some(PidFile::write(path)?),
         None => None,
     };
+    if let (Some(identity), Config::Worker(worker)) = (&identity, &config)
+        && let Some(acme) = &worker.causeway.acme
+    {
+        identity.own_directory(&acme.cache)?;
+    }
     let running = app::start(config, options).await?;
     if let Some(identity) = identity
         && let Err(error) = identity.assume(log_file.as_slice())

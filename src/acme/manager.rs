@@ -1,32 +1,31 @@
 //! Which names have a certificate, which is next, and who waits for it.
 
+mod demand;
+
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use causeway_xds::resource::tls::{DataSource, TlsCertificate};
-use instant_acme::{CertificateIdentifier, ChallengeType, Error};
+use futures_util::FutureExt as _;
+use instant_acme::ChallengeType;
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::CertificateDer;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use self::demand::MAX_ON_DEMAND;
 use super::account::Authority;
+use super::leaf::{Leaf, Window, parse, renewal_info};
 use super::order::{Issued, order};
-use super::schedule::{Validity, backoff};
+use super::schedule::backoff;
 use super::status::{Doing, Seen};
 use super::{Failure, Known, Status, proof};
 use crate::telemetry::stats::{AcmeStats, Stats};
+use crate::tls::Automatic;
 use crate::tls::automatic::Wanted;
-use crate::tls::{Automatic, Names};
 
 /// Calls on the authority at one time.
 const MAX_JOBS: usize = 4;
-/// Names that clients may bring in, beside those of the file.
-const MAX_ON_DEMAND: usize = 10_000;
-/// Handshakes that wait for one name.
-const MAX_WAITERS: usize = 256;
 /// A clock that was set is noticed after so long.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 /// Between two questions for renewal information (RFC 9773 section 4.3.3), whatever is answered.
@@ -37,7 +36,6 @@ const ASK_AGAIN: Duration = Duration::from_secs(6 * 3600);
 const REST: Duration = Duration::from_secs(60);
 /// Until a host that nothing is served under is looked at again.
 const UNSERVED: Duration = Duration::from_secs(3600);
-const HOUR: Duration = Duration::from_secs(3600);
 
 pub(super) struct Manager {
     authority: Arc<Authority>,
@@ -47,6 +45,8 @@ pub(super) struct Manager {
     status: Status,
     names: BTreeMap<String, Name>,
     jobs: JoinSet<(String, Done)>,
+    /// Hosts that clients ask for: whether something is served there.
+    lookups: JoinSet<(bool, Wanted)>,
     /// When names were brought in by clients, during the last hour.
     brought: VecDeque<Instant>,
 }
@@ -65,13 +65,6 @@ struct Name {
     waiters: Vec<oneshot::Sender<()>>,
     stats: Arc<AcmeStats>,
 }
-
-struct Leaf {
-    der: CertificateDer<'static>,
-    validity: Validity,
-}
-
-pub(super) type Window = (SystemTime, SystemTime);
 
 enum Done {
     Ordered(Result<Issued, Failure>),
@@ -97,6 +90,7 @@ impl Manager {
             status,
             names: BTreeMap::new(),
             jobs: JoinSet::new(),
+            lookups: JoinSet::new(),
             brought: VecDeque::new(),
         }
     }
@@ -157,7 +151,7 @@ impl Manager {
         self.note(name);
     }
 
-    fn add(&mut self, name: &str, on_demand: bool, now: SystemTime) -> &mut Name {
+    fn add(&mut self, name: &str, on_demand: bool, now: SystemTime) {
         let stats = self.stats.acme(name);
         self.names.entry(name.to_owned()).or_insert(Name {
             on_demand,
@@ -169,7 +163,7 @@ impl Manager {
             error: None,
             waiters: Vec::new(),
             stats,
-        })
+        });
     }
 
     fn put_in_force(&mut self, name: &str, key: CertifiedKey, leaf: Leaf, now: SystemTime) {
@@ -201,8 +195,14 @@ impl Manager {
                 Some(wanted) = wanted.recv() => self.wanted(wanted),
                 Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => match done {
                     Ok((name, done)) => self.done(&name, done).await,
-                    Err(error) => tracing::error!(%error, "an ACME order has panicked"),
+                    Err(error) => tracing::error!(%error, "an ACME job was lost"),
                 },
+                Some(looked_up) = self.lookups.join_next(), if !self.lookups.is_empty() => {
+                    match looked_up {
+                        Ok((known, wanted)) => self.looked_up(known, wanted),
+                        Err(error) => tracing::error!(%error, "ACME: a host could not be looked up"),
+                    }
+                }
                 () = tokio::time::sleep(sleep) => {}
             }
         }
@@ -221,7 +221,7 @@ impl Manager {
         sleep.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)
     }
 
-    /// Anybody can ask for any host: one place is left for those that are configured or held already.
+    /// Users make hosts as they like: one place is left for those that are configured or held already.
     fn places_for_strangers(&self) -> usize {
         let running = self.names.values().filter(|n| n.running && n.is_strange());
         (MAX_JOBS - 1).saturating_sub(running.count())
@@ -261,54 +261,38 @@ impl Manager {
         if entry.next > now
             && let Some(der) = earlier
         {
-            self.jobs.spawn(async move {
-                let asked = renewal_info(&authority, &der).await;
-                (name, Done::Asked(asked))
+            let broken = Done::Asked(Err(Failure::Panicked));
+            self.spawn(name, broken, async move {
+                Done::Asked(renewal_info(&authority, &der).await)
             });
             return;
         }
         let automatic = Arc::clone(&self.automatic);
         let known = entry.on_demand.then(|| Arc::clone(&self.known));
         self.note(&name);
-        self.jobs.spawn(async move {
+        let of = name.clone();
+        let broken = Done::Ordered(Err(Failure::Panicked));
+        self.spawn(name, broken, async move {
             if let Some(known) = known
-                && !known(name.clone()).await
+                && !known(of.clone()).await
             {
-                return (name, Done::Unserved);
+                return Done::Unserved;
             }
-            let ordered = order(&authority, &automatic, &name, earlier.as_ref()).await;
-            (name, Done::Ordered(ordered))
+            Done::Ordered(order(&authority, &automatic, &of, earlier.as_ref()).await)
         });
     }
 
-    /// A client asks for a host that has no certificate. Its answer is dropped when it is not to
-    /// have one, or not now.
-    fn wanted(&mut self, Wanted { host, answer }: Wanted) {
-        if let Some(entry) = self.names.get_mut(&host) {
-            let pending = entry.held.is_none() && (entry.running || entry.failures == 0);
-            if pending && entry.waiters.len() < MAX_WAITERS {
-                entry.waiters.push(answer);
-            }
-            return;
-        }
-        let now = Instant::now();
-        while self
-            .brought
-            .front()
-            .is_some_and(|at| now.duration_since(*at) >= HOUR)
-        {
-            self.brought.pop_front();
-        }
-        let on_demand = self.names.values().filter(|name| name.on_demand).count();
-        let limit = self.authority.config.orders_per_hour as usize;
-        if on_demand >= MAX_ON_DEMAND || self.brought.len() >= limit {
-            tracing::debug!(host, limit, "ACME: too many new hosts");
-            return;
-        }
-        self.brought.push_back(now);
-        self.add(&host, true, SystemTime::now())
-            .waiters
-            .push(answer);
+    /// `broken` is what a job comes to that panics: its name must not wait for it for ever.
+    fn spawn(
+        &mut self,
+        name: String,
+        broken: Done,
+        job: impl Future<Output = Done> + Send + 'static,
+    ) {
+        self.jobs.spawn(async move {
+            let done = AssertUnwindSafe(job).catch_unwind().await;
+            (name, done.unwrap_or(broken))
+        });
     }
 
     async fn done(&mut self, name: &str, done: Done) {
@@ -392,8 +376,10 @@ impl Manager {
                 let suggested = leaf.validity.suggested(window, fastrand::f64());
                 let length = leaf.validity.until.duration_since(leaf.validity.from);
                 let rest = REST.min(length.unwrap_or_default() / 4);
-                // Only a new window moves what was chosen by chance.
-                if entry.next < window.0 || entry.next > window.1 {
+                // Only a new window moves what was chosen by chance, and none the wait after a
+                // failure: an authority whose advice is "now" would be asked without a pause.
+                let moved = entry.next < window.0 || entry.next > window.1;
+                if moved && entry.failures == 0 {
                     entry.next = suggested.max(leaf.validity.from + rest);
                 }
                 Some(now + again.clamp(ASK_AT_LEAST, ASK_AT_MOST))
@@ -416,13 +402,10 @@ impl Manager {
             entry.next = now + UNSERVED;
             return self.settle(name);
         }
-        if entry.held.is_some() {
-            if let Err(error) = self.authority.store.remove_certificate(name) {
-                tracing::warn!(name, %error, "ACME: an old certificate stays on disk");
-            }
-        } else {
-            // It was no order.
-            self.brought.pop_back();
+        if entry.held.is_some()
+            && let Err(error) = self.authority.store.remove_certificate(name)
+        {
+            tracing::warn!(name, %error, "ACME: an old certificate stays on disk");
         }
         self.automatic.remove(name);
         self.names.remove(name);
@@ -480,47 +463,5 @@ impl Name {
     }
 }
 
-/// The window that the authority suggests, and when to ask again; `None`: it never does.
-pub(super) async fn renewal_info(
-    authority: &Authority,
-    der: &CertificateDer<'_>,
-) -> Result<Option<(Window, Duration)>, Failure> {
-    let opened = authority.account().await?;
-    let Ok(id) = CertificateIdentifier::try_from(der) else {
-        return Ok(None);
-    };
-    match opened.account.renewal_info(&id).await {
-        Err(Error::Unsupported(_)) => Ok(None),
-        Err(error) => Err(error.into()),
-        Ok((info, again)) => {
-            let window = info.suggested_window;
-            let start = at(window.start.unix_timestamp());
-            Ok(Some(((start, at(window.end.unix_timestamp())), again)))
-        }
-    }
-}
-
-/// Seconds since 1970; what was before is then.
-fn at(seconds: i64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
-}
-
-/// Key and chain, once they are of one another and of this name.
-fn parse(name: &str, pem: Vec<u8>) -> Result<(CertifiedKey, Leaf), Failure> {
-    let wrong = |reason: String| Failure::Certificate(reason);
-    let (chain, key) = (DataSource::Inline(pem.clone()), DataSource::Inline(pem));
-    let model = TlsCertificate::new(chain, key);
-    let key = crate::tls::certificate(&model).map_err(|e| wrong(e.to_string()))?;
-    let der = key.end_entity_cert().map_err(|e| wrong(e.to_string()))?;
-    let names = Names::of(der).dns;
-    if !names.iter().any(|found| found.eq_ignore_ascii_case(name)) {
-        return Err(wrong(format!("is for {}", names.join(", "))));
-    }
-    let (_, parsed) = X509Certificate::from_der(der).map_err(|e| wrong(e.to_string()))?;
-    let validity = Validity {
-        from: at(parsed.validity().not_before.timestamp()),
-        until: at(parsed.validity().not_after.timestamp()),
-    };
-    let der = der.clone().into_owned();
-    Ok((key, Leaf { der, validity }))
-}
+#[cfg(test)]
+mod tests;

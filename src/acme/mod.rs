@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | `manager` | which names have a certificate, which one is next, and who waits for it |
+//! | `leaf` | a certificate that is held, and when it is to be renewed |
 //! | `order` | one order: the proof that a name is ours, and what comes of it |
 //! | `proof` | the two kinds of proof: a handshake (RFC 8737), a record in DNS |
 //! | `hook`, `rfc2136` | who writes the record |
@@ -17,6 +18,7 @@
 mod account;
 mod hook;
 mod http;
+mod leaf;
 mod manager;
 mod order;
 mod proof;
@@ -73,6 +75,9 @@ pub enum Failure {
     Certificate(String),
     #[error("{0}")]
     Store(String),
+    /// A fault of this program, told in full on standard error.
+    #[error("the attempt has panicked")]
+    Panicked,
 }
 
 impl From<instant_acme::Error> for Failure {

@@ -110,7 +110,9 @@ async fn prove(
         let mut challenge = authorization.challenge(kind.clone()).ok_or_else(|| {
             Failure::Refused(format!("no challenge of the kind {kind:?} is offered"))
         })?;
-        *proof = Some(Proof::present(config, automatic, key, name, &challenge).await?);
+        // Kept before it is shown: one that is shown by half has to be taken away, too.
+        let proof = proof.insert(Proof::of(key, name, &challenge)?);
+        proof.present(config, automatic).await?;
         challenge.set_ready().await?;
     }
     match order.poll_ready(&POLL).await? {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use instant_acme::{ChallengeHandle, ChallengeType};
+use rustls::sign::CertifiedKey;
 use rustls_acme::acme as tls_alpn;
 
 use super::rfc2136::{self, Change};
@@ -19,39 +20,59 @@ pub(super) fn kind(config: &Acme, name: &str) -> ChallengeType {
     }
 }
 
-/// What can be looked at now, and has to be taken away afterwards.
+/// What answers a challenge. Once it was shown it has to be taken away.
 pub(super) enum Proof {
-    Handshake { name: String },
-    Record { domain: String, value: String },
+    Handshake {
+        name: String,
+        certificate: Arc<CertifiedKey>,
+    },
+    Record {
+        domain: String,
+        value: String,
+    },
 }
 
 impl Proof {
-    /// Puts the answer to the challenge where the authority looks for it. `key` is the account's.
-    pub(super) async fn present(
-        config: &Acme,
-        automatic: &Automatic,
+    /// `key` is the account's.
+    pub(super) fn of(
         key: &[u8],
         name: &str,
         challenge: &ChallengeHandle<'_>,
     ) -> Result<Self, Failure> {
         if challenge.r#type == ChallengeType::TlsAlpn01 {
-            let certificate = handshake(key, name, &challenge.token)?;
-            automatic.challenge(name, Arc::new(certificate));
             return Ok(Self::Handshake {
                 name: name.to_owned(),
+                certificate: Arc::new(handshake(key, name, &challenge.token)?),
             });
         }
-        let domain = name.strip_prefix("*.").unwrap_or(name).to_owned();
-        let value = challenge.key_authorization().dns_value();
-        write(config, Change::Add, &domain, &value).await?;
-        tokio::time::sleep(config.propagation).await;
-        Ok(Self::Record { domain, value })
+        Ok(Self::Record {
+            domain: name.strip_prefix("*.").unwrap_or(name).to_owned(),
+            value: challenge.key_authorization().dns_value(),
+        })
+    }
+
+    /// Puts it where the authority looks for it.
+    pub(super) async fn present(
+        &self,
+        config: &Acme,
+        automatic: &Automatic,
+    ) -> Result<(), Failure> {
+        match self {
+            Self::Handshake { name, certificate } => {
+                automatic.challenge(name, Arc::clone(certificate));
+            }
+            Self::Record { domain, value } => {
+                write(config, Change::Add, domain, value).await?;
+                tokio::time::sleep(config.propagation).await;
+            }
+        }
+        Ok(())
     }
 
     /// Takes it away. That it cannot be is told and harms nobody: the value was good once.
     pub(super) async fn withdraw(self, config: &Acme, automatic: &Automatic) {
         match self {
-            Self::Handshake { name } => automatic.challenge_done(&name),
+            Self::Handshake { name, .. } => automatic.challenge_done(&name),
             Self::Record { domain, value } => {
                 if let Err(error) = write(config, Change::Remove, &domain, &value).await {
                     tracing::warn!(domain, %error, "ACME: the record of a challenge stays behind");
@@ -62,7 +83,7 @@ impl Proof {
 }
 
 /// The certificate of RFC 8737 section 3, by the key of the account.
-fn handshake(key: &[u8], name: &str, token: &str) -> Result<rustls::sign::CertifiedKey, Failure> {
+fn handshake(key: &[u8], name: &str, token: &str) -> Result<CertifiedKey, Failure> {
     let unusable = |reason: String| Failure::Certificate(format!("challenge: {reason}"));
     let key_pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key);
     let key_pair = key_pair.map_err(|e| unusable(e.to_string()))?;

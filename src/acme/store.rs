@@ -6,7 +6,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -22,6 +22,8 @@ const STAR: &str = "_";
 #[derive(Clone, Debug)]
 pub(super) struct Store {
     directory: PathBuf,
+    /// Whom everything here belongs to, when this is root: the worker's user, which it becomes later.
+    owner: Option<(u32, u32)>,
 }
 
 impl Store {
@@ -36,6 +38,7 @@ impl Store {
                 .create(directory)
                 .and_then(|()| std::fs::metadata(directory))
         };
+        let mut owner = None;
         for directory in [cache, &directory] {
             let shown = || format!("causeway.acme.cache: {}", directory.display());
             let meta = make(directory).with_context(shown)?;
@@ -43,8 +46,42 @@ impl Store {
             if meta.mode() & 0o022 != 0 || !ours(meta.uid()) {
                 bail!("{}: others may write into it", shown());
             }
+            if nix::unistd::Uid::effective().is_root() {
+                owner.get_or_insert((meta.uid(), meta.gid()));
+            }
         }
-        Ok(Self { directory })
+        let store = Self { directory, owner };
+        store.hand_over()?;
+        Ok(store)
+    }
+
+    /// Gives what root has left here to the owner of the cache.
+    fn hand_over(&self) -> Result<()> {
+        if self.owner.is_none() {
+            return Ok(());
+        }
+        let shown = || format!("causeway.acme.cache: {}", self.directory.display());
+        self.give(&File::open(&self.directory)?)
+            .with_context(shown)?;
+        for entry in std::fs::read_dir(&self.directory).with_context(shown)? {
+            // A link, say. Nobody reads through that either.
+            let Ok(opened) = open(&entry?.path()) else {
+                continue;
+            };
+            // A second name of a file may be in a place that is nobody's to give away.
+            let meta = opened.metadata()?;
+            if meta.is_file() && meta.nlink() == 1 {
+                self.give(&opened).with_context(shown)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn give(&self, file: &File) -> io::Result<()> {
+        match self.owner {
+            Some((uid, gid)) => fchown(file, Some(uid), Some(gid)),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn account(&self) -> io::Result<Option<Vec<u8>>> {
@@ -90,11 +127,7 @@ impl Store {
     }
 
     fn read(&self, file: &str) -> io::Result<Option<Vec<u8>>> {
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
-            .open(self.directory.join(file));
-        let opened = match opened {
+        let opened = match open(&self.directory.join(file)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
@@ -116,11 +149,22 @@ impl Store {
             .create_new(true)
             .mode(0o600)
             .open(&draft)?;
+        self.give(&opened)?;
         opened.write_all(bytes)?;
         opened.sync_all()?;
         std::fs::rename(&draft, self.directory.join(file))?;
         File::open(&self.directory)?.sync_all()
     }
+}
+
+/// To be read, and not through a link.
+fn open(path: &Path) -> io::Result<File> {
+    // Nor is there a wait for somebody at the other end of a pipe.
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits() as i32)
+        .open(path)
 }
 
 /// Of this user; or of anybody when it is root who looks, which may become somebody else later.
@@ -174,6 +218,38 @@ mod tests {
 
         store.remove_certificate("app.test").unwrap();
         assert_eq!(store.certificate("app.test").unwrap(), None);
+    }
+
+    /// Without root there is only one whom things can belong to.
+    #[test]
+    fn what_root_writes_belongs_to_the_owner_of_the_cache() {
+        let cache = tempfile::tempdir().unwrap();
+        Store::open(cache.path(), URL)
+            .unwrap()
+            .write_account(b"{}")
+            .unwrap();
+        let root = nix::unistd::Uid::effective().is_root();
+        if root {
+            std::os::unix::fs::chown(cache.path(), Some(12_345), Some(54_321)).unwrap();
+        }
+        let owner = |path: &Path| {
+            let meta = std::fs::metadata(path).unwrap();
+            (meta.uid(), meta.gid())
+        };
+        let expected = owner(cache.path());
+        assert!(!root || expected == (12_345, 54_321));
+        // One that is of another place too is left alone.
+        let elsewhere = tempfile::NamedTempFile::new_in(cache.path()).unwrap();
+        let store = Store::open(cache.path(), URL).unwrap();
+        std::fs::hard_link(elsewhere.path(), store.directory.join("linked")).unwrap();
+        let before = owner(elsewhere.path());
+        let store = Store::open(cache.path(), URL).unwrap();
+        store.write_certificate("app.test", b"key").unwrap();
+        for made in ["", ACCOUNT, "app.test.pem"] {
+            assert_eq!(owner(&store.directory.join(made)), expected, "{made}");
+        }
+        assert_eq!(owner(elsewhere.path()), before);
+        assert!(store.account().unwrap().is_some());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Renewal information (RFC 9773), from an authority that has nothing else.
+//! Orders and renewal information (RFC 9773), from an authority that has little else.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,19 +12,22 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
+use super::Failure;
 use super::account::Authority;
-use super::manager::renewal_info;
+use super::leaf::renewal_info;
+use super::order::order;
 use super::store::Store;
-use crate::config::{Acme, AcmeChallenge};
+use crate::config::{Acme, AcmeChallenge, DnsSolver};
+use crate::tls::Automatic;
 
 /// A certificate for this machine, with its key, from an authority that is trusted here.
-struct Made {
+pub(super) struct Made {
     ca: String,
-    cert: CertificateDer<'static>,
+    pub(super) cert: CertificateDer<'static>,
     key: KeyPair,
 }
 
-fn made() -> Made {
+pub(super) fn made() -> Made {
     let mut params = CertificateParams::new([]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
@@ -62,11 +65,18 @@ async fn serve(made: &Made, page: fn(&str, u16) -> Option<String>) -> u16 {
                 };
                 head.push(byte);
             }
-            let head = String::from_utf8_lossy(&head);
+            let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+            let length = head.split("content-length: ").nth(1);
+            let length = length.and_then(|l| l.lines().next()?.parse().ok());
+            let mut body = vec![0; length.unwrap_or(0)];
+            if stream.read_exact(&mut body).await.is_err() {
+                continue;
+            }
             let path = head.split(' ').nth(1).unwrap_or_default();
             let answer = match page(path, port) {
                 Some(body) => format!(
-                    "HTTP/1.1 200 OK\r\nretry-after: 7200\r\ncontent-length: {}\r\n\r\n{body}",
+                    "HTTP/1.1 200 OK\r\nretry-after: 7200\r\nreplay-nonce: n\r\n\
+                     location: https://127.0.0.1/it\r\ncontent-length: {}\r\n\r\n{body}",
                     body.len()
                 ),
                 None => "HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\n{}".to_owned(),
@@ -89,10 +99,15 @@ fn directory(port: u16, more: &str) -> String {
 }
 
 /// With an account, so that nothing has to be registered.
-fn authority(made: &Made, port: u16, at: &TempDir) -> Authority {
+pub(super) fn authority(
+    made: &Made,
+    port: u16,
+    at: &TempDir,
+    change: impl FnOnce(&mut Acme),
+) -> Authority {
     let ca = at.path().join("ca.pem");
     std::fs::write(&ca, &made.ca).unwrap();
-    let config = Acme {
+    let mut config = Acme {
         directory: format!("https://127.0.0.1:{port}/directory"),
         ca: Some(ca),
         contact: Vec::new(),
@@ -105,6 +120,7 @@ fn authority(made: &Made, port: u16, at: &TempDir) -> Authority {
         propagation: Duration::ZERO,
         eab: None,
     };
+    change(&mut config);
     let store = Store::open(&config.cache, &config.directory).unwrap();
     let (_, key) = instant_acme::Key::generate_pkcs8().unwrap();
     use base64::Engine as _;
@@ -134,7 +150,7 @@ async fn a_suggested_window_is_read_and_one_without_is_no_fault() {
         _ => None,
     })
     .await;
-    let found = renewal_info(&authority(&made, port, &at), &made.cert).await;
+    let found = renewal_info(&authority(&made, port, &at, |_| ()), &made.cert).await;
     let ((start, end), again) = found.unwrap().unwrap();
     let seconds = |t: SystemTime| t.duration_since(UNIX_EPOCH).unwrap().as_secs();
     assert_eq!(
@@ -148,6 +164,46 @@ async fn a_suggested_window_is_read_and_one_without_is_no_fault() {
         (path == "/directory").then(|| directory(port, ""))
     })
     .await;
-    let none = renewal_info(&authority(&made, port, &at), &made.cert).await;
+    let none = renewal_info(&authority(&made, port, &at, |_| ()), &made.cert).await;
     assert!(none.unwrap().is_none());
+}
+
+/// What a program has written before it failed is taken away by nobody else.
+#[tokio::test]
+async fn a_hook_that_fails_is_called_again_to_clean_up() {
+    crate::tls::install_provider();
+    let (made, at) = (made(), tempfile::tempdir().unwrap());
+    let port = serve(&made, |path, port| match path {
+        "/directory" => Some(directory(port, "")),
+        "/nonce" => Some(String::new()),
+        "/order" => Some(format!(
+            "{{\"status\": \"pending\", \"authorizations\": [\"https://127.0.0.1:{port}/proof\"], \
+             \"finalize\": \"https://127.0.0.1:{port}/finalize\"}}"
+        )),
+        "/proof" => Some(format!(
+            "{{\"identifier\": {{\"type\": \"dns\", \"value\": \"app.test\"}}, \"status\": \"pending\", \
+             \"challenges\": [{{\"type\": \"dns-01\", \"url\": \"https://127.0.0.1:{port}/ready\", \
+             \"token\": \"t\", \"status\": \"pending\"}}]}}"
+        )),
+        _ => None,
+    })
+    .await;
+    let said = at.path().join("said");
+    let script = format!(
+        "echo \"$1 $2\" >> {}; test \"$1\" = cleanup",
+        said.display()
+    );
+    let authority = authority(&made, port, &at, |config| {
+        let hook = ["/bin/sh", "-c", &script, "hook"].map(str::to_owned);
+        config.challenge = AcmeChallenge::Dns01;
+        config.dns = Some(DnsSolver::Hook(hook.into()));
+    });
+    let (automatic, _wanted) = Automatic::new(&[], None).unwrap();
+    let failed = order(&authority, &automatic, "app.test", None).await;
+    let failure = failed.err().expect("nothing was proven");
+    assert!(matches!(failure, Failure::Dns(_)), "{failure}");
+    assert_eq!(
+        std::fs::read_to_string(said).unwrap(),
+        "present _acme-challenge.app.test\ncleanup _acme-challenge.app.test\n"
+    );
 }

@@ -1,10 +1,14 @@
 //! What the process is to the system: its pid file, and the user it runs as.
 
 use std::ffi::CString;
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
 use nix::unistd::{Gid, Group, Uid, User, initgroups, setgid, setuid};
+use rustix::fs::OFlags;
 
 use crate::config::{Account, Process};
 
@@ -75,6 +79,38 @@ impl Identity {
         })
     }
 
+    /// Makes a directory for this identity alone, or hands it over: what is in it is written before
+    /// the change and read after it.
+    ///
+    /// # Errors
+    /// It cannot be made, or is something else.
+    pub fn own_directory(&self, path: &Path) -> Result<()> {
+        let shown = || format!("cannot hand over {}", path.display());
+        if let Some(parent) = path.parent() {
+            // Others pass through these.
+            std::fs::create_dir_all(parent).with_context(shown)?;
+        }
+        let made = DirBuilder::new().mode(0o700).create(path);
+        if let Err(error) = made
+            && error.kind() != ErrorKind::AlreadyExists
+        {
+            return Err(error).with_context(shown);
+        }
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let directory = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags.bits() as i32)
+            .open(path)
+            .with_context(shown)?;
+        let (uid, gid) = self.numbers();
+        fchown(directory, uid, gid).with_context(shown)
+    }
+
+    fn numbers(&self) -> (Option<u32>, Option<u32>) {
+        let uid = self.user.as_ref().map(|(uid, _)| uid.as_raw());
+        (uid, self.group.map(Gid::as_raw))
+    }
+
     /// Becomes it, for good. Every thread does: the C library sees to that.
     ///
     /// `files` are handed over, because they are opened again later.
@@ -82,8 +118,7 @@ impl Identity {
     /// # Errors
     /// The system refuses; what has changed by then stays changed.
     pub fn assume(&self, files: &[&Path]) -> Result<()> {
-        let uid = self.user.as_ref().map(|(uid, _)| uid.as_raw());
-        let gid = self.group.map(Gid::as_raw);
+        let (uid, gid) = self.numbers();
         for file in files {
             std::os::unix::fs::chown(file, uid, gid)
                 .with_context(|| format!("cannot hand over {}", file.display()))?;
@@ -157,6 +192,33 @@ mod tests {
         let expected = "proxy_worker.group: there is no group no such account";
         assert_eq!(error.to_string(), expected);
         assert_eq!(Identity::find(&process(None, None)).unwrap(), None);
+    }
+
+    #[test]
+    fn a_directory_is_made_for_the_one_to_be_and_no_link_is_followed() {
+        use std::os::unix::fs::MetadataExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let me = (Uid::effective(), Gid::effective());
+        let (uid, gid) = match me.0.is_root() {
+            true => (Uid::from_raw(12_345), Gid::from_raw(54_321)),
+            false => me,
+        };
+        let identity = Identity {
+            user: Some((uid, c"somebody".to_owned())),
+            group: Some(gid),
+        };
+        let path = directory.path().join("lib/causeway/acme");
+        for _ in 0..2 {
+            identity.own_directory(&path).unwrap();
+            let meta = std::fs::metadata(&path).unwrap();
+            assert_eq!((meta.uid(), meta.gid()), (uid.as_raw(), gid.as_raw()));
+            assert_eq!(meta.mode() & 0o777, 0o700);
+        }
+        let above = std::fs::metadata(path.parent().unwrap()).unwrap();
+        assert_ne!(above.mode() & 0o011, 0, "the way there is open");
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(identity.own_directory(&link).is_err());
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod registry;
 pub mod rules;
 pub mod secrets;
 mod state;
+mod state_value;
 #[cfg(test)]
 mod testing;
 

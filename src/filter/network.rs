@@ -2,6 +2,8 @@
 //! may go on. They see a connection, and none of its bytes.
 
 mod connection_limit;
+mod ext_authz;
+mod facts;
 mod local_ratelimit;
 mod rbac;
 mod set_filter_state;
@@ -11,15 +13,21 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_xds::extension::TypedExtension;
 use causeway_xds::reject::Invalid;
 use causeway_xds::resource::parts::unknown_type;
+use futures_util::future::LocalBoxFuture;
 
+use super::call::Calls;
 use super::registry::Context;
+use super::state::StreamState;
 use crate::tls::Session;
+
+pub use self::facts::{of_connection, of_session};
 
 /// A connection.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +39,8 @@ pub struct Connection<'c> {
     pub session: Option<&'c Session>,
     /// SNI; may be empty.
     pub server_name: &'c str,
+    /// What filters have left of it.
+    pub state: &'c StreamState,
 }
 
 /// One configured filter; shared by all connections.
@@ -47,11 +57,34 @@ pub trait NetworkFilter: Any + fmt::Debug + Send + Sync {
         Verdict::Pass
     }
 
+    /// Whether it has [`Self::ask`] to be called.
+    fn asks(&self) -> bool {
+        false
+    }
+
+    /// Asked once all filters have let an open connection pass; the answer may take its time, which
+    /// the filter bounds.
+    fn ask(
+        &self,
+        connection: &Connection<'_>,
+        asking: &Asking<'_>,
+    ) -> LocalBoxFuture<'static, Verdict> {
+        let _ = (connection, asking);
+        Box::pin(async { Verdict::Pass })
+    }
+
     /// Asked once a handshake, if there is one, has come to its end.
     fn open(&self, connection: &Connection<'_>) -> Verdict {
         let _ = connection;
         Verdict::Pass
     }
+}
+
+/// What somebody else is asked by.
+pub struct Asking<'a> {
+    pub calls: &'a dyn Fn() -> Rc<dyn Calls>,
+    /// Where to leave what is answered.
+    pub state: &'a Rc<StreamState>,
 }
 
 /// What a filter says.
@@ -78,6 +111,7 @@ type Build = fn(&TypedExtension, &Context) -> Result<Arc<dyn NetworkFilter>, Inv
 /// Message names of the configurations, and what is made of them.
 const FACTORIES: &[(&str, Build)] = &[
     connection_limit::FACTORY,
+    ext_authz::FACTORY,
     local_ratelimit::FACTORY,
     rbac::FACTORY,
     set_filter_state::FACTORY,
@@ -151,6 +185,25 @@ impl NetworkChain {
         self.0
             .iter()
             .try_for_each(|filter| out.take(filter.accept(connection)))
+    }
+
+    /// Whether there is somebody to be asked.
+    pub fn asks(&self) -> bool {
+        self.0.iter().any(|filter| filter.asks())
+    }
+
+    /// # Errors
+    /// As [`NetworkChain::accept`].
+    pub async fn ask(
+        &self,
+        connection: &Connection<'_>,
+        asking: &Asking<'_>,
+        out: &mut Passed,
+    ) -> Result<(), Closing> {
+        for filter in self.0.iter().filter(|filter| filter.asks()) {
+            out.take(filter.ask(connection, asking).await)?;
+        }
+        Ok(())
     }
 
     /// # Errors

@@ -1,19 +1,25 @@
-//! What filters leave behind of a stream, for themselves, for one another, and for the log.
+//! What filters leave behind of a stream or a connection, for themselves, for one another, and for
+//! the log.
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use causeway_xds::resource::metadata::MetadataValue;
+use causeway_xds::resource::tlv::Tlv;
 
 use crate::telemetry::activity::ActivityGuard;
 
-/// One per stream. Small, because every request has one, and most leave it as it is.
+/// One per stream, and one per connection, whose streams see what it has. Small, because every
+/// request has one, and most leave it as it is.
 #[derive(Default)]
 pub struct StreamState {
+    /// That of the connection, if there is anything in it.
+    connection: Option<Rc<StreamState>>,
     /// Says that a circuit is in use, until the exchange has ended.
     usage: Cell<Option<ActivityGuard>>,
     known: OnceCell<Box<Known>>,
@@ -31,6 +37,8 @@ struct Known {
     endpoint: Cell<Option<WantedEndpoint>>,
     bridge: Cell<Option<Bridge>>,
     takes_trailers: Cell<bool>,
+    /// Of the PROXY protocol header that the connection came with.
+    tlvs: OnceCell<Box<[Tlv]>>,
 }
 
 /// The upstream speaks TCP, and the client is to speak to it in the messages of a WebSocket.
@@ -52,7 +60,26 @@ pub struct WantedEndpoint {
     pub strict: bool,
 }
 
+impl fmt::Debug for StreamState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What filters know may be secret.
+        let known = self.known.get().is_some();
+        f.debug_struct("StreamState")
+            .field("known", &known)
+            .finish_non_exhaustive()
+    }
+}
+
 impl StreamState {
+    /// For a stream of a connection.
+    pub fn within(connection: &Rc<Self>) -> Self {
+        let known = connection.known.get().is_some();
+        Self {
+            connection: known.then(|| Rc::clone(connection)),
+            ..Self::default()
+        }
+    }
+
     pub fn use_circuit(&self, guard: ActivityGuard) {
         self.usage.set(Some(guard));
     }
@@ -76,7 +103,9 @@ impl StreamState {
     /// Adds to a namespace; what has the same key is replaced.
     pub fn set_metadata(&self, namespace: &str, key: &str, value: MetadataValue) {
         let mut all = self.known().metadata.borrow_mut();
-        let mut fields = match all.remove(namespace).as_deref() {
+        let before = all.remove(namespace);
+        let before = before.or_else(|| self.connection.as_ref()?.metadata(namespace));
+        let mut fields = match before.as_deref() {
             Some(MetadataValue::Object(fields)) => fields.clone(),
             _ => Vec::new(),
         };
@@ -88,7 +117,9 @@ impl StreamState {
     }
 
     pub fn metadata(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
-        self.known.get()?.metadata.borrow().get(namespace).cloned()
+        let own = |known: &Known| known.metadata.borrow().get(namespace).cloned();
+        let own = self.known.get().and_then(|known| own(known));
+        own.or_else(|| self.connection.as_ref()?.metadata(namespace))
     }
 
     pub fn set_value(&self, key: &str, value: &str) {
@@ -98,7 +129,20 @@ impl StreamState {
     }
 
     pub fn value(&self, key: &str) -> Option<Rc<str>> {
-        self.known.get()?.values.borrow().get(key).cloned()
+        let own = |known: &Known| known.values.borrow().get(key).cloned();
+        let own = self.known.get().and_then(|known| own(known));
+        own.or_else(|| self.connection.as_ref()?.value(key))
+    }
+
+    /// Says that the connection came with a PROXY protocol header, and what of its extensions
+    /// endpoints may be told. A second header has no say.
+    pub fn set_tlvs(&self, tlvs: Vec<Tlv>) {
+        self.known().tlvs.set(tlvs.into()).ok();
+    }
+
+    /// `None`: it came without a header.
+    pub fn tlvs(&self) -> Option<&[Tlv]> {
+        self.known.get()?.tlvs.get().map(|tlvs| &**tlvs)
     }
 
     pub fn want_endpoint(&self, endpoint: WantedEndpoint) {
@@ -145,6 +189,26 @@ mod tests {
             Some(&MetadataValue::Object(expected))
         );
         assert_eq!(state.metadata("m"), None);
+    }
+
+    #[test]
+    fn streams_see_what_their_connection_has_and_keep_their_own_to_themselves() {
+        let connection = Rc::new(StreamState::default());
+        let bare = StreamState::within(&connection);
+        let text = |t: &str| MetadataValue::Text(t.to_owned());
+        connection.set_metadata("n", "a", text("1"));
+        connection.set_value("k", "of the connection");
+        assert_eq!(bare.value("k"), None, "set later, for streams to come");
+        let stream = StreamState::within(&connection);
+        assert_eq!(stream.value("k").as_deref(), Some("of the connection"));
+        stream.set_value("k", "own");
+        stream.set_metadata("n", "b", text("2"));
+        let expected = vec![("a".to_owned(), text("1")), ("b".to_owned(), text("2"))];
+        let found = stream.metadata("n");
+        assert_eq!(found.as_deref(), Some(&MetadataValue::Object(expected)));
+        assert_eq!(stream.value("k").as_deref(), Some("own"));
+        let other = StreamState::within(&connection);
+        assert_eq!(other.value("k").as_deref(), Some("of the connection"));
     }
 
     #[test]

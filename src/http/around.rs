@@ -29,7 +29,7 @@ use crate::snapshot::Reader;
 use crate::upstream::body::RequestBody;
 use crate::upstream::endpoint::Availability;
 use crate::upstream::pool::{self, Lease};
-use crate::upstream::{Endpoint, Permit, Via};
+use crate::upstream::{Client, Endpoint, Permit, Via};
 
 /// A stream, as its filters see what is around it.
 pub struct Surroundings<'e> {
@@ -142,7 +142,7 @@ async fn ask(
     let permit = limit.acquire().ok_or_else(|| unreachable(&"overflow"))?;
     let running = Running::begin(endpoint, transport);
     let (mut head, body) = request.into_parts();
-    let via = Via::of_request(transport, &head.headers, None);
+    let via = Via::of_request(transport, &head.headers, Client::default());
     let checkout = pool::checkout(endpoint, transport, via.as_ref(), false);
     let mut lease = checkout.await.map_err(|error| {
         let failure = crate::error::Failure::from(error);

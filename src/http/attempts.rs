@@ -93,8 +93,8 @@ pub async fn ask(ask: Ask<'_>, cluster: &Cluster, exchange: &mut Exchange) -> As
         tell,
     } = ask;
     let via = parts.as_ref().and_then(|head| {
-        let addresses = exchange.connection.addresses;
-        Via::of_request(&cluster.transport, &head.headers, addresses)
+        let client = exchange.connection.client();
+        Via::of_request(&cluster.transport, &head.headers, client)
     });
     let progress = Rc::clone(&exchange.progress);
     let ended = body.is_end_stream();

@@ -16,41 +16,76 @@ use crate::route::action::Forward;
 use crate::upstream::pool::{self, RawConnection};
 use crate::upstream::{Endpoint, Via};
 
-/// A connection to an endpoint of the cluster.
+/// A connection to an endpoint of the cluster: the first that can be connected to, out of as many
+/// different ones as `endpoints` says.
 pub async fn open(
     cluster: &Cluster,
     forward: &Forward,
     wish: Wish<'_>,
+    endpoints: usize,
     timeouts: &Timeouts,
     exchange: &mut Exchange,
 ) -> Result<(Arc<Endpoint>, RawConnection), Failure> {
     let transport = &cluster.transport;
-    let endpoint = Arc::clone(&*cluster.pick(wish).inspect_err(|_| {
+    let mut picked = cluster.pick(wish).inspect_err(|_| {
         transport.stats.upstream_cx_none_healthy.inc();
-    })?);
-    let limit = &transport.limits_of(forward.priority).requests;
-    let permit = limit
-        .acquire()
-        .ok_or_else(|| failures::overflow(limit.max()))
-        .inspect_err(|_| transport.dropped.inc())?;
-    exchange.asked(&endpoint, transport, permit);
-    let via = Via::of_connection(transport, exchange.connection.addresses);
-    let mut opening = pin!(pool::open_raw(&endpoint, transport, via.as_deref()));
-    let opened = std::future::poll_fn(|cx| {
+    })?;
+    let mut tried = Vec::new();
+    loop {
+        let endpoint = Arc::clone(&*picked);
+        let limit = &transport.limits_of(forward.priority).requests;
+        let permit = limit
+            .acquire()
+            .ok_or_else(|| failures::overflow(limit.max()))
+            .inspect_err(|_| transport.dropped.inc())?;
+        exchange.asked(&endpoint, transport, permit);
+        let (failure, may_retry) = match attempt(cluster, &endpoint, timeouts, exchange).await {
+            Ok(opened) => {
+                if let Some(kept) = &exchange.kept {
+                    kept.connection.set(Some(opened.about()));
+                }
+                exchange.upstream_answered(StatusCode::OK);
+                return Ok((endpoint, opened));
+            }
+            Err(failed) => failed,
+        };
+        tried.push(endpoint.uid);
+        let other = match may_retry && tried.len() < endpoints {
+            true => cluster.pick_other(&tried, 0, wish).ok(),
+            false => None,
+        };
+        let Some(other) = other else {
+            exchange.upstream_failed(failure.status);
+            return Err(failure);
+        };
+        tracing::debug!(%endpoint, %failure, "trying another");
+        exchange.upstream_retried(None);
+        picked = other;
+    }
+}
+
+/// Whether another endpoint may do better comes with the failure.
+async fn attempt(
+    cluster: &Cluster,
+    endpoint: &Arc<Endpoint>,
+    timeouts: &Timeouts,
+    exchange: &mut Exchange,
+) -> Result<RawConnection, (Failure, bool)> {
+    let transport = &cluster.transport;
+    let via = Via::of_connection(transport, exchange.connection.client());
+    let mut opening = pin!(pool::open_raw(endpoint, transport, via.as_deref()));
+    std::future::poll_fn(|cx| {
         if let Poll::Ready(opened) = Pin::new(&mut opening).poll(cx) {
-            cluster.note(&endpoint, Outcome::of(&opened));
-            return Poll::Ready(opened.map_err(Failure::from));
+            cluster.note(endpoint, Outcome::of(&opened));
+            return Poll::Ready(opened.map_err(|error| {
+                let of_endpoint = error.is_of_endpoint();
+                (Failure::from(error), of_endpoint)
+            }));
         }
         exchange.poll_watch(cx).map(|fired| {
             fired.count(exchange);
-            Err(failures::deadline(fired, exchange, timeouts))
+            Err((failures::deadline(fired, exchange, timeouts), false))
         })
     })
     .await
-    .inspect_err(|failure| exchange.upstream_failed(failure.status))?;
-    if let Some(kept) = &exchange.kept {
-        kept.connection.set(Some(opened.about()));
-    }
-    exchange.upstream_answered(StatusCode::OK);
-    Ok((Arc::clone(&endpoint), opened))
 }

@@ -20,12 +20,14 @@ use super::coalesce::Coalesced;
 use super::forwarded::Peer;
 use super::tunnels::Tasks;
 use super::{http1, serve_request};
+use crate::filter::StreamState;
 use crate::net::Io;
 use crate::net::http2::Windows;
 use crate::runtime::drain::Drain;
 use crate::runtime::timer::Deadline;
 use crate::snapshot::{HttpManagerSpec, Reader};
 use crate::tls::Session;
+use crate::upstream::Client;
 use crate::upstream::body::Progress;
 
 /// Streams per connection when the configuration gives none (Envoy's default since 1.36).
@@ -48,6 +50,8 @@ pub struct Accepted {
     pub session: Option<Rc<Session>>,
     /// What a listener filter saw in the TLS handshake; may be empty.
     pub requested_server_name: String,
+    /// What filters have left of the connection.
+    pub state: Rc<StreamState>,
     pub reader: Rc<RefCell<Reader>>,
     /// Fires when the connection is to end: after what runs now, no new work.
     pub drain: Drain,
@@ -75,6 +79,8 @@ pub struct Connection {
     /// What a listener filter saw in the TLS handshake; may be empty.
     pub requested_server_name: String,
     pub server_name: HeaderValue,
+    /// What filters have left of it.
+    pub state: Rc<StreamState>,
     /// What cookies know its client by, once one is made.
     pub known_by: OnceCell<u64>,
     pub drain: Drain,
@@ -96,6 +102,14 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// For connections that stand for this one.
+    pub fn client(&self) -> Client<'_> {
+        Client {
+            addresses: self.addresses,
+            tlvs: self.state.tlvs().unwrap_or_default(),
+        }
+    }
+
     pub fn is_busy(&self) -> bool {
         self.active.get() > 0
     }
@@ -227,6 +241,7 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
         .telling(manager.model.forwarded.use_remote_address),
         session: accepted.session,
         requested_server_name: accepted.requested_server_name,
+        state: accepted.state,
         addresses: accepted.peer.zip(accepted.local),
         peer_address: accepted.peer,
         local: accepted.local,

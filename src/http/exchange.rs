@@ -101,7 +101,7 @@ impl Exchange {
             version: parts.version,
             kept,
             asked: None,
-            filters: StreamState::default(),
+            filters: StreamState::within(&connection.state),
             trail: None,
             superseded: Cell::new(false),
         })

@@ -17,7 +17,7 @@ use crate::route::Route;
 use crate::route::action::{Action, Mirror, split_port};
 use crate::upstream::body::{Kept, Piece};
 use crate::upstream::pool;
-use crate::upstream::{Endpoint, Transport, Via};
+use crate::upstream::{Client, Endpoint, Transport, Via};
 
 const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 /// Of a route without a timeout.
@@ -144,7 +144,7 @@ impl Copy {
             return;
         };
         let _running = Running::begin(endpoint, transport);
-        let via = Via::of_request(transport, &head.headers, None);
+        let via = Via::of_request(transport, &head.headers, Client::default());
         let checkout = pool::checkout(endpoint, transport, via.as_ref(), false);
         let mut lease = match checkout.await {
             Ok(lease) => lease,

@@ -42,3 +42,4 @@ mod websocket;
 
 pub use around::calls;
 pub use connection_manager::{Accepted, serve};
+pub use request::suit;

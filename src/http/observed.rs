@@ -17,9 +17,9 @@ use http::uri::PathAndQuery;
 use super::exchange::Exchange;
 use super::forwarded::{X_FORWARDED_PROTO, X_REQUEST_ID};
 use crate::error::ResponseFlag;
+use crate::filter::network;
 use crate::formatter::{Facts, Key, Value, Wants};
 use crate::route::Route;
-use crate::tls::Session;
 use crate::upstream::pool::About;
 use crate::upstream::{Endpoint, Transport};
 
@@ -209,24 +209,6 @@ fn head<'v>(kept: Option<&'v Kept>, of: impl Fn(&Head) -> Option<Vec<u8>>) -> Va
     found.map_or(Value::Missing, |bytes| Value::Bytes(bytes.into()))
 }
 
-/// What is known of a connection by its handshake.
-fn of_session(session: &Session, fact: Fact) -> Value<'_> {
-    let said = |text: &'_ str| Value::shown((!text.is_empty()).then(|| text.to_owned()));
-    let peer = session.peer.as_ref();
-    let list = |names: &[String]| said(&names.join(","));
-    match (fact, peer) {
-        (Fact::DownstreamTlsVersion, _) => Value::word(session.version),
-        (Fact::DownstreamPeerDnsSan, Some(peer)) => list(&peer.names.dns),
-        (Fact::DownstreamPeerEmailSan, Some(peer)) => list(&peer.names.emails),
-        (Fact::DownstreamPeerUriSan, Some(peer)) => list(&peer.names.uris),
-        (Fact::DownstreamPeerFingerprint256, Some(peer)) => said(&peer.hash),
-        (Fact::DownstreamPeerIssuer, Some(peer)) => said(&peer.names.issuer),
-        (Fact::DownstreamPeerSerial, Some(peer)) => said(&peer.names.serial),
-        (Fact::DownstreamPeerSubject, Some(peer)) => said(&peer.names.subject),
-        _ => Value::Missing,
-    }
-}
-
 impl Facts for Observed<'_> {
     fn request(&self, key: &Key) -> Value<'_> {
         let Some(parts) = self.request else {
@@ -323,7 +305,7 @@ impl Facts for Observed<'_> {
             | Fact::DownstreamPeerSerial
             | Fact::DownstreamPeerSubject
             | Fact::DownstreamPeerUriSan => match connection.session.as_deref() {
-                Some(session) => of_session(session, fact),
+                Some(session) => network::of_session(session, fact),
                 None => Value::Missing,
             },
             Fact::ResponseCode => Value::Number(exchange.status().into()),

@@ -39,6 +39,9 @@ const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-servi
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
+/// Kernels of a circuit that are tried, one after the other, until one can be connected to.
+const KERNELS: usize = 3;
+
 /// A request on its way to a cluster.
 pub struct Job<'j> {
     /// There until it is sent.
@@ -126,26 +129,35 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Forwarded {
             labels: chosen.labels(),
             destination,
         };
-        let mut response =
-            match connect::open(cluster, forward, wish, &timeouts, &mut exchange).await {
-                Ok(upstream) => {
-                    exchange.watch.upgraded();
-                    match bridge {
-                        Some((bridge, asked)) => {
-                            let handshake = websocket::Handshake::of(&head.headers, asked);
-                            let tunnel = websocket::Tunnel {
-                                downstream,
-                                upstream,
-                                rules: handshake.rules(bridge, idle),
-                                log: bridge.log.then(|| Arc::clone(&cluster.name)),
-                            };
-                            websocket::accept(&handshake, tunnel, exchange)
-                        }
-                        None => upgrade::accept(downstream, upstream, idle, exchange),
+        let endpoints = if bridge.is_some() { KERNELS } else { 1 };
+        let mut response = match connect::open(
+            cluster,
+            forward,
+            wish,
+            endpoints,
+            &timeouts,
+            &mut exchange,
+        )
+        .await
+        {
+            Ok(upstream) => {
+                exchange.watch.upgraded();
+                match bridge {
+                    Some((bridge, asked)) => {
+                        let handshake = websocket::Handshake::of(&head.headers, asked);
+                        let tunnel = websocket::Tunnel {
+                            downstream,
+                            upstream,
+                            rules: handshake.rules(bridge, idle),
+                            log: bridge.log.then(|| Arc::clone(&cluster.name)),
+                        };
+                        websocket::accept(&handshake, tunnel, exchange)
                     }
+                    None => upgrade::accept(downstream, upstream, idle, exchange),
                 }
-                Err(failure) => failed(&failure, manner, tell, exchange),
-            };
+            }
+            Err(failure) => failed(&failure, manner, tell, exchange),
+        };
         append_via(response.headers_mut(), &manager.model.via);
         return Forwarded::Answer(edited(response, chosen));
     }

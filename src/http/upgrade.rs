@@ -22,7 +22,7 @@ use super::watch::Fired;
 use crate::error::ResponseFlag;
 use crate::net::Io;
 use crate::net::copy::{self, Ended, Side};
-use crate::net::http2::{Hold, TunnelStream};
+use crate::net::http2::{Hold, TunnelStream, upstream_parts};
 use crate::route::HeaderEdits;
 use crate::runtime::timer::Deadline;
 use crate::upstream::Endpoint;
@@ -218,10 +218,8 @@ pub(super) fn downstream_parts(upgraded: Upgraded) -> (Io, Bytes) {
 }
 
 fn upstream_side(upgraded: Upgraded) -> Side {
-    match upgraded.downcast::<TokioIo<Io>>() {
-        Ok(parts) => Side::new(parts.io.into_inner(), parts.read_buf),
-        Err(stream) => Side::new(of_stream(stream), Bytes::new()),
-    }
+    let (io, early) = upstream_parts(upgraded);
+    Side::new(io, early)
 }
 
 /// A stream of HTTP/2, which has no socket of its own.

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, UnixListener};
 use super::admission::Admission;
 use super::inspect::Findings;
 use super::worker::{Current, Directory};
-use crate::filter::network::{Closing, Connection, Passed};
+use crate::filter::network::{Asking, Closing, Connection, Passed};
 use crate::http::{self, Accepted};
 use crate::net::Io;
 use crate::net::descriptors::Told;
@@ -146,6 +146,7 @@ async fn connection(
         local,
         restored,
         hello,
+        state,
         ..
     } = findings;
     if let ChainKind::Tcp(proxy) = &chain.kind
@@ -159,6 +160,7 @@ async fn connection(
         local,
         session: None,
         server_name: &hello.server_name,
+        state: &state,
     };
     if let Err(closing) = chain.network.accept(&new, &mut passed) {
         return close(&spec, &drain, closing).await;
@@ -172,6 +174,15 @@ async fn connection(
     };
     if let Err(closing) = chain.network.open(&open, &mut passed) {
         return close(&spec, &drain, closing).await;
+    }
+    if chain.network.asks() {
+        let asking = Asking {
+            calls: &|| http::calls(&reader),
+            state: &state,
+        };
+        if let Err(closing) = chain.network.ask(&open, &asking, &mut passed).await {
+            return close(&spec, &drain, closing).await;
+        }
     }
     let Passed { held, cluster } = passed;
     let guard = Box::new((guard, held, place));
@@ -188,6 +199,7 @@ async fn connection(
                 restored,
                 session,
                 requested_server_name: hello.server_name,
+                state,
                 reader,
                 drain,
                 guard,
@@ -203,6 +215,9 @@ async fn connection(
                 peer,
                 local,
                 restored,
+                session,
+                server_name: hello.server_name,
+                state,
                 cluster,
             };
             tcp::proxy(downstream, Arc::clone(proxy), &reader, guard).await;

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 
 use causeway_xds::resource::listener::{Facts, ListenerFilter, ListenerFilterKind, TlsInspector};
 
 use super::client_hello::{self, Begins, ClientHello};
 use super::proxy_protocol::{self, Addresses};
+use crate::filter::StreamState;
 use crate::net::{Io, peek};
 
 /// How much of a request is looked at before its version has to be there.
@@ -27,6 +29,8 @@ pub struct Findings {
     is_tls: bool,
     /// Empty unless a filter looked.
     pub hello: ClientHello,
+    /// What filters have left for those behind them.
+    pub state: Rc<StreamState>,
     /// A filter without which nothing may go on has not come to its end.
     pub unfinished: bool,
 }
@@ -40,6 +44,7 @@ impl Findings {
             direct: peer.map(|peer| peer.ip()),
             is_tls: false,
             hello: ClientHello::default(),
+            state: Rc::default(),
             unfinished: false,
         }
     }
@@ -73,11 +78,15 @@ impl Findings {
                 ListenerFilterKind::ProxyProtocol(rules) => {
                     // Going on in the middle of a header would be going on in anybody's name.
                     self.unfinished = true;
-                    if let Some(told) = proxy_protocol::read(io, rules).await? {
-                        let Addresses {
-                            source,
-                            destination,
-                        } = told;
+                    let mut header = proxy_protocol::read(io, rules).await?;
+                    if let Some(header) = &mut header {
+                        header.note(rules, &self.state);
+                    }
+                    if let Some(Addresses {
+                        source,
+                        destination,
+                    }) = header.and_then(|header| header.addresses)
+                    {
                         (self.peer, self.local) = (Some(source), Some(destination));
                         self.restored = Some(destination);
                     }

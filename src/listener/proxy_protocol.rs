@@ -3,9 +3,12 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use causeway_xds::resource::listener::ProxyProtocol;
+use causeway_xds::resource::listener::{ProxyProtocol, TlvRule};
+use causeway_xds::resource::metadata::MetadataValue;
+use causeway_xds::resource::tlv::{PassTlvs, Tlv};
 use tokio::io::AsyncReadExt;
 
+use crate::filter::StreamState;
 use crate::net::{Io, peek};
 
 /// The longest header of version 1, its end included.
@@ -22,13 +25,56 @@ pub struct Addresses {
     pub destination: SocketAddr,
 }
 
-/// Takes the header from the connection. `None`: it keeps its own addresses, because the header
-/// says so, or because there is no header and none is needed.
+/// What a header says.
+#[derive(Debug, Default)]
+pub struct Header {
+    /// `None`: the connection keeps its own.
+    pub addresses: Option<Addresses>,
+    /// Those that are asked for.
+    pub tlvs: Vec<Tlv>,
+}
+
+impl Header {
+    /// Leaves the extensions where filters, logs and endpoints find them.
+    pub fn note(&mut self, rules: &ProxyProtocol, state: &StreamState) {
+        let mut noted: Vec<&TlvRule> = Vec::new();
+        for tlv in &self.tlvs {
+            for rule in rules.rules.iter().filter(|rule| rule.kind == tlv.kind) {
+                // Of several of one type the first is told.
+                if !noted.contains(&rule) {
+                    let value = MetadataValue::Text(told(&tlv.value, rule.base64));
+                    state.set_metadata(&rule.namespace, &rule.key, value);
+                    noted.push(rule);
+                }
+            }
+        }
+        self.tlvs.retain(|tlv| rules.pass.includes(tlv.kind));
+        state.set_tlvs(std::mem::take(&mut self.tlvs));
+    }
+}
+
+/// As text, with `!` for what is none.
+fn told(value: &[u8], base64: bool) -> String {
+    use base64::Engine as _;
+    if base64 {
+        return base64::engine::general_purpose::STANDARD.encode(value);
+    }
+    let mut text = String::with_capacity(value.len());
+    for chunk in value.utf8_chunks() {
+        text.push_str(chunk.valid());
+        if !chunk.invalid().is_empty() {
+            text.push('!');
+        }
+    }
+    text
+}
+
+/// Takes the header from the connection. `None`: there is none, and none is needed.
 ///
 /// # Errors
 /// There is no header, a broken one, or one that is not wanted: nothing else that comes on this
 /// connection can be believed.
-pub async fn read(io: &mut Io, rules: &ProxyProtocol) -> io::Result<Option<Addresses>> {
+pub async fn read(io: &mut Io, rules: &ProxyProtocol) -> io::Result<Option<Header>> {
     let mut start = [0; MAX_V1];
     let mut seen = 0;
     loop {
@@ -38,7 +84,7 @@ pub async fn read(io: &mut Io, rules: &ProxyProtocol) -> io::Result<Option<Addre
         // may be waiting for an answer.
         if bytes.starts_with(V2) {
             return match rules.version_2 {
-                true => read_v2(io).await,
+                true => read_v2(io, rules).await.map(Some),
                 false => unwanted(rules),
             };
         }
@@ -49,7 +95,8 @@ pub async fn read(io: &mut Io, rules: &ProxyProtocol) -> io::Result<Option<Addre
             if let Some(end) = bytes.windows(2).position(|two| two == b"\r\n") {
                 let addresses = parse_v1(&bytes[..end])?;
                 io.read_exact(&mut [0; MAX_V1][..end + 2]).await?;
-                return Ok(addresses);
+                let tlvs = Vec::new();
+                return Ok(Some(Header { addresses, tlvs }));
             }
             if seen == MAX_V1 {
                 return Err(wrong("a header of version 1 has no end"));
@@ -66,7 +113,7 @@ pub async fn read(io: &mut Io, rules: &ProxyProtocol) -> io::Result<Option<Addre
 }
 
 /// A version that is not looked for is as good as no header.
-fn unwanted(rules: &ProxyProtocol) -> io::Result<Option<Addresses>> {
+fn unwanted(rules: &ProxyProtocol) -> io::Result<Option<Header>> {
     match rules.optional {
         true => Ok(None),
         false => Err(wrong("this version of the PROXY protocol is not allowed")),
@@ -106,7 +153,7 @@ fn parse_v1(line: &[u8]) -> io::Result<Option<Addresses>> {
     }))
 }
 
-async fn read_v2(io: &mut Io) -> io::Result<Option<Addresses>> {
+async fn read_v2(io: &mut Io, rules: &ProxyProtocol) -> io::Result<Header> {
     let mut head = [0; V2_HEAD];
     io.read_exact(&mut head).await?;
     let [version_command, family, length @ ..] = [head[12], head[13], head[14], head[15]];
@@ -130,11 +177,11 @@ async fn read_v2(io: &mut Io) -> io::Result<Option<Addresses>> {
         return Err(wrong("the PROXY protocol header is too short"));
     };
     io.read_exact(addresses).await?;
-    skip(io, extensions).await?;
+    let tlvs = read_tlvs(io, extensions, rules).await?;
     let port = |at: usize| u16::from_be_bytes([addresses[at], addresses[at + 1]]);
     let v4 = |at: usize| <[u8; 4]>::try_from(&addresses[at..at + 4]).map(Ipv4Addr::from);
     let v6 = |at: usize| <[u8; 16]>::try_from(&addresses[at..at + 16]).map(Ipv6Addr::from);
-    let pair = match size {
+    let addresses = match size {
         12 => v4(0)
             .ok()
             .zip(v4(4).ok())
@@ -151,10 +198,34 @@ async fn read_v2(io: &mut Io) -> io::Result<Option<Addresses>> {
             }),
         _ => None,
     };
-    Ok(pair)
+    Ok(Header { addresses, tlvs })
 }
 
-/// Extensions say nothing that is needed here.
+/// The extensions that somebody asks for.
+async fn read_tlvs(io: &mut Io, count: usize, rules: &ProxyProtocol) -> io::Result<Vec<Tlv>> {
+    let asked = |kind| rules.pass.includes(kind) || rules.rules.iter().any(|r| r.kind == kind);
+    if rules.pass == PassTlvs::None && rules.rules.is_empty() {
+        skip(io, count).await?;
+        return Ok(Vec::new());
+    }
+    let mut bytes = vec![0; count];
+    io.read_exact(&mut bytes).await?;
+    let (mut rest, mut tlvs) = (&bytes[..], Vec::new());
+    while !rest.is_empty() {
+        let short = || wrong("an extension of the PROXY protocol header is cut off");
+        let (&[kind, high, low], behind) = rest.split_first_chunk().ok_or_else(short)?;
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        let (value, behind) = behind.split_at_checked(length).ok_or_else(short)?;
+        if asked(kind) {
+            let value = value.to_vec();
+            tlvs.push(Tlv { kind, value });
+        }
+        rest = behind;
+    }
+    Ok(tlvs)
+}
+
+/// Extensions that nobody asks for.
 async fn skip(io: &mut Io, mut count: usize) -> io::Result<()> {
     let mut discarded = [0; 256];
     while count > 0 {
@@ -176,6 +247,8 @@ mod tests {
         optional: false,
         version_1: true,
         version_2: true,
+        rules: Vec::new(),
+        pass: PassTlvs::None,
     };
 
     /// What a header comes to, and what is left of the connection behind it.
@@ -188,6 +261,7 @@ mod tests {
         let found = read(&mut io, rules).await.map_err(|e| e.to_string())?;
         let mut rest = Vec::new();
         io.read_to_end(&mut rest).await.unwrap();
+        let found = found.and_then(|header| header.addresses);
         let found = found.map_or("its own".into(), |a| {
             format!("{} {}", a.source, a.destination)
         });
@@ -273,12 +347,68 @@ mod tests {
                 optional,
                 version_1: false,
                 version_2: true,
+                ..STRICT
             };
             let found = of(&one, &only_two).await.ok();
             assert_eq!(found.as_ref().map(|f| &*f.0), allowed);
             let untouched = [&one[..], b"rest"].concat();
             assert!(found.is_none_or(|(_, rest)| rest == untouched));
             assert_eq!(of(&two, &only_two).await.unwrap().1, b"rest");
+        }
+    }
+
+    #[tokio::test]
+    async fn extensions_are_noted_and_passed_on_as_the_rules_say() {
+        let rule = |kind, key: &str, base64| TlvRule {
+            kind,
+            namespace: "pp".to_owned(),
+            key: key.to_owned(),
+            base64,
+        };
+        let rules = ProxyProtocol {
+            rules: vec![
+                rule(0x02, "authority", false),
+                rule(0xea, "id", true),
+                rule(0xee, "never", false),
+            ],
+            pass: PassTlvs::Only(vec![0xea, 0xeb]),
+            ..STRICT
+        };
+        let tlv = |kind: u8, value: &[u8]| {
+            let length = u16::try_from(value.len()).unwrap().to_be_bytes();
+            [&[kind][..], &length, value].concat()
+        };
+        let extensions = [
+            tlv(0x02, b"app\xff.test"),
+            tlv(0x02, b"second"),
+            tlv(0xea, b"\0\x01"),
+            tlv(0xeb, b""),
+            tlv(0x30, b"other"),
+        ]
+        .concat();
+        let four = [203, 0, 113, 9, 10, 0, 0, 1, 0x15, 0xb3, 0, 80];
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let header = v2(0x21, 0x11, &[&four[..], &extensions].concat());
+        client.write_all(&header).await.unwrap();
+        client.write_all(b"rest").await.unwrap();
+        let mut io = Io::Unix(server);
+        let mut header = read(&mut io, &rules).await.unwrap().unwrap();
+        assert!(header.addresses.is_some());
+        let state = StreamState::default();
+        header.note(&rules, &state);
+        let noted = state.metadata("pp");
+        let text = |t: &str| MetadataValue::Text(t.to_owned());
+        let expected = vec![
+            ("authority".to_owned(), text("app!.test")),
+            ("id".to_owned(), text("AAE=")),
+        ];
+        assert_eq!(noted.as_deref(), Some(&MetadataValue::Object(expected)));
+        let passed: Vec<_> = state.tlvs().unwrap().iter().map(|t| t.kind).collect();
+        assert_eq!(passed, [0xea, 0xeb]);
+
+        for broken in [&extensions[..extensions.len() - 1], &[0x02, 0]] {
+            let header = v2(0x21, 0x11, &[&four[..], broken].concat());
+            assert!(of(&header, &rules).await.is_err());
         }
     }
 }

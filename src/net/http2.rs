@@ -7,10 +7,13 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::AbortHandle;
+
+use super::Io;
 
 /// Of one stream, when the configuration gives none, in bytes. It bounds what a peer that does not
 /// read makes us hold for one exchange.
@@ -102,6 +105,18 @@ impl TunnelStream {
             io: TokioIo::new(upgraded),
             end: End::NotYet,
         }
+    }
+}
+
+/// The end of a connection to an endpoint that has been switched, and what was read of it already.
+pub fn upstream_parts(upgraded: Upgraded) -> (Io, Bytes) {
+    match upgraded.downcast::<TokioIo<Io>>() {
+        Ok(parts) => (parts.io.into_inner(), parts.read_buf),
+        // A stream of HTTP/2 has no socket of its own.
+        Err(stream) => (
+            Io::Stream(Box::new(TunnelStream::new(stream))),
+            Bytes::new(),
+        ),
     }
 }
 

@@ -5,6 +5,8 @@
 
 pub mod compile;
 pub mod publish;
+mod tlvs;
+mod tunneling;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,6 +22,8 @@ use imbl::shared_ptr::DefaultSharedPtr;
 
 pub use compile::{Compiled, Compiler, Resources, Retired};
 pub use publish::{Publisher, Reader};
+pub use tlvs::AddedTlvs;
+pub use tunneling::Tunneling;
 
 use crate::access_log::Logger;
 use crate::cluster::Cluster;
@@ -157,6 +161,9 @@ pub struct TcpProxySpec {
     pub policy: model::ConnectionPolicy,
     pub access_logs: Vec<Logger>,
     pub log_times: model::LogTimes,
+    /// Of the PROXY protocol header for endpoints.
+    pub tlvs: AddedTlvs,
+    pub tunneling: Option<Tunneling>,
     /// What a connection is noted for.
     pub usage: Option<Arc<Activity>>,
     pub stats: Arc<TcpStats>,

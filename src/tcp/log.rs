@@ -3,25 +3,28 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use causeway_xds::resource::format::{Fact, Point};
+use causeway_xds::resource::metadata::MetadataValue;
 use http::header::HeaderName;
 
+use super::Client;
 use crate::error::{Failure, ResponseFlag};
+use crate::filter::{StreamState, network};
 use crate::formatter::{Facts, Key, Value};
 use crate::runtime::timer::Deadline;
 use crate::snapshot::TcpProxySpec;
 use crate::upstream::Endpoint;
-use crate::upstream::pool::{About, RawConnection};
+use crate::upstream::pool::About;
 
 /// What is known of a connection. Its drop is the end of the connection, and writes the line.
 pub(super) struct Log {
     spec: Arc<TcpProxySpec>,
     cluster: Arc<str>,
-    peer: Option<SocketAddr>,
-    local: Option<SocketAddr>,
+    client: Client,
     start: SystemTime,
     began: Instant,
     endpoint: OnceCell<Arc<Endpoint>>,
@@ -35,17 +38,11 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub fn begin(
-        spec: &Arc<TcpProxySpec>,
-        cluster: &Arc<str>,
-        peer: Option<SocketAddr>,
-        local: Option<SocketAddr>,
-    ) -> Self {
+    pub fn begin(spec: &Arc<TcpProxySpec>, cluster: &Arc<str>, client: Client) -> Self {
         Self {
             spec: Arc::clone(spec),
             cluster: Arc::clone(cluster),
-            peer,
-            local,
+            client,
             start: SystemTime::now(),
             began: Instant::now(),
             endpoint: OnceCell::new(),
@@ -71,11 +68,11 @@ impl Log {
         }
     }
 
-    pub fn connected(&self, endpoint: &Arc<Endpoint>, upstream: &RawConnection) {
+    pub fn connected(&self, endpoint: &Arc<Endpoint>, about: About) {
         // A connection has one endpoint.
         self.endpoint.set(Arc::clone(endpoint)).ok();
         if !self.spec.access_logs.is_empty() {
-            self.connection.set(Some(upstream.about()));
+            self.connection.set(Some(about));
         }
         if self.spec.log_times.connected {
             self.write("TcpUpstreamConnected");
@@ -107,6 +104,10 @@ impl Log {
         *self.details.borrow_mut() = failure.word().to_owned();
     }
 
+    pub fn state(&self) -> &StreamState {
+        &self.client.state
+    }
+
     fn address(&self) -> Option<SocketAddr> {
         self.endpoint.get().and_then(|e| e.socket_address())
     }
@@ -117,7 +118,7 @@ impl Drop for Log {
         if self.spec.policy.log {
             tracing::info!(
                 cluster = %self.cluster,
-                peer = self.peer.map(tracing::field::display),
+                peer = self.client.peer.map(tracing::field::display),
                 endpoint = self.endpoint.get().map(tracing::field::display),
                 ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
                 received = self.received.get(),
@@ -157,18 +158,6 @@ impl Facts for Log {
             }
             Fact::ResponseFlags => Value::word(self.flag.get().map_or("-", ResponseFlag::short)),
             Fact::ResponseFlagsLong => Value::word(self.flag.get().map_or("-", ResponseFlag::long)),
-            Fact::DownstreamRemoteAddress | Fact::DownstreamDirectRemoteAddress => {
-                Value::address(self.peer)
-            }
-            Fact::DownstreamRemoteAddressWithoutPort
-            | Fact::DownstreamDirectRemoteAddressWithoutPort => Value::ip(self.peer),
-            Fact::DownstreamRemotePort | Fact::DownstreamDirectRemotePort => Value::port(self.peer),
-            Fact::DownstreamLocalAddress | Fact::DownstreamDirectLocalAddress => {
-                Value::address(self.local)
-            }
-            Fact::DownstreamLocalAddressWithoutPort
-            | Fact::DownstreamDirectLocalAddressWithoutPort => Value::ip(self.local),
-            Fact::DownstreamLocalPort | Fact::DownstreamDirectLocalPort => Value::port(self.local),
             Fact::UpstreamCluster | Fact::UpstreamClusterRaw => Value::text(Some(&*self.cluster)),
             Fact::UpstreamHost | Fact::UpstreamRemoteAddress => Value::shown(self.endpoint.get()),
             Fact::UpstreamRemoteAddressWithoutPort => Value::ip(self.address()),
@@ -177,7 +166,7 @@ impl Facts for Log {
             Fact::UpstreamLocalAddress => Value::address(self.upstream_local()),
             Fact::UpstreamLocalAddressWithoutPort => Value::ip(self.upstream_local()),
             Fact::UpstreamLocalPort => Value::port(self.upstream_local()),
-            _ => Value::Missing,
+            _ => network::of_connection(&self.client.shown(), fact),
         }
     }
 
@@ -191,5 +180,13 @@ impl Facts for Log {
             Point::DownstreamTxEnd => Some(self.began.elapsed()),
             _ => None,
         }
+    }
+
+    fn dynamic_metadata(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
+        self.client.state.metadata(namespace)
+    }
+
+    fn filter_state(&self, key: &str) -> Option<Rc<str>> {
+        self.client.state.value(key)
     }
 }

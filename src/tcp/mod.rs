@@ -2,30 +2,37 @@
 
 pub mod bare;
 mod log;
+mod tunnel;
 
 use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use causeway_xds::resource::metadata::Labels;
+use causeway_xds::resource::tlv::Tlv;
 use http::StatusCode;
 
 use self::log::Log;
+use self::tunnel::{Refused, Tunnel};
 use crate::cluster::outlier::Outcome;
 use crate::cluster::{Cluster, Wish};
 use crate::error::{Failure, ResponseFlag};
+use crate::filter::StreamState;
+use crate::filter::network::Connection;
 use crate::net::Io;
 use crate::net::copy::{self, End, Ended, Side};
 use crate::route::hash::of_address;
 use crate::runtime::timer::Deadline;
 use crate::snapshot::{Reader, TcpProxySpec, TcpTarget};
 use crate::telemetry::activity::Activity;
-use crate::upstream::pool::{self, RawConnection};
-use crate::upstream::{Endpoint, Via};
+use crate::tls::Session;
+use crate::upstream::pool::{self, About, Counted, CountedRelay, Lease};
+use crate::upstream::{self, Endpoint, Via};
 
 /// What is left of a limit that has passed before it is looked at.
 const SHORTEST: Duration = Duration::from_nanos(1);
@@ -51,8 +58,35 @@ pub struct Downstream {
     pub local: Option<SocketAddr>,
     /// Where the connection was bound for before it was redirected.
     pub restored: Option<SocketAddr>,
+    /// `None` for a connection in clear text.
+    pub session: Option<Rc<Session>>,
+    /// SNI; may be empty.
+    pub server_name: String,
+    /// What filters have left of it.
+    pub state: Rc<StreamState>,
     /// Instead of those of the proxy.
     pub cluster: Option<Arc<str>>,
+}
+
+/// What is known of the client's side for as long as the connection lasts.
+struct Client {
+    peer: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+    session: Option<Rc<Session>>,
+    server_name: String,
+    state: Rc<StreamState>,
+}
+
+impl Client {
+    fn shown(&self) -> Connection<'_> {
+        Connection {
+            peer: self.peer,
+            local: self.local,
+            session: self.session.as_deref(),
+            server_name: &self.server_name,
+            state: &self.state,
+        }
+    }
 }
 
 /// Proxies one connection. Returns once the two are joined; the copying goes on in a task of its
@@ -68,6 +102,9 @@ pub async fn proxy(
         peer,
         local,
         restored,
+        session,
+        server_name,
+        state,
         cluster,
     } = downstream;
     let began = Instant::now();
@@ -79,29 +116,37 @@ pub async fn proxy(
             (Arc::clone(&target.name), Some(&target.labels))
         }
     };
-    let log = Log::begin(&spec, &name, peer, local);
+    let client = Client {
+        peer,
+        local,
+        session,
+        server_name,
+        state,
+    };
+    let log = Log::begin(&spec, &name, client);
     log.started();
     let cluster = reader.borrow_mut().load().clusters.get(&name).cloned();
     let wish = Asked {
         addresses: peer.zip(local),
+        tlvs: &spec.tlvs.beside(log.state().tlvs(), &log),
         restored,
         labels,
     };
-    let (endpoint, upstream) = match open(&spec, cluster.as_deref(), &wish).await {
+    let (endpoint, upstream) = match open(&spec, cluster.as_deref(), &wish, &log).await {
         Ok(opened) => opened,
         Err(failure) => {
             log.failed(&failure);
             return report(&spec, peer, &failure);
         }
     };
-    log.connected(&endpoint, &upstream);
+    log.connected(&endpoint, upstream.about);
     let tied = Arc::clone(&endpoint);
     let usage = spec.usage.as_ref().map(Activity::begin);
     let task = async move {
-        let (upstream, _counted) = upstream.into_counted_parts();
+        let _counted = (upstream.held, CountedRelay::new(&endpoint));
         let (down, up) = (
             Side::new(io, Bytes::new()),
-            Side::new(upstream, Bytes::new()),
+            Side::new(upstream.io, upstream.early),
         );
         let copied = copy::both(down, up, spec.idle_timeout, |down, up| {
             log.moved(down, up);
@@ -159,6 +204,8 @@ fn choose(spec: &TcpProxySpec) -> &TcpTarget {
 struct Asked<'a> {
     /// The client's, and the one that it connected to.
     addresses: Option<(SocketAddr, SocketAddr)>,
+    /// Of the PROXY protocol header that stands for it.
+    tlvs: &'a [Tlv],
     /// Where the connection was bound for before it was redirected.
     restored: Option<SocketAddr>,
     labels: Option<&'a Labels>,
@@ -170,13 +217,18 @@ async fn open(
     spec: &TcpProxySpec,
     cluster: Option<&Cluster>,
     asked: &Asked<'_>,
-) -> Result<(Arc<Endpoint>, RawConnection), Failure> {
+    log: &Log,
+) -> Result<(Arc<Endpoint>, Upstream), Failure> {
     let Some(cluster) = cluster else {
         spec.stats.downstream_cx_no_route.inc();
         let (status, flag) = (StatusCode::SERVICE_UNAVAILABLE, ResponseFlag::NoCluster);
         return Err(Failure::local(status, flag, "cluster_not_found"));
     };
-    let via = Via::of_connection(&cluster.transport, asked.addresses);
+    let standing = upstream::Client {
+        addresses: asked.addresses,
+        tlvs: asked.tlvs,
+    };
+    let via = Via::of_connection(&cluster.transport, standing);
     let client = asked
         .addresses
         .map(|(client, _)| client.ip().to_canonical());
@@ -192,11 +244,11 @@ async fn open(
             cluster.transport.stats.upstream_cx_none_healthy.inc();
         })?;
         let endpoint: &Arc<Endpoint> = &picked;
-        let opened = pool::open_raw(endpoint, &cluster.transport, via.as_deref()).await;
-        cluster.note(endpoint, Outcome::of(&opened));
+        let opened = connect(spec, endpoint, cluster, via.as_ref(), log).await;
         match opened {
             Ok(upstream) => return Ok((Arc::clone(endpoint), upstream)),
             Err(error) if attempts < spec.max_connect_attempts && error.is_of_endpoint() => {
+                let error = Failure::from(error);
                 tracing::debug!(%endpoint, %error, "trying again");
                 if let Some(backoff) = spec.backoff {
                     // Zero would be for ever.
@@ -213,6 +265,68 @@ async fn open(
             }
         }
     }
+}
+
+/// The way to an endpoint, as it is or in a tunnel.
+struct Upstream {
+    io: Io,
+    /// What was read of it already.
+    early: Bytes,
+    about: About,
+    /// Lives as long as the connection.
+    held: Held,
+}
+
+/// What counts a connection to an endpoint.
+#[expect(dead_code, reason = "held, and dropped")]
+enum Held {
+    Raw(Counted),
+    Tunnel(Lease),
+}
+
+async fn connect(
+    spec: &TcpProxySpec,
+    endpoint: &Arc<Endpoint>,
+    cluster: &Cluster,
+    via: Option<&Rc<Via>>,
+    log: &Log,
+) -> Result<Upstream, Refused> {
+    let transport = &cluster.transport;
+    let Some(tunneling) = &spec.tunneling else {
+        let opened = pool::open_raw(endpoint, transport, via.map(Rc::as_ref)).await;
+        cluster.note(endpoint, Outcome::of(&opened));
+        let opened = opened.map_err(Refused::Unconnected)?;
+        let about = opened.about();
+        let (io, counted) = opened.into_parts();
+        return Ok(Upstream {
+            io,
+            early: Bytes::new(),
+            about,
+            held: Held::Raw(counted),
+        });
+    };
+    let opened = tunnel::open(tunneling, endpoint, transport, via, log).await;
+    cluster.note(
+        endpoint,
+        match &opened {
+            Ok(_) => Some(Outcome::Connected),
+            Err(Refused::Unconnected(error)) => Outcome::of::<()>(&Err(error.clone())),
+            Err(Refused::Unopened(_)) => Some(Outcome::Unreachable),
+            Err(Refused::Nowhere(_)) => None,
+        },
+    );
+    let Tunnel {
+        io,
+        early,
+        about,
+        lease,
+    } = opened?;
+    Ok(Upstream {
+        io,
+        early,
+        about,
+        held: Held::Tunnel(lease),
+    })
 }
 
 /// The wait before one more attempt: anything up to a limit that doubles each time (full jitter).

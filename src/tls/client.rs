@@ -23,14 +23,16 @@ pub struct ClientTls {
     pub connector: TlsConnector,
     /// `None`: the endpoint's address.
     pub server_name: Option<ServerName<'static>>,
+    /// The endpoint's name goes before it.
+    pub host_sni: bool,
 }
 
-/// What of a connection is as the request says that it is for.
+/// What of a connection is as the request, or the endpoint, says.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PerRequest {
-    /// The server name that is sent (`auto_sni`).
+    /// The server name that is sent (`auto_sni`, `auto_host_sni`).
     pub server_name: bool,
-    /// The name that the certificate has to be for (`auto_san_validation`).
+    /// The name that the certificate has to be for (`auto_san_validation`, `auto_sni_san_validation`).
     pub validation: bool,
 }
 
@@ -59,6 +61,10 @@ impl ClientTls {
         per_request: PerRequest,
         secret: &dyn Fn(&str) -> Option<SecretValue>,
     ) -> Result<Self, TlsError> {
+        let per_request = PerRequest {
+            server_name: per_request.server_name || model.host_sni,
+            validation: per_request.validation || model.sni_validation,
+        };
         let provider = provider_for(&model.parameters);
         let mut checked = validation(&model.validation, model.validation_secret.as_ref(), secret)?;
         if per_request.validation {
@@ -92,6 +98,7 @@ impl ClientTls {
         if per_request.server_name {
             client.name_servers();
         }
+        client.host_sni = model.host_sni;
         Ok(client)
     }
 
@@ -159,6 +166,7 @@ impl ClientTls {
         Ok(Self {
             connector: TlsConnector::from(Arc::new(client)),
             server_name,
+            host_sni: false,
         })
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_xds::resource::Address;
-use causeway_xds::resource::cluster::{ProxyProtocolVersion, TcpKeepalive};
+use causeway_xds::resource::cluster::{ProxyProtocol, TcpKeepalive};
 use http::StatusCode;
 use rustix::io::Errno;
 use rustls_pki_types::ServerName;
@@ -141,11 +141,15 @@ pub async fn connect(
     let limit = transport.connect_timeout;
     let attempt = async {
         let address = &endpoint.key.address;
+        let named = Named {
+            address,
+            hostname: &endpoint.attributes.hostname,
+        };
         let socket = endpoint.attributes.socket;
         let proxied = transport.proxy_protocol_of(socket);
         let io = open(address, transport, proxied, via).await?;
         phase = "tls handshake";
-        secure(io, address, transport.tls_of(socket), via).await
+        secure(io, named, transport.tls_of(socket), via).await
     };
     let result = match tokio::time::timeout(limit, attempt).await {
         Ok(result) => result,
@@ -178,30 +182,38 @@ pub async fn connect(
     }
 }
 
+/// Where an endpoint is, and what it is called.
+#[derive(Clone, Copy, Debug)]
+pub struct Named<'e> {
+    pub address: &'e Address,
+    /// May be empty.
+    pub hostname: &'e str,
+}
+
 /// Connects for a health check, by the socket of the endpoint: counted nowhere, and without a deadline of its own.
 ///
 /// # Errors
 /// [`ConnectErrorKind`]
 pub async fn open_uncounted(
-    address: &Address,
+    named: Named<'_>,
     socket: Option<usize>,
     transport: &Transport,
 ) -> Result<Io, ConnectErrorKind> {
     let proxied = transport.proxy_protocol_of(socket);
-    let io = open(address, transport, proxied, Some(&Via::default())).await?;
-    secure(io, address, transport.tls_of(socket), None).await
+    let io = open(named.address, transport, proxied, Some(&Via::default())).await?;
+    secure(io, named, transport.tls_of(socket), None).await
 }
 
 /// Without TLS; what has to be said before that is said.
 async fn open(
     address: &Address,
     transport: &Transport,
-    proxied: Option<ProxyProtocolVersion>,
+    proxied: Option<&ProxyProtocol>,
     via: Option<&Via>,
 ) -> Result<Io, ConnectErrorKind> {
     let mut io = open_socket(address, transport).await?;
-    if let (Some(version), Some(via)) = (proxied, via) {
-        let told = io.write_all(&via.header(version)).await;
+    if let (Some(rules), Some(via)) = (proxied, via) {
+        let told = io.write_all(&via.header(rules)).await;
         told.map_err(|e| ConnectErrorKind::Connect(Arc::new(e)))?;
     }
     Ok(io)
@@ -261,7 +273,7 @@ pub fn keep_alive(io: &TcpStream, keepalive: &TcpKeepalive) {
 
 async fn secure(
     io: Io,
-    address: &Address,
+    Named { address, hostname }: Named<'_>,
     tls: Option<&ClientTls>,
     via: Option<&Via>,
 ) -> Result<Io, ConnectErrorKind> {
@@ -273,7 +285,13 @@ async fn secure(
         return Err(ConnectErrorKind::Unresolved);
     };
     let own = via.and_then(|via| via.server_name.as_ref());
-    let name = match (own.or(tls.server_name.as_ref()), address) {
+    // Parsed for each connection, and only where it is asked for: few endpoints have a name.
+    let host = match own {
+        None if tls.host_sni => ServerName::try_from(hostname.to_owned()).ok(),
+        _ => None,
+    };
+    let name = own.or(host.as_ref()).or(tls.server_name.as_ref());
+    let name = match (name, address) {
         (Some(name), _) => name.clone(),
         (None, Address::Socket(address)) => ServerName::IpAddress(address.ip().into()),
         (None, _) => return Err(ConnectErrorKind::Unresolved),

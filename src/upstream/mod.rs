@@ -16,14 +16,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use causeway_xds::resource::cluster::{AutoSni, Http2Options, ProxyProtocolVersion, TcpKeepalive};
+use causeway_xds::resource::cluster::{AutoSni, Http2Options, ProxyProtocol, TcpKeepalive};
 use causeway_xds::resource::headers::HeaderCase;
 use causeway_xds::resource::route::Priority;
 
 pub use connect::{ConnectError, ConnectErrorKind, keep_alive};
 pub use endpoint::{Endpoint, EndpointKey};
 pub use limits::{Limits, Permit};
-pub use via::Via;
+pub use via::{Client, Via};
 
 use crate::telemetry::stats::{ClusterStats, Counter, Room};
 use crate::tls::ClientTls;
@@ -39,7 +39,7 @@ pub struct Transport {
     pub sockets: Vec<Option<ClientTls>>,
     /// Only where there is TLS.
     pub auto_sni: Option<AutoSni>,
-    pub proxy_protocol: Option<ProxyProtocolVersion>,
+    pub proxy_protocol: Option<ProxyProtocol>,
     pub connect_timeout: Duration,
     /// How long a request waits for a connection that comes free, or that another request opens.
     pub queue_timeout: Duration,
@@ -77,8 +77,8 @@ impl Transport {
     }
 
     /// As [`Self::tls_of`].
-    pub fn proxy_protocol_of(&self, socket: Option<usize>) -> Option<ProxyProtocolVersion> {
-        self.proxy_protocol.filter(|_| socket.is_none())
+    pub fn proxy_protocol_of(&self, socket: Option<usize>) -> Option<&ProxyProtocol> {
+        self.proxy_protocol.as_ref().filter(|_| socket.is_none())
     }
 
     pub fn limits_of(&self, priority: Priority) -> &Limits {

@@ -33,7 +33,7 @@ use super::limits::Permit;
 use super::{Endpoint, Protocol, Transport, Via};
 
 pub use about::About;
-pub use raw::{Counted, CountedRaw, RawConnection, open_raw};
+pub use raw::{Counted, CountedRelay, RawConnection, open_raw};
 pub use spared::poll_frame;
 
 /// How often a data thread looks for connections that were idle too long.

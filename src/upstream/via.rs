@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use causeway_xds::resource::cluster::ProxyProtocolVersion;
+use causeway_xds::resource::cluster::{ProxyProtocol, ProxyProtocolVersion};
+use causeway_xds::resource::tlv::Tlv;
 use http::header::{HOST, HeaderMap};
 use rustls_pki_types::ServerName;
 
@@ -21,6 +22,16 @@ pub struct Via {
     pub server_name: Option<ServerName<'static>>,
     /// Who the client is, and where it connected to.
     pub client: Option<(SocketAddr, SocketAddr)>,
+    /// What its PROXY protocol header said besides, and may be passed on.
+    pub tlvs: Vec<Tlv>,
+}
+
+/// The client whose connection one stands for; without addresses it is one of our own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Client<'c> {
+    /// Who it is, and where it connected to.
+    pub addresses: Option<(SocketAddr, SocketAddr)>,
+    pub tlvs: &'c [Tlv],
 }
 
 impl Via {
@@ -28,7 +39,7 @@ impl Via {
     pub fn of_request(
         transport: &Transport,
         headers: &HeaderMap,
-        client: Option<(SocketAddr, SocketAddr)>,
+        client: Client<'_>,
     ) -> Option<Rc<Self>> {
         if !transport.varies() {
             return None;
@@ -38,32 +49,37 @@ impl Via {
             let value = own.flatten().or_else(|| headers.get(HOST))?;
             server_name(value.to_str().ok()?)
         });
-        let client = client.filter(|_| transport.proxy_protocol.is_some());
         Some(Rc::new(Self {
             server_name,
-            client,
+            ..Self::standing_for(client, transport)
         }))
     }
 
     /// For a connection that is relayed as bytes.
-    pub fn of_connection(
-        transport: &Transport,
-        client: Option<(SocketAddr, SocketAddr)>,
-    ) -> Option<Rc<Self>> {
-        transport.proxy_protocol?;
-        Some(Rc::new(Self {
+    pub fn of_connection(transport: &Transport, client: Client<'_>) -> Option<Rc<Self>> {
+        transport.proxy_protocol.as_ref()?;
+        Some(Rc::new(Self::standing_for(client, transport)))
+    }
+
+    fn standing_for(client: Client<'_>, transport: &Transport) -> Self {
+        let Some(rules) = &transport.proxy_protocol else {
+            return Self::default();
+        };
+        let passed = client.tlvs.iter().filter(|tlv| rules.passes(tlv));
+        Self {
             server_name: None,
-            client,
-        }))
+            client: client.addresses,
+            tlvs: passed.cloned().collect(),
+        }
     }
 
     /// The PROXY protocol header that says so. Without a client it is a connection of our own.
-    pub fn header(&self, version: ProxyProtocolVersion) -> Vec<u8> {
+    pub fn header(&self, rules: &ProxyProtocol) -> Vec<u8> {
         let client = self.client.map(|(source, destination)| {
             let (from, to) = (source.ip().to_canonical(), destination.ip().to_canonical());
             (from, to, source.port(), destination.port())
         });
-        match version {
+        match rules.version {
             ProxyProtocolVersion::V1 => match client {
                 Some((from, to, source, destination)) if from.is_ipv4() == to.is_ipv4() => {
                     let family = if from.is_ipv4() { "TCP4" } else { "TCP6" };
@@ -75,24 +91,47 @@ impl Via {
                 let mut header = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
                 match client {
                     Some((IpAddr::V4(from), IpAddr::V4(to), source, destination)) => {
-                        header.extend([0x21, 0x11, 0, 12]);
+                        header.extend([0x21, 0x11, 0, 0]);
                         header.extend(from.octets());
                         header.extend(to.octets());
                         header.extend(source.to_be_bytes());
                         header.extend(destination.to_be_bytes());
                     }
                     Some((IpAddr::V6(from), IpAddr::V6(to), source, destination)) => {
-                        header.extend([0x21, 0x21, 0, 36]);
+                        header.extend([0x21, 0x21, 0, 0]);
                         header.extend(from.octets());
                         header.extend(to.octets());
                         header.extend(source.to_be_bytes());
                         header.extend(destination.to_be_bytes());
                     }
-                    _ => header.extend([0x20, 0, 0, 0]),
+                    _ => {
+                        header.extend([0x20, 0, 0, 0]);
+                        return header;
+                    }
                 }
+                for tlv in self.tlvs.iter().chain(&rules.added) {
+                    append(&mut header, tlv);
+                }
+                let length = u16::try_from(header.len() - HEAD).unwrap_or(u16::MAX);
+                header[HEAD - 2..HEAD].copy_from_slice(&length.to_be_bytes());
                 header
             }
         }
+    }
+}
+
+/// Up to the addresses, in version 2. The last two bytes say how much follows.
+const HEAD: usize = 16;
+
+/// What the length of the header leaves no room for is left out.
+fn append(header: &mut Vec<u8>, tlv: &Tlv) {
+    let Ok(length) = u16::try_from(tlv.value.len()) else {
+        return;
+    };
+    if header.len() - HEAD + 3 + tlv.value.len() <= usize::from(u16::MAX) {
+        header.push(tlv.kind);
+        header.extend(length.to_be_bytes());
+        header.extend(&tlv.value);
     }
 }
 
@@ -109,7 +148,46 @@ fn server_name(authority: &str) -> Option<ServerName<'static>> {
 
 #[cfg(test)]
 mod tests {
+    use causeway_xds::resource::tlv::PassTlvs;
+
     use super::*;
+
+    fn rules(version: ProxyProtocolVersion) -> ProxyProtocol {
+        ProxyProtocol {
+            version,
+            pass: PassTlvs::Only(vec![1, 2]),
+            added: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn extensions_follow_the_addresses_as_far_as_there_is_room() {
+        let tlv = |kind: u8, value: &[u8]| Tlv {
+            kind,
+            value: value.to_vec(),
+        };
+        let mut rules = rules(ProxyProtocolVersion::V2);
+        rules.added = vec![tlv(2, b"own"), tlv(9, b"x")];
+        let passed = [tlv(1, b"one"), tlv(2, b"two"), tlv(3, b"three")];
+        assert_eq!(
+            passed.each_ref().map(|t| rules.passes(t)),
+            [true, false, false]
+        );
+        let client = ("1.2.3.4:5".parse().unwrap(), "6.7.8.9:10".parse().unwrap());
+        let mut via = Via {
+            client: Some(client),
+            tlvs: vec![tlv(1, b"one")],
+            ..Via::default()
+        };
+        let header = via.header(&rules);
+        assert_eq!(header[14..16], [0, 12 + 6 + 6 + 4]);
+        assert_eq!(header[28..], *b"\x01\0\x03one\x02\0\x03own\x09\0\x01x");
+        via.tlvs = vec![tlv(1, &[0; 65_535]), tlv(1, &[0; 65_500])];
+        let header = via.header(&rules);
+        assert_eq!(header.len(), HEAD + 12 + 65_503 + 6 + 4);
+        via.client = None;
+        assert_eq!(via.header(&rules)[12..], [0x20, 0, 0, 0]);
+    }
 
     fn header(source: &str, destination: &str, version: ProxyProtocolVersion) -> Vec<u8> {
         let client = (source.parse().unwrap(), destination.parse().unwrap());
@@ -117,7 +195,7 @@ mod tests {
             client: Some(client),
             ..Via::default()
         };
-        via.header(version)
+        via.header(&rules(version))
     }
 
     #[test]
@@ -141,8 +219,8 @@ mod tests {
         );
         let six = header("[::1]:5", "[::2]:10", V2);
         assert_eq!((six.len(), &six[12..16]), (52, &[0x21, 0x21, 0, 36][..]));
-        assert_eq!(Via::default().header(V2)[12..], [0x20, 0, 0, 0]);
-        assert_eq!(Via::default().header(V1), b"PROXY UNKNOWN\r\n");
+        assert_eq!(Via::default().header(&rules(V2))[12..], [0x20, 0, 0, 0]);
+        assert_eq!(Via::default().header(&rules(V1)), b"PROXY UNKNOWN\r\n");
     }
 
     #[test]

@@ -6,65 +6,29 @@
 # Needs root, ip, openssl, curl, python3, and iptables or nft (installed by apt where they are missing);
 # ends with 75 where namespaces cannot be made.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-binary=$(realpath "${1:-$here/../../target/release/causeway}")
-scratch=$(mktemp -d)
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname "$0")/common.sh"
 chmod 755 "$scratch"
 tag=$$
 a=cwa$tag
 b=cwb$tag
-ours=()
 
-cleanup() {
-  for process in "${ours[@]}"; do kill "$process" 2>/dev/null || true; done
-  wait 2>/dev/null || true
+clean_more() {
   # Whatever runs in them was started here; a shell that waits for one passes no signal on.
   for space in "$a" "$b"; do
     ip netns pids "$space" 2>/dev/null | xargs -r kill 2>/dev/null || true
   done
   ip netns del "$a" 2>/dev/null || true
   ip netns del "$b" 2>/dev/null || true
-  rm -rf "$scratch"
-}
-trap cleanup EXIT
-
-passed=0
-pass() {
-  echo "PASS $1"
-  passed=$((passed + 1))
-}
-fail() {
-  echo "FAIL $1"
-  tail -n 20 "$scratch"/*.log 2>/dev/null || true
-  exit 1
-}
-# until_ok WHAT COMMAND...: tries for ten seconds.
-until_ok() {
-  local what=$1
-  shift
-  for _ in $(seq 100); do
-    if "$@" >/dev/null 2>&1; then return; fi
-    sleep 0.1
-  done
-  fail "$what"
 }
 
-if [ "$(id -u)" -ne 0 ]; then
-  echo "skipped: not root"
-  exit 75
-fi
-need=()
-command -v ip >/dev/null || need+=(iproute2)
-command -v openssl >/dev/null || need+=(openssl)
-command -v curl >/dev/null || need+=(curl)
-command -v iptables >/dev/null || command -v nft >/dev/null || need+=(nftables)
-if [ ${#need[@]} -gt 0 ]; then
-  apt-get update -qq >/dev/null 2>&1 || true
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null 2>&1 || true
-fi
+[ "$(id -u)" -eq 0 ] || skip "not root"
+need ip iproute2 || skip "no ip here"
+need openssl openssl || skip "no openssl here"
+need curl curl || skip "no curl here"
+command -v iptables >/dev/null || need nft nftables || skip "neither iptables nor nft here"
 if ! ip netns add "$a" 2>/dev/null || ! ip netns add "$b"; then
-  echo "skipped: no network namespaces here"
-  exit 75
+  skip "no network namespaces here"
 fi
 
 # --- the network: a is 10.77.0.1, b is 10.77.0.2 -------------------------------------------------

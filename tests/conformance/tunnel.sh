@@ -1,57 +1,18 @@
 #!/usr/bin/env bash
-# Real ssh, scp and a server that speaks first (as VNC does) through a WebSocket and `causeway tunnel`.
+# Real ssh, scp and VNC, and a server that speaks first, through a WebSocket and `causeway tunnel`.
 #   tunnel.sh [BINARY]
-# A private sshd on loopback with keys made for the run. Ends with 75 where there is no sshd and none
-# can be installed.
+# A private sshd on loopback with keys made for the run, and a desktop of its own (TigerVNC). Ends with 75
+# where there is no sshd and none can be installed; VNC alone is left out where only that is missing.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-binary=$(realpath "${1:-$here/../../target/release/causeway}")
-scratch=$(mktemp -d)
-jobs_of_ours=()
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname "$0")/common.sh"
 
-cleanup() {
-  for process in "${jobs_of_ours[@]}"; do kill "$process" 2>/dev/null || true; done
-  wait 2>/dev/null || true
-  rm -rf "$scratch"
-}
-trap cleanup EXIT
+PATH=$PATH:/usr/sbin
+need sshd openssh-server openssh-client || skip "no sshd here"
+command -v ssh >/dev/null || skip "no ssh here"
+sshd=$(command -v sshd)
 
-passed=0
-pass() {
-  echo "PASS $1"
-  passed=$((passed + 1))
-}
-fail() {
-  echo "FAIL $1"
-  tail -n 20 "$scratch"/*.log 2>/dev/null || true
-  exit 1
-}
-# until_ok WHAT COMMAND...: tries for ten seconds.
-until_ok() {
-  local what=$1
-  shift
-  for _ in $(seq 100); do
-    if "$@" >/dev/null 2>&1; then return; fi
-    sleep 0.1
-  done
-  fail "$what"
-}
-
-sshd=$(command -v sshd || echo /usr/sbin/sshd)
-if [ ! -x "$sshd" ] && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
-  apt-get update -qq >/dev/null 2>&1 || true
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-    openssh-server openssh-client >"$scratch/apt.log" 2>&1 || true
-fi
-if [ ! -x "$sshd" ] || ! command -v ssh >/dev/null; then
-  echo "skipped: no ssh here"
-  exit 75
-fi
-
-read -r ssh_port rfb_port management wildcard path < <(python3 -c '
-import socket
-held = [socket.create_server(("127.0.0.1", 0)) for _ in range(5)]
-print(*(s.getsockname()[1] for s in held))')
+read -r ssh_port rfb_port vnc_port management wildcard path < <(ports 6)
 
 # --- sshd ----------------------------------------------------------------------------------------
 if [ "$(id -u)" -eq 0 ]; then mkdir -p /run/sshd; fi
@@ -70,7 +31,7 @@ PermitRootLogin prohibit-password
 Subsystem sftp internal-sftp
 CONFIG
 "$sshd" -D -e -f "$scratch/sshd_config" 2>"$scratch/sshd.log" &
-jobs_of_ours+=($!)
+ours+=($!)
 
 # --- a server that speaks first, then echoes -----------------------------------------------------
 python3 - "$rfb_port" <<'PYTHON' &
@@ -84,7 +45,7 @@ class Rfb(socketserver.BaseRequestHandler):
             self.request.sendall(data)
 Server(("127.0.0.1", int(sys.argv[1])), Rfb).serve_forever()
 PYTHON
-jobs_of_ours+=($!)
+ours+=($!)
 
 # --- the worker, with both as circuits -----------------------------------------------------------
 token=tunnel-check
@@ -108,7 +69,7 @@ path_frontend = "127.0.0.1:$path"
 TOML
 "$binary" serve -f "$scratch/worker.toml" >"$scratch/worker.log" 2>&1 &
 worker=$!
-jobs_of_ours+=($worker)
+ours+=($worker)
 until_ok "the worker starts" curl -fsS "http://127.0.0.1:$management/ready"
 
 # circuit LAST-DIGIT APP PORT
@@ -123,7 +84,7 @@ JSON
 }
 curl -fsS -X POST -H "x-backendai-token: $token" -H "authorization: Bearer $token" \
   -H 'content-type: application/json' \
-  -d "[$(circuit 1 sshd "$ssh_port"), $(circuit 2 vnc "$rfb_port")]" \
+  -d "[$(circuit 1 sshd "$ssh_port"), $(circuit 2 banner "$rfb_port"), $(circuit 3 vnc "$vnc_port")]" \
   "http://127.0.0.1:$management/v1/circuits" >"$scratch/push.log" || fail "the circuits are taken"
 prefix=ws://127.0.0.1:$path/5e550000-0000-4000-8000-000000000001
 
@@ -163,8 +124,8 @@ cmp -s "$scratch/data" "$scratch/copied" || fail "what scp copied"
 pass "scp"
 
 # --- a server that speaks first, by a listening tunnel -------------------------------------------
-"$binary" tunnel --listen 127.0.0.1:0 "$prefix/vnc/" >"$scratch/tunnel.log" 2>&1 &
-jobs_of_ours+=($!)
+"$binary" tunnel --listen 127.0.0.1:0 "$prefix/banner/" >"$scratch/tunnel.log" 2>&1 &
+ours+=($!)
 until_ok "the tunnel listens" grep -q 'listening on' "$scratch/tunnel.log"
 at=$(sed -n 's/^listening on .*://p' "$scratch/tunnel.log")
 python3 - "$at" <<'PYTHON' || fail "a server that speaks first"
@@ -186,6 +147,26 @@ threading.excepthook = lambda e: failed.append(e)
 sys.exit(bool(failed))
 PYTHON
 pass "8 connections to a server that speaks first"
+
+# --- VNC: a desktop as it is, through a tunnel, and through a WebSocket as browsers have it ---------------
+if need Xtigervnc tigervnc-standalone-server; then
+  Xtigervnc ":$((vnc_port % 10000 + 1000))" -rfbport "$vnc_port" -localhost=1 -SecurityTypes None \
+    -geometry 800x600 -depth 24 -nolisten tcp >"$scratch/vnc.log" 2>&1 &
+  ours+=($!)
+  until_ok "the desktop starts" python3 "$here/vnc.py" "127.0.0.1:$vnc_port"
+  "$binary" tunnel --listen 127.0.0.1:0 "$prefix/vnc/" >"$scratch/vnc-tunnel.log" 2>&1 &
+  ours+=($!)
+  until_ok "the tunnel listens" grep -q 'listening on' "$scratch/vnc-tunnel.log"
+  at=$(sed -n 's/^listening on //p' "$scratch/vnc-tunnel.log")
+  seen=$(timeout 60 python3 "$here/vnc.py" "127.0.0.1:$vnc_port")
+  for way in "$at" "$prefix/vnc/" "ws://127.0.0.1:$wildcard/ vnc.localhost"; do
+    # shellcheck disable=SC2086 # address and host
+    [ "$(timeout 60 python3 "$here/vnc.py" $way)" = "$seen" ] || fail "the desktop by $way"
+  done
+  pass "VNC by a tunnel, by path and by subdomain: $seen"
+else
+  echo "skipped: no VNC server here"
+fi
 
 # --- the end -------------------------------------------------------------------------------------
 over by-path 'echo up; exec sleep 300' >"$scratch/last.log" 2>&1 &

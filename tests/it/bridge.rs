@@ -552,3 +552,18 @@ async fn a_client_that_answers_no_ping_is_cut() {
     assert_eq!(rest, [0x89, 0], "a ping, and then the end");
     origin.has_no_connection().await;
 }
+
+#[tokio::test]
+async fn a_kernel_that_cannot_be_reached_is_passed_over() {
+    let origin = tcp_echo().await;
+    let (_held, dead) = refusing();
+    let circuit = by_subdomain(&origin).kernels(&[dead, origin.address]);
+    let app = TestApp::serving(&[&circuit]).await;
+    for _ in 0..8 {
+        let opened = open(app.wildcard(), &circuit.host(), "/", &[]).await;
+        let (mut socket, _) = opened.expect("a WebSocket");
+        let hello = Message::Binary(Bytes::from_static(b"hello"));
+        socket.send(hello).await.unwrap();
+        assert_eq!(bytes(&mut socket, 5).await, b"hello");
+    }
+}

@@ -477,9 +477,8 @@ async fn an_endpoint_is_told_whose_connection_it_gets_and_no_other_client_shares
     }
 }
 
-#[tokio::test]
-async fn the_name_of_a_request_goes_to_the_endpoint_and_its_certificate_is_for_it() {
-    let authority = Authority::new();
+/// Over TLS, for `*.a.test`; answers with the server name that a client has asked for.
+async fn telling_its_name(authority: &Authority) -> Origin {
     let own = authority.certificate("*.a.test", None);
     let config = ServerConfig::builder_with_provider(Arc::new(
         rustls::crypto::aws_lc_rs::default_provider(),
@@ -492,7 +491,7 @@ async fn the_name_of_a_request_goes_to_the_endpoint_and_its_certificate_is_for_i
         .unwrap();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    let origin = Origin::tcp(move |stream| {
+    Origin::tcp(move |stream| {
         let acceptor = acceptor.clone();
         async move {
             // A client that does not like the certificate leaves.
@@ -502,7 +501,13 @@ async fn the_name_of_a_request_goes_to_the_endpoint_and_its_certificate_is_for_i
             }
         }
     })
-    .await;
+    .await
+}
+
+#[tokio::test]
+async fn the_name_of_a_request_goes_to_the_endpoint_and_its_certificate_is_for_it() {
+    let authority = Authority::new();
+    let origin = telling_its_name(&authority).await;
     let mut a = cluster("a", origin.address);
     let validation = json!({
         "trusted_ca": {"inline_string": authority.pem},
@@ -529,5 +534,34 @@ async fn the_name_of_a_request_goes_to_the_endpoint_and_its_certificate_is_for_i
             assert_eq!((reply.status.as_u16(), reply.text()), (200, told));
         }
         assert_eq!(get(at, "b.test", "/").await.status, 503, "not its name");
+    }
+}
+
+#[tokio::test]
+async fn the_name_of_an_endpoint_goes_before_that_of_its_cluster() {
+    let authority = Authority::new();
+    let origin = telling_its_name(&authority).await;
+    for (hostname, told) in [("x.a.test", "x.a.test"), ("", "y.a.test"), ("b.test", "")] {
+        let mut a = cluster("a", origin.address);
+        let endpoint = &mut a["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"];
+        endpoint["hostname"] = json!(hostname);
+        let validation = json!({
+            "trusted_ca": {"inline_string": authority.pem},
+            "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": "other"}}],
+        });
+        a["transport_socket"] = json!({"name": "tls", "typed_config": {
+            "@type": format!("{TLS}.UpstreamTlsContext"),
+            "sni": "y.a.test",
+            "auto_host_sni": true,
+            "auto_sni_san_validation": true,
+            "common_tls_context": {"validation_context": validation},
+        }});
+        let web = listener("web", &http(&json!({"route_config": to("a")})));
+        let app = TestApp::bootstrap(&bootstrap(&[web], &[a]).to_string()).await;
+        let reply = get(app.listener("web"), "any.test", "/").await;
+        match told {
+            "" => assert_eq!(reply.status, 503, "the certificate is not for {hostname}"),
+            told => assert_eq!((reply.status.as_u16(), &*reply.text()), (200, told)),
+        }
     }
 }

@@ -54,6 +54,7 @@ mod survival;
 mod tcp;
 mod tls;
 mod tunnel;
+mod tunneling;
 mod websocket;
 mod websocket_http2;
 mod worker;

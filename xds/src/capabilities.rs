@@ -311,7 +311,10 @@ mod tests {
         let filter = "envoy.config.listener.v3.Filter";
         assert_eq!(listener(filter, "typed_config"), Fate::Supported);
         let proxy = "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
-        assert_eq!(listener(proxy, "stat_prefix"), Fate::Ignored);
-        assert_eq!(listener(proxy, "rules"), Fate::Rejected);
+        assert_eq!(listener(proxy, "rules"), Fate::Supported);
+        assert_eq!(listener(filter, "config_discovery"), Fate::Rejected);
+        let inspector = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
+        let buffer = "initial_read_buffer_size";
+        assert_eq!(listener(inspector, buffer), Fate::Ignored);
     }
 }

@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::net::Io;
-use crate::upstream::connect::open_uncounted;
+use crate::upstream::connect::{Named, open_uncounted};
 use crate::upstream::{Endpoint, Transport};
 
 /// As Envoy calls itself; servers leave such requests out of their logs.
@@ -61,6 +61,7 @@ pub struct Prober {
     address: Address,
     /// As the endpoint's.
     socket: Option<usize>,
+    hostname: String,
     authority: String,
     connection: Option<Connection>,
 }
@@ -88,6 +89,7 @@ impl Prober {
             check: Arc::clone(check),
             address,
             socket: endpoint.attributes.socket,
+            hostname: endpoint.attributes.hostname.clone(),
             authority: authority.unwrap_or_default().to_owned(),
             connection: None,
         }
@@ -118,7 +120,11 @@ impl Prober {
     }
 
     async fn connect(&self, transport: &Transport) -> Result<Io, Failed> {
-        open_uncounted(&self.address, self.socket, transport)
+        let named = Named {
+            address: &self.address,
+            hostname: &self.hostname,
+        };
+        open_uncounted(named, self.socket, transport)
             .await
             .map_err(Failed::network)
     }

@@ -12,11 +12,12 @@ mod verdict;
 
 use std::sync::Arc;
 
-pub use self::check::metadata;
 use self::check::{Grpc, Seen, Shown, http_request};
+pub use self::check::{destination, metadata, now, source};
 pub use self::config::{AnyOf, GrpcCall, check_version};
 use self::config::{BodyRule, HttpService, Service};
 use self::per_route::PerRoute;
+pub use self::verdict::fields;
 use self::verdict::{Allowed, Denied, Edit, Verdict};
 use super::super::body::{Read, rejoined};
 use super::super::call::{CallError, fetch, unary};
@@ -38,7 +39,8 @@ use http::header::{HeaderName, HeaderValue, UPGRADE};
 use http::{Method, StatusCode};
 
 const NAME: &str = "envoy.filters.http.ext_authz";
-const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+/// The method of the service over gRPC.
+pub const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 const FAILURE_MODE_ALLOWED: HeaderName =
     HeaderName::from_static("x-envoy-auth-failure-mode-allowed");
 /// In the `filter_metadata` of an own policy: what an HTTP service may say of a request

@@ -7,15 +7,14 @@
 use std::sync::Arc;
 
 use causeway_xds::extension::TypedExtension;
-use causeway_xds::proto::envoy::extensions::filters::common::set_filter_state::v3 as common;
 use causeway_xds::proto::envoy::extensions::filters::http::set_filter_state::v3 as proto;
 use causeway_xds::reject::Invalid;
-use causeway_xds::resource::format::FormatString;
-use causeway_xds::resource::parts::{self, At, each, enumeration, not_empty, required};
+use causeway_xds::resource::parts::each;
 
 use super::super::registry::{Context, decode};
+use super::super::state_value::StateValue;
 use super::super::{Factory, Flow, HttpFilter, Stream};
-use crate::formatter::{Template, Wants};
+use crate::formatter::Wants;
 use crate::route::RouteConfig;
 
 pub const FACTORY: Factory = Factory {
@@ -28,62 +27,11 @@ pub const FACTORY: Factory = Factory {
     )],
 };
 
-/// Plain texts, which differ in how they are hashed.
-const TEXTS: [&str; 2] = ["envoy.string", "envoy.hashable_string"];
-
 #[derive(Debug)]
 struct SetFilterState {
-    values: Vec<Value>,
+    values: Vec<StateValue>,
     reroute: bool,
     wants: Wants,
-}
-
-#[derive(Debug)]
-struct Value {
-    key: String,
-    template: Template,
-    skip_if_empty: bool,
-}
-
-impl Value {
-    #[expect(deprecated, reason = "every field is looked at, the old ones too")]
-    fn decode(message: common::FilterStateValue) -> Result<Self, Invalid> {
-        use common::filter_state_value::{Key, SharedWithUpstream, Value as V};
-        let common::FilterStateValue {
-            factory_key,
-            // Nothing changes a value once it is set, but this filter itself.
-            read_only: _,
-            shared_with_upstream,
-            skip_if_empty,
-            key,
-            value,
-        } = message;
-        let Key::ObjectKey(key) = required(key, "key")?;
-        let key = not_empty(key, "object_key")?;
-        // Who looks at a text is in this program, whatever it is shared with.
-        let _: SharedWithUpstream = enumeration(shared_with_upstream, "shared_with_upstream")?;
-        let factory = if factory_key.is_empty() {
-            &key
-        } else {
-            &factory_key
-        };
-        if !TEXTS.contains(&factory.as_str()) {
-            let reason = format!("objects of the kind {factory:?} are not supported");
-            return Err(Invalid::at("factory_key", reason));
-        }
-        let V::FormatString(format) = required(value, "value")?;
-        let FormatString::Text {
-            format, omit_empty, ..
-        } = parts::format_string(format).at("format_string")?
-        else {
-            return Err(Invalid::at("format_string", "must be a text"));
-        };
-        Ok(Self {
-            key,
-            template: Template::compile(&format, if omit_empty { "" } else { "-" }),
-            skip_if_empty,
-        })
-    }
 }
 
 impl SetFilterState {
@@ -92,11 +40,9 @@ impl SetFilterState {
             on_request_headers,
             clear_route_cache,
         } = decode(config)?;
-        let values = each("on_request_headers", on_request_headers, Value::decode)?;
+        let values = each("on_request_headers", on_request_headers, StateValue::decode)?;
         let mut wants = Wants::NONE;
-        values
-            .iter()
-            .for_each(|value| value.template.note(&mut wants));
+        values.iter().for_each(|value| value.note(&mut wants));
         Ok(Self {
             values,
             reroute: clear_route_cache,
@@ -106,13 +52,7 @@ impl SetFilterState {
 
     fn set(&self, stream: &Stream<'_>) {
         for value in &self.values {
-            let made = stream.with_facts(|facts| value.template.render(facts));
-            let made = made.unwrap_or_default();
-            if made.is_empty() && value.skip_if_empty {
-                continue;
-            }
-            let text = String::from_utf8_lossy(&made);
-            stream.state().set_value(&value.key, &text);
+            stream.with_facts(|facts| value.set(facts, stream.state()));
         }
     }
 }

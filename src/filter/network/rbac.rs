@@ -76,7 +76,7 @@ impl NetworkFilter for Rbac {
             client: peer.map(|peer| peer.ip()),
             tls: connection.session,
             server_name: connection.server_name,
-            metadata: &(),
+            metadata: connection.state,
         };
         if let Some(shadow) = &self.engines.shadow {
             match shadow.judge(&subject).allowed {

@@ -1,6 +1,14 @@
+use std::cell::RefCell;
+
+use causeway_xds::proto::Message as _;
+use causeway_xds::proto::envoy::service::auth::v3::CheckRequest;
 use causeway_xds::text;
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
+use super::super::body::{BoxBody, Whole};
+use super::super::call::{CallError, Members};
 use super::*;
 
 fn filter(message: &str, mut fields: Value) -> Result<NetworkChain, String> {
@@ -13,11 +21,16 @@ fn filter(message: &str, mut fields: Value) -> Result<NetworkChain, String> {
 }
 
 fn from(peer: &str) -> Connection<'_> {
+    with_state(peer, Box::leak(Box::default()))
+}
+
+fn with_state<'c>(peer: &'c str, state: &'c StreamState) -> Connection<'c> {
     Connection {
         peer: Some(peer.parse().unwrap()),
         local: Some("127.0.0.1:443".parse().unwrap()),
         session: None,
         server_name: "app.test",
+        state,
     }
 }
 
@@ -176,7 +189,7 @@ fn what_cannot_be_done_is_refused_with_its_place() {
             "set_filter_state.v3.Config",
             json!({ "on_new_connection": value })
         ),
-        "on_new_connection: not supported yet"
+        "on_new_connection[0].factory_key: objects of the kind \"k\" are not supported"
     );
     assert_eq!(
         told("sni_dynamic_forward_proxy.v3.FilterConfig", json!({})),
@@ -205,4 +218,143 @@ fn no_bytes_make_a_filter_panic() {
             build(&extension, &Context::default()).ok();
         }
     }
+}
+
+#[test]
+fn what_is_known_of_a_connection_is_left_for_what_comes_after() {
+    let value = |key: &str, format: &str| {
+        json!({ "object_key": key, "factory_key": "envoy.string",
+                "format_string": { "text_format_source": { "inline_string": format } } })
+    };
+    let config = json!({
+        "on_new_connection": [value("peer", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%")],
+        "on_downstream_tls_handshake": [value("tls", "%DOWNSTREAM_TLS_VERSION%")],
+        "on_downstream_data": [value("both", "%FILTER_STATE(peer:PLAIN)% %REQUESTED_SERVER_NAME%")],
+    });
+    let chain = filter("set_filter_state.v3.Config", config).unwrap();
+    let state = StreamState::default();
+    let connection = with_state("192.0.2.1:9", &state);
+    let mut passed = Passed::default();
+    assert!(chain.accept(&connection, &mut passed).is_ok());
+    assert_eq!(state.value("peer").as_deref(), Some("192.0.2.1"));
+    assert_eq!(state.value("both"), None);
+    assert!(chain.open(&connection, &mut passed).is_ok());
+    assert_eq!(state.value("both").as_deref(), Some("192.0.2.1 app.test"));
+    assert_eq!(state.value("tls"), None, "there was no handshake");
+
+    // Rules see it, too.
+    let matcher = json!({ "key": "peer", "string_match": { "exact": "192.0.2.1" } });
+    let rules = json!({ "policies": { "p": {
+        "permissions": [{ "any": true }], "principals": [{ "filter_state": matcher }],
+    } } });
+    let rules = filter(
+        "rbac.v3.RBAC",
+        json!({ "stat_prefix": "r", "rules": rules }),
+    )
+    .unwrap();
+    assert!(rules.open(&connection, &mut passed).is_ok());
+    assert!(rules.open(&from("192.0.2.1:9"), &mut passed).is_err());
+}
+
+/// Answers each question with these bytes, over gRPC, or not at all.
+#[derive(Default)]
+struct Service {
+    answer: Option<Vec<u8>>,
+    asked: RefCell<Vec<CheckRequest>>,
+}
+
+struct Shared(Rc<Service>);
+
+impl Calls for Shared {
+    fn call(
+        &self,
+        cluster: &str,
+        request: Request<BoxBody>,
+        _: Duration,
+    ) -> LocalBoxFuture<'static, Result<Response<BoxBody>, CallError>> {
+        assert_eq!(cluster, "authz");
+        let service = Rc::clone(&self.0);
+        Box::pin(async move {
+            let body = request
+                .into_body()
+                .collect()
+                .await
+                .expect("whole")
+                .to_bytes();
+            let question = CheckRequest::decode(&body[5..]).expect("a message");
+            service.asked.borrow_mut().push(question);
+            let Some(message) = &service.answer else {
+                return Err(CallError::Unreachable("nobody there".into()));
+            };
+            let mut framed = vec![0];
+            framed.extend((message.len() as u32).to_be_bytes());
+            framed.extend(message);
+            let mut response = Response::new(Whole::new(framed).boxed());
+            let ok = http::HeaderValue::from_static("0");
+            response.headers_mut().insert("grpc-status", ok);
+            Ok(response)
+        })
+    }
+
+    fn members(&self, _: &str) -> Option<Members> {
+        None
+    }
+}
+
+/// `CheckResponse`: a status with a code, and metadata with one key.
+fn answer(code: i32) -> Vec<u8> {
+    let any = json!({
+        "@type": "type.googleapis.com/envoy.service.auth.v3.CheckResponse",
+        "status": { "code": code },
+        "dynamic_metadata": { "who": "alice" },
+    });
+    text::any_from_value(&any).expect("a message").value
+}
+
+#[tokio::test]
+async fn a_service_says_whether_a_connection_may_go_on() {
+    let config = |more: Value| {
+        let mut config = json!({
+            "stat_prefix": "a",
+            "grpc_service": { "envoy_grpc": { "cluster_name": "authz" } },
+            "transport_api_version": "V3",
+        });
+        for (key, value) in more.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        filter("ext_authz.v3.ExtAuthz", config)
+    };
+    let (strict, lenient) = (json!({}), json!({ "failure_mode_allow": true }));
+    for (answered, more, passes) in [
+        (Some(answer(0)), &strict, true),
+        (Some(Vec::new()), &strict, true),
+        (Some(answer(7)), &lenient, false),
+        (None, &strict, false),
+        (None, &lenient, true),
+    ] {
+        let chain = config(more.clone()).unwrap();
+        assert!(chain.asks());
+        let told = answered.as_ref().is_some_and(|answer| !answer.is_empty());
+        let service = Rc::new(Service {
+            answer: answered,
+            ..Service::default()
+        });
+        let calls = || Rc::new(Shared(Rc::clone(&service))) as Rc<dyn Calls>;
+        let state = Rc::new(StreamState::default());
+        let connection = with_state("192.0.2.1:9", &state);
+        let asking = Asking {
+            calls: &calls,
+            state: &state,
+        };
+        let mut passed = Passed::default();
+        let verdict = chain.ask(&connection, &asking, &mut passed).await;
+        assert_eq!(verdict.is_ok(), passes, "{more}");
+        let asked = service.asked.borrow();
+        let source = asked[0].attributes.clone().unwrap().source.unwrap();
+        assert!(format!("{source:?}").contains("192.0.2.1"), "{source:?}");
+        let noted = state.metadata("envoy.filters.network.ext_authz");
+        assert_eq!(noted.is_some(), told);
+    }
+    let refused = config(json!({ "send_tls_alert_on_denial": true }));
+    assert!(refused.unwrap_err().contains("send_tls_alert_on_denial"));
 }

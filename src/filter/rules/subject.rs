@@ -7,6 +7,7 @@ use std::rc::Rc;
 use causeway_xds::resource::metadata::MetadataValue;
 use http::request::Parts;
 
+use crate::filter::StreamState;
 use crate::matching::headers::{Headers, Values, joined, request_values};
 use crate::matching::tree::{Input, Inputs};
 use crate::tls::{Names, Session};
@@ -20,6 +21,19 @@ pub trait Metadata {
     fn of_route(&self, namespace: &str) -> Option<Rc<MetadataValue>>;
     /// An object of the filter state, as text.
     fn state(&self, key: &str) -> Option<Rc<str>>;
+}
+
+/// What was left of a connection, which has no route.
+impl Metadata for StreamState {
+    fn dynamic(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
+        self.metadata(namespace)
+    }
+    fn of_route(&self, _: &str) -> Option<Rc<MetadataValue>> {
+        None
+    }
+    fn state(&self, key: &str) -> Option<Rc<str>> {
+        self.value(key)
+    }
 }
 
 /// Nothing was left.

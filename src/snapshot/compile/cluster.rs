@@ -242,12 +242,12 @@ impl Compiler {
             auto_sni: model.http.auto_sni.clone().filter(|_| secured),
             tls,
             sockets,
-            proxy_protocol: model.proxy_protocol,
+            proxy_protocol: model.proxy_protocol.clone(),
             connect_timeout: model.connect_timeout,
             queue_timeout: model.queue_timeout,
             tcp_keepalive: model.tcp_keepalive,
             source_addresses: model.source_addresses.clone(),
-            idle_timeout: match (model.proxy_protocol, model.http.idle_timeout) {
+            idle_timeout: match (&model.proxy_protocol, model.http.idle_timeout) {
                 (None, timeout) => timeout,
                 (Some(_), timeout) if timeout.is_zero() => via::SHORT_IDLE,
                 (Some(_), timeout) => timeout.min(via::SHORT_IDLE),

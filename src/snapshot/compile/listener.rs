@@ -22,8 +22,8 @@ use crate::formatter::Wants;
 use crate::local_reply::LocalReplies;
 use crate::route::{HeaderEdits, RouteTable};
 use crate::snapshot::{
-    BindAddress, ChainKind, ChainSpec, HttpManagerSpec, ListenerSpec, RouteRef, TcpProxySpec,
-    TcpTarget,
+    AddedTlvs, BindAddress, ChainKind, ChainSpec, HttpManagerSpec, ListenerSpec, RouteRef,
+    TcpProxySpec, TcpTarget, Tunneling,
 };
 use crate::telemetry::activity::Activity;
 use crate::telemetry::logging::Sparse;
@@ -146,6 +146,8 @@ impl Compiler {
                 backoff: tcp.backoff,
                 hash_source_ip: tcp.hash_source_ip,
                 log_times: tcp.log_times,
+                tlvs: AddedTlvs::compile(&tcp.tlvs, tcp.tlv_merge),
+                tunneling: tcp.tunneling.as_ref().map(Tunneling::compile),
                 policy: tcp.policy.clone(),
                 access_logs: self.access_logs(&tcp.access_logs)?,
                 usage: self.usage(&tcp.policy)?,

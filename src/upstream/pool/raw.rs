@@ -48,20 +48,20 @@ pub struct RawConnection {
     counted: Counted,
 }
 
-/// Counts a raw connection as a request to its endpoint as long as it lives.
-pub struct CountedRaw(Counted);
+/// Counts a connection that is relayed as bytes as a request to its endpoint as long as it lives.
+pub struct CountedRelay(Arc<Endpoint>);
 
-impl CountedRaw {
-    fn new(counted: Counted) -> Self {
-        counted.endpoint.stats.rq_total.inc();
-        counted.endpoint.stats.rq_active.inc();
-        Self(counted)
+impl CountedRelay {
+    pub fn new(endpoint: &Arc<Endpoint>) -> Self {
+        endpoint.stats.rq_total.inc();
+        endpoint.stats.rq_active.inc();
+        Self(Arc::clone(endpoint))
     }
 }
 
-impl Drop for CountedRaw {
+impl Drop for CountedRelay {
     fn drop(&mut self) {
-        self.0.endpoint.stats.rq_active.dec();
+        self.0.stats.rq_active.dec();
     }
 }
 
@@ -74,11 +74,6 @@ impl RawConnection {
     /// What is told of it from now on.
     pub fn about(&self) -> About {
         About::new(&self.io)
-    }
-
-    /// The same where no request was counted for it.
-    pub fn into_counted_parts(self) -> (Io, CountedRaw) {
-        (self.io, CountedRaw::new(self.counted))
     }
 }
 

@@ -30,6 +30,7 @@ use super::headers::HeaderCase;
 use super::load_assignment::LoadAssignment;
 use super::metadata::Namespaces;
 use super::tls::UpstreamTls;
+use super::tlv::{PassTlvs, Tlv};
 
 /// `envoy.config.cluster.v3.Cluster`.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,7 +64,7 @@ pub struct Cluster {
     pub sockets: Vec<SocketMatch>,
     /// Say to the endpoint whose connection it is, before anything else
     /// (`ProxyProtocolUpstreamTransport`).
-    pub proxy_protocol: Option<ProxyProtocolVersion>,
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// The addresses that connections come from, one of a family, the first one by default
     /// (`upstream_bind_config`). Empty: the system chooses.
     pub source_addresses: Vec<SocketAddr>,
@@ -291,6 +292,23 @@ impl Default for Limits {
             retry_budget: None,
             track_remaining: false,
         }
+    }
+}
+
+/// What is said before anything else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    pub version: ProxyProtocolVersion,
+    /// Of the extensions that came with the client's connection (`pass_through_tlvs`).
+    pub pass: PassTlvs,
+    /// Instead of those of the same type (`added_tlvs`).
+    pub added: Vec<Tlv>,
+}
+
+impl ProxyProtocol {
+    /// Whether an extension of the client's header is told.
+    pub fn passes(&self, tlv: &Tlv) -> bool {
+        self.pass.includes(tlv.kind) && !self.added.iter().any(|added| added.kind == tlv.kind)
     }
 }
 

@@ -8,6 +8,8 @@ mod forwarded;
 mod local_reply;
 mod protocol;
 
+pub(crate) use decode::check_request_id;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -5,10 +5,11 @@ mod decode;
 mod filters;
 mod listener_filters;
 mod tcp_proxy;
+mod tunneling;
 
 pub use chain_match::{ChainMatcher, Facts};
 pub use listener_filters::{
-    ListenerFilter, ListenerFilterKind, Predicate, ProxyProtocol, TlsInspector,
+    ListenerFilter, ListenerFilterKind, Predicate, ProxyProtocol, TlsInspector, TlvRule,
 };
 
 use std::net::IpAddr;
@@ -18,9 +19,12 @@ use ipnet::IpNet;
 
 use super::access_log::AccessLog;
 use super::address::{Address, contain};
+use super::format::Format;
+use super::headers::HeaderEdit;
 use super::http_manager::HttpManager;
 use super::metadata::Labels;
 use super::tls::{DownstreamTls, SecretRef};
+use super::tlv::TlvSource;
 use crate::extension::TypedExtension;
 
 /// `envoy.config.listener.v3.Listener`.
@@ -95,6 +99,45 @@ pub struct TcpProxy {
     pub policy: ConnectionPolicy,
     pub access_logs: Vec<AccessLog>,
     pub log_times: LogTimes,
+    /// Extensions of the PROXY protocol header that endpoints get, where their cluster passes them on.
+    pub tlvs: Vec<TlvSource>,
+    /// Beside those that came with the client's connection.
+    pub tlv_merge: TlvMerge,
+    /// The bytes travel in a tunnel of HTTP. `None`: as they are.
+    pub tunneling: Option<Tunneling>,
+}
+
+/// A request CONNECT to an endpoint, which takes the bytes on from there
+/// (`TcpProxy.TunnelingConfig`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunneling {
+    /// Where to, as `host:port`.
+    pub hostname: Format,
+    pub headers: Vec<HeaderEdit>,
+    /// Where a new number for each tunnel is told.
+    pub request_id: Option<RequestId>,
+}
+
+/// Both places of the number of a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId {
+    /// Lower case. Default `x-request-id`.
+    pub header: String,
+    /// In the namespace `envoy.filters.network.tcp_proxy` of the dynamic metadata. Default
+    /// `tunnel_request_id`.
+    pub metadata_key: String,
+}
+
+/// `ProxyProtocolTlvMergePolicy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlvMerge {
+    /// Only for a connection that came without a header.
+    #[default]
+    IfAbsent,
+    /// In the place of those of the same type.
+    Overwrite,
+    /// After the others.
+    Append,
 }
 
 /// When the access log is written besides the end of a connection (`access_log_options`).

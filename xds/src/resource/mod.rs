@@ -34,6 +34,7 @@ pub mod sorted;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tls;
+pub mod tlv;
 mod watched;
 
 use std::sync::Arc;

@@ -22,6 +22,7 @@ use http::{Request, Version};
 
 use super::config::{AnyOf, HttpService, PathRule};
 use crate::filter::Stream;
+use crate::tls::Session;
 
 const PARTIAL_BODY: HeaderName = HeaderName::from_static("x-envoy-auth-partial-body");
 
@@ -134,19 +135,7 @@ pub struct Grpc<'c> {
 impl Grpc<'_> {
     pub fn message(&self, stream: &Stream<'_>, seen: Seen) -> CheckRequest {
         let downstream = stream.downstream();
-        let certificate = downstream.session.and_then(|s| s.peer.as_ref());
-        let mut source = peer(downstream.peer);
-        if let Some(certificate) = certificate {
-            let names = &certificate.names;
-            let first = names.uris.first().or(names.dns.first());
-            source.principal = first.cloned().unwrap_or_else(|| names.subject.clone());
-            if self.certificate {
-                source.certificate = certificate.encoded();
-            }
-        }
-        let mut destination = peer(downstream.local);
-        let own = downstream.session.and_then(|s| s.local_uris.first());
-        destination.principal = own.cloned().unwrap_or_default();
+        let session = downstream.session;
         let sni = downstream.requested_server_name;
         let state = stream.state();
         let dynamic = |namespace: &String| Some((*state.metadata(namespace)?).clone());
@@ -158,8 +147,8 @@ impl Grpc<'_> {
         let own = |(k, v): &(&str, &str)| ((*k).to_owned(), (*v).to_owned());
         CheckRequest {
             attributes: Some(AttributeContext {
-                source: Some(source),
-                destination: Some(destination),
+                source: Some(source(downstream.peer, session, self.certificate)),
+                destination: Some(destination(downstream.local, session)),
                 request: Some(Attributes {
                     time: Some(now()),
                     http: Some(self.http(stream, seen)),
@@ -167,7 +156,7 @@ impl Grpc<'_> {
                 context_extensions: self.context.iter().map(own).collect(),
                 metadata_context: Some(metadata(self.metadata, dynamic)),
                 route_metadata_context: Some(metadata(self.route_metadata, of_route)),
-                tls_session: (self.session && downstream.session.is_some()).then(|| TlsSession {
+                tls_session: (self.session && session.is_some()).then(|| TlsSession {
                     sni: sni.to_owned(),
                 }),
             }),
@@ -261,6 +250,29 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
+/// Who calls; with the certificate if `shown` says so.
+pub fn source(address: Option<SocketAddr>, session: Option<&Session>, shown: bool) -> Peer {
+    let mut source = peer(address);
+    if let Some(certificate) = session.and_then(|session| session.peer.as_ref()) {
+        let names = &certificate.names;
+        let first = names.uris.first().or(names.dns.first());
+        source.principal = first.cloned().unwrap_or_else(|| names.subject.clone());
+        if shown {
+            source.certificate = certificate.encoded();
+        }
+    }
+    source
+}
+
+/// Who is called.
+pub fn destination(address: Option<SocketAddr>, session: Option<&Session>) -> Peer {
+    let own = session.and_then(|session| session.local_uris.first());
+    Peer {
+        principal: own.cloned().unwrap_or_default(),
+        ..peer(address)
+    }
+}
+
 fn peer(address: Option<SocketAddr>) -> Peer {
     let socket = |address: SocketAddr| Address {
         address: Some(Kind::SocketAddress(SocketAddress {
@@ -275,7 +287,8 @@ fn peer(address: Option<SocketAddr>) -> Peer {
     }
 }
 
-fn now() -> Timestamp {
+/// When a question is asked.
+pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let since = since.unwrap_or_default();
     Timestamp {

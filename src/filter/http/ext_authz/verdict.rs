@@ -178,7 +178,8 @@ fn is_framing(name: &HeaderName) -> bool {
     )
 }
 
-fn fields(message: causeway_xds::proto::Struct) -> Vec<(String, MetadataValue)> {
+/// The fields of a structure.
+pub fn fields(message: causeway_xds::proto::Struct) -> Vec<(String, MetadataValue)> {
     match metadata_value(message) {
         MetadataValue::Object(fields) => fields,
         _ => Vec::new(),

@@ -1,27 +1,21 @@
 //! `ProxyProtocolUpstreamTransport`: message to typed.
 
-use super::ProxyProtocolVersion;
+use super::{ProxyProtocol, ProxyProtocolVersion};
 use crate::proto::core::proxy_protocol_config::Version;
 use crate::proto::core::{ProxyProtocolConfig, TransportSocket, transport_socket};
 use crate::proto::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use crate::reject::Invalid;
-use crate::resource::context::{At, enumeration, refuse, required, unpack};
+use crate::resource::context::{At, each, enumeration, refuse, required, unpack};
+use crate::resource::tlv::{PassTlvs, Tlv};
 use crate::type_url::message_name;
 
 const TYPE: &str =
     "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport";
 
-/// The version to speak, and the transport socket inside; of another socket, that socket.
+/// What to say, and the transport socket inside; of another socket, that socket.
 pub(super) fn unwrap(
     socket: Option<TransportSocket>,
-) -> Result<
-    (
-        Option<ProxyProtocolVersion>,
-        Option<TransportSocket>,
-        &'static str,
-    ),
-    Invalid,
-> {
+) -> Result<(Option<ProxyProtocol>, Option<TransportSocket>, &'static str), Invalid> {
     const OUTER: &str = "transport_socket";
     const INNER: &str = "transport_socket.typed_config.transport_socket";
     let any = match &socket {
@@ -32,30 +26,34 @@ pub(super) fn unwrap(
         _ => return Ok((None, socket, OUTER)),
     };
     let decoded = unpack(any).and_then(decode);
-    let (version, inner) = decoded.at("typed_config").at(OUTER)?;
-    Ok((Some(version), Some(inner), INNER))
+    let (spoken, inner) = decoded.at("typed_config").at(OUTER)?;
+    Ok((Some(spoken), Some(inner), INNER))
 }
 
 fn decode(
     message: ProxyProtocolUpstreamTransport,
-) -> Result<(ProxyProtocolVersion, TransportSocket), Invalid> {
+) -> Result<(ProxyProtocol, TransportSocket), Invalid> {
     let ProxyProtocolUpstreamTransport {
         config,
         transport_socket,
         allow_unspecified_address,
-        tlv_as_pool_key,
+        // Connections are for one client's anyway.
+        tlv_as_pool_key: _,
     } = message;
-    refuse!(allow_unspecified_address, tlv_as_pool_key);
+    refuse!(allow_unspecified_address);
     let ProxyProtocolConfig {
         version,
         pass_through_tlvs,
         added_tlvs,
     } = config.unwrap_or_default();
-    let check = || -> Result<ProxyProtocolVersion, Invalid> {
-        refuse!(pass_through_tlvs, added_tlvs);
-        Ok(match enumeration(version, "version")? {
-            Version::V1 => ProxyProtocolVersion::V1,
-            Version::V2 => ProxyProtocolVersion::V2,
+    let check = || -> Result<ProxyProtocol, Invalid> {
+        Ok(ProxyProtocol {
+            version: match enumeration(version, "version")? {
+                Version::V1 => ProxyProtocolVersion::V1,
+                Version::V2 => ProxyProtocolVersion::V2,
+            },
+            pass: PassTlvs::decode(pass_through_tlvs).at("pass_through_tlvs")?,
+            added: each("added_tlvs", added_tlvs, Tlv::decode)?,
         })
     };
     Ok((

@@ -398,7 +398,12 @@ fn names_protocols_and_clients_can_go_with_the_request() {
     let outer = |version, inner| {
         let config = core::ProxyProtocolConfig {
             version,
-            ..Default::default()
+            pass_through_tlvs: Some(Default::default()),
+            added_tlvs: vec![core::TlvEntry {
+                r#type: 2,
+                value: b"own".to_vec(),
+                format_string: None,
+            }],
         };
         transport_socket(pack(&proxy_protocol::ProxyProtocolUpstreamTransport {
             config: Some(config),
@@ -411,7 +416,13 @@ fn names_protocols_and_clients_can_go_with_the_request() {
         panic!()
     };
     assert!(cluster.tls.is_some());
-    assert_eq!(cluster.proxy_protocol, Some(ProxyProtocolVersion::V2));
+    let spoken = cluster.proxy_protocol.as_ref().unwrap();
+    assert_eq!(spoken.version, ProxyProtocolVersion::V2);
+    let tlv = |kind| Tlv {
+        kind,
+        value: b"client's".to_vec(),
+    };
+    assert!(spoken.passes(&tlv(1)) && !spoken.passes(&tlv(2)));
     assert!(matches!(cluster.http.protocol, UpstreamProtocol::Auto(_)));
     assert!(cluster.http.auto_san_validation);
     let header = cluster.http.auto_sni.as_ref().map(|sni| &*sni.header);

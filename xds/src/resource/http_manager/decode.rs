@@ -236,7 +236,10 @@ impl InternalAddresses {
 
 /// The one way of numbering requests that we have is also Envoy's default; its settings are about
 /// tracing.
-fn check_request_id(message: RequestIdExtension, ctx: &Context<'_>) -> Result<(), Invalid> {
+pub(crate) fn check_request_id(
+    message: RequestIdExtension,
+    ctx: &Context<'_>,
+) -> Result<(), Invalid> {
     let RequestIdExtension { typed_config } = message;
     if let Some(any) = &typed_config
         && message_name(&any.type_url) != UUID_REQUEST_ID

@@ -114,6 +114,15 @@ impl Listener {
             matches.push(criteria.at("filter_chain_match")?);
             FilterChain::decode(chain, ctx)
         })?;
+        let default_filter_chain = default_filter_chain
+            .map(|chain| FilterChain::decode_default(chain, ctx))
+            .transpose()
+            .at("default_filter_chain")?;
+        let mut all = filter_chains.iter().chain(&default_filter_chain);
+        if matches!(address, Address::Pipe(_)) && all.any(|chain| chain.tls.is_some()) {
+            let reason = "TLS over a Unix socket is not supported";
+            return Err(Invalid::at("address.pipe", reason));
+        }
         Ok(Self {
             name,
             stat_prefix,
@@ -126,10 +135,7 @@ impl Listener {
             continue_on_listener_filters_timeout,
             filter_chains,
             matcher: ChainMatcher::new(&matches)?,
-            default_filter_chain: default_filter_chain
-                .map(|chain| FilterChain::decode_default(chain, ctx))
-                .transpose()
-                .at("default_filter_chain")?,
+            default_filter_chain,
             filter_secrets: Vec::new(),
         })
     }

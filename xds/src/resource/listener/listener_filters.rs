@@ -4,13 +4,18 @@ use std::ops::RangeInclusive;
 
 use crate::proto::core::proxy_protocol_config::Version;
 use crate::proto::envoy::extensions::filters::listener as filters;
-use crate::proto::listener::listener_filter_chain_match_predicate::{MatchSet, Rule};
+use crate::proto::envoy::extensions::filters::listener::proxy_protocol::v3::proxy_protocol::key_value_pair::ValueStringEncoding;
+use crate::proto::envoy::extensions::filters::listener::proxy_protocol::v3::proxy_protocol::{
+    KeyValuePair, Rule, TlvLocation,
+};
+use crate::proto::listener::listener_filter_chain_match_predicate::{self as predicate, MatchSet};
 use crate::proto::listener::{self, ListenerFilterChainMatchPredicate, listener_filter};
 use crate::reject::Invalid;
 use crate::resource::context::{
     At, Context, accept, each, enumeration, not_empty, number, refuse, refuse_true, required,
     unknown_type, unpack,
 };
+use crate::resource::tlv::{self, PassTlvs};
 use crate::type_url::message_name;
 
 const TLS_INSPECTOR: &str = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
@@ -44,6 +49,20 @@ pub struct ProxyProtocol {
     pub optional: bool,
     pub version_1: bool,
     pub version_2: bool,
+    /// Extensions that become metadata.
+    pub rules: Vec<TlvRule>,
+    /// Extensions that endpoints may be told.
+    pub pass: PassTlvs,
+}
+
+/// Where an extension is to be found afterwards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlvRule {
+    pub kind: u8,
+    pub namespace: String,
+    pub key: String,
+    /// In base64, and not as text.
+    pub base64: bool,
 }
 
 /// Finds the server name and the protocols that a TLS client asks for.
@@ -87,12 +106,16 @@ impl Predicate {
             _ => each("rules", rules, Self::decode).at(field),
         };
         Ok(match required(message.rule, "rule")? {
-            Rule::OrMatch(set) => Self::Or(all(set, "or_match")?),
-            Rule::AndMatch(set) => Self::And(all(set, "and_match")?),
-            Rule::NotMatch(rule) => Self::Not(Box::new(Self::decode(*rule).at("not_match")?)),
-            Rule::AnyMatch(true) => Self::Any,
-            Rule::AnyMatch(false) => return Err(Invalid::at("any_match", "must be true")),
-            Rule::DestinationPortRange(range) => {
+            predicate::Rule::OrMatch(set) => Self::Or(all(set, "or_match")?),
+            predicate::Rule::AndMatch(set) => Self::And(all(set, "and_match")?),
+            predicate::Rule::NotMatch(rule) => {
+                Self::Not(Box::new(Self::decode(*rule).at("not_match")?))
+            }
+            predicate::Rule::AnyMatch(true) => Self::Any,
+            predicate::Rule::AnyMatch(false) => {
+                return Err(Invalid::at("any_match", "must be true"));
+            }
+            predicate::Rule::DestinationPortRange(range) => {
                 // The end is not part of it.
                 let port = |port| u16::try_from(port).ok();
                 let wrong = || Invalid::at("destination_port_range", "is no range of ports");
@@ -188,7 +211,10 @@ impl ProxyProtocol {
             stat_prefix,
             tlv_location,
         } = message;
-        refuse!(rules, pass_through_tlvs, tlv_location);
+        match enumeration(tlv_location, "tlv_location")? {
+            TlvLocation::DynamicMetadata => {}
+            TlvLocation::FilterState => refuse!(tlv_location),
+        }
         accept!(ctx, "ProxyProtocol": stat_prefix);
         let refused = each("disallowed_versions", disallowed_versions, |version| {
             enumeration::<Version>(version, "")
@@ -197,6 +223,39 @@ impl ProxyProtocol {
             optional: allow_requests_without_proxy_protocol,
             version_1: !refused.contains(&Version::V1),
             version_2: !refused.contains(&Version::V2),
+            rules: each("rules", rules, TlvRule::decode)?,
+            pass: PassTlvs::decode(pass_through_tlvs).at("pass_through_tlvs")?,
+        })
+    }
+}
+
+impl TlvRule {
+    /// Where no other namespace is given.
+    const NAMESPACE: &str = "envoy.filters.listener.proxy_protocol";
+
+    fn decode(message: Rule) -> Result<Self, Invalid> {
+        let Rule {
+            tlv_type,
+            on_tlv_present,
+        } = message;
+        let KeyValuePair {
+            metadata_namespace,
+            key,
+            value_string_encoding,
+        } = required(on_tlv_present, "on_tlv_present")?;
+        const FIELD: &str = "on_tlv_present";
+        let base64 = match enumeration(value_string_encoding, "value_string_encoding").at(FIELD)? {
+            ValueStringEncoding::Unspecified | ValueStringEncoding::SanitizedUtf8 => false,
+            ValueStringEncoding::Base64 => true,
+        };
+        Ok(Self {
+            kind: tlv::kind(tlv_type, "tlv_type")?,
+            namespace: match metadata_namespace.is_empty() {
+                true => Self::NAMESPACE.to_owned(),
+                false => metadata_namespace,
+            },
+            key: not_empty(key, "key").at(FIELD)?,
+            base64,
         })
     }
 }

@@ -2,21 +2,23 @@
 
 use std::time::Duration;
 
-use super::{ConnectionPolicy, LogTimes, TcpCluster, TcpProxy};
+use super::{ConnectionPolicy, LogTimes, TcpCluster, TcpProxy, TlvMerge, Tunneling};
 use crate::proto;
 use crate::proto::core::BackoffStrategy;
 use crate::proto::envoy::r#type::v3::HashPolicy;
 use crate::proto::envoy::r#type::v3::hash_policy::{PolicySpecifier, SourceIp};
+use crate::proto::tcp_proxy::ProxyProtocolTlvMergePolicy;
 use crate::proto::tcp_proxy::tcp_proxy::TcpAccessLogOptions;
 use crate::proto::tcp_proxy::tcp_proxy::weighted_cluster::ClusterWeight;
 use crate::proto::tcp_proxy::tcp_proxy::{ClusterSpecifier, WeightedCluster};
 use crate::reject::Invalid;
 use crate::resource::access_log::AccessLog;
 use crate::resource::context::{
-    At, Context, accept, duration, each, not_empty, number, percent, refuse, required,
+    At, Context, accept, duration, each, enumeration, not_empty, number, percent, refuse, required,
 };
 use crate::resource::metadata::Labels;
 use crate::resource::route::labels;
+use crate::resource::tlv::TlvSource;
 
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -51,9 +53,6 @@ impl TcpProxy {
             on_demand,
             downstream_idle_timeout,
             upstream_idle_timeout,
-            tunneling_config,
-            proxy_protocol_tlvs,
-            proxy_protocol_tlv_merge_policy,
             upstream_connect_mode,
             max_early_data_bytes,
         );
@@ -108,8 +107,27 @@ impl TcpProxy {
             policy: ConnectionPolicy::default(),
             access_logs: each("access_log", access_log, |log| AccessLog::decode(log, ctx))?,
             log_times,
+            tlvs: each("proxy_protocol_tlvs", proxy_protocol_tlvs, |tlv| {
+                TlvSource::decode(tlv, ctx)
+            })?,
+            tunneling: tunneling_config
+                .map(|config| Tunneling::decode(config, ctx))
+                .transpose()
+                .at("tunneling_config")?,
+            tlv_merge: merge(proxy_protocol_tlv_merge_policy)?,
         })
     }
+}
+
+fn merge(policy: i32) -> Result<TlvMerge, Invalid> {
+    use ProxyProtocolTlvMergePolicy as Policy;
+    Ok(
+        match enumeration(policy, "proxy_protocol_tlv_merge_policy")? {
+            Policy::AddIfAbsent => TlvMerge::IfAbsent,
+            Policy::OverwriteByTypeIfExistsOrAdd => TlvMerge::Overwrite,
+            Policy::AppendIfExistsOrAdd => TlvMerge::Append,
+        },
+    )
 }
 
 /// How often, if it is; as with Envoy at most a thousand times a second.

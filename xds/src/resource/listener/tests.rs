@@ -10,6 +10,7 @@ use crate::proto::listener::{
 use crate::proto::tcp_proxy::tcp_proxy as tcp;
 use crate::proto::{self, Any, core};
 use crate::resource::testing::*;
+use crate::resource::tlv::PassTlvs;
 use crate::resource::{Resource, effective_name};
 use crate::type_url::{ResourceType, pack};
 
@@ -236,6 +237,8 @@ fn listener_filters_are_read_in_order() {
         optional: false,
         version_1: false,
         version_2: true,
+        rules: Vec::new(),
+        pass: PassTlvs::None,
     };
     let inspector = TlsInspector {
         max_client_hello: 4096,
@@ -448,6 +451,25 @@ fn a_listener_is_refused_by_path() {
                     })),
                 });
             }),
+            (
+                "address.pipe: TLS over a Unix socket is not supported",
+                |l| {
+                    let tls = proto::DownstreamTlsContext {
+                        common_tls_context: Some(proto::tls::CommonTlsContext {
+                            tls_certificates: vec![certificate()],
+                            ..Default::default()
+                        }),
+                        ..Default::default()
+                    };
+                    l.filter_chains[0].transport_socket = transport_socket(pack(&tls));
+                    l.address = Some(core::Address {
+                        address: Some(core::address::Address::Pipe(core::Pipe {
+                            path: "/x".into(),
+                            mode: 0,
+                        })),
+                    });
+                },
+            ),
             ("additional_addresses: not supported yet", |l| {
                 l.additional_addresses = vec![Default::default()];
             }),
@@ -542,7 +564,7 @@ fn a_tcp_proxy_is_refused_by_path() {
                 p.cluster_specifier =
                     Some(tcp::ClusterSpecifier::WeightedClusters(Default::default()));
             }),
-            ("tunneling_config: not supported yet", |p| {
+            ("tunneling_config.hostname: must not be empty", |p| {
                 p.tunneling_config = Some(Default::default())
             }),
             (

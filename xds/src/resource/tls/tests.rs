@@ -332,9 +332,6 @@ fn an_upstream_context_is_refused_by_path() {
         with_upstream,
         "transport_socket.typed_config",
         &[
-            ("auto_host_sni: not supported yet", |c| {
-                c.auto_host_sni = true
-            }),
             ("sni: is longer than 255 bytes", |c| c.sni = "a".repeat(256)),
             (
                 "common_tls_context: more than one client certificate",

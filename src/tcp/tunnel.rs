@@ -1,0 +1,128 @@
+//! Tunnels to endpoints: the bytes of a connection travel in a CONNECT (RFC 9110 section 9.3.6, and
+//! RFC 9113 section 8.5 over HTTP/2).
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use hyper::upgrade;
+
+use super::log::Log;
+use crate::error::{Failure, ResponseFlag};
+use crate::http::suit;
+use crate::net::Io;
+use crate::net::http2::upstream_parts;
+use crate::snapshot::Tunneling;
+use crate::upstream::body::RequestBody;
+use crate::upstream::pool::{self, About, Lease, SendError};
+use crate::upstream::{ConnectError, Endpoint, Protocol, Transport, Via};
+
+/// How long an endpoint may take to open a tunnel, beyond what the cluster allows for a connection:
+/// it has to connect as well.
+const ANSWER: Duration = Duration::from_secs(15);
+
+/// A tunnel that is open.
+pub struct Tunnel {
+    pub io: Io,
+    /// What was read of it already.
+    pub early: Bytes,
+    pub about: About,
+    /// Counts its connection, and has to live as long as the tunnel.
+    pub lease: Lease,
+}
+
+/// Why there is none.
+pub enum Refused {
+    Unconnected(ConnectError),
+    /// The endpoint does not want to, or it said nothing in time.
+    Unopened(Failure),
+    /// There is no such place to ask for.
+    Nowhere(Failure),
+}
+
+impl Refused {
+    /// Whether another endpoint may do better.
+    pub fn is_of_endpoint(&self) -> bool {
+        match self {
+            Self::Unconnected(error) => error.is_of_endpoint(),
+            Self::Unopened(_) => true,
+            Self::Nowhere(_) => false,
+        }
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Unconnected(error) => error.into(),
+            Refused::Unopened(failure) | Refused::Nowhere(failure) => failure,
+        }
+    }
+}
+
+/// Opens a tunnel through an endpoint.
+///
+/// # Errors
+/// See [`Refused`].
+pub async fn open(
+    tunneling: &Tunneling,
+    endpoint: &Arc<Endpoint>,
+    transport: &Arc<Transport>,
+    via: Option<&Rc<Via>>,
+    log: &Log,
+) -> Result<Tunnel, Refused> {
+    let failed = |details: &'static str, cause: String| {
+        let (status, flag) = (
+            StatusCode::SERVICE_UNAVAILABLE,
+            ResponseFlag::UpstreamConnectFailure,
+        );
+        Failure::local(status, flag, details).because(cause)
+    };
+    let mut head = tunneling.request(log, log.state()).map_err(|host| {
+        let cause = format!("tunneling_config.hostname came to {host:?}");
+        Refused::Nowhere(failed("tunnel_host_invalid", cause))
+    })?;
+    // Over HTTP/1 a tunnel has a connection to itself, so that an idle one gains nothing but the
+    // doubt whether it still stands.
+    let fresh = matches!(transport.protocol, Protocol::Http1);
+    let mut lease = pool::checkout(endpoint, transport, via, fresh)
+        .await
+        .map_err(Refused::Unconnected)?;
+    suit(&mut head, lease.is_http2());
+    let sent = lease.send(Request::from_parts(head, RequestBody::empty()));
+    let limit = transport.connect_timeout.max(ANSWER);
+    let answer = async {
+        let mut response = sent.await.map_err(|error| {
+            let cause = format!("{endpoint}: {}", SendError::from(error).error);
+            failed("tunnel_broken", cause)
+        })?;
+        let status = response.status();
+        // Over HTTP/2 there is one answer that opens a tunnel; over HTTP/1 any success does.
+        let opened = match lease.is_http2() {
+            true => status == StatusCode::OK,
+            false => status.is_success(),
+        };
+        if !opened {
+            return Err(failed("tunnel_refused", format!("{endpoint}: {status}")));
+        }
+        let switched = upgrade::on(&mut response).await;
+        switched.map_err(|error| failed("tunnel_broken", format!("{endpoint}: {error}")))
+    };
+    let upgraded = match tokio::time::timeout(limit, answer).await {
+        Ok(answer) => answer.map_err(Refused::Unopened)?,
+        Err(_) => {
+            let cause = format!("{endpoint}: tunnel_answer ({limit:?}) fired");
+            return Err(Refused::Unopened(failed("tunnel_timeout", cause)));
+        }
+    };
+    let (io, early) = upstream_parts(upgraded);
+    let about = lease.about();
+    Ok(Tunnel {
+        io,
+        early,
+        about,
+        lease,
+    })
+}
