@@ -4,6 +4,7 @@
 //! ```sh
 //! cargo test --test simulation                                    # what must hold, in seconds
 //! cargo test --test simulation -- --ignored --nocapture table     # the numbers of docs/LOAD-BALANCING.md
+//! cargo test --release --test simulation -- --ignored --nocapture million   # a million hosts in one route table
 //! ```
 
 #![allow(clippy::unwrap_used, reason = "tests")]
@@ -22,6 +23,8 @@ mod fleet;
 mod invariants;
 #[path = "simulation/report.rs"]
 mod report;
+#[path = "simulation/routes.rs"]
+mod routes;
 #[path = "simulation/scenario.rs"]
 mod scenario;
 #[path = "simulation/server.rs"]

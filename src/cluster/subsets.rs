@@ -195,11 +195,8 @@ fn combinations(labels: &Labels, keys: &BTreeSet<String>, list_as_any: bool) -> 
             label => std::slice::from_ref(label),
         };
         let longer = all.iter().flat_map(|before| {
-            values.iter().map(|value| {
-                let mut labels = before.clone();
-                labels.insert(key.clone(), value.clone());
-                labels
-            })
+            let with = |value: &Label| before.with(key, value.clone());
+            values.iter().map(with)
         });
         all = longer.take(MAX_SUBSETS).collect();
     }

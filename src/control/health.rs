@@ -29,7 +29,7 @@ struct Checked {
     /// What the tasks were made from.
     cluster: Arc<Cluster>,
     /// By endpoint.
-    tasks: HashMap<u64, Task>,
+    tasks: Vec<(u64, Task)>,
     /// When balancers last saw a change.
     told: Option<Instant>,
 }
@@ -71,14 +71,14 @@ impl Health {
         };
         let before = self.clusters.remove(&cluster.name);
         let told = before.as_ref().and_then(|before| before.told);
-        let mut kept = match before {
-            Some(before) if is_same(&before.cluster, cluster) => before.tasks,
+        let mut kept: HashMap<u64, Task> = match before {
+            Some(before) if is_same(&before.cluster, cluster) => before.tasks.into_iter().collect(),
             _ => HashMap::new(),
         };
         let counts = stats.health_check(cluster.model.stat_name());
         let events = self.open(&cluster.name, &check.event_logs);
         let check = Arc::new(check.clone());
-        let mut tasks = HashMap::new();
+        let mut tasks = Vec::with_capacity(cluster.endpoints.all().len());
         for endpoint in cluster.endpoints.all() {
             if endpoint.attributes.check.disabled {
                 continue;
@@ -97,7 +97,7 @@ impl Health {
                 };
                 Task(tokio::spawn(checker.run()).abort_handle())
             });
-            tasks.insert(endpoint.uid, task);
+            tasks.push((endpoint.uid, task));
         }
         let checked = Checked {
             cluster: Arc::clone(cluster),

@@ -25,6 +25,7 @@ use super::{BindFailure, Reconcile};
 use crate::cluster::Home;
 use crate::cluster::outlier::Received;
 use crate::filter::{Context, Registry};
+use crate::net::descriptors::Told;
 use crate::snapshot::{Compiled, Compiler, Publisher, Retired, Snapshot};
 use crate::telemetry::stats::Stats;
 
@@ -472,7 +473,7 @@ fn locate(store: &ResourceStore, rejected: &mut [Rejected]) {
     for rejected in rejected {
         let entry = store.entry(rejected.kind, &rejected.name);
         let accepted = entry.and_then(|entry| entry.accepted.as_ref());
-        let Some(Passage { listing, index }) = accepted.and_then(|a| a.passage.as_ref()) else {
+        let Some(Passage { listing, index }) = accepted.and_then(|a| a.passage.as_deref()) else {
             continue;
         };
         let tree = trees
@@ -494,7 +495,7 @@ fn touches_routes(changes: &Changes) -> bool {
 }
 
 fn unbound(failure: &BindFailure) -> Rejected {
-    let reason = format!("cannot bind {}: {}", failure.address, failure.error);
+    let reason = format!("cannot bind {}: {}", failure.address, Told(&failure.error));
     let invalid = Invalid::new(FieldPath::root().field("address"), reason);
     Rejected::new(ResourceType::Listener, &*failure.listener, invalid)
 }

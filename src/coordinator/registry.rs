@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use imbl::{HashMap, OrdMap};
+use imbl::HashMap;
 use uuid::Uuid;
 
 use super::model::{Circuit, KernelRoute, Slot};
@@ -18,9 +18,12 @@ pub struct CircuitRegistry {
     circuits: HashMap<Uuid, Entry>,
     slots: HashMap<Slot, Uuid>,
     /// Path segment -> the circuits under it, oldest first.
-    segments: HashMap<Uuid, OrdMap<u64, Uuid>>,
+    segments: HashMap<Uuid, Filed>,
     next_arrival: u64,
 }
+
+/// Circuits by arrival. Of most path segments there is one.
+type Filed = Arc<[(u64, Uuid)]>;
 
 /// Who announced a circuit, and so who may change it or leave it out of a full set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,8 +99,8 @@ impl CircuitRegistry {
     /// one is meant, the older is one whose removal was missed.
     pub fn under_segment(&self, segment: Uuid) -> impl Iterator<Item = &Arc<Circuit>> {
         let ids = self.segments.get(&segment).into_iter();
-        ids.flat_map(|ids| ids.values().rev())
-            .filter_map(|id| self.get(*id))
+        ids.flat_map(|ids| ids.iter().rev())
+            .filter_map(|(_, id)| self.get(*id))
     }
 
     /// Every circuit, oldest first.
@@ -209,10 +212,11 @@ impl CircuitRegistry {
         let id = circuit.id;
         self.slots.insert(circuit.slot.clone(), id);
         for segment in circuit.path_segments() {
-            self.segments
-                .entry(segment)
-                .or_default()
-                .insert(arrival, id);
+            let ids = self.segments.entry(segment).or_default();
+            let others = ids.iter().filter(|(other, _)| *other != arrival);
+            let mut all: Vec<_> = others.copied().chain([(arrival, id)]).collect();
+            all.sort_unstable();
+            *ids = all.into();
         }
         touched.add(&circuit);
         let entry = Entry {
@@ -230,12 +234,15 @@ impl CircuitRegistry {
         } = self.circuits.remove(&id)?;
         self.slots.remove(&circuit.slot);
         for segment in circuit.path_segments() {
-            if let Some(ids) = self.segments.get_mut(&segment) {
-                ids.remove(&arrival);
-                if ids.is_empty() {
-                    self.segments.remove(&segment);
-                }
-            }
+            let Some(ids) = self.segments.get(&segment) else {
+                continue;
+            };
+            let left = ids.iter().filter(|(other, _)| *other != arrival);
+            let left: Filed = left.copied().collect();
+            match left.is_empty() {
+                true => self.segments.remove(&segment),
+                false => self.segments.insert(segment, left),
+            };
         }
         touched.add(&circuit);
         Some(arrival)
@@ -407,7 +414,7 @@ mod tests {
             } = entry;
             assert_eq!(now.slots.get(&circuit.slot), Some(id), "{at}");
             for segment in circuit.path_segments() {
-                assert_eq!(now.segments[&segment].get(arrival), Some(id), "{at}");
+                assert!(now.segments[&segment].contains(&(*arrival, *id)), "{at}");
             }
             if before
                 .get(*id)
@@ -429,7 +436,7 @@ mod tests {
                 assert!(touched.slots.contains(&old.slot), "{at}");
             }
         }
-        let filed: usize = now.segments.values().map(OrdMap::len).sum();
+        let filed: usize = now.segments.values().map(|ids| ids.len()).sum();
         let expected: usize = now
             .list()
             .iter()

@@ -17,9 +17,15 @@ pub struct Wants {
     /// How large the heads are.
     pub sizes: bool,
     pub request_head: bool,
-    pub request_fields: Vec<HeaderName>,
-    pub response_fields: Vec<HeaderName>,
-    pub trailers: Vec<HeaderName>,
+    /// Single fields. Most ask for none, and there is one of these at every place that may.
+    fields: Option<Box<Fields>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Fields {
+    request: Vec<HeaderName>,
+    response: Vec<HeaderName>,
+    trailers: Vec<HeaderName>,
 }
 
 fn add(list: &mut Vec<HeaderName>, name: &HeaderName) {
@@ -35,10 +41,24 @@ impl Wants {
         points: false,
         sizes: false,
         request_head: false,
-        request_fields: Vec::new(),
-        response_fields: Vec::new(),
-        trailers: Vec::new(),
+        fields: None,
     };
+
+    pub fn request_fields(&self) -> &[HeaderName] {
+        self.fields.as_ref().map_or(&[], |fields| &fields.request)
+    }
+
+    pub fn response_fields(&self) -> &[HeaderName] {
+        self.fields.as_ref().map_or(&[], |fields| &fields.response)
+    }
+
+    pub fn trailers(&self) -> &[HeaderName] {
+        self.fields.as_ref().map_or(&[], |fields| &fields.trailers)
+    }
+
+    fn fields_mut(&mut self) -> &mut Fields {
+        self.fields.get_or_insert_default()
+    }
 
     /// Adds what somebody else asks for.
     pub fn merge(&mut self, other: &Self) {
@@ -47,10 +67,12 @@ impl Wants {
         self.points |= other.points;
         self.sizes |= other.sizes;
         self.request_head |= other.request_head;
+        let Some(others) = &other.fields else { return };
+        let mine = self.fields_mut();
         for (mine, others) in [
-            (&mut self.request_fields, &other.request_fields),
-            (&mut self.response_fields, &other.response_fields),
-            (&mut self.trailers, &other.trailers),
+            (&mut mine.request, &others.request),
+            (&mut mine.response, &others.response),
+            (&mut mine.trailers, &others.trailers),
         ] {
             others.iter().for_each(|name| add(mine, name));
         }
@@ -60,21 +82,21 @@ impl Wants {
         self.anything = true;
         self.request_head = true;
         if let Key::Field(name) = key {
-            add(&mut self.request_fields, name);
+            add(&mut self.fields_mut().request, name);
         }
     }
 
     pub fn response(&mut self, key: &Key) {
         self.anything = true;
         if let Key::Field(name) = key {
-            add(&mut self.response_fields, name);
+            add(&mut self.fields_mut().response, name);
         }
     }
 
     pub fn trailer(&mut self, key: &Key) {
         self.anything = true;
         if let Key::Field(name) = key {
-            add(&mut self.trailers, name);
+            add(&mut self.fields_mut().trailers, name);
         }
     }
 }

@@ -309,7 +309,7 @@ impl<'a> Attempts<'a> {
 
     /// What was sent, for a redirect that may be followed here.
     fn sent(&mut self, status: StatusCode) -> Option<Box<Sent>> {
-        let policy = self.ask.forward.internal_redirect.as_ref();
+        let policy = self.ask.forward.internal_redirect.as_deref();
         policy.filter(|policy| policy.takes(status) && self.ask.upgrade.is_none())?;
         let body = self.body.all()?;
         let parts = self.replay.take()?.to_parts();

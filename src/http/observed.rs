@@ -112,7 +112,7 @@ impl Kept {
                 scheme: parts.headers.get(&X_FORWARDED_PROTO).cloned(),
             });
         }
-        keep(&parts.headers, &wants.request_fields, &self.request);
+        keep(&parts.headers, wants.request_fields(), &self.request);
         if wants.sizes {
             self.request_size.set(Some(size(&parts.headers)));
         }
@@ -120,14 +120,14 @@ impl Kept {
 
     /// Keeps what is asked for of a response, in the form in which the client sees it.
     pub fn response(&self, headers: &HeaderMap, wants: &Wants) {
-        keep(headers, &wants.response_fields, &self.response);
+        keep(headers, wants.response_fields(), &self.response);
         if wants.sizes {
             self.response_size.set(Some(size(headers)));
         }
     }
 
     pub fn trailers(&self, trailers: &HeaderMap, wants: &Wants) {
-        keep(trailers, &wants.trailers, &self.trailers);
+        keep(trailers, wants.trailers(), &self.trailers);
     }
 }
 

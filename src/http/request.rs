@@ -61,21 +61,24 @@ pub fn edit_request(
     if let Some(host) = chosen.host() {
         // Envoy does not tell of this one.
         parts.headers.insert(HOST, host.clone());
-    } else if let Some(host) = forward.host_rewrite.apply(&parts.headers, parts.uri.path()) {
+    } else if let Some(rewrite) = &forward.host_rewrite
+        && let Some(host) = rewrite.apply(&parts.headers, parts.uri.path())
+    {
         replace_host(parts, host, forward, envoy_headers);
     }
     if parts.method == Method::CONNECT {
         // It has no path.
         return;
     }
-    if let Some(prefix) = forward.path_rewrite.told_prefix(parts.uri.path())
+    let Some(rewrite) = &forward.path_rewrite else {
+        return;
+    };
+    if let Some(prefix) = rewrite.told_prefix(parts.uri.path())
         && let Ok(prefix) = HeaderValue::from_str(prefix)
     {
         parts.headers.insert(X_FORWARDED_PREFIX, prefix);
     }
-    if let Some(target) = forward
-        .path_rewrite
-        .apply(parts.uri.path(), parts.uri.query())
+    if let Some(target) = rewrite.apply(parts.uri.path(), parts.uri.query())
         && let Ok(rewritten) = target.parse::<PathAndQuery>()
     {
         if envoy_headers
@@ -176,7 +179,7 @@ pub fn prepare(
         head.extensions.clear();
     }
     let hostname = &lease.endpoint().attributes.hostname;
-    if matches!(forward.host_rewrite, HostRewrite::Auto)
+    if matches!(forward.host_rewrite.as_deref(), Some(HostRewrite::Auto))
         && !hostname.is_empty()
         && let Ok(host) = HeaderValue::from_str(hostname)
     {

@@ -91,7 +91,7 @@ impl Routed {
             return;
         };
         let proto = parts.headers.get(&X_FORWARDED_PROTO);
-        if virtual_host.require_tls != RequireTls::None && proto.is_none_or(|p| p != "https") {
+        if virtual_host.require_tls() != RequireTls::None && proto.is_none_or(|p| p != "https") {
             self.to_https = true;
             return;
         }

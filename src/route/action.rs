@@ -24,7 +24,7 @@ pub use super::redirect::split_port;
 #[derive(Debug)]
 pub enum Action {
     Forward(Box<Forward>),
-    Redirect(Redirect),
+    Redirect(Box<Redirect>),
     Direct {
         status: StatusCode,
         body: Bytes,
@@ -39,8 +39,9 @@ pub struct Forward {
     /// What subsets of the cluster are asked for.
     pub labels: Labels,
     pub cluster_not_found: StatusCode,
-    pub path_rewrite: Rewrite,
-    pub host_rewrite: HostRewrite,
+    /// What few routes have is kept elsewhere: there may be very many.
+    pub path_rewrite: Option<Box<Rewrite>>,
+    pub host_rewrite: Option<Box<HostRewrite>>,
     /// Zero is none.
     pub timeout: Duration,
     /// What the upstream is told of `timeout`, in milliseconds.
@@ -52,7 +53,7 @@ pub struct Forward {
     pub append_x_forwarded_host: bool,
     pub retry: Option<Arc<Retry>>,
     /// Redirects that are followed here.
-    pub internal_redirect: Option<InternalRedirect>,
+    pub internal_redirect: Option<Box<InternalRedirect>>,
     pub mirrors: Vec<Mirror>,
     pub priority: model::Priority,
     /// By what an endpoint is chosen where the cluster's policy hashes.
@@ -119,8 +120,8 @@ impl Forward {
             labels: model.labels.clone(),
             destination,
             cluster_not_found: status(model.cluster_not_found),
-            path_rewrite: Rewrite::compile(&model.path_rewrite, matcher),
-            host_rewrite: HostRewrite::compile(&model.host_rewrite),
+            path_rewrite: Rewrite::compile(&model.path_rewrite, matcher).map(Box::new),
+            host_rewrite: HostRewrite::compile(&model.host_rewrite).map(Box::new),
             timeout: model.timeout,
             timeout_header: (!told.is_zero()).then(|| milliseconds(told)),
             idle_timeout: model.idle_timeout,
@@ -134,7 +135,8 @@ impl Forward {
             internal_redirect: model
                 .internal_redirect
                 .as_deref()
-                .map(InternalRedirect::compile),
+                .map(InternalRedirect::compile)
+                .map(Box::new),
             mirrors: mirrors
                 .iter()
                 .map(|mirror| Mirror::compile(mirror, around.layers))

@@ -59,7 +59,7 @@ impl RouteTable {
         let found = self.virtual_host(host)?;
         let asked = self.compared(host);
         let is_wild = |domain: &&String| domain.len() > 1 && domain.contains('*');
-        let exact = found.domains.iter().find(|domain| **domain == *asked);
+        let exact = found.domains().iter().find(|domain| **domain == *asked);
         if let Some(domain) = exact {
             return Some((found, HostMatch::Exact(domain.clone())));
         }
@@ -70,7 +70,7 @@ impl RouteTable {
                 asked.len() > prefix.len() && asked.starts_with(prefix)
             }
         };
-        let wild = found.domains.iter().filter(is_wild).filter(fits);
+        let wild = found.domains().iter().filter(is_wild).filter(fits);
         // A suffix counts before a prefix, then the longer one.
         let best = wild.max_by_key(|domain| (domain.starts_with('*'), domain.len()));
         let by = match best {

@@ -129,13 +129,12 @@ impl Chosen {
 /// A virtual host with its routes in order of evaluation.
 #[derive(Debug)]
 pub struct VirtualHost {
-    pub name: String,
-    pub domains: Vec<String>,
-    routes: Vec<Arc<Route>>,
+    /// What it was compiled from.
+    model: Arc<model::VirtualHost>,
+    routes: Box<[Arc<Route>]>,
     order: Order,
     /// What follows a `;` in a path is not looked at.
     ignore_path_parameters: bool,
-    pub require_tls: model::RequireTls,
 }
 
 /// How the first route that matches is found.
@@ -236,6 +235,19 @@ impl<R: RequestView> Inputs for OfRequest<'_, R> {
 }
 
 impl VirtualHost {
+    pub fn name(&self) -> &str {
+        &self.model.name
+    }
+
+    /// Lower case; see [`model::VirtualHost::domains`].
+    pub fn domains(&self) -> &[String] {
+        &self.model.domains
+    }
+
+    pub fn require_tls(&self) -> model::RequireTls {
+        self.model.require_tls
+    }
+
     /// The first route that matches.
     pub fn find(&self, request: &impl RequestView) -> Option<&Arc<Route>> {
         if request.is_connect() {
@@ -273,7 +285,7 @@ impl VirtualHost {
 
     /// Compiles a virtual host of a route configuration.
     pub fn compile(
-        host: &model::VirtualHost,
+        host: &Arc<model::VirtualHost>,
         config: &model::RouteConfiguration,
         registry: &dyn Filters,
     ) -> Arc<Self> {
@@ -288,8 +300,7 @@ impl VirtualHost {
         };
         let routes = host.routes.iter().map(|route| Arc::new(level.route(route)));
         Arc::new(Self {
-            name: host.name.clone(),
-            domains: host.domains.clone(),
+            model: Arc::clone(host),
             routes: routes.collect(),
             order: match &host.tree {
                 Some(tree) => Order::Tree(Tree::compile(tree, &mut Range::clone)),
@@ -297,7 +308,6 @@ impl VirtualHost {
                     .map_or(Order::Each, Order::Indexed),
             },
             ignore_path_parameters: config.ignore_path_parameters,
-            require_tls: host.require_tls,
         })
     }
 }
@@ -381,7 +391,7 @@ impl Level<'_> {
                 Action::Forward(Box::new(forward))
             }
             model::Action::Redirect(redirect) => {
-                Action::Redirect(Redirect::compile(redirect, &route.matcher))
+                Action::Redirect(Box::new(Redirect::compile(redirect, &route.matcher)))
             }
             model::Action::Direct(direct) => Action::Direct {
                 status: action::status(direct.status),

@@ -9,7 +9,6 @@ use super::matcher::whole;
 
 #[derive(Debug)]
 pub enum Rewrite {
-    None,
     /// Replaces the first `cut` bytes of the path. `tell` puts what was cut into
     /// `x-forwarded-prefix`.
     Prefix {
@@ -18,10 +17,7 @@ pub enum Rewrite {
         tell: bool,
     },
     /// Replaces every match in the path.
-    Regex {
-        pattern: Regex,
-        with: String,
-    },
+    Regex { pattern: Regex, with: String },
     /// Makes a path of the parts that the whole path has.
     Template {
         pattern: Regex,
@@ -31,7 +27,6 @@ pub enum Rewrite {
 
 #[derive(Debug)]
 pub enum HostRewrite {
-    None,
     Literal(HeaderValue),
     Header(String),
     PathRegex { pattern: Regex, with: String },
@@ -56,10 +51,10 @@ pub fn part(pattern: &str) -> Regex {
 }
 
 impl Rewrite {
-    pub fn compile(model: &PathRewrite, matcher: &model::RouteMatch) -> Self {
+    pub fn compile(model: &PathRewrite, matcher: &model::RouteMatch) -> Option<Self> {
         let cut = matched_length(matcher);
-        match model {
-            PathRewrite::None => Self::None,
+        Some(match model {
+            PathRewrite::None => return None,
             PathRewrite::Prefix(with) => Self::Prefix {
                 cut,
                 with: with.clone(),
@@ -81,13 +76,12 @@ impl Rewrite {
                 pattern: whole(&rewrite.pattern),
                 parts: rewrite.parts.clone(),
             },
-        }
+        })
     }
 
     /// The new path and query, or `None` when nothing changes.
     pub fn apply(&self, path: &str, query: Option<&str>) -> Option<String> {
         let mut out = match self {
-            Self::None => return None,
             Self::Prefix { cut, with, .. } => {
                 let rest = path.get((*cut).min(path.len())..).unwrap_or("");
                 let mut out = String::with_capacity(with.len() + rest.len() + 1);
@@ -128,13 +122,11 @@ impl Rewrite {
 }
 
 impl HostRewrite {
-    pub fn compile(model: &model::HostRewrite) -> Self {
-        match model {
-            model::HostRewrite::None => Self::None,
+    pub fn compile(model: &model::HostRewrite) -> Option<Self> {
+        Some(match model {
+            model::HostRewrite::None => return None,
             model::HostRewrite::Auto => Self::Auto,
-            model::HostRewrite::Literal(host) => {
-                HeaderValue::from_str(host).map_or(Self::None, Self::Literal)
-            }
+            model::HostRewrite::Literal(host) => Self::Literal(HeaderValue::from_str(host).ok()?),
             model::HostRewrite::Header(name) => Self::Header(name.clone()),
             model::HostRewrite::PathRegex {
                 pattern,
@@ -143,13 +135,13 @@ impl HostRewrite {
                 pattern: part(pattern),
                 with: substitution.clone(),
             },
-        }
+        })
     }
 
     /// The new host, as far as it is known before an endpoint is.
     pub fn apply(&self, headers: &http::HeaderMap, path: &str) -> Option<HeaderValue> {
         match self {
-            Self::None | Self::Auto => None,
+            Self::Auto => None,
             Self::Literal(host) => Some(host.clone()),
             Self::Header(name) => headers.get(name).filter(|v| !v.is_empty()).cloned(),
             Self::PathRegex { pattern, with } => {

@@ -1,7 +1,8 @@
 //! From a host name to a virtual host.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use causeway_xds::resource::route as model;
@@ -11,6 +12,7 @@ use super::Filters;
 use super::VirtualHost;
 use super::action::split_port;
 
+type Set<K> = imbl::GenericHashSet<K, ahash::RandomState, DefaultSharedPtr>;
 type Map<V> = imbl::GenericHashMap<Box<str>, V, ahash::RandomState, DefaultSharedPtr>;
 
 /// The virtual hosts of one route configuration.
@@ -19,11 +21,37 @@ pub struct RouteTable {
     pub name: Arc<str>,
     pub key: model::VirtualHostKey,
     ignore_port: bool,
-    by_name: Map<Arc<VirtualHost>>,
+    /// What it was compiled from. Virtual hosts that arrive as resources of their own are not in it.
+    model: Arc<model::RouteConfiguration>,
+    by_name: Set<ByName>,
     exact: Map<Arc<VirtualHost>>,
     suffixes: Wildcards,
     prefixes: Wildcards,
     any: Option<Arc<VirtualHost>>,
+}
+
+/// A virtual host, found by its name.
+#[derive(Clone, Debug)]
+struct ByName(Arc<VirtualHost>);
+
+impl Borrow<str> for ByName {
+    fn borrow(&self) -> &str {
+        self.0.name()
+    }
+}
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name() == other.0.name()
+    }
+}
+
+impl Eq for ByName {}
+
+impl Hash for ByName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.name().hash(state);
+    }
 }
 
 /// Wildcard domains of one direction, and how many there are of each length.
@@ -61,7 +89,7 @@ impl Wildcards {
     }
 
     fn remove(&mut self, text: &str, host: &str) {
-        if self.map.get(text).is_some_and(|h| h.name == host) {
+        if self.map.get(text).is_some_and(|h| h.name() == host) {
             self.map.remove(text);
             if let Some(count) = self.lengths.get_mut(&text.len()) {
                 *count -= 1;
@@ -88,12 +116,13 @@ impl Wildcards {
 impl RouteTable {
     /// Compiles a route configuration. Virtual hosts that arrive as resources of their own are put
     /// in with [`RouteTable::insert`].
-    pub fn compile(config: &model::RouteConfiguration, registry: &dyn Filters) -> Self {
+    pub fn compile(config: &Arc<model::RouteConfiguration>, registry: &dyn Filters) -> Self {
         let mut table = Self {
             name: Arc::from(config.name.as_str()),
             key: config.vhost_key.clone(),
             ignore_port: config.ignore_port_in_host_matching,
-            by_name: Map::default(),
+            model: Arc::clone(config),
+            by_name: Set::default(),
             exact: Map::default(),
             suffixes: Wildcards::default(),
             prefixes: Wildcards::default(),
@@ -105,10 +134,49 @@ impl RouteTable {
         table
     }
 
+    /// What [`RouteTable::compile`] makes of the next version of the same route configuration: a virtual
+    /// host whose model is the very same is not compiled again, and nothing is done for it.
+    #[must_use]
+    pub fn recompile(
+        &self,
+        config: &Arc<model::RouteConfiguration>,
+        registry: &dyn Filters,
+    ) -> Self {
+        let before = &self.model;
+        // What is said to filters may name files, which may have changed. With virtual hosts of the
+        // same name, or others beside those of the model, names do not tell which are there.
+        let is_plain = before.is_same_around(config)
+            && config.filter_config.is_empty()
+            && config.vhds.is_none()
+            && self.len() == before.virtual_hosts.len();
+        if !is_plain {
+            return Self::compile(config, registry);
+        }
+        let (gone, new) = config.hosts_since(before);
+        let mut table = Self {
+            model: Arc::clone(config),
+            ..self.clone()
+        };
+        for host in gone {
+            table.remove(&host.name);
+        }
+        let outspoken = config
+            .virtual_hosts
+            .iter()
+            .filter(|h| h.speaks_to_filters());
+        for host in new.into_iter().chain(outspoken) {
+            table.insert(VirtualHost::compile(host, config, registry));
+        }
+        match table.len() == config.virtual_hosts.len() {
+            true => table,
+            false => Self::compile(config, registry),
+        }
+    }
+
     /// Adds a virtual host, or replaces the one of that name.
     pub fn insert(&mut self, host: Arc<VirtualHost>) {
-        self.remove(&host.name);
-        for domain in &host.domains {
+        self.remove(host.name());
+        for domain in host.domains() {
             match Domain::parse(domain) {
                 Domain::Any => self.any = Some(Arc::clone(&host)),
                 Domain::Suffix(text) => self.suffixes.insert(text, &host),
@@ -118,23 +186,23 @@ impl RouteTable {
                 }
             }
         }
-        self.by_name.insert(host.name.as_str().into(), host);
+        self.by_name.insert(ByName(host));
     }
 
     pub fn remove(&mut self, name: &str) {
-        let Some(host) = self.by_name.remove(name) else {
+        let Some(ByName(host)) = self.by_name.remove(name) else {
             return;
         };
-        for domain in &host.domains {
+        for domain in host.domains() {
             // A domain may have gone over to another virtual host meanwhile.
             match Domain::parse(domain) {
                 Domain::Any => {
-                    self.any.take_if(|h| h.name == name);
+                    self.any.take_if(|h| h.name() == name);
                 }
                 Domain::Suffix(text) => self.suffixes.remove(text, name),
                 Domain::Prefix(text) => self.prefixes.remove(text, name),
                 Domain::Exact(text) => {
-                    if self.exact.get(text).is_some_and(|h| h.name == name) {
+                    if self.exact.get(text).is_some_and(|h| h.name() == name) {
                         self.exact.remove(text);
                     }
                 }
@@ -198,22 +266,27 @@ mod tests {
     use super::*;
 
     fn host(name: &str, domains: &[&str]) -> Arc<VirtualHost> {
-        Arc::new(VirtualHost {
+        VirtualHost::compile(&host_model(name, domains), &config(&[]), &Deaf)
+    }
+
+    fn host_model(name: &str, domains: &[&str]) -> Arc<model::VirtualHost> {
+        Arc::new(model::VirtualHost {
             name: name.into(),
             domains: domains.iter().map(|d| (*d).to_owned()).collect(),
-            routes: vec![],
-            order: crate::route::Order::Each,
-            ignore_path_parameters: false,
-            require_tls: model::RequireTls::None,
+            ..Default::default()
+        })
+    }
+
+    fn config(hosts: &[&Arc<model::VirtualHost>]) -> Arc<model::RouteConfiguration> {
+        Arc::new(model::RouteConfiguration {
+            name: "r".into(),
+            virtual_hosts: hosts.iter().map(|host| Arc::clone(host)).collect(),
+            ..Default::default()
         })
     }
 
     fn table(hosts: &[(&str, &[&str])]) -> RouteTable {
-        let config = model::RouteConfiguration {
-            name: "r".into(),
-            ..Default::default()
-        };
-        let mut table = RouteTable::compile(&config, &Deaf);
+        let mut table = RouteTable::compile(&config(&[]), &Deaf);
         hosts
             .iter()
             .for_each(|(name, domains)| table.insert(host(name, domains)));
@@ -242,7 +315,7 @@ mod tests {
             ("www.foo.com:80", "pre2"),
             ("nothing", "any"),
         ] {
-            assert_eq!(table.virtual_host(asked).unwrap().name, found, "{asked}");
+            assert_eq!(table.virtual_host(asked).unwrap().name(), found, "{asked}");
         }
     }
 
@@ -251,13 +324,13 @@ mod tests {
         let mut table = table(&[("a", &["a.test", "*.a"]), ("b", &["b.test"])]);
         table.insert(host("a", &["a2.test"]));
         assert!(table.virtual_host("a.test").is_none() && table.virtual_host("x.a").is_none());
-        assert_eq!(table.virtual_host("a2.test").unwrap().name, "a");
+        assert_eq!(table.virtual_host("a2.test").unwrap().name(), "a");
         let before = table.clone();
         table.remove("a");
         assert!(table.virtual_host("a2.test").is_none());
-        assert_eq!(table.virtual_host("b.test").unwrap().name, "b");
+        assert_eq!(table.virtual_host("b.test").unwrap().name(), "b");
         assert_eq!(
-            before.virtual_host("a2.test").unwrap().name,
+            before.virtual_host("a2.test").unwrap().name(),
             "a",
             "a table never changes"
         );
@@ -269,5 +342,48 @@ mod tests {
         table.key = model::VirtualHostKey::FirstPathSegment;
         assert_eq!(host_key(&table, "h", "/7ac8/jupyter/x"), "7ac8");
         assert_eq!(host_key(&table, "h", "/"), "");
+    }
+
+    #[test]
+    fn virtual_hosts_that_stay_are_compiled_once() {
+        let [a, b, c] = ["a", "b", "c"].map(|name| host_model(name, &[name]));
+        let before = RouteTable::compile(&config(&[&a, &b, &c]), &Deaf);
+        // Another model of the same name, one that is gone, one that moved.
+        let [a2, d] = ["a", "d"].map(|name| host_model(name, &[&format!("{name}.test")]));
+        let after = before.recompile(&config(&[&c, &a2, &d]), &Deaf);
+        assert_eq!(after.len(), 3);
+        let same = |domain: &str| {
+            let of = |table: &RouteTable| table.virtual_host(domain).cloned();
+            matches!((of(&before), of(&after)), (Some(x), Some(y)) if Arc::ptr_eq(&x, &y))
+        };
+        assert!(same("c"));
+        assert!(after.virtual_host("a").is_none() && after.virtual_host("b").is_none());
+        assert_eq!(after.virtual_host("a.test").unwrap().name(), "a");
+        assert_eq!(after.virtual_host("d.test").unwrap().name(), "d");
+        assert_eq!(before.virtual_host("b").unwrap().name(), "b");
+
+        let other = Arc::new(model::RouteConfiguration {
+            ignore_path_parameters: true,
+            ..(*config(&[&a, &b, &c])).clone()
+        });
+        let around = before.recompile(&other, &Deaf);
+        assert!(around.virtual_host("a").unwrap().ignore_path_parameters);
+    }
+
+    #[test]
+    fn of_virtual_hosts_of_one_name_the_last_counts_however_it_came() {
+        let [one, two] = ["one", "two"].map(|domain| host_model("same", &[domain]));
+        let other = host_model("other", &["other"]);
+        let both = config(&[&one, &two]);
+        let first = RouteTable::compile(&config(&[&one, &other]), &Deaf);
+        for table in [
+            first.recompile(&both, &Deaf),
+            RouteTable::compile(&both, &Deaf).recompile(&both, &Deaf),
+        ] {
+            assert!(table.virtual_host("one").is_none());
+            assert_eq!(table.virtual_host("two").unwrap().name(), "same");
+        }
+        let back = RouteTable::compile(&both, &Deaf).recompile(&config(&[&one, &other]), &Deaf);
+        assert_eq!(back.virtual_host("one").unwrap().name(), "same");
     }
 }

@@ -120,7 +120,7 @@ fn virtual_host(routes: Vec<RouteMatch>) -> Arc<VirtualHost> {
         name: "r".into(),
         ..Default::default()
     };
-    VirtualHost::compile(&host, &config, &Deaf)
+    VirtualHost::compile(&Arc::new(host), &config, &Deaf)
 }
 
 #[test]

@@ -62,34 +62,44 @@ pub const BUCKETS: [f64; 19] = [
     1.8e6, 3.6e6,
 ];
 
-/// Milliseconds, in fixed buckets.
+/// Milliseconds, in fixed buckets. There are many of these, and until something is observed they
+/// take no room.
 #[derive(Debug, Default)]
-pub struct Histogram {
-    buckets: [AtomicU64; 20],
+pub struct Histogram(OnceLock<Box<Buckets>>);
+
+#[derive(Debug, Default)]
+struct Buckets {
+    counts: [AtomicU64; 20],
     sum: AtomicU64,
 }
 
 impl Histogram {
     pub fn observe(&self, value: u64) {
+        let buckets = self.0.get_or_init(Box::default);
         let bucket = BUCKETS.partition_point(|bound| *bound < value as f64);
-        self.buckets[bucket].fetch_add(1, Relaxed);
-        self.sum.fetch_add(value, Relaxed);
+        buckets.counts[bucket].fetch_add(1, Relaxed);
+        buckets.sum.fetch_add(value, Relaxed);
     }
     /// Cumulative counts per bound of [`BUCKETS`], then the total count and the sum.
     pub fn cumulative(&self) -> ([u64; 19], u64, u64) {
         let mut counts = [0; 19];
         let mut total = 0;
-        for (i, bucket) in self.buckets.iter().enumerate() {
+        let Some(buckets) = self.0.get() else {
+            return (counts, 0, 0);
+        };
+        for (i, bucket) in buckets.counts.iter().enumerate() {
             total += bucket.load(Relaxed);
             if let Some(slot) = counts.get_mut(i) {
                 *slot = total;
             }
         }
-        (counts, total, self.sum.load(Relaxed))
+        (counts, total, buckets.sum.load(Relaxed))
     }
     pub fn reset(&self) {
-        self.buckets.iter().for_each(|b| b.store(0, Relaxed));
-        self.sum.store(0, Relaxed);
+        if let Some(buckets) = self.0.get() {
+            buckets.counts.iter().for_each(|b| b.store(0, Relaxed));
+            buckets.sum.store(0, Relaxed);
+        }
     }
 }
 
@@ -97,10 +107,11 @@ impl Histogram {
 ///
 /// Exact codes are kept in a small table that is filled in the order of first sight: a cluster
 /// that answers with more than [`Codes::SLOTS`] different codes keeps counting the classes only.
+/// Before the first answer there is no table.
 #[derive(Debug, Default)]
 pub struct Codes {
     classes: [Counter; 5],
-    exact: [(AtomicU64, Counter); Self::SLOTS],
+    exact: OnceLock<Box<[(AtomicU64, Counter); Self::SLOTS]>>,
 }
 
 impl Codes {
@@ -110,7 +121,7 @@ impl Codes {
         if let Some(class) = self.classes.get(usize::from(status / 100).wrapping_sub(1)) {
             class.inc();
         }
-        for (code, count) in &self.exact {
+        for (code, count) in &**self.exact.get_or_init(Box::default) {
             let seen = code.load(Relaxed);
             let ours = seen == u64::from(status)
                 || (seen == 0
@@ -132,11 +143,9 @@ impl Codes {
             }
             f(&format!("{prefix}{}xx", i + 1), Value::Counter(class));
         }
-        for (code, count) in self
-            .exact
-            .iter()
-            .filter(|(code, _)| exact && code.load(Relaxed) != 0)
-        {
+        let seen = self.exact.get().filter(|_| exact).into_iter();
+        let seen = seen.flat_map(|table| table.iter());
+        for (code, count) in seen.filter(|(code, _)| code.load(Relaxed) != 0) {
             f(
                 &format!("{prefix}{}", code.load(Relaxed)),
                 Value::Counter(count),

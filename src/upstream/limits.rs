@@ -1,7 +1,7 @@
 //! How much one cluster may be asked for at once (Envoy calls these circuit breakers).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use causeway_xds::resource::cluster as model;
 
@@ -23,7 +23,8 @@ pub struct Limits {
 #[derive(Debug, Default)]
 pub struct Limit {
     max: AtomicU32,
-    used: Arc<AtomicU32>,
+    /// From the first use on: most clusters of many are idle.
+    used: OnceLock<Arc<AtomicU32>>,
 }
 
 /// One unit of a [`Limit`], given back on drop.
@@ -98,15 +99,17 @@ impl Limit {
 
     /// The same with a bound that is known elsewhere.
     pub fn acquire_of(&self, max: u32) -> Option<Permit> {
-        let before = self.used.fetch_add(1, Relaxed);
-        let permit = Permit(Arc::clone(&self.used));
+        let used = self.used.get_or_init(Arc::default);
+        let before = used.fetch_add(1, Relaxed);
+        let permit = Permit(Arc::clone(used));
         (before < max).then_some(permit)
     }
 
     /// One unit whatever the bound says.
     pub fn exceed(&self) -> Permit {
-        self.used.fetch_add(1, Relaxed);
-        Permit(Arc::clone(&self.used))
+        let used = self.used.get_or_init(Arc::default);
+        used.fetch_add(1, Relaxed);
+        Permit(Arc::clone(used))
     }
 
     fn state(&self) -> (u32, u32) {
@@ -114,7 +117,7 @@ impl Limit {
     }
 
     pub fn used(&self) -> u32 {
-        self.used.load(Relaxed)
+        self.used.get().map_or(0, |used| used.load(Relaxed))
     }
 
     pub fn max(&self) -> u32 {

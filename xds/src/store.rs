@@ -39,7 +39,8 @@ pub struct ResourceStore {
 /// The resources of one kind.
 #[derive(Debug, Default)]
 struct Kind {
-    entries: HashMap<Arc<str>, Entry>,
+    /// Boxed, so that the room that a table has for more is small.
+    entries: HashMap<Arc<str>, Box<Entry>>,
     /// The names whose entry mentions an origin: as the owner or as one that was refused.
     by_origin: HashMap<Origin, HashSet<Arc<str>>>,
     /// How many entries hold an accepted resource.
@@ -103,7 +104,7 @@ impl ResourceStore {
 
     /// Everything known about a name.
     pub fn entry(&self, kind: ResourceType, name: &str) -> Option<&Entry> {
-        self.of(kind).entries.get(name)
+        self.of(kind).entries.get(name).map(|entry| &**entry)
     }
 
     /// The accepted resources of a kind, in no particular order.
@@ -122,7 +123,7 @@ impl ResourceStore {
         self.of(kind)
             .entries
             .iter()
-            .map(|(name, entry)| (&**name, entry))
+            .map(|(name, entry)| (&**name, &**entry))
     }
 
     /// How many accepted resources of a kind there are.
@@ -163,7 +164,7 @@ impl Kind {
                     .or_default()
                     .insert(name.clone());
             }
-            self.entries.insert(name.clone(), entry);
+            self.entries.insert(name.clone(), Box::new(entry));
         }
     }
 }

@@ -235,14 +235,14 @@ fn route(
         let says = format!("none of {:?} has a domain for {key:?}", table.name);
         let without = split_port(key).0;
         let other = table.explain(without).filter(|_| without != key);
-        let note = other.map(|(host, _)| format!("without its port it would be {:?}", host.name));
+        let note = other.map(|(host, _)| format!("without its port it would be {:?}", host.name()));
         out.say_more("virtual host", says, note.into_iter().collect());
         return out.say("outcome", not_found);
     };
-    let says = format!("{:?} of {:?}: {by}", virtual_host.name, table.name);
+    let says = format!("{:?} of {:?}: {by}", virtual_host.name(), table.name);
     out.say("virtual host", says);
     let secure = parts.headers.get(&X_FORWARDED_PROTO);
-    if virtual_host.require_tls != RequireTls::None && secure.is_none_or(|p| p != "https") {
+    if virtual_host.require_tls() != RequireTls::None && secure.is_none_or(|p| p != "https") {
         return out.say("outcome", "301 to the same URL over TLS (require_tls)");
     }
     let found = {

@@ -1,4 +1,5 @@
 use causeway_xds::resource::format::{Fact, Format, Part};
+use causeway_xds::resource::headers::EditLists;
 
 use super::*;
 use crate::formatter::{Key, Value as Found};
@@ -52,10 +53,10 @@ fn edit(name: &str, value: &str, action: AppendAction) -> HeaderEdit {
 }
 
 fn level(edits: Vec<HeaderEdit>) -> Model {
-    Model {
+    Model::from(EditLists {
         response_add: edits,
-        ..Model::default()
-    }
+        ..EditLists::default()
+    })
 }
 
 fn applied(levels: &[Level], headers: &mut HeaderMap) {
@@ -91,10 +92,10 @@ fn levels_apply_route_first_and_the_last_overwrite_wins() {
 #[test]
 fn a_later_level_removes_what_an_earlier_one_added() {
     let route = level(vec![edit("x", "route", AppendAction::AppendOrAdd)]);
-    let host = Model {
+    let host = Model::from(EditLists {
         response_remove: vec!["x".into()],
-        ..Model::default()
-    };
+        ..EditLists::default()
+    });
     let edits = HeaderEdits::compile([&route, &host].into_iter(), false);
     let mut headers = HeaderMap::new();
     applied(edits.response_levels(), &mut headers);

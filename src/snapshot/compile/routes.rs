@@ -40,7 +40,10 @@ impl Compiler {
                 out.snapshot.routes.remove(name);
                 continue;
             };
-            let mut table = RouteTable::compile(config, &self.registry);
+            let mut table = match out.snapshot.routes.get(name) {
+                Some(before) => before.recompile(config, &self.registry),
+                None => RouteTable::compile(config, &self.registry),
+            };
             if config.vhds.is_some() {
                 for host in self.virtual_hosts.get(name).into_iter().flatten() {
                     apply_host(store, &mut table, config, &self.registry, host);

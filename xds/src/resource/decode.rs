@@ -80,6 +80,36 @@ pub fn decode_noting(
     }
 }
 
+/// As [`decode_noting`] without a name, when there is an earlier version: what did not change in it is
+/// taken from there, the very same.
+///
+/// # Errors
+///
+/// As [`decode`].
+pub fn decode_again(
+    any: &Any,
+    earlier: (&Any, &Resource, &[&'static str]),
+    extensions: &dyn Extensions,
+) -> Result<Decoded, Rejected> {
+    let (earlier_any, resource, ignored) = earlier;
+    if let Resource::RouteConfiguration(routes) = resource
+        && any.type_url == earlier_any.type_url
+    {
+        let ctx = Context::new(extensions);
+        let earlier = (earlier_any.value.as_slice(), &**routes, ignored);
+        if let Some(mut routes) = RouteConfiguration::decode_again(&any.value, earlier, &ctx)
+            && !routes.name.is_empty()
+        {
+            routes.filter_secrets = ctx.take_secrets();
+            return Ok(Decoded {
+                resource: Resource::RouteConfiguration(Arc::new(routes)),
+                ignored: ctx.into_ignored(),
+            });
+        }
+    }
+    decode_noting(any, None, extensions)
+}
+
 fn decode_as(
     kind: ResourceType,
     any: &Any,

@@ -1,5 +1,7 @@
 //! Header edits (`HeaderValueOption` and the remove lists).
 
+use std::ops::Deref;
+
 use super::context::{At, each, enumeration, fault, refuse, required, unknown_type, unpack};
 use super::format::Format;
 use crate::proto::core::header_value_option::HeaderAppendAction;
@@ -31,8 +33,14 @@ pub struct HeaderEdit {
 }
 
 /// The edits that one level (route, virtual host, route configuration) makes.
+///
+/// There are as many of these as there are routes and virtual hosts, and most of them are empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HeaderEdits {
+pub struct HeaderEdits(Option<Box<EditLists>>);
+
+/// What [`HeaderEdits`] consist of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EditLists {
     pub request_add: Vec<HeaderEdit>,
     /// Lower case.
     pub request_remove: Vec<String>,
@@ -43,7 +51,27 @@ pub struct HeaderEdits {
 
 impl HeaderEdits {
     pub fn is_empty(&self) -> bool {
-        self == &Self::default()
+        self.0.is_none()
+    }
+}
+
+impl From<EditLists> for HeaderEdits {
+    fn from(lists: EditLists) -> Self {
+        Self((lists != EditLists::default()).then(|| Box::new(lists)))
+    }
+}
+
+impl Deref for HeaderEdits {
+    type Target = EditLists;
+
+    fn deref(&self) -> &EditLists {
+        static NONE: EditLists = EditLists {
+            request_add: Vec::new(),
+            request_remove: Vec::new(),
+            response_add: Vec::new(),
+            response_remove: Vec::new(),
+        };
+        self.0.as_deref().unwrap_or(&NONE)
     }
 }
 
@@ -63,12 +91,13 @@ impl HeaderEdits {
             response_headers_to_add: response_add,
             response_headers_to_remove: response_remove,
         } = fields;
-        Ok(Self {
+        let lists = EditLists {
             request_add: additions(request_add, "request_headers_to_add")?,
             request_remove: each("request_headers_to_remove", request_remove, editable_name)?,
             response_add: additions(response_add, "response_headers_to_add")?,
             response_remove: each("response_headers_to_remove", response_remove, editable_name)?,
-        })
+        };
+        Ok(lists.into())
     }
 }
 

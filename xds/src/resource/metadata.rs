@@ -1,10 +1,11 @@
 //! Metadata: structured values that a resource carries for whoever asks for them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use crate::proto::Struct;
 use crate::proto::core::Metadata;
 use crate::proto::google::protobuf::{ListValue, Value, value};
+use crate::resource::sorted::Sorted;
 
 /// `google.protobuf.Value`.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,10 +56,10 @@ impl MetadataValue {
 }
 
 /// Values by key that are only compared: those that Envoy takes for equal are equal.
-pub type Labels = BTreeMap<String, Label>;
+pub type Labels = Sorted<Label>;
 
 /// What a resource carries, by namespace (`filter_metadata`).
-pub type Namespaces = BTreeMap<String, Labels>;
+pub type Namespaces = Sorted<Labels>;
 
 /// Of a message; what is empty is left out.
 pub(crate) fn namespaces(message: HashMap<String, Struct>) -> Namespaces {

@@ -29,6 +29,7 @@ pub mod parts;
 pub mod rate_limit;
 mod references;
 pub mod route;
+pub mod sorted;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tls;
@@ -40,7 +41,8 @@ use crate::type_url::ResourceType;
 
 pub use address::Address;
 pub use cluster::Cluster;
-pub use decode::{Decoded, decode, decode_named, decode_noting, effective_name, resource_name};
+pub use decode::{Decoded, decode, decode_again, decode_named, decode_noting};
+pub use decode::{effective_name, resource_name};
 pub use filter_config::FilterConfig;
 pub use ignored::IGNORED;
 pub use listener::Listener;

@@ -1,6 +1,7 @@
 //! RouteConfiguration and what it is made of.
 
 mod action;
+mod again;
 mod decode;
 mod destination;
 mod domains;
@@ -39,7 +40,7 @@ pub use retry::{BackOff, RateLimited, ResetHeader, Retry, RetryOn};
 pub use template::{PathTemplate, RewritePart, TemplateRewrite};
 
 /// `envoy.config.route.v3.RouteConfiguration`.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct RouteConfiguration {
     pub name: String,
     pub virtual_hosts: Vec<Arc<VirtualHost>>,
@@ -74,7 +75,7 @@ pub enum VirtualHostKey {
 }
 
 /// `envoy.config.route.v3.VirtualHost`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct VirtualHost {
     pub name: String,
     /// Lower case. `*`, `*.suffix`, `*-suffix`, `prefix.*` or exact, port included if given.

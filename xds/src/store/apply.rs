@@ -10,7 +10,7 @@ use super::{Applied, Changes, ResourceStore, is_reserved};
 use crate::extension::Extensions;
 use crate::proto::Any;
 use crate::reject::{FieldPath, Invalid, Rejected};
-use crate::resource::{Resource, decode_noting, effective_name};
+use crate::resource::{Decoded, Resource, decode_again, decode_noting, effective_name};
 use crate::source::{Extent, Origin, Update};
 use crate::text::{Listing, Location, Passage, Tree};
 use crate::type_url::ResourceType;
@@ -45,10 +45,10 @@ impl Delivery<'_> {
 
     /// Kept for what is looked at again when it is brought into use. Of the other kinds there may
     /// be a great many, in large texts.
-    fn passage(&self, index: usize) -> Option<Passage> {
+    fn passage(&self, index: usize) -> Option<Box<Passage>> {
         let kept = matches!(self.kind, ResourceType::Cluster | ResourceType::Listener);
         let listing = self.listing.filter(|_| kept)?.clone();
-        Some(Passage { listing, index })
+        Some(Box::new(Passage { listing, index }))
     }
 }
 
@@ -137,7 +137,7 @@ impl<'a> Transaction<'a> {
                 passage: delivery.passage(index),
                 ..same.clone()
             },
-            earlier => match decode_noting(&any, None, self.extensions) {
+            earlier => match decode_after(earlier, &any, self.extensions) {
                 Err(rejected) => {
                     self.refuse(delivery, index, name, rejected.invalid);
                     return;
@@ -235,7 +235,7 @@ impl<'a> Transaction<'a> {
     fn edit(&mut self, kind: ResourceType, name: &str, edit: impl FnOnce(&mut Entry)) {
         let known = self.store.of(kind).entries.get_key_value(name);
         let (name, entry) = match known {
-            Some((name, entry)) => (name.clone(), Some(entry.clone())),
+            Some((name, entry)) => (name.clone(), Some(Entry::clone(entry))),
             None => (Arc::from(name), None),
         };
         let mut edited = entry.clone().unwrap_or_default();
@@ -272,6 +272,22 @@ impl<'a> Transaction<'a> {
             list.push((*kind, name.to_string()));
         }
         Applied { changes, rejected }
+    }
+}
+
+fn decode_after(
+    earlier: Option<&Accepted>,
+    any: &Any,
+    extensions: &dyn Extensions,
+) -> Result<Decoded, Rejected> {
+    match earlier {
+        None => decode_noting(any, None, extensions),
+        Some(Accepted {
+            any: earlier,
+            resource,
+            ignored,
+            ..
+        }) => decode_again(any, (earlier, resource, ignored), extensions),
     }
 }
 

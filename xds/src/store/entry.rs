@@ -27,7 +27,7 @@ pub struct Accepted {
     /// As it was delivered, for the config dump.
     pub any: Arc<Any>,
     /// Where it was read, for a kind that may turn out to be wrong only when it is used.
-    pub passage: Option<Passage>,
+    pub passage: Option<Box<Passage>>,
     pub resource: Resource,
     /// Fields that are set without having an effect, entries of
     /// [`IGNORED`](crate::resource::IGNORED).

@@ -6,7 +6,7 @@ use crate::proto::envoy::config::common::mutation_rules::v3::header_mutation::Ac
 use crate::proto::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation;
 use crate::reject::Invalid;
 use crate::resource::context::{At, each, required, unknown_type, unpack};
-use crate::resource::headers::{HeaderEdit, HeaderEdits, editable_name};
+use crate::resource::headers::{EditLists, HeaderEdit, HeaderEdits, editable_name};
 use crate::type_url::message_name;
 
 const FIELD: &str = "early_header_mutation_extensions";
@@ -26,7 +26,7 @@ pub(super) fn decode(extensions: Vec<TypedExtensionConfig>) -> Result<Vec<Header
 }
 
 fn mutation(message: Mutation) -> Result<HeaderEdits, Invalid> {
-    let mut edits = HeaderEdits::default();
+    let mut edits = EditLists::default();
     match required(message.action, "action")? {
         Action::Remove(name) => edits.request_remove.push(editable_name(name).at("remove")?),
         Action::Append(option) => edits
@@ -36,5 +36,5 @@ fn mutation(message: Mutation) -> Result<HeaderEdits, Invalid> {
             return Err(Invalid::at("remove_on_match", "not supported yet"));
         }
     }
-    Ok(edits)
+    Ok(edits.into())
 }

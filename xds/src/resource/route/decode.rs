@@ -38,6 +38,21 @@ impl RouteConfiguration {
         message: proto::RouteConfiguration,
         ctx: &Context<'_>,
     ) -> Result<Self, Invalid> {
+        Self::decode_around(message, ctx, |virtual_hosts| {
+            let virtual_hosts = each("virtual_hosts", virtual_hosts, |h| {
+                VirtualHost::decode(h, ctx).map(Arc::new)
+            })?;
+            domains::check_unique(&virtual_hosts)?;
+            Ok(virtual_hosts)
+        })
+    }
+
+    /// The same with virtual hosts that are made from those of the message.
+    pub(super) fn decode_around(
+        message: proto::RouteConfiguration,
+        ctx: &Context<'_>,
+        hosts: impl FnOnce(Vec<route::VirtualHost>) -> Result<Vec<Arc<VirtualHost>>, Invalid>,
+    ) -> Result<Self, Invalid> {
         let proto::RouteConfiguration {
             name,
             virtual_hosts,
@@ -87,10 +102,7 @@ impl RouteConfiguration {
                 "must not be empty: vhds builds names from it",
             ));
         }
-        let virtual_hosts = each("virtual_hosts", virtual_hosts, |h| {
-            VirtualHost::decode(h, ctx)
-        })?;
-        domains::check_unique(&virtual_hosts)?;
+        let virtual_hosts = hosts(virtual_hosts)?;
         let max_body =
             max_direct_response_body_size_bytes.map_or(DEFAULT_MAX_DIRECT_BODY, |v| v.value);
         for (index, host) in virtual_hosts.iter().enumerate() {
@@ -99,7 +111,7 @@ impl RouteConfiguration {
         }
         Ok(Self {
             name,
-            virtual_hosts: virtual_hosts.into_iter().map(Arc::new).collect(),
+            virtual_hosts,
             vhds,
             vhost_key: VirtualHostKey::decode(&vhost_header)?,
             ignore_port_in_host_matching,
@@ -141,7 +153,7 @@ impl VirtualHost {
         Ok(host)
     }
 
-    fn decode(message: proto::VirtualHost, ctx: &Context<'_>) -> Result<Self, Invalid> {
+    pub(super) fn decode(message: proto::VirtualHost, ctx: &Context<'_>) -> Result<Self, Invalid> {
         #[allow(deprecated, reason = "named so that nothing is skipped")]
         let proto::VirtualHost {
             name,

@@ -67,10 +67,7 @@ impl Destination {
     pub(super) fn inherit(&mut self, labels: &Labels) {
         if let Self::Weighted(weighted) = self {
             for cluster in &mut weighted.clusters {
-                for (key, label) in labels {
-                    let own = cluster.labels.entry(key.clone());
-                    own.or_insert_with(|| label.clone());
-                }
+                cluster.labels = cluster.labels.or(labels);
             }
         }
     }

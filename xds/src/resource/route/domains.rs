@@ -1,6 +1,7 @@
 //! Domains of virtual hosts.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::VirtualHost;
 use crate::reject::Invalid;
@@ -26,8 +27,8 @@ pub(super) fn decode(domain: String) -> Result<String, Invalid> {
 }
 
 /// A request goes to one virtual host, so no two may ask for the same domain.
-pub(super) fn check_unique(hosts: &[VirtualHost]) -> Result<(), Invalid> {
-    let mut owners = HashMap::new();
+pub(super) fn check_unique(hosts: &[Arc<VirtualHost>]) -> Result<(), Invalid> {
+    let mut owners = HashMap::with_capacity(hosts.len());
     for (index, host) in hosts.iter().enumerate() {
         claim(host, &mut owners).at_index("virtual_hosts", index)?;
     }
