@@ -203,7 +203,7 @@ fn weighted(clusters: Vec<ClusterWeight>, common: &Labels) -> Result<Vec<TcpClus
             return Err(Invalid::at("weight", "must be 1 or more"));
         }
         // What a cluster asks for goes before what all of them do.
-        let all = labels(metadata_match).or(&common);
+        let all = labels(metadata_match).or(common);
         Ok(TcpCluster {
             name: not_empty(name, "name")?,
             weight,
