@@ -24,6 +24,7 @@ pub mod header_to_metadata;
 pub mod health_check;
 pub mod jwt_authn;
 pub mod local_ratelimit;
+pub mod match_delegate;
 pub mod oauth2;
 pub mod on_demand;
 pub mod path_prefix;

@@ -21,12 +21,14 @@ pub mod secrets;
 mod state;
 #[cfg(test)]
 mod testing;
+mod token_endpoint;
 
 use std::any::Any;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use ::http::header::{HeaderMap, HeaderValue};
 use ::http::request::Parts;
@@ -167,6 +169,11 @@ impl<'s> Stream<'s> {
     /// Something for this filter's [`HttpFilter::response`].
     pub fn keep(&self, value: impl Any) {
         self.state().keep(self.place, Rc::new(value));
+    }
+
+    /// The filter that stands in the place of this one for the rest of the exchange, if any does.
+    fn choose(&self, filter: Option<Arc<dyn HttpFilter>>) {
+        self.state().choose(self.place, filter);
     }
 
     pub fn calls(&self) -> Rc<dyn Calls> {
@@ -368,6 +375,11 @@ impl<'a> Answer<'a> {
     /// What this filter kept of the request.
     pub fn kept<T: Any>(&self) -> Option<Rc<T>> {
         self.around?.state().kept(self.place)
+    }
+
+    /// As [`Stream::choose`] was told, if it was.
+    fn chosen(&self) -> Option<Option<Arc<dyn HttpFilter>>> {
+        self.around?.state().chosen(self.place)
     }
 
     pub fn state(&self) -> Option<&'a StreamState> {

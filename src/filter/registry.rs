@@ -149,6 +149,8 @@ pub const FACTORIES: &[Factory] = &[
     http::health_check::FACTORY,
     http::jwt_authn::FACTORY,
     http::local_ratelimit::FACTORY,
+    http::match_delegate::FACTORY,
+    http::match_delegate::COMPOSITE,
     http::oauth2::FACTORY,
     http::on_demand::FACTORY,
     http::path_prefix::FACTORY,
@@ -208,8 +210,7 @@ impl Registry {
                     chain.router = router(filter)?;
                 }
                 LinkConfig::Configured(filter) => {
-                    let built = (factory(filter, &context)?.build)(filter, &context)?;
-                    chain.push(link.name, link.disabled, built);
+                    chain.push(link.name, link.disabled, built(filter, &context)?);
                 }
                 LinkConfig::Changing(slot) => {
                     chain.push_changing(link.name, link.disabled, slot);
@@ -229,7 +230,7 @@ impl Registry {
         filter: &TypedExtension,
     ) -> Result<Arc<dyn HttpFilter>, Invalid> {
         let context = self.scoped(stat_prefix);
-        (factory(filter, &context)?.build)(filter, &context)
+        built(filter, &context)
     }
 
     fn scoped(&self, stat_prefix: &str) -> Context {
@@ -324,10 +325,18 @@ fn factory(filter: &TypedExtension, context: &Context) -> Result<&'static Factor
         .ok_or_else(|| unknown("HTTP filter", filter))
 }
 
+/// A filter within another.
+pub(super) fn built(
+    filter: &TypedExtension,
+    context: &Context,
+) -> Result<Arc<dyn HttpFilter>, Invalid> {
+    (factory(filter, context)?.build)(filter, context)
+}
+
 fn unknown(what: &str, extension: &TypedExtension) -> Invalid {
     let kind = extension.message_name();
-    Invalid::at(
-        "typed_config",
+    Invalid::new(
+        FieldPath::root(),
         format!("{what} \"{kind}\" is not supported"),
     )
 }
@@ -422,7 +431,7 @@ impl Extensions for Registry {
         if filter.message_name() == ROUTER {
             return router(filter).map(drop);
         }
-        (factory(filter, &self.context)?.build)(filter, &self.context).map(drop)
+        built(filter, &self.context).map(drop)
     }
 
     fn filter_secrets(&self, config: &TypedExtension) -> Vec<SdsSecretConfig> {

@@ -5,10 +5,12 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_xds::resource::metadata::MetadataValue;
 
+use super::HttpFilter;
 use crate::telemetry::activity::ActivityGuard;
 
 /// One per stream. Small, because every request has one, and most leave it as it is.
@@ -23,6 +25,8 @@ pub struct StreamState {
 struct Known {
     /// By the place of the filter in its chain.
     kept: RefCell<Vec<(usize, Rc<dyn Any>)>>,
+    /// By the place in the chain: the filter that was chosen there, if any was.
+    chosen: RefCell<Vec<(usize, Option<Arc<dyn HttpFilter>>)>>,
     /// Dynamic metadata by namespace.
     metadata: RefCell<BTreeMap<String, Rc<MetadataValue>>>,
     /// Filter state that is text.
@@ -70,6 +74,19 @@ impl StreamState {
         let kept = self.known.get()?.kept.borrow();
         let (_, value) = kept.iter().find(|(of, _)| *of == place)?;
         Rc::clone(value).downcast().ok()
+    }
+
+    pub(super) fn choose(&self, place: usize, filter: Option<Arc<dyn HttpFilter>>) {
+        let mut chosen = self.known().chosen.borrow_mut();
+        chosen.retain(|(of, _)| *of != place);
+        chosen.push((place, filter));
+    }
+
+    /// `None`: nothing was chosen there, and not that nothing was to be done.
+    pub(super) fn chosen(&self, place: usize) -> Option<Option<Arc<dyn HttpFilter>>> {
+        let chosen = self.known.get()?.chosen.borrow();
+        let found = chosen.iter().find(|(of, _)| *of == place);
+        found.map(|(_, filter)| filter.clone())
     }
 
     /// Adds to a namespace; what has the same key is replaced.

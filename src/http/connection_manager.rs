@@ -326,6 +326,11 @@ async fn serve_http2(io: Io, connection: Rc<Connection>) {
     if options.allow_connect {
         builder.enable_connect_protocol();
     }
+    if let Some(keepalive) = options.keepalive {
+        builder
+            .keep_alive_interval(keepalive.interval)
+            .keep_alive_timeout(keepalive.timeout);
+    }
     let service = {
         let connection = Rc::clone(&connection);
         // A stream is a task, and is moved several times until it is one: it is large, and moved as

@@ -153,6 +153,31 @@ async fn a_check_uses_its_connection_again_unless_told_otherwise() {
     until("connections", async || a.origin.connections() > 5).await;
 }
 
+#[tokio::test]
+async fn a_check_may_have_a_body() {
+    let origin = Origin::http(move |mut conn| async move {
+        while let Some(head) = conn.request().await {
+            let content = conn.content(&head).await.unwrap();
+            match (&*head.target, &*content.data) {
+                ("/hc", b"hi") => conn.reply(200, &[], "").await,
+                ("/hc", _) => conn.reply(400, &[], "").await,
+                _ => conn.reply(200, &[], "here").await,
+            }
+        }
+    })
+    .await;
+    let replica = Replica {
+        origin,
+        status: Arc::default(),
+    };
+    let check = |text: &str| json!({"http_health_check": {"path": "/hc", "method": "POST", "send": {"text": text}}});
+    let app = serving(checked(&[&replica], &check("6869"))).await;
+    assert_eq!(answers(&app).await, names(&["here"]));
+    app.shutdown().await;
+    let app = serving(checked(&[&replica], &check("6868"))).await;
+    assert_eq!(answers(&app).await, names(&["no healthy upstream"]));
+}
+
 /// A server that answers HTTP may have lost its WebSockets: their handshake is a request like others.
 #[tokio::test]
 async fn a_check_may_be_a_handshake_of_websocket() {

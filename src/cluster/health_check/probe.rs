@@ -230,7 +230,8 @@ fn request(
 
 fn http_request(probe: &HttpProbe, authority: &str) -> Request<Full<Bytes>> {
     let method = probe.method.clone();
-    request(method, authority, &probe.path, &probe.headers, Bytes::new())
+    let body = Bytes::copy_from_slice(&probe.send);
+    request(method, authority, &probe.path, &probe.headers, body)
 }
 
 fn judge(probe: &HttpProbe, status: StatusCode, headers: &HeaderMap) -> Result<Passed, Failed> {

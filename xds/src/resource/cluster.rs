@@ -334,7 +334,7 @@ pub struct Http2Options {
     pub initial_connection_window_size: Option<u32>,
     /// Upgrades by extended CONNECT (RFC 8441) are offered; never set in a cluster.
     pub allow_connect: bool,
-    /// Pings on the connection (`connection_keepalive`); never set in a listener.
+    /// Pings on the connection (`connection_keepalive`).
     pub keepalive: Option<Http2Keepalive>,
 }
 

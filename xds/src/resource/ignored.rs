@@ -509,6 +509,10 @@ pub const IGNORED: &[(&str, &str)] = &[
         "UpstreamTlsContext.max_session_keys",
         "resumption is that of the TLS library",
     ),
+    (
+        "UpstreamTlsContext.sni",
+        "an address, or a name that ends with a number, which cannot be sent; a name is only taken where something else says whose the certificate has to be",
+    ),
     ("VirtualHost.metadata", "metadata has no reader"),
     (
         "VirtualHost.virtual_clusters",

@@ -87,6 +87,8 @@ pub struct HttpProbe {
     pub path: String,
     pub method: http::Method,
     pub http2: bool,
+    /// The body of the request.
+    pub send: Vec<u8>,
     /// Added to the request.
     pub headers: Vec<(String, String)>,
     /// Statuses that mean healthy. Default 200.
@@ -279,7 +281,6 @@ impl HttpProbe {
             method,
         } = message;
         refuse!(
-            send,
             receive,
             response_buffer_size,
             request_headers_to_remove,
@@ -298,17 +299,30 @@ impl HttpProbe {
         if expected.is_empty() {
             expected.push(200..201);
         }
+        let method = match enumeration(method, "method")? {
+            RequestMethod::MethodUnspecified | RequestMethod::Get => http::Method::GET,
+            RequestMethod::Connect => {
+                return Err(Invalid::at("method", "CONNECT cannot be used"));
+            }
+            other => http::Method::from_bytes(other.as_str_name().as_bytes())
+                .map_err(|_| Invalid::at("method", "is not a known value"))?,
+        };
+        let send = send.map_or(Ok(Vec::new()), bytes).at("send")?;
+        const WITH_BODY: [http::Method; 4] = [
+            http::Method::POST,
+            http::Method::PUT,
+            http::Method::PATCH,
+            http::Method::OPTIONS,
+        ];
+        if !send.is_empty() && !WITH_BODY.contains(&method) {
+            let reason = format!("is given with {method}, which has no body");
+            return Err(Invalid::at("send", reason));
+        }
         Ok(Self {
             host,
             path,
-            method: match enumeration(method, "method")? {
-                RequestMethod::MethodUnspecified | RequestMethod::Get => http::Method::GET,
-                RequestMethod::Connect => {
-                    return Err(Invalid::at("method", "CONNECT cannot be used"));
-                }
-                other => http::Method::from_bytes(other.as_str_name().as_bytes())
-                    .map_err(|_| Invalid::at("method", "is not a known value"))?,
-            },
+            method,
+            send,
             http2: match enumeration(codec_client_type, "codec_client_type")? {
                 CodecClientType::Http1 => false,
                 CodecClientType::Http2 => true,

@@ -309,15 +309,7 @@ impl Http2Options {
             Self::STREAMS,
         )?;
         accept!(ctx, "Cluster.Http2ProtocolOptions": max_concurrent_streams);
-        let keepalive = message.connection_keepalive.take();
-        let keepalive = keepalive
-            .map(|message| Http2Keepalive::decode(message, ctx))
-            .transpose()
-            .at("connection_keepalive")?;
-        Ok(Self {
-            keepalive: keepalive.flatten(),
-            ..Self::decode(message, ctx)?
-        })
+        Self::decode(message, ctx)
     }
 
     pub(crate) fn decode(
@@ -349,11 +341,7 @@ impl Http2Options {
             stream_reset_burst,
             stream_reset_rate,
         } = message;
-        refuse!(
-            allow_metadata,
-            custom_settings_parameters,
-            connection_keepalive
-        );
+        refuse!(allow_metadata, custom_settings_parameters);
         refuse_true!(disallow_obs_text);
         accept!(ctx, "Http2ProtocolOptions":
             hpack_table_size,
@@ -391,12 +379,16 @@ impl Http2Options {
             ),
         ]
         .map(|(field, value, bounds)| number(value, field, bounds));
+        let keepalive = connection_keepalive
+            .map(|message| Http2Keepalive::decode(message, ctx))
+            .transpose()
+            .at("connection_keepalive")?;
         Ok(Self {
             max_concurrent_streams: streams?,
             initial_stream_window_size: stream_window?,
             initial_connection_window_size: connection_window?,
             allow_connect,
-            keepalive: None,
+            keepalive: keepalive.flatten(),
         })
     }
 }

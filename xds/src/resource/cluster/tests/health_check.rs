@@ -87,6 +87,12 @@ fn probes_are_read() {
     assert_eq!(probe.retriable.first(), Some(&(503..504)));
     assert_eq!(probe.headers, [("x-a".to_owned(), "b".to_owned())]);
 
+    let post = "http_health_check: {path: /, method: POST, send: {text: '6869'}}";
+    let Probe::Http(probe) = read(&format!("{BASE}, {post}")).unwrap().probe else {
+        panic!("not HTTP")
+    };
+    assert_eq!(probe.send, b"hi");
+
     let plain = read(&format!("{BASE}, http_health_check: {{path: /}}")).unwrap();
     let Probe::Http(probe) = plain.probe else {
         panic!("not HTTP")
@@ -155,6 +161,14 @@ fn a_check_is_refused_by_path() {
         (
             http("path: /, receive: [{text: '00'}]"),
             "http_health_check.receive: not supported yet",
+        ),
+        (
+            http("path: /, send: {text: '00'}"),
+            "http_health_check.send: is given with GET, which has no body",
+        ),
+        (
+            http("path: /, method: PUT, send: {text: x}"),
+            "http_health_check.send.text: is not hex",
         ),
         (
             http("path: /, expected_statuses: [{start: 300, end: 200}]"),
