@@ -159,6 +159,8 @@ async fn ask(host: &str, port: u16, tls: bool, path: &str) -> Result<String> {
     }
     let model = UpstreamTls {
         sni: String::new(),
+        host_sni: false,
+        sni_validation: false,
         alpn: Vec::new(),
         validation: Validation::default(),
         validation_secret: None,

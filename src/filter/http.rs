@@ -5,6 +5,7 @@ pub mod api_key_auth;
 pub mod bandwidth_limit;
 pub mod basic_auth;
 pub mod buffer;
+pub mod composite;
 pub mod compressor;
 pub mod cors;
 pub mod credential_injector;

@@ -28,7 +28,6 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use ::http::header::{HeaderMap, HeaderValue};
 use ::http::request::Parts;
@@ -172,7 +171,7 @@ impl<'s> Stream<'s> {
     }
 
     /// The filter that stands in the place of this one for the rest of the exchange, if any does.
-    fn choose(&self, filter: Option<Arc<dyn HttpFilter>>) {
+    fn choose(&self, filter: state::Choice) {
         self.state().choose(self.place, filter);
     }
 
@@ -378,7 +377,7 @@ impl<'a> Answer<'a> {
     }
 
     /// As [`Stream::choose`] was told, if it was.
-    fn chosen(&self) -> Option<Option<Arc<dyn HttpFilter>>> {
+    fn chosen(&self) -> Option<state::Choice> {
         self.around?.state().chosen(self.place)
     }
 

@@ -21,12 +21,15 @@ pub struct StreamState {
     known: OnceCell<Box<Known>>,
 }
 
+/// The filter that was chosen, or that none is to act.
+pub(super) type Choice = Option<Arc<dyn HttpFilter>>;
+
 #[derive(Default)]
 struct Known {
     /// By the place of the filter in its chain.
     kept: RefCell<Vec<(usize, Rc<dyn Any>)>>,
     /// By the place in the chain: the filter that was chosen there, if any was.
-    chosen: RefCell<Vec<(usize, Option<Arc<dyn HttpFilter>>)>>,
+    chosen: RefCell<Vec<(usize, Choice)>>,
     /// Dynamic metadata by namespace.
     metadata: RefCell<BTreeMap<String, Rc<MetadataValue>>>,
     /// Filter state that is text.
@@ -76,14 +79,14 @@ impl StreamState {
         Rc::clone(value).downcast().ok()
     }
 
-    pub(super) fn choose(&self, place: usize, filter: Option<Arc<dyn HttpFilter>>) {
+    pub(super) fn choose(&self, place: usize, filter: Choice) {
         let mut chosen = self.known().chosen.borrow_mut();
         chosen.retain(|(of, _)| *of != place);
         chosen.push((place, filter));
     }
 
     /// `None`: nothing was chosen there, and not that nothing was to be done.
-    pub(super) fn chosen(&self, place: usize) -> Option<Option<Arc<dyn HttpFilter>>> {
+    pub(super) fn chosen(&self, place: usize) -> Option<Choice> {
         let chosen = self.known.get()?.chosen.borrow();
         let found = chosen.iter().find(|(of, _)| *of == place);
         found.map(|(_, filter)| filter.clone())

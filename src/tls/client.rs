@@ -23,14 +23,17 @@ pub struct ClientTls {
     pub connector: TlsConnector,
     /// `None`: the endpoint's address.
     pub server_name: Option<ServerName<'static>>,
+    /// An endpoint that has a name is called by that.
+    pub by_host: bool,
 }
 
-/// What of a connection is as the request says that it is for.
+/// What of a connection is as the request says that it is for, or the endpoint.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PerRequest {
-    /// The server name that is sent (`auto_sni`).
+    /// The server name that is sent (`auto_sni`, `auto_host_sni`).
     pub server_name: bool,
-    /// The name that the certificate has to be for (`auto_san_validation`).
+    /// The name that the certificate has to be for (`auto_san_validation`,
+    /// `auto_sni_san_validation`).
     pub validation: bool,
 }
 
@@ -59,6 +62,10 @@ impl ClientTls {
         per_request: PerRequest,
         secret: &dyn Fn(&str) -> Option<SecretValue>,
     ) -> Result<Self, TlsError> {
+        let per_request = PerRequest {
+            server_name: per_request.server_name || model.host_sni,
+            validation: per_request.validation || model.sni_validation,
+        };
         let provider = provider_for(&model.parameters);
         let mut checked = validation(&model.validation, model.validation_secret.as_ref(), secret)?;
         if per_request.validation {
@@ -105,6 +112,7 @@ impl ClientTls {
         if per_request.server_name {
             client.name_servers();
         }
+        client.by_host = model.host_sni;
         Ok(client)
     }
 
@@ -172,7 +180,16 @@ impl ClientTls {
         Ok(Self {
             connector: TlsConnector::from(Arc::new(client)),
             server_name,
+            by_host: false,
         })
+    }
+
+    /// What an endpoint of this name is called by; `None`: by its address. What is no name of a server
+    /// is none.
+    pub fn name_for(&self, hostname: &str) -> Option<ServerName<'static>> {
+        let own = Some(hostname).filter(|_| self.by_host);
+        let own = own.and_then(|name| ServerName::try_from(name.to_owned()).ok());
+        own.or_else(|| self.server_name.clone())
     }
 }
 

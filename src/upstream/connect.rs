@@ -136,7 +136,9 @@ pub async fn connect(
         let proxied = transport.proxy_protocol_of(socket);
         let io = open(address, transport, proxied, via).await?;
         phase = "tls handshake";
-        secure(io, address, transport.tls_of(socket), via).await
+        let hostname = &endpoint.attributes.hostname;
+        let to = (address, hostname.as_str());
+        secure(io, to, transport.tls_of(socket), via).await
     };
     let result = match tokio::time::timeout(limit, attempt).await {
         Ok(result) => result,
@@ -175,12 +177,14 @@ pub async fn connect(
 /// [`ConnectErrorKind`]
 pub async fn open_uncounted(
     address: &Address,
+    hostname: &str,
     socket: Option<usize>,
     transport: &Transport,
 ) -> Result<Io, ConnectErrorKind> {
     let proxied = transport.proxy_protocol_of(socket);
     let io = open(address, transport, proxied, Some(&Via::default())).await?;
-    secure(io, address, transport.tls_of(socket), None).await
+    let tls = transport.tls_of(socket);
+    secure(io, (address, hostname), tls, None).await
 }
 
 /// Without TLS; what has to be said before that is said.
@@ -252,7 +256,7 @@ pub fn keep_alive(io: &TcpStream, keepalive: &TcpKeepalive) {
 
 async fn secure(
     io: Io,
-    address: &Address,
+    (address, hostname): (&Address, &str),
     tls: Option<&ClientTls>,
     via: Option<&Via>,
 ) -> Result<Io, ConnectErrorKind> {
@@ -263,9 +267,9 @@ async fn secure(
     let Io::Tcp(tcp) = io else {
         return Err(ConnectErrorKind::Unresolved);
     };
-    let own = via.and_then(|via| via.server_name.as_ref());
-    let name = match (own.or(tls.server_name.as_ref()), address) {
-        (Some(name), _) => name.clone(),
+    let own = via.and_then(|via| via.server_name.clone());
+    let name = match (own.or_else(|| tls.name_for(hostname)), address) {
+        (Some(name), _) => name,
         (None, Address::Socket(address)) => ServerName::IpAddress(address.ip().into()),
         (None, _) => return Err(ConnectErrorKind::Unresolved),
     };

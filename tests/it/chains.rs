@@ -544,6 +544,39 @@ async fn a_server_name_that_cannot_be_sent_is_not_missed_where_the_certificate_s
 }
 
 #[tokio::test]
+async fn an_endpoint_is_called_by_its_own_name() {
+    let authority = Authority::new();
+    let origin = tls_origin(&authority.certificate("one.test", None)).await;
+    for (hostname, checked, answer) in [
+        ("one.test", true, (200, "one.test")),
+        ("", false, (200, "configured.test")),
+        // The certificate is for somebody else.
+        ("two.test", true, (503, "")),
+        ("", true, (503, "")),
+        ("two.test", false, (200, "two.test")),
+    ] {
+        let mut a = cluster("a", origin.address);
+        a["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["hostname"] =
+            json!(hostname);
+        a["transport_socket"] = json!({"name": "tls", "typed_config": {
+            "@type": format!("{TLS}.UpstreamTlsContext"), "sni": "configured.test",
+            "auto_host_sni": true, "auto_sni_san_validation": checked,
+            "common_tls_context": {"validation_context": {
+                "trusted_ca": {"inline_string": authority.pem},
+                "match_typed_subject_alt_names": [
+                    {"san_type": "DNS", "matcher": {"exact": "one.test"}}]}},
+        }});
+        let web = listener("web", &http(&json!({"route_config": to("a")})));
+        let app = TestApp::bootstrap(&bootstrap(&[web], &[a]).to_string()).await;
+        let reply = get(app.listener("web"), "any.test", "/").await;
+        assert_eq!(reply.status, answer.0, "{hostname:?}, {checked}");
+        if answer.0 == 200 {
+            assert_eq!(reply.text(), answer.1, "{hostname:?}, {checked}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_address_in_a_certificate_may_be_told_by_a_part_of_it() {
     let authority = Authority::new();
     let origin = tls_origin(&authority.certificate("10.1.2.3", None)).await;

@@ -159,7 +159,7 @@ async fn a_check_may_have_a_body() {
         while let Some(head) = conn.request().await {
             let content = conn.content(&head).await.unwrap();
             match (&*head.target, &*content.data) {
-                ("/hc", b"hi") => conn.reply(200, &[], "").await,
+                ("/hc", b"hi") => conn.reply(200, &[], "all is well").await,
                 ("/hc", _) => conn.reply(400, &[], "").await,
                 _ => conn.reply(200, &[], "here").await,
             }
@@ -171,6 +171,20 @@ async fn a_check_may_have_a_body() {
         status: Arc::default(),
     };
     let check = |text: &str| json!({"http_health_check": {"path": "/hc", "method": "POST", "send": {"text": text}}});
+    // "all" and "well", and then in the other order.
+    for (receive, name) in [
+        (["616c6c", "77656c6c"], "here"),
+        (["77656c6c", "616c6c"], "no healthy upstream"),
+    ] {
+        let mut check = check("6869");
+        check["http_health_check"]["receive"] = receive
+            .map(|text| json!({ "text": text }))
+            .into_iter()
+            .collect();
+        let app = serving(checked(&[&replica], &check)).await;
+        assert_eq!(answers(&app).await, names(&[name]));
+        app.shutdown().await;
+    }
     let app = serving(checked(&[&replica], &check("6869"))).await;
     assert_eq!(answers(&app).await, names(&["here"]));
     app.shutdown().await;

@@ -12,17 +12,51 @@ use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::support::app::TestApp;
-use crate::support::bootstrap::{bootstrap, forwarding, http2_cluster};
+use crate::support::bootstrap::{
+    bootstrap, cluster, forwarding, http, http2_cluster, listener, to,
+};
 use crate::support::circuit::circuit;
 use crate::support::client::{Http1, Http2, LARGE_WINDOW, SMALL_WINDOW, empty, full, request};
 use crate::support::origin::Origin;
+use crate::support::raw::Raw;
 use crate::support::{refusing, within};
 
 type Answer = Response<Frames>;
+
+/// A client that is gone without a word does not hold its connection.
+#[tokio::test]
+async fn a_client_that_answers_no_ping_is_left() {
+    let origin = Origin::fixed("in").await;
+    let manager = json!({
+        "route_config": to("a"),
+        "http2_protocol_options": {
+            "connection_keepalive": {"interval": "0.05s", "timeout": "0.05s"},
+        },
+    });
+    let text = bootstrap(
+        &[listener("web", &http(&manager))],
+        &[cluster("a", origin.address)],
+    );
+    let app = TestApp::bootstrap(&text.to_string()).await;
+    let mut raw = Raw::connect(app.listener("web")).await;
+    raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    // Settings, none of them.
+    raw.send([0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
+    let (mut bytes, _) = raw.rest().await;
+    let mut kinds = Vec::new();
+    while bytes.len() >= 9 {
+        let length =
+            usize::from(bytes[0]) << 16 | usize::from(bytes[1]) << 8 | usize::from(bytes[2]);
+        kinds.push(bytes[3]);
+        bytes.drain(..bytes.len().min(9 + length));
+    }
+    assert!(kinds.contains(&6), "a ping among {kinds:?}");
+}
 
 /// An origin that speaks HTTP/2 with prior knowledge.
 async fn http2_origin<F, Served>(serve: F) -> Origin

@@ -60,6 +60,7 @@ pub struct Prober {
     check: Arc<HealthCheck>,
     address: Address,
     /// As the endpoint's.
+    hostname: String,
     socket: Option<usize>,
     authority: String,
     connection: Option<Connection>,
@@ -87,6 +88,7 @@ impl Prober {
         Self {
             check: Arc::clone(check),
             address,
+            hostname: endpoint.attributes.hostname.clone(),
             socket: endpoint.attributes.socket,
             authority: authority.unwrap_or_default().to_owned(),
             connection: None,
@@ -104,8 +106,9 @@ impl Prober {
             Probe::Tcp(tcp) => exchange(tcp, self.connect(transport).await?).await,
             Probe::Http(http) => {
                 let request = http_request(http, &self.authority);
-                let (head, _) = self.request(request, http.http2, transport).await?;
-                judge(http, head.status, &head.headers)
+                let (head, body) = self.request(request, http.http2, transport).await?;
+                let passed = judge(http, head.status, &head.headers)?;
+                says(http, body.as_ref()).map(|()| passed)
             }
             Probe::Grpc {
                 service, headers, ..
@@ -118,7 +121,7 @@ impl Prober {
     }
 
     async fn connect(&self, transport: &Transport) -> Result<Io, Failed> {
-        open_uncounted(&self.address, self.socket, transport)
+        open_uncounted(&self.address, &self.hostname, self.socket, transport)
             .await
             .map_err(Failed::network)
     }
@@ -251,6 +254,22 @@ fn judge(probe: &HttpProbe, status: StatusCode, headers: &HeaderMap) -> Result<P
         within(&probe.retriable),
         format!("status {}", status.as_u16()),
     ))
+}
+
+/// Whether the body of a good answer has what it has to.
+fn says(probe: &HttpProbe, answer: Option<&Answer>) -> Result<(), Failed> {
+    if probe.receive.is_empty() {
+        return Ok(());
+    }
+    let body = answer.map_or(&[][..], |answer| &answer.data);
+    let seen = &body[..body.len().min(probe.receive_within)];
+    match has_all(seen, &probe.receive) {
+        true => Ok(()),
+        false => Err(Failed::answer(
+            true,
+            "the answer does not say what is expected",
+        )),
+    }
 }
 
 /// `ServingStatus` of the answer.

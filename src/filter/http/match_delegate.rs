@@ -1,11 +1,9 @@
-//! `envoy.filters.http.match_delegate` and `envoy.filters.http.composite`: which filter a request gets, or
-//! whether it gets one, by a tree of matchers.
+//! `envoy.filters.http.match_delegate`: whether a request gets a filter, or which one, by a tree of matchers.
 //!
 //! Configuration: `envoy.extensions.common.matching.v3.ExtensionWithMatcher` around the configuration of
-//! another filter, which `SkipFilter` leaves out; or around
-//! `envoy.extensions.filters.http.composite.v3.Composite`, which is what `ExecuteFilterAction` says, and
-//! which may have a tree of its own instead. Routes may have another tree. It is asked once, when the
-//! request gets here; what it says holds for the response as well.
+//! another filter, which `SkipFilter` leaves out; or around that of a [`super::composite`]. Routes may
+//! have another tree. It is asked once, when the request gets here; what it says holds for the response as
+//! well.
 
 use std::sync::Arc;
 
@@ -13,7 +11,7 @@ use causeway_xds::extension::TypedExtension;
 use causeway_xds::proto::core::TypedExtensionConfig;
 use causeway_xds::proto::envoy::extensions::common::matching::v3 as matching;
 use causeway_xds::proto::envoy::extensions::filters::common::matcher::action::v3::SkipFilter;
-use causeway_xds::proto::envoy::extensions::filters::http::composite::v3 as composite;
+use causeway_xds::proto::envoy::extensions::filters::http::composite::v3 as proto;
 use causeway_xds::proto::xds::r#type::matcher::v3::Matcher;
 use causeway_xds::proto::{Any, Message};
 use causeway_xds::refuse;
@@ -25,6 +23,7 @@ use causeway_xds::type_url::message_name;
 use super::super::registry::{Context, built, decode};
 use super::super::rules::{Left, Subject};
 use super::super::{Answer, Factory, Flow, HttpFilter, Stream};
+use super::composite;
 use crate::formatter::Wants;
 use crate::matching::tree::{Input, Tree};
 use crate::route::RouteConfig;
@@ -40,21 +39,12 @@ pub const FACTORY: Factory = Factory {
     )],
 };
 
-pub const COMPOSITE: Factory = Factory {
-    message: "envoy.extensions.filters.http.composite.v3.Composite",
-    name: "envoy.filters.http.composite",
-    build: build_composite,
-    per_route: &[(
-        "envoy.extensions.filters.http.composite.v3.CompositePerRoute",
-        build_composite_per_route,
-    )],
-};
-
 const SKIP: &str = "envoy.extensions.filters.common.matcher.action.v3.SkipFilter";
 const EXECUTE: &str = "envoy.extensions.filters.http.composite.v3.ExecuteFilterAction";
 
+/// A filter that is chosen.
 #[derive(Debug)]
-struct Chosen {
+pub struct Chosen {
     choice: Option<Choice>,
     /// What requests get that the tree leads nowhere. `None`: nothing, as of a composite.
     filter: Option<Arc<dyn HttpFilter>>,
@@ -63,7 +53,7 @@ struct Chosen {
 
 /// A tree, and what it leads to.
 #[derive(Debug)]
-struct Choice {
+pub struct Choice {
     tree: Tree<Action>,
     wants: Wants,
 }
@@ -82,7 +72,7 @@ struct Execute {
 }
 
 impl Choice {
-    fn decode(message: Matcher, context: &Context) -> Result<Self, Invalid> {
+    pub fn decode(message: Matcher, context: &Context) -> Result<Self, Invalid> {
         let mut wants = Wants::NONE;
         let allowed = |input: &Input| !input.is_of_response();
         let tree = model::Tree::decode(message, allowed, |any| {
@@ -110,8 +100,8 @@ impl Action {
 }
 
 impl Execute {
-    fn decode(message: composite::ExecuteFilterAction, context: &Context) -> Result<Self, Invalid> {
-        let composite::ExecuteFilterAction {
+    fn decode(message: proto::ExecuteFilterAction, context: &Context) -> Result<Self, Invalid> {
+        let proto::ExecuteFilterAction {
             typed_config,
             dynamic_config,
             filter_chain,
@@ -147,7 +137,7 @@ fn within(config: TypedExtensionConfig, context: &Context) -> Result<Arc<dyn Htt
 }
 
 fn is_choice(config: &TypedExtension) -> bool {
-    [FACTORY.message, COMPOSITE.message].contains(&config.message_name())
+    [FACTORY.message, composite::FACTORY.message].contains(&config.message_name())
 }
 
 fn build(config: &TypedExtension, context: &Context) -> Result<Arc<dyn HttpFilter>, Invalid> {
@@ -162,11 +152,10 @@ fn build(config: &TypedExtension, context: &Context) -> Result<Arc<dyn HttpFilte
     let choice = choice.transpose().at("xds_matcher")?;
     let inner = required(extension_config, "extension_config")?;
     let any = inner.typed_config.as_ref();
-    let filter = match any.filter(|any| message_name(&any.type_url) == COMPOSITE.message) {
+    let filter = match any.filter(|any| message_name(&any.type_url) == composite::FACTORY.message) {
         Some(any) => {
-            let composite: composite::Composite =
-                unpack(any).at("extension_config.typed_config")?;
-            let own = composite_choice(composite, context).at("extension_config.typed_config")?;
+            let message: proto::Composite = unpack(any).at("extension_config.typed_config")?;
+            let own = composite::choice(message, context).at("extension_config.typed_config")?;
             if own.is_some() {
                 let field = "extension_config.typed_config.matcher";
                 return Err(Invalid::at(field, "is given together with xds_matcher"));
@@ -178,41 +167,17 @@ fn build(config: &TypedExtension, context: &Context) -> Result<Arc<dyn HttpFilte
     Ok(Arc::new(Chosen::new(choice, filter)))
 }
 
-fn build_composite(
-    config: &TypedExtension,
-    context: &Context,
-) -> Result<Arc<dyn HttpFilter>, Invalid> {
-    let choice = composite_choice(decode(config)?, context)?;
-    Ok(Arc::new(Chosen::new(choice, None)))
-}
-
-fn composite_choice(
-    message: composite::Composite,
-    context: &Context,
-) -> Result<Option<Choice>, Invalid> {
-    let composite::Composite {
-        named_filter_chains,
-        matcher,
-    } = message;
-    refuse!(named_filter_chains);
-    let choice = matcher.map(|tree| Choice::decode(tree, context));
-    choice.transpose().at("matcher")
-}
-
 fn build_per_route(config: &TypedExtension, context: &Context) -> Result<RouteConfig, Invalid> {
     let matching::ExtensionWithMatcherPerRoute { xds_matcher } = decode(config)?;
     of_route(xds_matcher, "xds_matcher", context)
 }
 
-fn build_composite_per_route(
-    config: &TypedExtension,
+/// What a route says to a choice.
+pub fn of_route(
+    tree: Option<Matcher>,
+    field: &str,
     context: &Context,
 ) -> Result<RouteConfig, Invalid> {
-    let composite::CompositePerRoute { matcher } = decode(config)?;
-    of_route(matcher, "matcher", context)
-}
-
-fn of_route(tree: Option<Matcher>, field: &str, context: &Context) -> Result<RouteConfig, Invalid> {
     let choice = Choice::decode(required(tree, field)?, context).at(field)?;
     let wants = choice.wants.clone();
     Ok(RouteConfig::new(choice).wanting(wants))
@@ -232,12 +197,14 @@ pub fn inner(config: &TypedExtension) -> Vec<TypedExtension> {
                 .ok()
                 .and_then(|message| message.xds_matcher)
         }
-        name if name == COMPOSITE.message => decode::<composite::Composite>(config)
+        name if name == composite::FACTORY.message => decode::<proto::Composite>(config)
             .ok()
             .and_then(|message| message.matcher),
-        name if name == COMPOSITE.per_route[0].0 => decode::<composite::CompositePerRoute>(config)
-            .ok()
-            .and_then(|message| message.matcher),
+        name if name == composite::FACTORY.per_route[0].0 => {
+            decode::<proto::CompositePerRoute>(config)
+                .ok()
+                .and_then(|message| message.matcher)
+        }
         _ => None,
     };
     if let Some(tree) = trees {
@@ -247,7 +214,7 @@ pub fn inner(config: &TypedExtension) -> Vec<TypedExtension> {
             |_| true,
             |any| {
                 if message_name(&any.type_url) == EXECUTE
-                    && let Ok(message) = composite::ExecuteFilterAction::decode(&*any.value)
+                    && let Ok(message) = proto::ExecuteFilterAction::decode(&*any.value)
                 {
                     found.extend(message.typed_config.and_then(|c| c.typed_config));
                 }
@@ -263,7 +230,7 @@ pub fn inner(config: &TypedExtension) -> Vec<TypedExtension> {
 }
 
 impl Chosen {
-    fn new(choice: Option<Choice>, filter: Option<Arc<dyn HttpFilter>>) -> Self {
+    pub fn new(choice: Option<Choice>, filter: Option<Arc<dyn HttpFilter>>) -> Self {
         let mut wants = Wants::NONE;
         if let Some(choice) = &choice {
             wants.merge(&choice.wants);

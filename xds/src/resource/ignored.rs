@@ -342,6 +342,10 @@ pub const IGNORED: &[(&str, &str)] = &[
         "connections that no chain takes are counted, not logged",
     ),
     (
+        "Listener.api_listener",
+        "it is for who embeds Envoy and calls it over no socket, so that nobody comes by it here",
+    ),
+    (
         "Listener.bypass_overload_manager",
         "there is no overload manager",
     ),

@@ -104,6 +104,11 @@ pub struct DownstreamTls {
 pub struct UpstreamTls {
     /// Server name to send; empty sends none.
     pub sni: String,
+    /// An endpoint with a name is called by it instead (`auto_host_sni`).
+    pub host_sni: bool,
+    /// The certificate has to be for the name that is sent, whatever others are asked for
+    /// (`auto_sni_san_validation`).
+    pub sni_validation: bool,
     pub alpn: Vec<String>,
     pub validation: Validation,
     /// The name of a [`Secret`] with a validation to be put over that one

@@ -77,13 +77,11 @@ impl Processing {
         stats: Arc<Stats>,
         stream: &Stream<'_>,
     ) -> Self {
-        let mut modes = settings.modes;
+        let mut modes = settings.shown(settings.modes);
         let request = &*stream.request;
         // What is no message has no parts either.
         if request.method == Method::CONNECT || request.headers.contains_key(UPGRADE) {
-            for direction in [&mut modes.request, &mut modes.response] {
-                (direction.body, direction.trailers) = (BodyMode::None, false);
-            }
+            modes = modes.of_heads();
         }
         let deferred = fixed.observes.then_some(fixed.deferred_close);
         let session = Session::new(
@@ -349,7 +347,7 @@ impl Processing {
             return;
         }
         if let Ok(modes) = now.overridden(wanted) {
-            self.modes.set(modes);
+            self.modes.set(self.settings.shown(modes));
         }
     }
 

@@ -59,9 +59,9 @@ fn around(filter: &Value, tree: &Value) -> Value {
         "extension_config": filter, "xds_matcher": tree})
 }
 
-fn composite() -> Value {
+fn of_composite() -> Value {
     json!({"name": "c", "typed_config": {
-        "@type": format!("type.googleapis.com/{}", COMPOSITE.message)}})
+        "@type": format!("type.googleapis.com/{}", composite::FACTORY.message)}})
 }
 
 fn chain(config: &Value) -> Result<Chain, String> {
@@ -145,10 +145,10 @@ async fn a_composite_is_what_its_tree_says() {
         ("never", execute(&marks("c"), &no_request)),
         ("skip", skip()),
     ];
-    let mut alone = composite()["typed_config"].clone();
+    let mut alone = of_composite()["typed_config"].clone();
     alone["matcher"] = tree("x-which", &cases);
     let none = PerRoute::default();
-    for config in [around(&composite(), &tree("x-which", &cases)), alone] {
+    for config in [around(&of_composite(), &tree("x-which", &cases)), alone] {
         let chain = chain(&config).unwrap();
         for (which, mark) in [
             ("a", "a"),
@@ -161,9 +161,9 @@ async fn a_composite_is_what_its_tree_says() {
             assert_eq!(marked(&chain, &none, &headers).await, both(mark), "{which}");
         }
     }
-    let chain = chain(&composite()["typed_config"]).unwrap();
+    let chain = chain(&of_composite()["typed_config"]).unwrap();
     let route = of_route(&json!({
-        "@type": format!("type.googleapis.com/{}", COMPOSITE.per_route[0].0),
+        "@type": format!("type.googleapis.com/{}", composite::FACTORY.per_route[0].0),
         "matcher": tree("x-which", &[("a", execute(&marks("r"), &json!({})))])}));
     let headers = [("x-which", "a")];
     assert_eq!(marked(&chain, &none, &headers).await, both(""));
@@ -197,14 +197,14 @@ fn what_cannot_be_chosen_is_refused_by_its_path() {
         "{error}"
     );
     let action = execute(&nested, &json!({}));
-    let error = refused(&around(&composite(), &tree("x-which", &[("a", action)])));
+    let error = refused(&around(&of_composite(), &tree("x-which", &[("a", action)])));
     let at = "xds_matcher.matcher_list.matchers[0].on_match.action.typed_config";
     assert!(
         error.starts_with(&format!("{at}.typed_config.typed_config")),
         "{error}"
     );
     let chains = execute(&marks("1"), &json!({"filter_chain_name": "x"}));
-    let error = refused(&around(&composite(), &tree("x-which", &[("a", chains)])));
+    let error = refused(&around(&of_composite(), &tree("x-which", &[("a", chains)])));
     assert_eq!(error, format!("{at}.filter_chain_name: not supported yet"));
     let response = json!({"name": "i", "typed_config": {"@type":
         "type.googleapis.com/envoy.type.matcher.v3.HttpResponseStatusCodeMatchInput"}});
@@ -240,7 +240,7 @@ fn the_secrets_of_what_may_be_chosen_are_fetched() {
     let cases = [("a", execute(&injector("two"), &json!({})))];
     let config = around(&injector("one"), &tree("x-which", &cases));
     assert_eq!(named(&config), ["one", "two"]);
-    let mut alone = composite()["typed_config"].clone();
+    let mut alone = of_composite()["typed_config"].clone();
     alone["matcher"] = tree("x-which", &cases);
     assert_eq!(named(&alone), ["two"]);
 }

@@ -89,6 +89,10 @@ pub struct HttpProbe {
     pub http2: bool,
     /// The body of the request.
     pub send: Vec<u8>,
+    /// All of them have to be in the body of the answer, in this order, with anything between them.
+    pub receive: Vec<Vec<u8>>,
+    /// Bytes of the body that are looked at (`response_buffer_size`, 1024; 0: all of them).
+    pub receive_within: usize,
     /// Added to the request.
     pub headers: Vec<(String, String)>,
     /// Statuses that mean healthy. Default 200.
@@ -280,12 +284,7 @@ impl HttpProbe {
             service_name_matcher,
             method,
         } = message;
-        refuse!(
-            receive,
-            response_buffer_size,
-            request_headers_to_remove,
-            service_name_matcher,
-        );
+        refuse!(request_headers_to_remove, service_name_matcher);
         if path.is_empty() {
             return Err(Invalid::at("path", "must not be empty"));
         }
@@ -323,6 +322,11 @@ impl HttpProbe {
             path,
             method,
             send,
+            receive: each("receive", receive, bytes)?,
+            receive_within: match response_buffer_size.map_or(1024, |size| size.value) {
+                0 => usize::MAX,
+                size => usize::try_from(size).unwrap_or(usize::MAX),
+            },
             http2: match enumeration(codec_client_type, "codec_client_type")? {
                 CodecClientType::Http1 => false,
                 CodecClientType::Http2 => true,

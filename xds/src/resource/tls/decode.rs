@@ -141,7 +141,6 @@ impl UpstreamTls {
             max_session_keys,
             enforce_rsa_key_usage,
         } = message;
-        refuse!(auto_host_sni, auto_sni_san_validation);
         accept!(ctx, "UpstreamTlsContext":
             allow_renegotiation,
             max_session_keys,
@@ -175,6 +174,8 @@ impl UpstreamTls {
         let (validation, validation_secret) = common.validation;
         Ok(Self {
             sni,
+            host_sni: auto_host_sni,
+            sni_validation: auto_sni_san_validation,
             alpn: common.alpn,
             validation,
             validation_secret,

@@ -114,10 +114,12 @@ fn an_upstream_context_is_read() {
     let context = tls::UpstreamTlsContext {
         sni: "app.test".into(),
         common_tls_context: Some(common),
+        auto_host_sni: true,
         ..Default::default()
     };
     let tls = upstream_of(resource(&with_upstream(context))).unwrap();
     assert_eq!(tls.sni, "app.test");
+    assert!(tls.host_sni && !tls.sni_validation);
     let validation = Validation {
         trusted_ca: Some(DataSource::Inline(CERTIFICATE.into())),
         ..Validation::default()
@@ -127,6 +129,23 @@ fn an_upstream_context_is_read() {
         tls.client_certificate,
         Some(CertificateRef::Inline(_))
     ));
+}
+
+#[test]
+fn a_server_name_that_cannot_be_sent_is_noted() {
+    let ignored = |sni: &str| {
+        let context = tls::UpstreamTlsContext {
+            sni: sni.into(),
+            ..Default::default()
+        };
+        decoded(&with_upstream(context)).ignored
+    };
+    for sni in ["", "a", "a.80.b"] {
+        assert!(ignored(sni).is_empty(), "{sni}");
+    }
+    for sni in ["b.80", "10.0.0.1", "fd00::1", "b.0x1f"] {
+        assert_eq!(ignored(sni), ["UpstreamTlsContext.sni"], "{sni}");
+    }
 }
 
 #[test]
@@ -332,9 +351,6 @@ fn an_upstream_context_is_refused_by_path() {
         with_upstream,
         "transport_socket.typed_config",
         &[
-            ("auto_host_sni: not supported yet", |c| {
-                c.auto_host_sni = true
-            }),
             ("sni: is longer than 255 bytes", |c| c.sni = "a".repeat(256)),
             (
                 "common_tls_context: more than one client certificate",

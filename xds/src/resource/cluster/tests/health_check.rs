@@ -91,7 +91,14 @@ fn probes_are_read() {
     let Probe::Http(probe) = read(&format!("{BASE}, {post}")).unwrap().probe else {
         panic!("not HTTP")
     };
-    assert_eq!(probe.send, b"hi");
+    assert_eq!((&*probe.send, probe.receive_within), (&b"hi"[..], 1024));
+    let receive =
+        "http_health_check: {path: /, receive: [{text: '6f6b'}], response_buffer_size: 0}";
+    let Probe::Http(probe) = read(&format!("{BASE}, {receive}")).unwrap().probe else {
+        panic!("not HTTP")
+    };
+    assert_eq!(probe.receive, [b"ok"]);
+    assert_eq!(probe.receive_within, usize::MAX);
 
     let plain = read(&format!("{BASE}, http_health_check: {{path: /}}")).unwrap();
     let Probe::Http(probe) = plain.probe else {
@@ -159,8 +166,8 @@ fn a_check_is_refused_by_path() {
             "http_health_check.method: CONNECT cannot be used",
         ),
         (
-            http("path: /, receive: [{text: '00'}]"),
-            "http_health_check.receive: not supported yet",
+            http("path: /, receive: [{text: ''}]"),
+            "http_health_check.receive[0].text: must not be empty",
         ),
         (
             http("path: /, send: {text: '00'}"),
