@@ -23,6 +23,7 @@ mod state;
 mod state_value;
 #[cfg(test)]
 mod testing;
+mod token_endpoint;
 
 use std::any::Any;
 use std::fmt;
@@ -169,6 +170,11 @@ impl<'s> Stream<'s> {
     /// Something for this filter's [`HttpFilter::response`].
     pub fn keep(&self, value: impl Any) {
         self.state().keep(self.place, Rc::new(value));
+    }
+
+    /// The filter that stands in the place of this one for the rest of the exchange, if any does.
+    fn choose(&self, filter: state::Choice) {
+        self.state().choose(self.place, filter);
     }
 
     pub fn calls(&self) -> Rc<dyn Calls> {
@@ -370,6 +376,11 @@ impl<'a> Answer<'a> {
     /// What this filter kept of the request.
     pub fn kept<T: Any>(&self) -> Option<Rc<T>> {
         self.around?.state().kept(self.place)
+    }
+
+    /// As [`Stream::choose`] was told, if it was.
+    fn chosen(&self) -> Option<state::Choice> {
+        self.around?.state().chosen(self.place)
     }
 
     pub fn state(&self) -> Option<&'a StreamState> {

@@ -158,6 +158,7 @@ pub const FACTORIES: &[Factory] = &[
     http::bandwidth_limit::FACTORY,
     http::basic_auth::FACTORY,
     http::buffer::FACTORY,
+    http::composite::FACTORY,
     http::compressor::FACTORY,
     http::cors::FACTORY,
     http::credential_injector::FACTORY,
@@ -177,6 +178,7 @@ pub const FACTORIES: &[Factory] = &[
     http::health_check::FACTORY,
     http::jwt_authn::FACTORY,
     http::local_ratelimit::FACTORY,
+    http::match_delegate::FACTORY,
     http::oauth2::FACTORY,
     http::on_demand::FACTORY,
     http::path_prefix::FACTORY,
@@ -255,8 +257,7 @@ impl Registry {
                     chain.router = router(filter)?;
                 }
                 LinkConfig::Configured(filter) => {
-                    let built = (factory(filter, &context)?.build)(filter, &context)?;
-                    chain.push(link.name, link.disabled, built);
+                    chain.push(link.name, link.disabled, built(filter, &context)?);
                 }
                 LinkConfig::Changing(slot) => {
                     chain.push_changing(link.name, link.disabled, slot);
@@ -277,7 +278,7 @@ impl Registry {
         filter: &TypedExtension,
     ) -> Result<Arc<dyn HttpFilter>, Invalid> {
         let context = self.scoped(stat_prefix).at(self.place_of(name, 0));
-        (factory(filter, &context)?.build)(filter, &context)
+        built(filter, &context)
     }
 
     /// Of a filter, by its name in the chain that stands in the place of this registry, and how many
@@ -395,10 +396,18 @@ fn factory(filter: &TypedExtension, context: &Context) -> Result<&'static Factor
         .ok_or_else(|| unknown("HTTP filter", filter))
 }
 
+/// A filter within another.
+pub(super) fn built(
+    filter: &TypedExtension,
+    context: &Context,
+) -> Result<Arc<dyn HttpFilter>, Invalid> {
+    (factory(filter, context)?.build)(filter, context)
+}
+
 fn unknown(what: &str, extension: &TypedExtension) -> Invalid {
     let kind = extension.message_name();
-    Invalid::at(
-        "typed_config",
+    Invalid::new(
+        FieldPath::root(),
         format!("{what} \"{kind}\" is not supported"),
     )
 }
@@ -493,7 +502,7 @@ impl Extensions for Registry {
         if filter.message_name() == ROUTER {
             return router(filter).map(drop);
         }
-        (factory(filter, &self.context)?.build)(filter, &self.context).map(drop)
+        built(filter, &self.context).map(drop)
     }
 
     fn filter_secrets(&self, config: &TypedExtension) -> Vec<SdsSecretConfig> {

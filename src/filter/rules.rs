@@ -14,7 +14,7 @@ use causeway_xds::resource::parts::{At, each, enumeration, is_default};
 
 pub use condition::{Condition, Form};
 pub use engine::{Engine, Engines, Given};
-pub use subject::{Metadata, Subject};
+pub use subject::{Left, Metadata, Subject};
 
 /// What follows when a policy is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

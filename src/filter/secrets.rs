@@ -13,6 +13,12 @@ use super::http;
 pub fn named_by(config: &TypedExtension) -> Vec<SdsSecretConfig> {
     let mut secrets = http::oauth2::secrets(config);
     secrets.extend(http::credential_injector::secrets(config));
+    // These are no choices themselves.
+    secrets.extend(
+        http::match_delegate::inner(config)
+            .iter()
+            .flat_map(named_by),
+    );
     secrets
 }
 

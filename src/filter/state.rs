@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_xds::resource::metadata::MetadataValue;
 use causeway_xds::resource::tlv::Tlv;
 
+use super::HttpFilter;
 use crate::telemetry::activity::ActivityGuard;
 
 /// One per stream, and one per connection, whose streams see what it has. Small, because every
@@ -25,10 +27,15 @@ pub struct StreamState {
     known: OnceCell<Box<Known>>,
 }
 
+/// The filter that was chosen, or that none is to act.
+pub(super) type Choice = Option<Arc<dyn HttpFilter>>;
+
 #[derive(Default)]
 struct Known {
     /// By the place of the filter in its chain.
     kept: RefCell<Vec<(usize, Rc<dyn Any>)>>,
+    /// By the place in the chain: the filter that was chosen there, if any was.
+    chosen: RefCell<Vec<(usize, Choice)>>,
     /// Dynamic metadata by namespace.
     metadata: RefCell<BTreeMap<String, Rc<MetadataValue>>>,
     /// Filter state that is text.
@@ -98,6 +105,19 @@ impl StreamState {
         let kept = self.known.get()?.kept.borrow();
         let (_, value) = kept.iter().find(|(of, _)| *of == place)?;
         Rc::clone(value).downcast().ok()
+    }
+
+    pub(super) fn choose(&self, place: usize, filter: Choice) {
+        let mut chosen = self.known().chosen.borrow_mut();
+        chosen.retain(|(of, _)| *of != place);
+        chosen.push((place, filter));
+    }
+
+    /// `None`: nothing was chosen there, and not that nothing was to be done.
+    pub(super) fn chosen(&self, place: usize) -> Option<Choice> {
+        let chosen = self.known.get()?.chosen.borrow();
+        let found = chosen.iter().find(|(of, _)| *of == place);
+        found.map(|(_, filter)| filter.clone())
     }
 
     /// Adds to a namespace; what has the same key is replaced.

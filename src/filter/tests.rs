@@ -73,6 +73,28 @@ fn bytes_that_are_no_message_are_refused() {
     }
 }
 
+/// They run code or need data that the program does not bring; where a listener says that such a filter
+/// is optional, it is left out.
+#[test]
+fn filters_that_are_not_there_are_refused_by_name() {
+    use causeway_xds::extension::Extensions as _;
+    let registry = super::Registry::default();
+    for message in [
+        "cache.v3.CacheConfig",
+        "dynamic_modules.v3.DynamicModuleFilter",
+        "geoip.v3.Geoip",
+        "golang.v3alpha.Config",
+        "lua.v3.Lua",
+        "wasm.v3.Wasm",
+    ] {
+        let message = format!("envoy.extensions.filters.http.{message}");
+        assert!(!registry.knows_http_filter(&message));
+        let refused = registry.check_http_filter(&extension(&message, Vec::new()));
+        let reason = format!("HTTP filter \"{message}\" is not supported");
+        assert_eq!(refused.unwrap_err().to_string(), reason);
+    }
+}
+
 #[test]
 fn each_filter_has_a_section_in_the_documentation() {
     let read = |name: &str| {

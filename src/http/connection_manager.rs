@@ -338,13 +338,13 @@ async fn serve_http2(io: Io, connection: Rc<Connection>) {
         .initial_connection_window_size(windows.connection)
         // Twice what is allowed: what is between is refused by a reset, as Envoy does.
         .max_header_list_size(model.max_request_headers_kb.saturating_mul(2 * 1024));
+    if options.allow_connect {
+        builder.enable_connect_protocol();
+    }
     if let Some(keepalive) = options.keepalive {
         builder
             .keep_alive_interval(keepalive.interval)
             .keep_alive_timeout(keepalive.timeout);
-    }
-    if options.allow_connect {
-        builder.enable_connect_protocol();
     }
     let service = {
         let connection = Rc::clone(&connection);

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use causeway_xds::resource::address::contain;
-use causeway_xds::resource::http_manager::{Forwarded, HttpManager, Trusted, XffDetection};
+use causeway_xds::resource::http_manager::{Detection, Forwarded, HttpManager, Trusted};
+use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
@@ -75,11 +76,20 @@ pub struct Client {
     pub internal: bool,
 }
 
+/// A request that has to say who its client is does not, and is answered by this status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unknown(pub StatusCode);
+
 /// Sets the fields that tell the upstream where a request came from, and returns who that is.
-pub fn apply(headers: &mut HeaderMap, names: Names, rules: &Forwarded, peer: &Peer) -> Client {
+pub fn apply(
+    headers: &mut HeaderMap,
+    names: Names,
+    rules: &Forwarded,
+    peer: &Peer,
+) -> Result<Client, Unknown> {
     let told_port = rules.append_port && headers.contains_key(&X_FORWARDED_PORT);
     let mut client = match &rules.detection {
-        Some(detection) => detect(headers, names, detection, peer),
+        Some(detection) => detect(headers, names, detection, peer)?,
         None => by_hops(headers, names, rules, peer),
     };
     client.internal &= is_internal(rules, peer, client.ip);
@@ -107,7 +117,7 @@ pub fn apply(headers: &mut HeaderMap, names: Names, rules: &Forwarded, peer: &Pe
             }
         }
     }
-    client
+    Ok(client)
 }
 
 /// Of a request that says one address at most: what an internal proxy passes on has two.
@@ -154,8 +164,13 @@ fn by_hops(headers: &mut HeaderMap, names: Names, rules: &Forwarded, peer: &Peer
 }
 
 /// As [`by_hops`], by who is trusted and not by how the peer is reached.
-fn detect(headers: &mut HeaderMap, names: Names, detection: &XffDetection, peer: &Peer) -> Client {
-    let single = nth_from_right(headers, 1).is_none();
+fn detect(
+    headers: &mut HeaderMap,
+    names: Names,
+    detection: &Detection,
+    peer: &Peer,
+) -> Result<Client, Unknown> {
+    let mut may_be_internal = nth_from_right(headers, 1).is_none();
     let (client, believed) = match &detection.trusted {
         // Whoever can connect is behind the proxies that are counted.
         Trusted::Hops(hops) if names.forwarded_for => {
@@ -168,6 +183,19 @@ fn detect(headers: &mut HeaderMap, names: Names, detection: &XffDetection, peer:
             let client = walk.then(|| first_stranger(headers, trusted));
             (client.flatten(), believed)
         }
+        Trusted::Header {
+            name,
+            internal,
+            otherwise,
+        } => {
+            may_be_internal = *internal;
+            let told = headers.get(name).and_then(|told| told.to_str().ok());
+            let client = told.and_then(|told| told.parse().ok());
+            match otherwise.and_then(|code| StatusCode::from_u16(code).ok()) {
+                Some(status) if client.is_none() => return Err(Unknown(status)),
+                _ => (client, true),
+            }
+        }
     };
     if detection.append {
         append_peer(headers, names, peer);
@@ -176,10 +204,10 @@ fn detect(headers: &mut HeaderMap, names: Names, detection: &XffDetection, peer:
     if !told || !believed {
         headers.insert(X_FORWARDED_PROTO, peer.scheme.clone());
     }
-    Client {
+    Ok(Client {
         ip: client.unwrap_or(peer.ip),
-        internal: client.is_some() && single,
-    }
+        internal: client.is_some() && may_be_internal,
+    })
 }
 
 /// Stands for a client whose address cannot be read.

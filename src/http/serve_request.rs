@@ -326,6 +326,9 @@ impl Decided {
     }
 }
 
+/// As Envoy words it.
+const CLIENT_UNKNOWN: &str = "rejected_because_detection_failed";
+
 /// From the head of a request to its route.
 fn begin(
     connection: &Rc<Connection>,
@@ -345,6 +348,18 @@ fn begin(
     }
     let rules = &manager.model.forwarded;
     let client = forwarded::apply(&mut parts.headers, names, rules, &connection.peer);
+    let client = client.map_err(|forwarded::Unknown(status)| {
+        let stats = &manager.stats;
+        stats.downstream_rq_rejected_via_ip_detection.inc();
+        Failure {
+            flag: None,
+            ..Failure::local(
+                status,
+                ResponseFlag::DownstreamProtocolError,
+                CLIENT_UNKNOWN,
+            )
+        }
+    })?;
     let session = connection.session.as_deref();
     client_cert::apply(
         &mut parts.headers,

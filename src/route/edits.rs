@@ -2,10 +2,13 @@
 
 use std::cell::RefCell;
 
-use causeway_xds::resource::headers::{AppendAction, HeaderEdit, HeaderEdits as Model};
-use http::header::{HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
+use causeway_xds::resource::headers::{
+    AppendAction, HeaderEdit, HeaderEdits as Model, HeaderMutation,
+};
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
 
 use crate::formatter::{Facts, Template, Wants};
+use crate::matching::text::Test;
 
 /// The edits of all levels of one route, in the order in which they apply.
 #[derive(Debug, Default)]
@@ -20,6 +23,7 @@ pub struct HeaderEdits {
 #[derive(Debug, Default)]
 pub struct Level {
     remove: Vec<HeaderName>,
+    remove_matching: Vec<Test>,
     /// Those that overwrite come first.
     add: Vec<Edit>,
     /// All names differ and no value has to be made, so that one edit cannot see another.
@@ -63,6 +67,20 @@ impl HeaderEdits {
         edits
     }
 
+    /// Of requests, each by itself: one sees what the one before has left.
+    pub fn of_mutations(mutations: &[HeaderMutation]) -> Self {
+        let request: Vec<_> = mutations.iter().map(Level::of_mutation).collect();
+        let mut wants = Wants::default();
+        request
+            .iter()
+            .for_each(|level| level.note_route(&mut wants));
+        Self {
+            request,
+            wants,
+            ..Self::default()
+        }
+    }
+
     pub fn edits_requests(&self) -> bool {
         !self.request.is_empty()
     }
@@ -85,6 +103,7 @@ impl HeaderEdits {
 #[derive(Debug, Default)]
 pub struct Changes<'l> {
     remove: &'l [HeaderName],
+    remove_matching: &'l [Test],
     overwrite: Vec<(&'l HeaderName, HeaderValue)>,
     add: Vec<(&'l HeaderName, HeaderValue)>,
 }
@@ -100,8 +119,20 @@ impl Level {
             .all(|(i, edit)| add[..i].iter().all(|other| other.name != edit.name));
         Self {
             remove: remove.iter().filter_map(|n| n.parse().ok()).collect(),
+            remove_matching: Vec::new(),
             add,
             plain: literal && differ,
+        }
+    }
+
+    pub fn of_mutation(mutation: &HeaderMutation) -> Self {
+        match mutation {
+            HeaderMutation::Edit(edit) => Self::compile(std::slice::from_ref(edit), &[]),
+            HeaderMutation::Remove(name) => Self::compile(&[], std::slice::from_ref(name)),
+            HeaderMutation::RemoveMatching(matcher) => Self {
+                remove_matching: vec![Test::string(matcher)],
+                ..Self::compile(&[], &[])
+            },
         }
     }
 
@@ -132,30 +163,12 @@ impl Level {
         if !self.plain {
             return false;
         }
-        for name in &self.remove {
-            headers.remove(name);
-        }
+        remove(headers, &self.remove, &self.remove_matching);
         for edit in &self.add {
             let Value::Literal(value) = &edit.value else {
                 continue;
             };
-            let (name, value) = (edit.name.clone(), value.clone());
-            match edit.action {
-                AppendAction::AppendOrAdd => {
-                    headers.append(name, value);
-                }
-                AppendAction::AddIfAbsent => {
-                    headers.entry(name).or_insert(value);
-                }
-                AppendAction::OverwriteOrAdd => {
-                    headers.insert(name, value);
-                }
-                AppendAction::OverwriteIfExists => {
-                    if headers.contains_key(&name) {
-                        headers.insert(name, value);
-                    }
-                }
-            }
+            put(headers, edit.name.clone(), value.clone(), edit.action);
         }
         true
     }
@@ -164,6 +177,7 @@ impl Level {
     pub fn evaluate(&self, headers: &HeaderMap, facts: &dyn Facts) -> Changes<'_> {
         let mut changes = Changes {
             remove: &self.remove,
+            remove_matching: &self.remove_matching,
             add: Vec::with_capacity(self.add.len()),
             ..Changes::default()
         };
@@ -179,7 +193,11 @@ impl Level {
             if value.is_empty() && !edit.keep_empty {
                 continue;
             }
-            let there = || headers.contains_key(&edit.name) && !self.remove.contains(&edit.name);
+            let goes = || {
+                let mut tests = self.remove_matching.iter();
+                self.remove.contains(&edit.name) || tests.any(|test| is_removed(&edit.name, test))
+            };
+            let there = || headers.contains_key(&edit.name) && !goes();
             match edit.action {
                 AppendAction::AppendOrAdd => changes.add.push((&edit.name, value)),
                 AppendAction::AddIfAbsent if there() => {}
@@ -210,9 +228,7 @@ impl Changes<'_> {
     pub fn apply(self, headers: &mut HeaderMap) {
         // Grown once: growing hashes all names again.
         headers.reserve(self.overwrite.len() + self.add.len());
-        for name in self.remove {
-            headers.remove(name);
-        }
+        remove(headers, self.remove, self.remove_matching);
         for (name, value) in self.overwrite {
             headers.insert(name, value);
         }
@@ -220,6 +236,38 @@ impl Changes<'_> {
             headers.append(name, value);
         }
     }
+}
+
+pub fn put(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue, action: AppendAction) {
+    match action {
+        AppendAction::AppendOrAdd => {
+            headers.append(name, value);
+        }
+        AppendAction::AddIfAbsent => {
+            headers.entry(name).or_insert(value);
+        }
+        AppendAction::OverwriteIfExists if !headers.contains_key(&name) => {}
+        AppendAction::OverwriteOrAdd | AppendAction::OverwriteIfExists => {
+            headers.insert(name, value);
+        }
+    }
+}
+
+fn remove(headers: &mut HeaderMap, names: &[HeaderName], tests: &[Test]) {
+    for name in names {
+        headers.remove(name);
+    }
+    for test in tests {
+        let names = headers.keys().filter(|name| is_removed(name, test));
+        for name in names.cloned().collect::<Vec<_>>() {
+            headers.remove(name);
+        }
+    }
+}
+
+/// `host` is what a request is routed by.
+fn is_removed(name: &HeaderName, test: &Test) -> bool {
+    *name != HOST && test.matches(name.as_str().as_bytes())
 }
 
 impl Edit {

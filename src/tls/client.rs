@@ -76,6 +76,19 @@ impl ClientTls {
         // called, the certificate has to be for it, unless something else is asked for.
         let called = per_request.server_name || !model.sni.is_empty();
         let by_name = per_request.validation || (called && !rules.tell_whose());
+        let server_name = match model.sni.as_str() {
+            "" => None,
+            sni => match ServerName::try_from(sni.to_owned()) {
+                Ok(name) => Some(name),
+                // The TLS library can send no such name. Whoever is connected to has to prove who it
+                // is by something else.
+                Err(_) if per_request.validation || rules.tell_whose() => None,
+                Err(e) => {
+                    let reason = "and nothing else says whose the certificate has to be";
+                    return Err(TlsError::Config(format!("sni: {e}, {reason}")));
+                }
+            },
+        };
         let check = Check::of(rules, by_name);
         let key = model
             .client_certificate
@@ -92,7 +105,7 @@ impl ClientTls {
             check,
             key,
             alpn,
-            &model.sni,
+            server_name,
             &versions(&model.parameters),
         )?;
         if per_request.server_name {
@@ -111,6 +124,13 @@ impl ClientTls {
             Some(roots) => authorities(roots)?,
             None => system_roots().map_err(|e| TlsError::Config(format!("system roots: {e}")))?,
         };
+        let server_name = match model.server_name.as_str() {
+            "" => None,
+            name => Some(
+                ServerName::try_from(name.to_owned())
+                    .map_err(|e| TlsError::Config(format!("sni: {e}")))?,
+            ),
+        };
         let key = model.client_certificate.clone();
         let key = key.map(|(chain, key)| certificate(&TlsCertificate::new(chain, key)));
         Self::new(
@@ -118,7 +138,7 @@ impl ClientTls {
             Check::Server(roots),
             key.transpose()?,
             alpn,
-            &model.server_name,
+            server_name,
             rustls::DEFAULT_VERSIONS,
         )
     }
@@ -135,7 +155,7 @@ impl ClientTls {
         check: Check,
         key: Option<CertifiedKey>,
         alpn: &[String],
-        sni: &str,
+        server_name: Option<ServerName<'static>>,
         versions: &[&'static SupportedProtocolVersion],
     ) -> Result<Self, TlsError> {
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -155,14 +175,7 @@ impl ClientTls {
             }
         };
         client.alpn_protocols = protocols(alpn);
-        client.enable_sni = !sni.is_empty();
-        let server_name = match sni {
-            "" => None,
-            sni => Some(
-                ServerName::try_from(sni.to_owned())
-                    .map_err(|e| TlsError::Config(format!("sni: {e}")))?,
-            ),
-        };
+        client.enable_sni = server_name.is_some();
         Ok(Self {
             connector: TlsConnector::from(Arc::new(client)),
             server_name,

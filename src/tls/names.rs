@@ -1,5 +1,7 @@
 //! What a certificate says of its owner.
 
+use std::net::IpAddr;
+
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
@@ -14,6 +16,8 @@ pub struct Names {
     pub uris: Vec<String>,
     pub dns: Vec<String>,
     pub emails: Vec<String>,
+    /// IP addresses as text (RFC 5952).
+    pub addresses: Vec<String>,
 }
 
 impl Names {
@@ -35,6 +39,12 @@ impl Names {
                 GeneralName::URI(uri) => names.uris.push((*uri).to_owned()),
                 GeneralName::DNSName(name) => names.dns.push((*name).to_owned()),
                 GeneralName::RFC822Name(email) => names.emails.push((*email).to_owned()),
+                GeneralName::IPAddress(bytes) => {
+                    let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+                    let v6 = || <[u8; 16]>::try_from(*bytes).map(IpAddr::from);
+                    let address = v4.or_else(|_| v6());
+                    names.addresses.extend(address.map(|ip| ip.to_string()));
+                }
                 _ => {}
             }
         }
@@ -113,6 +123,10 @@ mod tests {
         params.subject_alt_names.push(SanType::URI(uri));
         let email = "a@b.test".try_into().unwrap();
         params.subject_alt_names.push(SanType::Rfc822Name(email));
+        for address in ["10.1.2.3", "2001:DB8:0::1"] {
+            let address = address.parse().unwrap();
+            params.subject_alt_names.push(SanType::IpAddress(address));
+        }
         params.serial_number = Some(0x1f2e_u64.into());
         let cert = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
         let names = Names::of(cert.der());
@@ -125,6 +139,7 @@ mod tests {
         assert_eq!(names.dns, ["app.test"]);
         assert_eq!(names.uris, ["spiffe://a/b"]);
         assert_eq!(names.emails, ["a@b.test"]);
+        assert_eq!(names.addresses, ["10.1.2.3", "2001:db8::1"]);
         assert_eq!(Names::of(b"nonsense"), Names::default());
     }
 }

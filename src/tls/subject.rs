@@ -1,10 +1,12 @@
 //! Names that a certificate may have to have.
 
+use std::net::IpAddr;
+
 use causeway_xds::resource::matcher::{StringMatcher, StringPattern, full_match};
 use causeway_xds::resource::tls::{SubjectName, SubjectNameKind};
 use regex::Regex;
 use rustls::server::ParsedCertificate;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::{CertificateDer, DnsName, ServerName};
 use webpki::EndEntityCert;
 
 use super::TlsError;
@@ -17,6 +19,8 @@ pub(super) enum Subject {
     Dns(Text),
     Uri(Text),
     Email(Text),
+    /// Addresses as they are usually written (RFC 5952).
+    Ip(Text),
 }
 
 /// A compiled [`StringMatcher`].
@@ -38,12 +42,19 @@ impl Subject {
         match (model.kind, &model.matcher.pattern) {
             (SubjectNameKind::Uri, _) => text().map(Self::Uri),
             (SubjectNameKind::Email, _) => text().map(Self::Email),
-            (SubjectNameKind::Dns | SubjectNameKind::Ip, StringPattern::Exact(name)) => {
-                let name = ServerName::try_from(name.to_owned()).map_err(|e| wrong(&e))?;
-                Ok(Self::Server(name))
+            (SubjectNameKind::Ip, StringPattern::Exact(name)) => match name.parse::<IpAddr>() {
+                Ok(address) => Ok(Self::Server(ServerName::IpAddress(address.into()))),
+                Err(_) => text().map(Self::Ip),
+            },
+            (SubjectNameKind::Ip, _) => text().map(Self::Ip),
+            (SubjectNameKind::Dns, StringPattern::Exact(name)) => {
+                match DnsName::try_from(name.to_owned()) {
+                    Ok(name) => Ok(Self::Server(ServerName::DnsName(name))),
+                    // No name of a server, but a certificate may have it.
+                    Err(_) => text().map(Self::Dns),
+                }
             }
             (SubjectNameKind::Dns, _) => text().map(Self::Dns),
-            (SubjectNameKind::Ip, _) => Err(wrong(&"an address has no pattern")),
         }
     }
 
@@ -58,6 +69,7 @@ impl Subject {
             Self::Server(name) => rustls::client::verify_server_name(parsed, name).is_ok(),
             Self::Dns(text) => cert.valid_dns_names().any(|name| text.matches(name)),
             Self::Uri(text) => cert.valid_uri_names().any(|name| text.matches(name)),
+            Self::Ip(text) => Names::of(der).addresses.iter().any(|ip| text.matches(ip)),
             Self::Email(text) => Names::of(der).emails.iter().any(|name| text.matches(name)),
         }
     }

@@ -118,7 +118,7 @@ pub struct EndpointStats {
 /// What a load assignment says about an endpoint apart from its identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attributes {
-    /// For `auto_host_rewrite`; may be empty.
+    /// For `auto_host_rewrite` and `auto_host_sni`; may be empty.
     pub hostname: String,
     /// What consistent hashing hashes instead of the address; may be empty.
     pub hash_key: String,

@@ -477,9 +477,8 @@ async fn an_endpoint_is_told_whose_connection_it_gets_and_no_other_client_shares
     }
 }
 
-/// Over TLS, for `*.a.test`; answers with the server name that a client has asked for.
-async fn telling_its_name(authority: &Authority) -> Origin {
-    let own = authority.certificate("*.a.test", None);
+/// Answers with the server name that it was called by.
+async fn tls_origin(own: &Certificate) -> Origin {
     let config = ServerConfig::builder_with_provider(Arc::new(
         rustls::crypto::aws_lc_rs::default_provider(),
     ));
@@ -504,10 +503,100 @@ async fn telling_its_name(authority: &Authority) -> Origin {
     .await
 }
 
+/// The status of a request to an endpoint whose certificate has to have this name, and the server name
+/// that the endpoint was called by.
+async fn called(at: &Origin, authority: &Authority, sni: &str, name: &Value) -> (u16, String) {
+    let validation = json!({"trusted_ca": {"inline_string": authority.pem},
+        "match_typed_subject_alt_names": [name]});
+    let mut a = cluster("a", at.address);
+    a["transport_socket"] = json!({"name": "tls", "typed_config": {
+        "@type": format!("{TLS}.UpstreamTlsContext"), "sni": sni,
+        "common_tls_context": {"validation_context": validation},
+    }});
+    let web = listener("web", &http(&json!({"route_config": to("a")})));
+    let app = TestApp::bootstrap(&bootstrap(&[web], &[a]).to_string()).await;
+    let reply = get(app.listener("web"), "any.test", "/").await;
+    (reply.status.as_u16(), reply.text())
+}
+
+#[tokio::test]
+async fn a_server_name_that_cannot_be_sent_is_not_missed_where_the_certificate_says_whose_it_is() {
+    let authority = Authority::new();
+    let origin = tls_origin(&authority.certificate("b", Some("spiffe://mesh/b"))).await;
+    let uri = |uri: &str| json!({"san_type": "URI", "matcher": {"exact": uri}});
+    let good = uri("spiffe://mesh/b");
+    let sent = (200, "sni.b.http".to_owned());
+    assert_eq!(called(&origin, &authority, "sni.b.http", &good).await, sent);
+    for sni in ["sni.b.80", "10.0.0.1", "fd00::1"] {
+        let unsent = (200, "-".to_owned());
+        assert_eq!(
+            called(&origin, &authority, sni, &good).await,
+            unsent,
+            "{sni}"
+        );
+        let other = uri("spiffe://mesh/other");
+        assert_eq!(
+            called(&origin, &authority, sni, &other).await.0,
+            503,
+            "{sni}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_is_called_by_its_own_name() {
+    let authority = Authority::new();
+    let origin = tls_origin(&authority.certificate("one.test", None)).await;
+    for (hostname, checked, answer) in [
+        ("one.test", true, (200, "one.test")),
+        ("", false, (200, "configured.test")),
+        // The certificate is for somebody else.
+        ("two.test", true, (503, "")),
+        ("", true, (503, "")),
+        ("two.test", false, (200, "two.test")),
+    ] {
+        let mut a = cluster("a", origin.address);
+        a["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["hostname"] =
+            json!(hostname);
+        a["transport_socket"] = json!({"name": "tls", "typed_config": {
+            "@type": format!("{TLS}.UpstreamTlsContext"), "sni": "configured.test",
+            "auto_host_sni": true, "auto_sni_san_validation": checked,
+            "common_tls_context": {"validation_context": {
+                "trusted_ca": {"inline_string": authority.pem},
+                "match_typed_subject_alt_names": [
+                    {"san_type": "DNS", "matcher": {"exact": "one.test"}}]}},
+        }});
+        let web = listener("web", &http(&json!({"route_config": to("a")})));
+        let app = TestApp::bootstrap(&bootstrap(&[web], &[a]).to_string()).await;
+        let reply = get(app.listener("web"), "any.test", "/").await;
+        assert_eq!(reply.status, answer.0, "{hostname:?}, {checked}");
+        if answer.0 == 200 {
+            assert_eq!(reply.text(), answer.1, "{hostname:?}, {checked}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_address_in_a_certificate_may_be_told_by_a_part_of_it() {
+    let authority = Authority::new();
+    let origin = tls_origin(&authority.certificate("10.1.2.3", None)).await;
+    for (kind, matcher, status) in [
+        ("IP_ADDRESS", json!({"prefix": "10.1."}), 200),
+        ("IP_ADDRESS", json!({"exact": "10.1.2.3"}), 200),
+        ("IP_ADDRESS", json!({"prefix": "10.2."}), 503),
+        ("IP_ADDRESS", json!({"exact": "b.test"}), 503),
+        ("DNS", json!({"prefix": "10.1."}), 503),
+    ] {
+        let name = json!({"san_type": kind, "matcher": matcher});
+        let answer = called(&origin, &authority, "", &name).await;
+        assert_eq!(answer.0, status, "{kind} {matcher}");
+    }
+}
+
 #[tokio::test]
 async fn the_name_of_a_request_goes_to_the_endpoint_and_its_certificate_is_for_it() {
     let authority = Authority::new();
-    let origin = telling_its_name(&authority).await;
+    let origin = tls_origin(&authority.certificate("*.a.test", None)).await;
     let mut a = cluster("a", origin.address);
     let validation = json!({
         "trusted_ca": {"inline_string": authority.pem},
@@ -540,7 +629,7 @@ async fn the_name_of_a_request_goes_to_the_endpoint_and_its_certificate_is_for_i
 #[tokio::test]
 async fn the_name_of_an_endpoint_goes_before_that_of_its_cluster() {
     let authority = Authority::new();
-    let origin = telling_its_name(&authority).await;
+    let origin = tls_origin(&authority.certificate("*.a.test", None)).await;
     for (hostname, told) in [("x.a.test", "x.a.test"), ("", "y.a.test"), ("b.test", "")] {
         let mut a = cluster("a", origin.address);
         let endpoint = &mut a["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"];

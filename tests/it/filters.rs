@@ -3,6 +3,8 @@
 mod services;
 
 mod chains;
+mod choices;
+mod grpc;
 mod logins;
 mod policies;
 mod processor;

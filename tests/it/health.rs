@@ -164,6 +164,45 @@ async fn a_check_uses_its_connection_again_unless_told_otherwise() {
     until("connections", async || a.origin.connections() > 5).await;
 }
 
+#[tokio::test]
+async fn a_check_may_have_a_body() {
+    let origin = Origin::http(move |mut conn| async move {
+        while let Some(head) = conn.request().await {
+            let content = conn.content(&head).await.unwrap();
+            match (&*head.target, &*content.data) {
+                ("/hc", b"hi") => conn.reply(200, &[], "all is well").await,
+                ("/hc", _) => conn.reply(400, &[], "").await,
+                _ => conn.reply(200, &[], "here").await,
+            }
+        }
+    })
+    .await;
+    let replica = Replica {
+        origin,
+        status: Arc::default(),
+    };
+    let check = |text: &str| json!({"http_health_check": {"path": "/hc", "method": "POST", "send": {"text": text}}});
+    // "all" and "well", and then in the other order.
+    for (receive, name) in [
+        (["616c6c", "77656c6c"], "here"),
+        (["77656c6c", "616c6c"], "no healthy upstream"),
+    ] {
+        let mut check = check("6869");
+        check["http_health_check"]["receive"] = receive
+            .map(|text| json!({ "text": text }))
+            .into_iter()
+            .collect();
+        let app = serving(checked(&[&replica], &check)).await;
+        assert_eq!(answers(&app).await, names(&[name]));
+        app.shutdown().await;
+    }
+    let app = serving(checked(&[&replica], &check("6869"))).await;
+    assert_eq!(answers(&app).await, names(&["here"]));
+    app.shutdown().await;
+    let app = serving(checked(&[&replica], &check("6868"))).await;
+    assert_eq!(answers(&app).await, names(&["no healthy upstream"]));
+}
+
 /// A server that answers HTTP may have lost its WebSockets: their handshake is a request like others.
 #[tokio::test]
 async fn a_check_may_be_a_handshake_of_websocket() {

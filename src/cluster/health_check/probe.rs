@@ -60,8 +60,8 @@ pub struct Prober {
     check: Arc<HealthCheck>,
     address: Address,
     /// As the endpoint's.
-    socket: Option<usize>,
     hostname: String,
+    socket: Option<usize>,
     authority: String,
     connection: Option<Connection>,
 }
@@ -88,8 +88,8 @@ impl Prober {
         Self {
             check: Arc::clone(check),
             address,
-            socket: endpoint.attributes.socket,
             hostname: endpoint.attributes.hostname.clone(),
+            socket: endpoint.attributes.socket,
             authority: authority.unwrap_or_default().to_owned(),
             connection: None,
         }
@@ -106,8 +106,9 @@ impl Prober {
             Probe::Tcp(tcp) => exchange(tcp, self.connect(transport).await?).await,
             Probe::Http(http) => {
                 let request = http_request(http, &self.authority);
-                let (head, _) = self.request(request, http.http2, transport).await?;
-                judge(http, head.status, &head.headers)
+                let (head, body) = self.request(request, http.http2, transport).await?;
+                let passed = judge(http, head.status, &head.headers)?;
+                says(http, body.as_ref()).map(|()| passed)
             }
             Probe::Grpc {
                 service, headers, ..
@@ -236,7 +237,8 @@ fn request(
 
 fn http_request(probe: &HttpProbe, authority: &str) -> Request<Full<Bytes>> {
     let method = probe.method.clone();
-    request(method, authority, &probe.path, &probe.headers, Bytes::new())
+    let body = Bytes::copy_from_slice(&probe.send);
+    request(method, authority, &probe.path, &probe.headers, body)
 }
 
 fn judge(probe: &HttpProbe, status: StatusCode, headers: &HeaderMap) -> Result<Passed, Failed> {
@@ -256,6 +258,22 @@ fn judge(probe: &HttpProbe, status: StatusCode, headers: &HeaderMap) -> Result<P
         within(&probe.retriable),
         format!("status {}", status.as_u16()),
     ))
+}
+
+/// Whether the body of a good answer has what it has to.
+fn says(probe: &HttpProbe, answer: Option<&Answer>) -> Result<(), Failed> {
+    if probe.receive.is_empty() {
+        return Ok(());
+    }
+    let body = answer.map_or(&[][..], |answer| &answer.data);
+    let seen = &body[..body.len().min(probe.receive_within)];
+    match has_all(seen, &probe.receive) {
+        true => Ok(()),
+        false => Err(Failed::answer(
+            true,
+            "the answer does not say what is expected",
+        )),
+    }
 }
 
 /// `ServingStatus` of the answer.

@@ -8,6 +8,7 @@
 mod attributes;
 mod config;
 mod mutation;
+mod over_http;
 mod processing;
 mod request;
 mod response;

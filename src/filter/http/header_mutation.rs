@@ -10,18 +10,15 @@ use std::sync::Arc;
 use causeway_xds::extension::TypedExtension;
 use causeway_xds::proto::core::key_value_append::KeyValueAppendAction;
 use causeway_xds::proto::core::{KeyValueAppend, KeyValueMutation, KeyValuePair};
-use causeway_xds::proto::envoy::config::common::mutation_rules::v3 as rules;
 use causeway_xds::proto::envoy::extensions::filters::http::header_mutation::v3 as proto;
 use causeway_xds::proto::google::protobuf::value::Kind;
 use causeway_xds::reject::Invalid;
-use causeway_xds::resource::parts::{self, At, each, enumeration, fault, not_empty, required};
-use http::header::{HeaderMap, HeaderName};
+use causeway_xds::resource::parts::{self, At, each, enumeration, not_empty, required};
 
 use super::super::query;
 use super::super::registry::{Context, decode};
 use super::super::{Answer, Factory, Flow, HttpFilter, Stream};
 use crate::formatter::{Facts, Template, Wants};
-use crate::matching::text::Test;
 use crate::route::RouteConfig;
 use crate::route::edits::Level;
 
@@ -43,17 +40,11 @@ struct HeaderMutation {
 
 #[derive(Debug, Default)]
 struct Mutations {
-    request: Vec<Mutation>,
-    response: Vec<Mutation>,
+    /// One mutation each.
+    request: Vec<Level>,
+    response: Vec<Level>,
     query: Vec<QueryMutation>,
     wants: Wants,
-}
-
-#[derive(Debug)]
-enum Mutation {
-    Edit(Level),
-    Remove(HeaderName),
-    RemoveMatching(Test),
 }
 
 #[derive(Debug)]
@@ -112,7 +103,11 @@ impl Mutations {
             }
         }
         let mut wants = Wants::NONE;
-        let mut mutation = |message| Mutation::decode(message, &mut wants);
+        let mut mutation = |message| {
+            let level = Level::of_mutation(&parts::header_mutation(message)?);
+            level.note(&mut wants);
+            Ok(level)
+        };
         let request = each("request_mutations", request_mutations, &mut mutation)?;
         let response = each("response_mutations", response_mutations, &mut mutation)?;
         let parameters = "query_parameter_mutations";
@@ -128,20 +123,12 @@ impl Mutations {
     }
 
     fn of_request(&self, stream: &mut Stream<'_>) {
-        for mutation in &self.request {
-            let changes = match mutation {
-                Mutation::Edit(level) => {
-                    if level.apply_plain(&mut stream.request.headers) {
-                        continue;
-                    }
-                    let headers = &stream.request.headers;
-                    stream.with_facts(|facts| level.evaluate(headers, facts))
-                }
-                other => {
-                    other.remove(&mut stream.request.headers);
-                    continue;
-                }
-            };
+        for level in &self.request {
+            if level.apply_plain(&mut stream.request.headers) {
+                continue;
+            }
+            let headers = &stream.request.headers;
+            let changes = stream.with_facts(|facts| level.evaluate(headers, facts));
             if let Some(changes) = changes {
                 changes.apply(&mut stream.request.headers);
             }
@@ -162,70 +149,17 @@ impl Mutations {
     }
 
     fn of_response(&self, answer: &mut Answer<'_>) {
-        for mutation in &self.response {
-            let changes = match mutation {
-                Mutation::Edit(level) => {
-                    if level.apply_plain(answer.headers) {
-                        continue;
-                    }
-                    let headers = &*answer.headers;
-                    answer.with_facts(|facts| level.evaluate(headers, facts))
-                }
-                other => {
-                    other.remove(answer.headers);
-                    continue;
-                }
-            };
+        for level in &self.response {
+            if level.apply_plain(answer.headers) {
+                continue;
+            }
+            let headers = &*answer.headers;
+            let changes = answer.with_facts(|facts| level.evaluate(headers, facts));
             if let Some(changes) = changes {
                 changes.apply(answer.headers);
             }
         }
     }
-}
-
-impl Mutation {
-    fn decode(message: rules::HeaderMutation, wants: &mut Wants) -> Result<Self, Invalid> {
-        use rules::header_mutation::{Action as A, RemoveOnMatch};
-        Ok(match required(message.action, "action")? {
-            A::Remove(name) => {
-                let name = parts::editable_name(name).at("remove")?;
-                Self::Remove(header_name(name).at("remove")?)
-            }
-            A::Append(option) => {
-                let edit = parts::header_edit(option).at("append")?;
-                let level = Level::compile(&[edit], &[]);
-                level.note(wants);
-                Self::Edit(level)
-            }
-            A::RemoveOnMatch(RemoveOnMatch { key_matcher }) => {
-                let matcher = required(key_matcher, "key_matcher").and_then(parts::string_matcher);
-                Self::RemoveMatching(Test::string(&matcher.at("remove_on_match")?))
-            }
-        })
-    }
-
-    fn remove(&self, headers: &mut HeaderMap) {
-        match self {
-            Self::Edit(_) => {}
-            Self::Remove(name) => {
-                headers.remove(name);
-            }
-            Self::RemoveMatching(test) => {
-                // `host` is what a request is routed by.
-                let matching = |name: &&HeaderName| {
-                    *name != http::header::HOST && test.matches(name.as_str().as_bytes())
-                };
-                let names: Vec<_> = headers.keys().filter(matching).cloned().collect();
-                for name in names {
-                    headers.remove(name);
-                }
-            }
-        }
-    }
-}
-
-fn header_name(name: String) -> Result<HeaderName, Invalid> {
-    HeaderName::try_from(name).map_err(|_| fault("is no header name"))
 }
 
 impl QueryMutation {
@@ -357,7 +291,7 @@ impl HttpFilter for HeaderMutation {
 #[cfg(test)]
 mod tests {
     use causeway_xds::text;
-    use http::HeaderValue;
+    use http::header::{HeaderMap, HeaderName, HeaderValue};
     use serde_json::{Value, json};
 
     use super::*;
@@ -384,8 +318,8 @@ mod tests {
         for name in ["x-gone", "x-internal-a", "x-internal-b", "x-kept", "host"] {
             headers.insert(name, HeaderValue::from_static("1"));
         }
-        for mutation in &mutations.response {
-            mutation.remove(&mut headers);
+        for level in &mutations.response {
+            assert!(level.apply_plain(&mut headers));
         }
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();

@@ -9,6 +9,7 @@ mod config;
 mod login;
 mod seal;
 mod secret;
+mod session;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -25,10 +26,12 @@ use http::StatusCode;
 use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
 
 use self::config::{COOKIES, Cookie, Settings};
-use self::login::{Callback, Session};
+use self::login::{Callback, Refused};
 use self::seal::Sealer;
-use self::tokens::{Grant, Tokens, ask};
+use self::session::Session;
+use self::tokens::{Grant, ask};
 use super::super::registry::{Context, decode};
+use super::super::token_endpoint::Tokens;
 use super::super::{Answer, Factory, Flow, HttpFilter, LocalReply, Stream, Then};
 use crate::error::ResponseFlag;
 use crate::formatter::Wants;
@@ -192,9 +195,9 @@ impl Realm {
         if authentic && session.is_fresh(settings, now()) {
             self.stats.success.inc();
             if callback {
-                return match Callback::read(settings, &sealer, stream) {
-                    Ok(callback) => found(callback.original),
-                    Err(reason) => self.unauthorized(reason),
+                return match Callback::read(settings, &sealer, stream, now()) {
+                    Ok(callback) => self.back_at(callback.original, &callback.flow, Vec::new()),
+                    Err(refused) => self.not_believed(refused),
                 };
             }
             self.let_in(stream, &session.bearer, &session.id);
@@ -202,9 +205,9 @@ impl Realm {
         }
         let calls = stream.calls();
         if callback {
-            let callback = match Callback::read(settings, &sealer, stream) {
+            let callback = match Callback::read(settings, &sealer, stream, now()) {
                 Ok(callback) => callback,
-                Err(reason) => return self.unauthorized(reason),
+                Err(refused) => return self.not_believed(refused),
             };
             let Some(redirect_uri) = login::redirect_uri(settings, stream) else {
                 return self.unauthorized("the redirect URI is not allowed");
@@ -251,7 +254,7 @@ impl Realm {
             return self.unauthorized("no valid login");
         }
         self.stats.unauthorized.inc();
-        match login::begin(settings, sealer, stream) {
+        match login::begin(settings, sealer, stream, now()) {
             Some(begun) => {
                 let mut reply = redirect(begun.location);
                 for cookie in begun.cookies {
@@ -272,15 +275,38 @@ impl Realm {
         flow: &str,
     ) -> Flow {
         let settings = &self.settings;
+        let refused = |reason| {
+            let flow = Some(flow.to_owned());
+            self.not_believed(Refused { reason, flow })
+        };
         let (Some(tokens), Some(secret)) = (tokens, settings.hmac_secret.get()) else {
-            return self.unauthorized("no tokens");
+            return refused("no tokens");
         };
         let Some(cookies) = self.cookies(&tokens, &Sealer(&secret), host(stream)) else {
-            return self.unauthorized("tokens that cannot be kept");
+            return refused("tokens that cannot be kept");
         };
         self.stats.success.inc();
+        self.back_at(original, flow, cookies)
+    }
+
+    /// A login has come to its end, and the client is where it wanted to go.
+    fn back_at(&self, original: HeaderValue, flow: &str, cookies: SetCookies) -> Flow {
         let mut reply = redirect(original);
-        for cookie in cookies.into_iter().chain(login::ended(settings, flow)) {
+        let ended = login::ended(&self.settings, flow);
+        for cookie in cookies.into_iter().chain(ended) {
+            reply.headers.append(SET_COOKIE, cookie);
+        }
+        Flow::reply(reply)
+    }
+
+    /// A login has come to nothing. What it kept at the client is of no use any more.
+    fn not_believed(&self, refused: Refused) -> Flow {
+        let Refused { reason, flow } = refused;
+        let mut reply = self.refusal(reason);
+        for cookie in flow
+            .iter()
+            .flat_map(|flow| login::ended(&self.settings, flow))
+        {
             reply.headers.append(SET_COOKIE, cookie);
         }
         Flow::reply(reply)
@@ -441,6 +467,12 @@ impl Realm {
             return self.unauthorized("there is nowhere to go");
         };
         let mut reply = redirect(location);
+        let begun = login::logins(settings, &stream.request.headers);
+        for flow in begun.iter().take(login::MAX_ENDED) {
+            for cookie in login::ended(settings, flow) {
+                reply.headers.append(SET_COOKIE, cookie);
+            }
+        }
         for (which, _) in COOKIES {
             if !matches!(which, Cookie::Nonce | Cookie::Verifier) {
                 let rule = settings.cookie(which);
@@ -454,11 +486,15 @@ impl Realm {
     }
 
     fn unauthorized(&self, reason: &'static str) -> Flow {
+        Flow::reply(self.refusal(reason))
+    }
+
+    fn refusal(&self, reason: &'static str) -> LocalReply {
         self.stats.failure.inc();
         tracing::debug!(reason, "not let in");
         let reply = LocalReply::new(StatusCode::UNAUTHORIZED, "oauth_unauthorized");
         let reply = reply.saying("OAuth flow failed.");
-        Flow::reply(reply.flagged(ResponseFlag::Unauthorized))
+        reply.flagged(ResponseFlag::Unauthorized)
     }
 }
 
@@ -469,10 +505,6 @@ fn kept(token: &str, wanted: bool) -> String {
     } else {
         String::new()
     }
-}
-
-fn found(location: HeaderValue) -> Flow {
-    Flow::reply(redirect(location))
 }
 
 fn redirect(location: HeaderValue) -> LocalReply {

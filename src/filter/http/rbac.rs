@@ -3,7 +3,6 @@
 //! Configuration: `envoy.extensions.filters.http.rbac.v3`. Rules of a route take the place of those
 //! of the filter, and a route without rules lets everything pass.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use causeway_xds::extension::TypedExtension;
@@ -14,7 +13,7 @@ use causeway_xds::resource::parts::At;
 use http::StatusCode;
 
 use super::super::registry::{Context, decode};
-use super::super::rules::{Engine, Engines, Form, Given, Metadata, Subject, Verdict};
+use super::super::rules::{Engine, Engines, Form, Given, Left, Subject, Verdict};
 use super::super::{Factory, Flow, HttpFilter, LocalReply, Stream};
 use crate::route::RouteConfig;
 use crate::telemetry::stats::Counter;
@@ -150,25 +149,6 @@ fn build_per_route(config: &TypedExtension, _: &Context) -> Result<RouteConfig, 
     Ok(RouteConfig::new(OfRoute(rules)))
 }
 
-/// What is known of a stream besides its head.
-struct Left<'a, 's>(&'a Stream<'s>);
-
-impl Metadata for Left<'_, '_> {
-    fn dynamic(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
-        self.0.state().metadata(namespace)
-    }
-
-    fn of_route(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
-        let mut all = self.0.route()?.metadata.iter();
-        let found = all.find(|(name, _)| name == namespace);
-        found.map(|(_, value)| Rc::new(value.clone()))
-    }
-
-    fn state(&self, key: &str) -> Option<Rc<str>> {
-        self.0.state().value(key)
-    }
-}
-
 impl HttpFilter for Rbac {
     fn request(&self, stream: &mut Stream<'_>) -> Flow {
         let (rules, own) = match stream.route_config::<OfRoute>() {
@@ -177,17 +157,7 @@ impl HttpFilter for Rbac {
             None => (&self.rules, true),
         };
         let left = Left(stream);
-        let downstream = stream.downstream();
-        let subject = Subject {
-            request: Some(&*stream.request),
-            local: downstream.local,
-            peer: downstream.peer.map(|peer| peer.ip()),
-            peer_port: downstream.peer.map(|peer| peer.port()),
-            client: Some(stream.client),
-            tls: downstream.session,
-            server_name: downstream.requested_server_name,
-            metadata: &left,
-        };
+        let subject = Subject::of(stream, &left);
         let state = stream.state();
         if let Some(shadow) = &rules.engines.shadow {
             let verdict = shadow.judge(&subject);

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use causeway_xds::resource::metadata::MetadataValue;
 use http::request::Parts;
 
-use crate::filter::StreamState;
+use crate::filter::{Stream, StreamState};
 use crate::matching::headers::{Headers, Values, joined, request_values};
 use crate::matching::tree::{Input, Inputs};
 use crate::tls::{Names, Session};
@@ -49,6 +49,25 @@ impl Metadata for () {
     }
 }
 
+/// What filters have left of a stream, and what its route carries.
+pub struct Left<'a, 's>(pub &'a Stream<'s>);
+
+impl Metadata for Left<'_, '_> {
+    fn dynamic(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
+        self.0.state().metadata(namespace)
+    }
+
+    fn of_route(&self, namespace: &str) -> Option<Rc<MetadataValue>> {
+        let mut all = self.0.route()?.metadata.iter();
+        let found = all.find(|(name, _)| name == namespace);
+        found.map(|(_, value)| Rc::new(value.clone()))
+    }
+
+    fn state(&self, key: &str) -> Option<Rc<str>> {
+        self.0.state().value(key)
+    }
+}
+
 #[derive(Clone, Copy)]
 pub struct Subject<'s> {
     /// `None` for a connection.
@@ -66,7 +85,22 @@ pub struct Subject<'s> {
     pub metadata: &'s dyn Metadata,
 }
 
-impl Subject<'_> {
+impl<'a> Subject<'a> {
+    /// Of a request; `left` is of the same stream.
+    pub fn of(stream: &'a Stream<'_>, left: &'a Left<'_, '_>) -> Self {
+        let downstream = stream.downstream();
+        Self {
+            request: Some(&*stream.request),
+            local: downstream.local,
+            peer: downstream.peer.map(|peer| peer.ip()),
+            peer_port: downstream.peer.map(|peer| peer.port()),
+            client: Some(stream.client),
+            tls: downstream.session,
+            server_name: downstream.requested_server_name,
+            metadata: left,
+        }
+    }
+
     /// Without the query; `None` without a request, or for one that has no path.
     pub fn path(&self) -> Option<&str> {
         let uri = self.request.map(|request| &request.uri)?;

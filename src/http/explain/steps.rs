@@ -193,7 +193,17 @@ fn admit(
     }
     let peer = Peer::new(question.client, question.tls());
     let rules = &manager.model.forwarded;
-    let client = forwarded::apply(&mut parts.headers, names, rules, &peer);
+    let client = match forwarded::apply(&mut parts.headers, names, rules, &peer) {
+        Ok(client) => client,
+        Err(forwarded::Unknown(status)) => {
+            let status = status.as_u16();
+            out.say(
+                "outcome",
+                format!("{status}: it does not say who its client is"),
+            );
+            return None;
+        }
+    };
     let whose = if client.internal {
         "internal"
     } else {

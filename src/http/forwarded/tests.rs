@@ -5,7 +5,7 @@ use super::*;
 fn trusting(networks: &[&str], append: bool) -> Forwarded {
     let networks = networks.iter().map(|n| n.parse().unwrap()).collect();
     Forwarded {
-        detection: Some(XffDetection {
+        detection: Some(Detection {
             trusted: Trusted::Networks(networks),
             append,
         }),
@@ -22,7 +22,7 @@ fn told(rules: &Forwarded, peer: &str, sent: &[(&str, &str)]) -> (String, String
     }
     let names = Names::of(&headers);
     let peer = Peer::new(peer.parse().unwrap(), false);
-    let client = apply(&mut headers, names, rules, &peer);
+    let client = apply(&mut headers, names, rules, &peer).unwrap();
     let all = |name| {
         let values = headers.get_all(name).iter();
         let values: Vec<_> = values.map(|v| v.to_str().unwrap_or("?")).collect();
@@ -111,7 +111,7 @@ fn the_peer_is_appended_if_that_is_wanted() {
 #[test]
 fn hops_are_counted_whoever_they_are() {
     let rules = |hops| Forwarded {
-        detection: Some(XffDetection {
+        detection: Some(Detection {
             trusted: Trusted::Hops(hops),
             append: false,
         }),
@@ -124,6 +124,57 @@ fn hops_are_counted_whoever_they_are() {
         assert_eq!((&*addresses, &*scheme), ("1.1.1.1, 2.2.2.2", "https"));
     }
     assert_eq!(told(&rules(0), "192.0.2.1", &[]).0, "192.0.2.1");
+}
+
+#[test]
+fn a_field_of_its_own_may_say_who_the_client_is() {
+    let rules = |internal, otherwise| Forwarded {
+        detection: Some(Detection {
+            trusted: Trusted::Header {
+                name: "x-client".to_owned(),
+                internal,
+                otherwise,
+            },
+            append: true,
+        }),
+        internal: InternalAddresses {
+            unix_sockets: false,
+            networks: vec!["10.0.0.0/8".parse().unwrap()],
+        },
+        ..Forwarded::default()
+    };
+    let open = rules(false, None);
+    for (sent, client) in [
+        (&["203.0.113.9"][..], "203.0.113.9"),
+        (&["2001:db8::1"], "2001:db8::1"),
+        // The first value counts.
+        (&["203.0.113.9", "203.0.113.8"], "203.0.113.9"),
+        (&["203.0.113.9, 203.0.113.8"], "192.0.2.1"),
+        (&["nobody"], "192.0.2.1"),
+        (&["\u{e9}"], "192.0.2.1"),
+        (&[], "192.0.2.1"),
+    ] {
+        let sent: Vec<_> = sent.iter().map(|value| ("x-client", *value)).collect();
+        let (found, addresses, _) = told(&open, "192.0.2.1", &sent);
+        assert_eq!((&*found, &*addresses), (client, "192.0.2.1"), "{sent:?}");
+    }
+    let peer = Peer::new("192.0.2.1".parse().unwrap(), false);
+    let seen = |rules: &Forwarded, value: Option<&'static str>| {
+        let mut headers = HeaderMap::new();
+        if let Some(value) = value {
+            headers.insert("x-client", HeaderValue::from_static(value));
+        }
+        let names = Names::of(&headers);
+        apply(&mut headers, names, rules, &peer).map(|client| client.internal)
+    };
+    assert_eq!(seen(&rules(true, None), Some("10.1.1.1")), Ok(true));
+    assert_eq!(seen(&rules(true, None), None), Ok(false));
+    assert_eq!(seen(&open, Some("10.1.1.1")), Ok(false));
+    let strict = rules(false, Some(404));
+    assert_eq!(seen(&strict, Some("203.0.113.9")), Ok(false));
+    let refused = Err(Unknown(StatusCode::NOT_FOUND));
+    assert_eq!(seen(&strict, Some("nobody")), refused);
+    assert_eq!(seen(&strict, None), refused);
 }
 
 #[test]
@@ -149,7 +200,7 @@ fn only_an_internal_client_may_steer() {
             ..Peer::new(ip.parse().unwrap(), false)
         };
         let names = Names::of(&headers);
-        let client = apply(&mut headers, names, &rules, &peer);
+        let client = apply(&mut headers, names, &rules, &peer).unwrap();
         assert_eq!(headers["x-forwarded-port"], "81");
         assert_eq!(headers["x-envoy-other"], "3");
         let text = |name: &str| headers.get(name).map(|v| v.to_str().unwrap().to_owned());

@@ -180,7 +180,7 @@ impl Compiler {
                     filters,
                     access_logs,
                     local_replies,
-                    early_edits: HeaderEdits::compile(http.early_edits.iter(), false),
+                    early_edits: HeaderEdits::of_mutations(&http.early_edits),
                     wants,
                     draining: Arc::clone(&self.registry.context().draining),
                     stats: self.stats.http(&http.stat_prefix),

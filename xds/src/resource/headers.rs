@@ -2,12 +2,16 @@
 
 use std::ops::Deref;
 
-use super::context::{At, each, enumeration, fault, refuse, required, unknown_type, unpack};
+use super::context::{
+    At, Context, each, enumeration, fault, refuse, required, unknown_type, unpack,
+};
 use super::format::Format;
+use super::matcher::StringMatcher;
 use crate::proto::core::header_value_option::HeaderAppendAction;
 use crate::proto::core::http1_protocol_options::HeaderKeyFormat;
 use crate::proto::core::http1_protocol_options::header_key_format::HeaderFormat;
 use crate::proto::core::{HeaderValue, HeaderValueOption, TypedExtensionConfig};
+use crate::proto::envoy::config::common::mutation_rules::v3 as mutation;
 use crate::proto::envoy::extensions::http::header_formatters::preserve_case::v3::PreserveCaseFormatterConfig;
 use crate::reject::Invalid;
 use crate::type_url::message_name;
@@ -30,6 +34,16 @@ pub struct HeaderEdit {
     pub action: AppendAction,
     /// Whether a value that came out empty is kept (`keep_empty_value`).
     pub keep_empty: bool,
+}
+
+/// `envoy.config.common.mutation_rules.v3.HeaderMutation`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeaderMutation {
+    Edit(HeaderEdit),
+    /// Lower case.
+    Remove(String),
+    /// All whose names match, in lower case; never `host`, which a request is routed by.
+    RemoveMatching(StringMatcher),
 }
 
 /// The edits that one level (route, virtual host, route configuration) makes.
@@ -139,6 +153,26 @@ impl HeaderEdit {
             value: value_format(&value).at("header.value")?,
             action,
             keep_empty: keep_empty_value,
+        })
+    }
+}
+
+impl HeaderMutation {
+    pub(crate) fn decode(
+        message: mutation::HeaderMutation,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
+        use mutation::header_mutation::{Action, RemoveOnMatch};
+        Ok(match required(message.action, "action")? {
+            Action::Remove(name) => Self::Remove(editable_name(name).at("remove")?),
+            Action::Append(option) => Self::Edit(HeaderEdit::decode(option).at("append")?),
+            Action::RemoveOnMatch(RemoveOnMatch { key_matcher }) => {
+                let decode = || {
+                    let matcher = required(key_matcher, "key_matcher")?;
+                    StringMatcher::decode(matcher, ctx).at("key_matcher")
+                };
+                Self::RemoveMatching(decode().at("remove_on_match")?)
+            }
         })
     }
 }

@@ -20,7 +20,7 @@ use super::cluster::Http2Options;
 use super::config_source::ConfigSource;
 use super::filter_config::FilterDiscovery;
 use super::format::FormatString;
-use super::headers::{HeaderCase, HeaderEdit, HeaderEdits};
+use super::headers::{HeaderCase, HeaderEdit, HeaderMutation};
 use super::route::{RouteConfiguration, Upgrade};
 use crate::extension::TypedExtension;
 
@@ -36,7 +36,7 @@ pub struct HttpManager {
     pub local_replies: LocalReplies,
     /// In order, each by itself, before anything looks at a request
     /// (`early_header_mutation_extensions`).
-    pub early_edits: Vec<HeaderEdits>,
+    pub early_edits: Vec<HeaderMutation>,
     pub forwarded: Forwarded,
     pub client_cert: ClientCert,
     pub path: PathRules,
@@ -117,7 +117,7 @@ pub struct Forwarded {
     pub xff_num_trusted_hops: u32,
     pub skip_xff_append: bool,
     /// `original_ip_detection_extensions`. When there is one, the fields above are not set.
-    pub detection: Option<XffDetection>,
+    pub detection: Option<Detection>,
     /// `append_x_forwarded_port`
     pub append_port: bool,
     pub internal: InternalAddresses,
@@ -156,9 +156,9 @@ pub struct CertDetails {
     pub dns: bool,
 }
 
-/// `envoy.extensions.http.original_ip_detection.xff.v3.XffConfig`.
+/// `envoy.extensions.http.original_ip_detection`: `xff.v3.XffConfig`, `custom_header.v3.CustomHeaderConfig`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct XffDetection {
+pub struct Detection {
     pub trusted: Trusted,
     pub append: bool,
 }
@@ -170,6 +170,16 @@ pub enum Trusted {
     Hops(u32),
     /// Those that have one of these addresses, the peer among them.
     Networks(Vec<IpNet>),
+    /// Whoever connects, about what this field says.
+    Header {
+        /// Lower case.
+        name: String,
+        /// Such a client may be an internal one.
+        internal: bool,
+        /// The status for a request that does not say an address, 400 to 511; `None`: the client is
+        /// the peer then.
+        otherwise: Option<u16>,
+    },
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

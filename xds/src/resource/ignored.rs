@@ -354,6 +354,10 @@ pub const IGNORED: &[(&str, &str)] = &[
         "connections that no chain takes are counted, not logged",
     ),
     (
+        "Listener.api_listener",
+        "it is for who embeds Envoy and calls it over no socket, so that nobody comes by it here",
+    ),
+    (
         "Listener.bypass_overload_manager",
         "there is no overload manager",
     ),
@@ -520,6 +524,10 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "UpstreamTlsContext.max_session_keys",
         "resumption is that of the TLS library",
+    ),
+    (
+        "UpstreamTlsContext.sni",
+        "an address, or a name that ends with a number, which cannot be sent; a name is only taken where something else says whose the certificate has to be",
     ),
     ("VirtualHost.metadata", "metadata has no reader"),
     (

@@ -16,7 +16,7 @@ pub use super::context::{
 use super::format::{Format, FormatString};
 use super::fraction::RuntimeFraction;
 use super::headers;
-pub use super::headers::HeaderEdit;
+pub use super::headers::{AppendAction, HeaderEdit, HeaderMutation};
 use super::matcher::value::MetadataMatcher;
 use super::matcher::{self as matchers, HeaderMatcher, StringMatcher};
 use super::metadata::MetadataValue;
@@ -25,8 +25,12 @@ use super::route::{PathTemplate, RouteMatch};
 use super::tls::{DataSource, SecretRef};
 use crate::extension::Unchecked;
 use crate::proto::core::grpc_service::{EnvoyGrpc, TargetSpecifier};
+use crate::proto::core::header_value_option::HeaderAppendAction;
 use crate::proto::core::http_uri::HttpUpstreamType;
-use crate::proto::core::{self, HeaderValueOption, RuntimeFeatureFlag, RuntimeFractionalPercent};
+use crate::proto::core::{
+    self, HeaderValue, HeaderValueOption, RuntimeFeatureFlag, RuntimeFractionalPercent,
+};
+use crate::proto::envoy::config::common::mutation_rules::v3 as rules;
 use crate::proto::envoy::r#type::matcher::v3 as matcher;
 use crate::proto::envoy::r#type::metadata::v3 as metadata;
 use crate::proto::{BoolValue, Struct, route, tls};
@@ -81,6 +85,42 @@ pub fn header_edits(
 
 pub fn header_edit(message: HeaderValueOption) -> Result<HeaderEdit, Invalid> {
     HeaderEdit::decode(message)
+}
+
+/// A header that a service asks for while a request waits: its name in lower case, its value, and what
+/// happens where it is there. `None`: it has no name.
+#[allow(deprecated, reason = "`append` is what services write")]
+pub fn asked_header(message: HeaderValueOption) -> Option<(String, Vec<u8>, AppendAction)> {
+    let HeaderValueOption {
+        header,
+        append,
+        append_action,
+        keep_empty_value: _, // not looked at, in Envoy neither
+    } = message;
+    let HeaderValue {
+        key,
+        value,
+        raw_value,
+    } = header?;
+    let value = match raw_value.is_empty() {
+        true => value.into_bytes(),
+        false => raw_value,
+    };
+    let action = match append.map(|append| append.value) {
+        Some(true) => AppendAction::AppendOrAdd,
+        Some(false) => AppendAction::OverwriteOrAdd,
+        None => match HeaderAppendAction::try_from(append_action) {
+            Ok(HeaderAppendAction::AddIfAbsent) => AppendAction::AddIfAbsent,
+            Ok(HeaderAppendAction::OverwriteIfExists) => AppendAction::OverwriteIfExists,
+            // Appending is the zero of the enumeration, and so not to be told from no word at all.
+            _ => AppendAction::OverwriteOrAdd,
+        },
+    };
+    (!key.is_empty()).then(|| (key.to_ascii_lowercase(), value, action))
+}
+
+pub fn header_mutation(message: rules::HeaderMutation) -> Result<HeaderMutation, Invalid> {
+    HeaderMutation::decode(message, &context())
 }
 
 pub fn metadata_matcher(message: matcher::MetadataMatcher) -> Result<MetadataMatcher, Invalid> {
@@ -230,7 +270,7 @@ impl GrpcService {
         } = message;
         refuse!(retry_policy);
         let metadatum = |message| {
-            let core::HeaderValue {
+            let HeaderValue {
                 key,
                 value,
                 raw_value,

@@ -1,14 +1,13 @@
 //! What the service has decided.
 
 use bytes::Bytes;
-use causeway_xds::proto::core::header_value_option::HeaderAppendAction;
 use causeway_xds::proto::core::{HeaderValueOption, QueryParameter};
 use causeway_xds::proto::envoy::service::auth::v3::check_response::HttpResponse;
 use causeway_xds::proto::envoy::service::auth::v3::{
     CheckResponse, DeniedHttpResponse, OkHttpResponse,
 };
 use causeway_xds::resource::metadata::MetadataValue;
-use causeway_xds::resource::parts::metadata_value;
+use causeway_xds::resource::parts::{AppendAction, asked_header, metadata_value};
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -16,6 +15,7 @@ use http::{Method, Response, StatusCode, Uri};
 
 use super::config::HttpService;
 use crate::filter::query::set_path;
+use crate::route::edits::put;
 use crate::util::percent_decoded;
 
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub struct Allowed {
 pub struct Edit {
     pub target: Target,
     pub value: HeaderValue,
-    pub how: How,
+    pub how: AppendAction,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,14 +52,6 @@ pub enum Target {
     Field(HeaderName),
     Path,
     Method,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
-    Set,
-    Add,
-    AddIfAbsent,
-    SetIfPresent,
 }
 
 #[derive(Debug)]
@@ -97,7 +89,9 @@ impl Verdict {
             });
             return Self::Denied(Box::new(Denied {
                 status: head.status,
-                headers: told.map(|(n, v)| edit(n, v, How::Add)).collect(),
+                headers: told
+                    .map(|(n, v)| edit(n, v, AppendAction::AppendOrAdd))
+                    .collect(),
                 body,
                 metadata,
             }));
@@ -112,15 +106,23 @@ impl Verdict {
                     continue;
                 }
                 // The first replaces what the client has sent.
-                let how = if index == 0 { How::Set } else { How::Add };
+                let how = if index == 0 {
+                    AppendAction::OverwriteOrAdd
+                } else {
+                    AppendAction::AppendOrAdd
+                };
                 if service.upstream.matches(name.as_str()) {
                     allowed.headers.push(edit(name, value, how));
                 }
                 if service.upstream_append.matches(name.as_str()) {
-                    allowed.headers.push(edit(name, value, How::Add));
+                    allowed
+                        .headers
+                        .push(edit(name, value, AppendAction::AppendOrAdd));
                 }
                 if service.client_on_success.matches(name.as_str()) {
-                    allowed.response.push(edit(name, value, How::Add));
+                    allowed
+                        .response
+                        .push(edit(name, value, AppendAction::AppendOrAdd));
                 }
             }
         }
@@ -256,30 +258,9 @@ fn edits(options: Vec<HeaderValueOption>, strict: bool, side: Side) -> Option<Ve
     Some(edits)
 }
 
-#[allow(deprecated, reason = "`append` is what services write")]
 fn edit(option: HeaderValueOption, side: Side) -> Option<Edit> {
-    let HeaderValueOption {
-        header,
-        append,
-        append_action,
-        keep_empty_value: _, // not looked at, in Envoy neither
-    } = option;
-    let header = header?;
-    let value = match header.raw_value.is_empty() {
-        true => header.value.into_bytes(),
-        false => header.raw_value,
-    };
-    let how = match append.map(|a| a.value) {
-        Some(true) => How::Add,
-        Some(false) => How::Set,
-        None => match HeaderAppendAction::try_from(append_action) {
-            Ok(HeaderAppendAction::AddIfAbsent) => How::AddIfAbsent,
-            Ok(HeaderAppendAction::OverwriteIfExists) => How::SetIfPresent,
-            // Appending is the zero of the enumeration, and so not to be told from no word at all.
-            _ => How::Set,
-        },
-    };
-    let target = match header.key.to_ascii_lowercase().as_str() {
+    let (name, value, how) = asked_header(option)?;
+    let target = match name.as_str() {
         ":path" if side == Side::Request => Target::Path,
         ":method" if side == Side::Request => Target::Method,
         ":authority" | "host" if side == Side::Request => Target::Field(HOST),
@@ -364,23 +345,7 @@ impl Edit {
     }
 
     fn apply_to(&self, name: &HeaderName, headers: &mut HeaderMap) {
-        let value = self.value.clone();
-        match self.how {
-            How::Set => {
-                headers.insert(name, value);
-            }
-            How::Add => {
-                headers.append(name, value);
-            }
-            How::AddIfAbsent => {
-                headers.entry(name).or_insert(value);
-            }
-            How::SetIfPresent => {
-                if headers.contains_key(name) {
-                    headers.insert(name, value);
-                }
-            }
-        }
+        put(headers, name.clone(), self.value.clone(), self.how);
     }
 }
 

@@ -19,6 +19,7 @@ use proto::processing_mode::{BodySendMode, HeaderSendMode};
 use super::super::ext_authz::{AnyOf, GrpcCall};
 use super::attributes::Attribute;
 use super::mutation::Rules;
+use super::over_http::HttpCall;
 use crate::filter::registry::{Context, decode};
 use crate::route::RouteConfig;
 
@@ -67,6 +68,15 @@ impl Default for Modes {
 }
 
 impl Modes {
+    /// Without bodies and trailers.
+    #[must_use]
+    pub fn of_heads(mut self) -> Self {
+        for direction in [&mut self.request, &mut self.response] {
+            (direction.body, direction.trailers) = (BodyMode::None, false);
+        }
+        self
+    }
+
     fn decode(message: proto::ProcessingMode) -> Result<Self, Invalid> {
         let modes = Self::default().overridden(&message)?;
         for (direction, field) in [
@@ -152,10 +162,18 @@ impl BodyMode {
     }
 }
 
+/// Who processes.
+#[derive(Clone, Debug)]
+pub enum Service {
+    Grpc(Arc<GrpcCall>),
+    /// Sees heads, and nothing else.
+    Http(Arc<HttpCall>),
+}
+
 /// What a route may say otherwise.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub service: Arc<GrpcCall>,
+    pub service: Service,
     /// Beside that of the service.
     pub metadata: Vec<(HeaderName, HeaderValue)>,
     pub modes: Modes,
@@ -219,12 +237,30 @@ pub fn decode_filter(config: &TypedExtension) -> Result<(Fixed, Settings), Inval
         allow_content_length_header,
         emit_client_span: _, // there are no spans
     } = decode(config)?;
-    refuse!(
-        http_service,
-        processing_request_modifier,
-        on_processing_response,
-    );
-    let service = required(grpc_service, "grpc_service")?;
+    refuse!(processing_request_modifier, on_processing_response);
+    let service = match (grpc_service, http_service) {
+        (Some(_), Some(_)) => {
+            let reason = "is given together with grpc_service";
+            return Err(Invalid::at("http_service", reason));
+        }
+        (None, Some(service)) if !observability_mode => {
+            let call = HttpCall::decode(service).at("http_service")?;
+            Service::Http(Arc::new(call))
+        }
+        (None, Some(_)) => {
+            let reason = "is not supported with http_service";
+            return Err(Invalid::at("observability_mode", reason));
+        }
+        (service, None) => {
+            let call = GrpcCall::decode(required(service, "grpc_service")?).at("grpc_service")?;
+            Service::Grpc(Arc::new(call))
+        }
+    };
+    let modes = Modes::decode(processing_mode.unwrap_or_default()).at("processing_mode")?;
+    if matches!(service, Service::Http(_)) && modes != modes.of_heads() {
+        let reason = "shows an http_service more than headers";
+        return Err(Invalid::at("processing_mode", reason));
+    }
     let mut route_cache = enumeration(route_cache_action, "route_cache_action")?;
     if disable_clear_route_cache {
         if route_cache != RouteCacheAction::Default {
@@ -272,9 +308,9 @@ pub fn decode_filter(config: &TypedExtension) -> Result<(Fixed, Settings), Inval
         stat_prefix,
     };
     let settings = Settings {
-        service: Arc::new(GrpcCall::decode(service).at("grpc_service")?),
+        service,
         metadata: Vec::new(),
-        modes: Modes::decode(processing_mode.unwrap_or_default()).at("processing_mode")?,
+        modes,
         failure_mode_allow,
         forwarding: forward.unwrap_or_default(),
         receiving: receive.unwrap_or_default(),
@@ -352,6 +388,14 @@ pub struct Overrides {
 }
 
 impl Settings {
+    /// What of an exchange the service can be shown.
+    pub fn shown(&self, modes: Modes) -> Modes {
+        match self.service {
+            Service::Grpc(_) => modes,
+            Service::Http(_) => modes.of_heads(),
+        }
+    }
+
     /// `None`: the route switches the filter off. From the most general level to the most specific.
     pub fn of_route<'r>(&self, levels: impl Iterator<Item = &'r PerRoute>) -> Option<Self> {
         let mut settings = self.clone();
@@ -364,7 +408,7 @@ impl Settings {
             disabled = false;
             settings.modes = level.modes.unwrap_or(settings.modes);
             if let Some(service) = &level.service {
-                settings.service = Arc::clone(service);
+                settings.service = Service::Grpc(Arc::clone(service));
             }
             for (name, value) in &level.metadata {
                 settings.metadata.retain(|(known, _)| known != name);

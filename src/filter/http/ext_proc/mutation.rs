@@ -1,13 +1,11 @@
 //! What the processor may change of headers, and how it is done.
 
 use causeway_xds::proto::BoolValue;
-use causeway_xds::proto::core::HeaderValueOption;
-use causeway_xds::proto::core::header_value_option::HeaderAppendAction;
 use causeway_xds::proto::envoy::config::common::mutation_rules::v3::HeaderMutationRules;
 use causeway_xds::proto::envoy::service::ext_proc::v3::HeaderMutation;
 use causeway_xds::proto::envoy::r#type::matcher::v3 as matcher;
 use causeway_xds::reject::Invalid;
-use causeway_xds::resource::parts::{At, flag, string_matcher};
+use causeway_xds::resource::parts::{AppendAction, At, asked_header, flag, string_matcher};
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -15,6 +13,7 @@ use http::{Method, StatusCode};
 
 use crate::filter::query::set_path;
 use crate::matching::text::Test;
+use crate::route::edits::put;
 use crate::telemetry::stats::Counter;
 
 /// `HeaderMutationRules`
@@ -142,7 +141,7 @@ impl Rules {
             }
         }
         for option in set_headers {
-            let Some((name, value, action)) = taken_apart(option) else {
+            let Some((name, value, action)) = asked_header(option) else {
                 continue;
             };
             // A body that is there has the length that it has.
@@ -160,33 +159,6 @@ impl Rules {
     }
 }
 
-#[allow(deprecated, reason = "`append` is what processors write")]
-fn taken_apart(option: HeaderValueOption) -> Option<(String, Vec<u8>, HeaderAppendAction)> {
-    use HeaderAppendAction as A;
-    let HeaderValueOption {
-        header,
-        append,
-        append_action,
-        keep_empty_value: _, // not looked at, in Envoy neither
-    } = option;
-    let header = header?;
-    let value = match header.raw_value.is_empty() {
-        true => header.value.into_bytes(),
-        false => header.raw_value,
-    };
-    let action = match append.map(|append| append.value) {
-        Some(true) => A::AppendIfExistsOrAdd,
-        Some(false) => A::OverwriteIfExistsOrAdd,
-        None => match A::try_from(append_action) {
-            // Appending is the zero of the enumeration, and so not to be told from no word at all.
-            Ok(A::AppendIfExistsOrAdd) | Err(_) => A::OverwriteIfExistsOrAdd,
-            Ok(action) => action,
-        },
-    };
-    let name = header.key.to_ascii_lowercase();
-    (!name.is_empty()).then_some((name, value, action))
-}
-
 impl Target<'_> {
     fn headers(&mut self) -> &mut HeaderMap {
         match self {
@@ -196,8 +168,7 @@ impl Target<'_> {
     }
 
     /// Whether that can be done.
-    fn set(&mut self, name: &str, value: &[u8], action: HeaderAppendAction) -> bool {
-        use HeaderAppendAction as A;
+    fn set(&mut self, name: &str, value: &[u8], action: AppendAction) -> bool {
         match (name, &mut *self) {
             (":path", Self::Request(parts)) => {
                 let path = PathAndQuery::try_from(value).ok();
@@ -246,19 +217,12 @@ impl Target<'_> {
         if name == TRANSFER_ENCODING || (name == CONTENT_LENGTH && !is_length(&value)) {
             return false;
         }
-        let headers = self.headers();
-        match action {
-            A::AppendIfExistsOrAdd if name != CONTENT_LENGTH => {
-                headers.append(name, value);
-            }
-            A::AddIfAbsent => {
-                headers.entry(name).or_insert(value);
-            }
-            A::OverwriteIfExists if !headers.contains_key(&name) => {}
-            _ => {
-                headers.insert(name, value);
-            }
-        }
+        // Of lengths there is one.
+        let action = match action {
+            AppendAction::AppendOrAdd if name == CONTENT_LENGTH => AppendAction::OverwriteOrAdd,
+            action => action,
+        };
+        put(self.headers(), name, value, action);
         true
     }
 }
@@ -269,7 +233,7 @@ fn is_length(value: &HeaderValue) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use causeway_xds::proto::core::HeaderValue as Raw;
+    use causeway_xds::proto::core::{HeaderValue as Raw, HeaderValueOption};
 
     use super::*;
 

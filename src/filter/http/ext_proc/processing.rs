@@ -77,7 +77,7 @@ impl Processing {
         stats: Arc<Stats>,
         stream: &Stream<'_>,
     ) -> Self {
-        let mut modes = settings.modes;
+        let mut modes = settings.shown(settings.modes);
         let request = &*stream.request;
         // What may become a tunnel is no message, and has no parts. Whether it becomes one, its
         // answer says: one that does is not seen here, and any other is a message as always.
@@ -348,7 +348,7 @@ impl Processing {
             return;
         }
         if let Ok(modes) = now.overridden(wanted) {
-            self.modes.set(modes);
+            self.modes.set(self.settings.shown(modes));
         }
     }
 

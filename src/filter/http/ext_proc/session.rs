@@ -1,4 +1,5 @@
-//! The conversation with a processor about one exchange: one stream of gRPC for both directions.
+//! The conversation with a processor about one exchange: one stream of gRPC for both directions, or a
+//! request of HTTP for each message.
 //!
 //! A task reads what the processor says and hands it to the direction that it is for, because each of
 //! them goes on in a task of its own. What is sent, and what nobody has taken yet, is bounded.
@@ -20,9 +21,11 @@ use http_body::{Body, Frame};
 use tokio::sync::Notify;
 
 use super::Stats;
-use super::config::Settings;
+use super::config::{Service, Settings};
+use super::over_http::HttpCall;
 use crate::filter::body::{BodyError, BoxBody};
 use crate::filter::call::{CallError, Calls, framed, stream};
+use crate::filter::http::ext_authz::GrpcCall;
 
 const PROCESS: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
 /// Until the head of the answer is there, which may come with the first message that the processor
@@ -107,6 +110,23 @@ impl Session {
 
     /// Sends a message; the first one opens the stream.
     pub fn send(&self, message: &ProcessingRequest) {
+        match &self.service.service {
+            Service::Grpc(call) => self.stream(call, message),
+            Service::Http(call) => {
+                self.opened.set(true);
+                self.stats.msgs_sent.inc();
+                tokio::task::spawn_local(ask(
+                    Rc::clone(&self.shared),
+                    Rc::clone(&self.calls),
+                    Arc::clone(call),
+                    message.clone(),
+                    Arc::clone(&self.stats),
+                ));
+            }
+        }
+    }
+
+    fn stream(&self, call: &Arc<GrpcCall>, message: &ProcessingRequest) {
         let bytes = Bytes::from(framed(&message.encode_to_vec()));
         let shared = &self.shared;
         shared.queued.set(shared.queued.get() + bytes.len());
@@ -118,7 +138,8 @@ impl Session {
             tokio::task::spawn_local(listen(
                 Rc::clone(shared),
                 Rc::clone(&self.calls),
-                self.service.clone(),
+                Arc::clone(call),
+                self.service.metadata.clone(),
                 Arc::clone(&self.stats),
                 self.deferred.unwrap_or(CLOSING),
             ));
@@ -247,16 +268,16 @@ impl Body for Outgoing {
 async fn listen(
     shared: Rc<Shared>,
     calls: Rc<dyn Calls>,
-    service: Settings,
+    call: Arc<GrpcCall>,
+    own: Vec<(HeaderName, HeaderValue)>,
     stats: Arc<Stats>,
     closing: Duration,
 ) {
     let read = async {
-        let call = &service.service;
         let mut metadata: Vec<(HeaderName, HeaderValue)> = call.metadata.clone();
-        for (name, value) in &service.metadata {
-            metadata.retain(|(known, _)| known != name);
-            metadata.push((name.clone(), value.clone()));
+        for (name, value) in own {
+            metadata.retain(|(known, _)| *known != name);
+            metadata.push((name, value));
         }
         // A host that is none is not worth a failure.
         metadata.retain(|(name, value)| *name != HOST || !value.is_empty());
@@ -293,6 +314,31 @@ async fn listen(
     };
     *shared.end.borrow_mut() = Some(end);
     shared.wake_all();
+}
+
+/// One message over HTTP, unless the exchange is over before there is an answer.
+async fn ask(
+    shared: Rc<Shared>,
+    calls: Rc<dyn Calls>,
+    call: Arc<HttpCall>,
+    message: ProcessingRequest,
+    stats: Arc<Stats>,
+) {
+    let answer = tokio::select! {
+        answer = call.ask(&*calls, &message) => answer,
+        () = shared.left.notified() => return,
+    };
+    match answer {
+        Ok(message) => {
+            stats.msgs_received.inc();
+            shared.say(message);
+        }
+        Err(error) => {
+            stats.failed.inc();
+            *shared.end.borrow_mut() = Some(failed(&error));
+            shared.wake_all();
+        }
+    }
 }
 
 /// As a client of gRPC would say it.

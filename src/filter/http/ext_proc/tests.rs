@@ -33,6 +33,7 @@ use crate::filter::{Chain, Flow};
 use crate::route::PerRoute as RouteSaid;
 
 mod double;
+mod over_http;
 
 use double::{Processor, Shared};
 
@@ -735,10 +736,6 @@ fn what_is_wrong_is_refused_by_its_path() {
     assert_eq!(
         refused(|c| c.grpc_service = None),
         "grpc_service: must be given"
-    );
-    assert_eq!(
-        refused(|c| c.http_service = Some(proto::ExtProcHttpService::default())),
-        "http_service: not supported yet"
     );
     assert_eq!(
         refused(|c| c.processing_mode = bodies(Body_::FullDuplexStreamed, Body_::None)),

@@ -20,6 +20,7 @@ use proto::post_logout_redirect_uri::Config as AfterLogout;
 
 use super::secret::Secret;
 use crate::filter::registry::Context;
+use crate::filter::token_endpoint::TokenEndpoint;
 use crate::formatter::{Template, Wants};
 use crate::matching::headers::AnyHeader;
 use crate::matching::text::Test;
@@ -66,11 +67,7 @@ pub enum Auth {
 
 #[derive(Debug)]
 pub struct Settings {
-    pub token_cluster: String,
-    pub token_timeout: Duration,
-    /// `host` and path of the token endpoint.
-    pub token_host: String,
-    pub token_path: String,
+    pub token_endpoint: TokenEndpoint,
     pub authorization_endpoint: String,
     pub end_session_endpoint: Option<String>,
     /// `None`: not said; `Some(None)`: the root of the host.
@@ -165,13 +162,9 @@ impl Settings {
                 ));
             }
         };
-        let HttpUri {
-            uri,
-            cluster,
-            timeout,
-        } = HttpUri::decode(required(token_endpoint, "token_endpoint")?).at("token_endpoint")?;
-        let (token_host, token_path) =
-            target(&uri).ok_or_else(|| Invalid::at("token_endpoint.uri", "is no absolute URI"))?;
+        let token_endpoint = HttpUri::decode(required(token_endpoint, "token_endpoint")?)
+            .and_then(TokenEndpoint::new)
+            .at("token_endpoint")?;
         let mut wants = Wants::default();
         let mut template = |text: &str| {
             let template = Template::compile(&parts::header_format(text)?, "");
@@ -233,10 +226,7 @@ impl Settings {
             Ok(domain.to_ascii_lowercase())
         };
         Ok(Self {
-            token_cluster: cluster,
-            token_timeout: timeout,
-            token_host,
-            token_path,
+            token_endpoint,
             authorization_endpoint,
             end_session_endpoint: Some(end_session_endpoint).filter(|text| !text.is_empty()),
             after_logout,
@@ -405,12 +395,4 @@ fn path(message: Option<PathMatcher>) -> Result<Test, Invalid> {
 fn matchers(list: Vec<HeaderMatcher>, field: &str) -> Result<AnyHeader, Invalid> {
     let list = each(field, list, parts::header_matcher)?;
     Ok(AnyHeader::compile(&list))
-}
-
-/// Host and path of an absolute URI.
-fn target(uri: &str) -> Option<(String, String)> {
-    let uri: Uri = uri.parse().ok()?;
-    let host = uri.authority()?.as_str().to_owned();
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    Some((host, path.to_owned()))
 }

@@ -1,4 +1,9 @@
-//! A login: from the redirect to the authorization server to the one back, and the session after it.
+//! A login: from the redirect to the authorization server to the one back.
+//!
+//! It has a number, which stands behind the names of its cookies, so that several may go on at the same
+//! time. The state that goes there and back says until when it may end, signed.
+
+use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,81 +14,16 @@ use http::header::{COOKIE, HeaderMap, HeaderValue};
 use super::config::{Cookie, Settings};
 use super::host;
 use super::seal::{Sealer, challenge, random};
+use super::session::{Session, cookie};
 use crate::filter::Stream;
 use crate::formatter::Template;
-use crate::matching::headers::cookie_value;
 
-/// What the cookies say of somebody who has logged in.
-#[derive(Default)]
-pub struct Session {
-    pub bearer: String,
-    pub id: String,
-    pub refresh: String,
-    /// Seconds since 1970.
-    pub expires: String,
-    pub hmac: String,
-}
-
-impl Session {
-    pub fn read(settings: &Settings, sealer: &Sealer<'_>, headers: &HeaderMap) -> Self {
-        let plain = |which| cookie(headers, &settings.cookie(which).name).unwrap_or_default();
-        let token = |which| {
-            let sealed = plain(which);
-            match settings.seals {
-                true => {
-                    let name = &settings.cookie(which).name;
-                    sealer.open(name, &sealed).unwrap_or_default()
-                }
-                false => sealed,
-            }
-        };
-        Self {
-            bearer: token(Cookie::Bearer),
-            id: token(Cookie::Id),
-            refresh: token(Cookie::Refresh),
-            expires: plain(Cookie::Expires),
-            hmac: plain(Cookie::Hmac),
-        }
-    }
-
-    fn parts<'p>(&'p self, host: &'p [u8]) -> [&'p [u8]; 6] {
-        [
-            b"session",
-            host,
-            self.expires.as_bytes(),
-            self.bearer.as_bytes(),
-            self.id.as_bytes(),
-            self.refresh.as_bytes(),
-        ]
-    }
-
-    pub fn sign(&self, sealer: &Sealer<'_>, host: &[u8]) -> String {
-        sealer.sign(&self.parts(host))
-    }
-
-    /// Whether somebody has logged in here: nothing of a session counts otherwise.
-    pub fn is_authentic(&self, sealer: &Sealer<'_>, host: &[u8]) -> bool {
-        sealer.verifies(&self.parts(host), &self.hmac)
-    }
-
-    /// Whether they may still come in. Whoever keeps no tokens at the client has only the time to go by.
-    pub fn is_fresh(&self, settings: &Settings, now: u64) -> bool {
-        let fresh = self
-            .expires
-            .parse::<u64>()
-            .is_ok_and(|expires| now < expires);
-        let has = !self.bearer.is_empty() || !settings.set_access;
-        fresh && has
-    }
-}
-
-/// A value among all that the client sends.
-fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
-    headers.get_all(COOKIE).iter().find_map(|field| {
-        let value = cookie_value(field.as_bytes(), name)?;
-        String::from_utf8(value.to_vec()).ok()
-    })
-}
+/// Logins of one client that may go on at the same time; the oldest make way for another.
+const MAX_LOGINS: usize = 8;
+/// Logins whose cookies are taken back by one answer, at most.
+pub const MAX_ENDED: usize = 16;
+/// Characters of the number of a login.
+const FLOW: usize = 8;
 
 /// The first steps of a login.
 pub struct Begun {
@@ -92,14 +32,19 @@ pub struct Begun {
 }
 
 /// `None`: this is no place to come back to.
-pub fn begin(settings: &Settings, sealer: &Sealer<'_>, stream: &Stream<'_>) -> Option<Begun> {
+pub fn begin(
+    settings: &Settings,
+    sealer: &Sealer<'_>,
+    stream: &Stream<'_>,
+    now: u64,
+) -> Option<Begun> {
     let original = original(settings, stream)?;
     let redirect_uri = redirect_uri(settings, stream)?;
     let (nonce, verifier) = (random::<16>()?, random::<32>()?);
-    let csrf = format!(
-        "{nonce}.{}",
-        sealer.sign(&[b"login", nonce.as_bytes(), original.as_bytes()])
-    );
+    let lasts = settings.nonce_lasts.min(settings.verifier_lasts).as_secs();
+    let until = now.saturating_add(lasts).to_string();
+    let signature = sealer.sign(&signed(&nonce, &until, &original));
+    let csrf = format!("{nonce}.{until}.{signature}");
     let flow = flow_of(&nonce);
     let state = serde_json::json!({"url": original, "csrf_token": csrf}).to_string();
     let mut query = Serializer::new(String::new());
@@ -115,33 +60,80 @@ pub fn begin(settings: &Settings, sealer: &Sealer<'_>, stream: &Stream<'_>) -> O
         query.append_pair("resource", resource);
     }
     let location = with_query(&settings.authorization_endpoint, &query.finish());
-    let named = |which| format!("{}.{flow}", settings.cookie(which).name);
-    let sealed = sealer.seal(&named(Cookie::Verifier), &verifier)?;
+    let sealed = sealer.seal(&named(settings, Cookie::Verifier, flow), &verifier)?;
     let set = |which, value: &str, lasts: u64| {
         let attributes = &settings.cookie(which).attributes;
-        let text = format!("{}={value};Max-Age={lasts}{attributes}", named(which));
-        HeaderValue::try_from(text).ok()
+        let name = named(settings, which, flow);
+        HeaderValue::try_from(format!("{name}={value};Max-Age={lasts}{attributes}")).ok()
     };
+    let mut cookies = vec![
+        set(Cookie::Nonce, &csrf, settings.nonce_lasts.as_secs())?,
+        set(Cookie::Verifier, &sealed, settings.verifier_lasts.as_secs())?,
+    ];
+    let others = logins(settings, &stream.request.headers);
+    let excess = others.len().saturating_sub(MAX_LOGINS - 1);
+    for flow in others.iter().take(excess.min(MAX_ENDED)) {
+        cookies.extend(ended(settings, flow));
+    }
     Some(Begun {
         location: HeaderValue::try_from(location).ok()?,
-        cookies: vec![
-            set(Cookie::Nonce, &csrf, settings.nonce_lasts.as_secs())?,
-            set(Cookie::Verifier, &sealed, settings.verifier_lasts.as_secs())?,
-        ],
+        cookies,
     })
 }
 
-/// Tells logins apart that go on at the same time.
+fn signed<'p>(nonce: &'p str, until: &'p str, original: &'p str) -> [&'p [u8]; 4] {
+    [
+        b"login",
+        nonce.as_bytes(),
+        until.as_bytes(),
+        original.as_bytes(),
+    ]
+}
+
+/// The number of a login.
 fn flow_of(nonce: &str) -> &str {
-    nonce.get(..8).unwrap_or(nonce)
+    nonce.get(..FLOW).unwrap_or(nonce)
+}
+
+fn named(settings: &Settings, which: Cookie, flow: &str) -> String {
+    format!("{}.{flow}", settings.cookie(which).name)
+}
+
+/// The numbers of the logins that a client says it has begun, the oldest first. What is no number, as we
+/// make them, is left out, so that nothing of it gets into an answer.
+pub fn logins(settings: &Settings, headers: &HeaderMap) -> Vec<String> {
+    let number = |name: &[u8], which| {
+        let own = settings.cookie(which).name.as_bytes();
+        let flow = name.strip_prefix(own)?.strip_prefix(b".")?;
+        let ours = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        let flow = Some(flow).filter(|flow| flow.len() == FLOW && flow.iter().all(ours))?;
+        String::from_utf8(flow.to_vec()).ok()
+    };
+    let mut found: BTreeMap<String, u64> = BTreeMap::new();
+    let fields = headers.get_all(COOKIE).iter();
+    for pair in fields.flat_map(|field| field.as_bytes().split(|b| *b == b';')) {
+        let mut halves = pair.splitn(2, |b| *b == b'=').map(<[u8]>::trim_ascii);
+        let (Some(name), Some(value)) = (halves.next(), halves.next()) else {
+            continue;
+        };
+        if let Some(flow) = number(name, Cookie::Nonce) {
+            let value = std::str::from_utf8(value).unwrap_or_default();
+            let until = value.split('.').nth(1).and_then(|until| until.parse().ok());
+            found.insert(flow, until.unwrap_or(0));
+        } else if let Some(flow) = number(name, Cookie::Verifier) {
+            found.entry(flow).or_insert(0);
+        }
+    }
+    let mut found: Vec<_> = found.into_iter().collect();
+    found.sort_by_key(|(_, until)| *until);
+    found.into_iter().map(|(flow, _)| flow).collect()
 }
 
 /// The cookies of a login are of no use any more.
 pub fn ended(settings: &Settings, flow: &str) -> Vec<HeaderValue> {
     let gone = |which| {
-        let rule = settings.cookie(which);
-        let text = format!("{}.{flow}=deleted;Max-Age=0{}", rule.name, rule.attributes);
-        HeaderValue::try_from(text).ok()
+        let (name, rule) = (named(settings, which, flow), settings.cookie(which));
+        HeaderValue::try_from(format!("{name}=deleted;Max-Age=0{}", rule.attributes)).ok()
     };
     let both = [Cookie::Nonce, Cookie::Verifier];
     both.into_iter().filter_map(gone).collect()
@@ -156,14 +148,30 @@ pub struct Callback {
     pub flow: String,
 }
 
+/// Why a callback is not believed.
+pub struct Refused {
+    pub reason: &'static str,
+    /// The login that ends with it, if it is one of this client.
+    pub flow: Option<String>,
+}
+
+impl From<&'static str> for Refused {
+    fn from(reason: &'static str) -> Self {
+        Self { reason, flow: None }
+    }
+}
+
 impl Callback {
+    /// `now`: seconds since 1970.
+    ///
     /// # Errors
-    /// Why it is not believed.
+    /// It is not believed.
     pub fn read(
         settings: &Settings,
         sealer: &Sealer<'_>,
         stream: &Stream<'_>,
-    ) -> Result<Self, &'static str> {
+        now: u64,
+    ) -> Result<Self, Refused> {
         let query = stream.request.uri.query().unwrap_or_default();
         let (mut code, mut state, mut error) = (None, None, false);
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -174,10 +182,6 @@ impl Callback {
                 _ => {}
             }
         }
-        if error {
-            return Err("the authorization server has refused");
-        }
-        let code = code.filter(|code| !code.is_empty()).ok_or("no code")?;
         let state = URL_SAFE_NO_PAD.decode(state.ok_or("no state")?);
         let state: Option<serde_json::Value> = state
             .ok()
@@ -189,39 +193,51 @@ impl Callback {
                 .ok_or("a state that is none")
         };
         let (original, csrf) = (text("url")?, text("csrf_token")?);
-        let (nonce, signature) = csrf.split_once('.').ok_or("a state that is none")?;
+        let mut parts = csrf.split('.');
+        let (Some(nonce), Some(until), Some(signature), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err("a state that is none".into());
+        };
         // It was made here, for this way.
-        if !sealer.verifies(
-            &[b"login", nonce.as_bytes(), original.as_bytes()],
-            signature,
-        ) {
-            return Err("a state that was not made here");
+        if !sealer.verifies(&signed(nonce, until, original), signature) {
+            return Err("a state that was not made here".into());
         }
         // And for this client.
         let flow = flow_of(nonce);
-        let named = |which| format!("{}.{flow}", settings.cookie(which).name);
         let headers = &stream.request.headers;
-        if cookie(headers, &named(Cookie::Nonce)).as_deref() != Some(csrf) {
-            return Err("a login that this client has not begun");
+        if cookie(headers, &named(settings, Cookie::Nonce, flow)).as_deref() != Some(csrf) {
+            return Err("a login that this client has not begun".into());
         }
-        let name = named(Cookie::Verifier);
-        let sealed = cookie(headers, &name).ok_or("no verifier")?;
-        let verifier = sealer
-            .open(&name, &sealed)
-            .ok_or("a verifier that is none")?;
-        let uri: Uri = original.parse().map_err(|_| "a way that is none")?;
-        if !is_allowed(settings, uri.host().unwrap_or_default()) {
-            return Err("a way to where nobody may be sent");
-        }
-        // Back here is no way.
-        if settings.callback.matches(uri.path().as_bytes()) {
-            return Err("a way in circles");
-        }
-        Ok(Self {
-            code,
-            verifier,
-            original: HeaderValue::try_from(original).map_err(|_| "a way that is none")?,
-            flow: flow.to_owned(),
+        let finish = || {
+            if until.parse::<u64>().map_or(true, |until| until <= now) {
+                return Err("a login that has taken too long");
+            }
+            if error {
+                return Err("the authorization server has refused");
+            }
+            let code = code.filter(|code| !code.is_empty()).ok_or("no code")?;
+            let name = named(settings, Cookie::Verifier, flow);
+            let sealed = cookie(headers, &name).ok_or("no verifier")?;
+            let verifier = sealer.open(&name, &sealed);
+            let uri: Uri = original.parse().map_err(|_| "a way that is none")?;
+            if !is_allowed(settings, uri.host().unwrap_or_default()) {
+                return Err("a way to where nobody may be sent");
+            }
+            // Back here is no way.
+            if settings.callback.matches(uri.path().as_bytes()) {
+                return Err("a way in circles");
+            }
+            Ok(Self {
+                code,
+                verifier: verifier.ok_or("a verifier that is none")?,
+                original: HeaderValue::try_from(original).map_err(|_| "a way that is none")?,
+                flow: flow.to_owned(),
+            })
+        };
+        finish().map_err(|reason| Refused {
+            reason,
+            flow: Some(flow.to_owned()),
         })
     }
 }

@@ -328,6 +328,104 @@ async fn a_callback_is_believed_only_where_its_login_began() {
     );
 }
 
+/// The number of a login, as its cookies have it.
+fn number(cookies: &str) -> &str {
+    let (_, rest) = cookies.split_once("OauthNonce.").expect("a login");
+    rest.split('=').next().unwrap()
+}
+
+#[tokio::test]
+async fn a_login_has_to_end_in_time() {
+    let case = case(&json!({}));
+    let (nonce, original) = ("abcdefghijkl", "https://app.test/page");
+    let (name, sealer) = ("OauthCodeVerifier.abcdefgh", Sealer(HMAC));
+    let come_back = async |until: &str| {
+        let parts: [&[u8]; 4] = [
+            b"login",
+            nonce.as_bytes(),
+            until.as_bytes(),
+            original.as_bytes(),
+        ];
+        let csrf = format!("{nonce}.{until}.{}", sealer.sign(&parts));
+        let state = json!({"url": original, "csrf_token": csrf}).to_string();
+        let target = format!("/callback?code=c&state={}", URL_SAFE_NO_PAD.encode(state));
+        let verifier = sealer.seal(name, "verifier").unwrap();
+        let cookies = format!("OauthNonce.abcdefgh={csrf}; {name}={verifier}");
+        case.ask(&target, &cookies).await
+    };
+    assert_eq!(come_back(&u64::MAX.to_string()).await.status(), 302);
+    for until in ["1", "", "x", "-1"] {
+        let late = come_back(until).await;
+        assert_eq!(late.status(), 401, "{until}");
+        let gone = late.set.iter().filter(|c| c.contains("=deleted;Max-Age=0"));
+        assert_eq!(gone.count(), 2, "{until}: {:?}", late.set);
+    }
+    assert_eq!(case.server.asked.borrow().len(), 1);
+    // The time is signed.
+    let begun = case.ask("/page", "").await;
+    let state = URL_SAFE_NO_PAD.decode(&begun.query()["state"]).unwrap();
+    let state: Value = serde_json::from_slice(&state).unwrap();
+    let csrf = state["csrf_token"].as_str().unwrap();
+    let until = csrf.split('.').nth(1).unwrap();
+    let left = until.parse::<u64>().unwrap() - now();
+    assert!((1..=600).contains(&left), "{left}");
+    let later = state.to_string().replace(until, &u64::MAX.to_string());
+    let target = format!("/callback?code=c&state={}", URL_SAFE_NO_PAD.encode(later));
+    let cookies = begun.cookies().replace(until, &u64::MAX.to_string());
+    assert_eq!(case.ask(&target, &cookies).await.status(), 401);
+}
+
+#[tokio::test]
+async fn logins_that_come_to_nothing_do_not_pile_up() {
+    let case = case(&json!({}));
+    let mut kept = String::new();
+    for _ in 0..20 {
+        let begun = case.ask("/page", &kept).await;
+        // As a client would do it.
+        let gone: Vec<_> = begun
+            .set
+            .iter()
+            .filter_map(|c| c.split_once("=deleted"))
+            .collect();
+        let mut left: Vec<&str> = kept.split("; ").filter(|c| !c.is_empty()).collect();
+        left.retain(|cookie| !gone.iter().any(|(name, _)| cookie.starts_with(name)));
+        let new = begun.cookies();
+        left.push(&new);
+        kept = left.join("; ");
+    }
+    assert_eq!(kept.matches("OauthNonce.").count(), 8);
+    assert_eq!(kept.matches("OauthCodeVerifier.").count(), 8);
+    // The oldest goes.
+    let eight =
+        [4, 7, 1, 8, 2, 6, 3, 5].map(|until| format!("OauthNonce.number0{until}=n.{until}.s"));
+    let begun = case.ask("/page", &eight.join("; ")).await;
+    let gone = begun.set.iter().filter(|c| c.contains("=deleted;"));
+    let gone: Vec<_> = gone.filter_map(|c| c.split('=').next()).collect();
+    assert_eq!(gone, ["OauthNonce.number01", "OauthCodeVerifier.number01"]);
+    // What is no number of ours is not written into an answer, and there is an end to what is.
+    let forged: Vec<_> = (0..100)
+        .map(|n| format!("OauthNonce.number{n:02}=x"))
+        .collect();
+    let forged = format!("OauthNonce.a,b;c=x; {}", forged.join("; "));
+    let begun = case.ask("/page", &forged).await;
+    assert_eq!(begun.set.len(), 2 + 2 * login::MAX_ENDED, "{:?}", begun.set);
+    // Who is let in, is refused or signs out has nothing of a login left either.
+    let begun = case.ask("/page", "").await;
+    let denied = format!("{}&error=access_denied", begun.back());
+    let denied = case.ask(&denied, &begun.cookies()).await;
+    let out = case.ask("/signout", &begun.cookies()).await;
+    let in_already = format!("{}; {}", case.logged_in().await, begun.cookies());
+    let back = case.ask(&begun.back(), &in_already).await;
+    for (outcome, status) in [(&denied, 401), (&out, 302), (&back, 302)] {
+        assert_eq!(outcome.status(), status);
+        for which in ["OauthNonce", "OauthCodeVerifier"] {
+            let cookies = begun.cookies();
+            let gone = format!("{which}.{}=deleted;Max-Age=0", number(&cookies));
+            assert!(outcome.set.iter().any(|c| c.starts_with(&gone)), "{gone}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_session_that_is_over_is_renewed() {
     let case = case(&json!({}));

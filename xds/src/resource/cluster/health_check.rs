@@ -87,6 +87,12 @@ pub struct HttpProbe {
     pub path: String,
     pub method: http::Method,
     pub http2: bool,
+    /// The body of the request.
+    pub send: Vec<u8>,
+    /// All of them have to be in the body of the answer, in this order, with anything between them.
+    pub receive: Vec<Vec<u8>>,
+    /// Bytes of the body that are looked at (`response_buffer_size`, 1024; 0: all of them).
+    pub receive_within: usize,
     /// Added to the request.
     pub headers: Vec<(String, String)>,
     /// Statuses that mean healthy. Default 200.
@@ -278,13 +284,7 @@ impl HttpProbe {
             service_name_matcher,
             method,
         } = message;
-        refuse!(
-            send,
-            receive,
-            response_buffer_size,
-            request_headers_to_remove,
-            service_name_matcher,
-        );
+        refuse!(request_headers_to_remove, service_name_matcher);
         if path.is_empty() {
             return Err(Invalid::at("path", "must not be empty"));
         }
@@ -298,16 +298,34 @@ impl HttpProbe {
         if expected.is_empty() {
             expected.push(200..201);
         }
+        let method = match enumeration(method, "method")? {
+            RequestMethod::MethodUnspecified | RequestMethod::Get => http::Method::GET,
+            RequestMethod::Connect => {
+                return Err(Invalid::at("method", "CONNECT cannot be used"));
+            }
+            other => http::Method::from_bytes(other.as_str_name().as_bytes())
+                .map_err(|_| Invalid::at("method", "is not a known value"))?,
+        };
+        let send = send.map_or(Ok(Vec::new()), bytes).at("send")?;
+        const WITH_BODY: [http::Method; 4] = [
+            http::Method::POST,
+            http::Method::PUT,
+            http::Method::PATCH,
+            http::Method::OPTIONS,
+        ];
+        if !send.is_empty() && !WITH_BODY.contains(&method) {
+            let reason = format!("is given with {method}, which has no body");
+            return Err(Invalid::at("send", reason));
+        }
         Ok(Self {
             host,
             path,
-            method: match enumeration(method, "method")? {
-                RequestMethod::MethodUnspecified | RequestMethod::Get => http::Method::GET,
-                RequestMethod::Connect => {
-                    return Err(Invalid::at("method", "CONNECT cannot be used"));
-                }
-                other => http::Method::from_bytes(other.as_str_name().as_bytes())
-                    .map_err(|_| Invalid::at("method", "is not a known value"))?,
+            method,
+            send,
+            receive: each("receive", receive, bytes)?,
+            receive_within: match response_buffer_size.map_or(1024, |size| size.value) {
+                0 => usize::MAX,
+                size => usize::try_from(size).unwrap_or(usize::MAX),
             },
             http2: match enumeration(codec_client_type, "codec_client_type")? {
                 CodecClientType::Http1 => false,

@@ -340,10 +340,6 @@ impl Http2Options {
             stream_reset_rate,
         } = message;
         refuse!(allow_metadata, custom_settings_parameters);
-        let keepalive = connection_keepalive
-            .map(|message| Http2Keepalive::decode(message, ctx))
-            .transpose()
-            .at("connection_keepalive")?;
         refuse_true!(disallow_obs_text);
         accept!(ctx, "Http2ProtocolOptions":
             hpack_table_size,
@@ -381,6 +377,10 @@ impl Http2Options {
             ),
         ]
         .map(|(field, value, bounds)| number(value, field, bounds));
+        let keepalive = connection_keepalive
+            .map(|message| Http2Keepalive::decode(message, ctx))
+            .transpose()
+            .at("connection_keepalive")?;
         Ok(Self {
             max_concurrent_streams: streams?,
             initial_stream_window_size: stream_window?,

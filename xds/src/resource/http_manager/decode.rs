@@ -167,7 +167,7 @@ impl HttpManager {
                     LocalReplies::decode(c, ctx)
                 })
                 .at("local_reply_config")?,
-            early_edits: early::decode(early_header_mutation_extensions)?,
+            early_edits: early::decode(early_header_mutation_extensions, ctx)?,
             forwarded: Forwarded {
                 use_remote_address: flag(use_remote_address, false),
                 xff_num_trusted_hops,

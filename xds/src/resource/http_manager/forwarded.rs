@@ -1,17 +1,21 @@
 //! `original_ip_detection_extensions`: message to typed.
 
-use super::{Forwarded, Trusted, XffDetection};
+use super::{Detection, Forwarded, Trusted};
 use crate::proto::core::TypedExtensionConfig;
+use crate::proto::envoy::extensions::http::original_ip_detection::custom_header::v3::CustomHeaderConfig;
 use crate::proto::envoy::extensions::http::original_ip_detection::xff::v3::{
     XffConfig, XffTrustedCidrs,
 };
 use crate::reject::Invalid;
 use crate::resource::address::network;
 use crate::resource::context::{At, each, flag, not_empty, required, unknown_type, unpack};
+use crate::resource::headers::header_name;
 use crate::type_url::message_name;
 
 const FIELD: &str = "original_ip_detection_extensions";
 const XFF: &str = "envoy.extensions.http.original_ip_detection.xff.v3.XffConfig";
+const HEADER: &str =
+    "envoy.extensions.http.original_ip_detection.custom_header.v3.CustomHeaderConfig";
 
 impl Forwarded {
     /// Adds the extension, if there is one.
@@ -38,19 +42,41 @@ impl Forwarded {
     }
 }
 
-fn decode(message: TypedExtensionConfig) -> Result<XffDetection, Invalid> {
+fn decode(message: TypedExtensionConfig) -> Result<Detection, Invalid> {
     let TypedExtensionConfig { name, typed_config } = message;
     not_empty(name, "name")?;
     let any = required(typed_config, "typed_config")?;
-    if message_name(&any.type_url) != XFF {
-        return Err(unknown_type(&any.type_url)).at("typed_config");
-    }
-    unpack(&any)
-        .and_then(XffDetection::decode)
-        .at("typed_config")
+    let decoded = match message_name(&any.type_url) {
+        XFF => unpack(&any).and_then(Detection::decode),
+        HEADER => unpack(&any).and_then(Detection::of_header),
+        _ => Err(unknown_type(&any.type_url)),
+    };
+    decoded.at("typed_config")
 }
 
-impl XffDetection {
+impl Detection {
+    fn of_header(message: CustomHeaderConfig) -> Result<Self, Invalid> {
+        let CustomHeaderConfig {
+            header_name: name,
+            allow_extension_to_set_address_as_trusted: internal,
+            reject_with_status,
+        } = message;
+        // What is no refusal stands for the usual one, as the message definition says.
+        let status = |code: i32| {
+            let code = u16::try_from(code).ok();
+            code.filter(|code| (400..=511).contains(code))
+                .unwrap_or(403)
+        };
+        Ok(Self {
+            trusted: Trusted::Header {
+                name: header_name(&name).at("header_name")?,
+                internal,
+                otherwise: reject_with_status.map(|told| status(told.code)),
+            },
+            append: true,
+        })
+    }
+
     fn decode(message: XffConfig) -> Result<Self, Invalid> {
         let XffConfig {
             xff_num_trusted_hops,

@@ -1,6 +1,7 @@
 use super::*;
 use crate::proto;
 use crate::proto::envoy::config::accesslog::v3::{AccessLog, access_log};
+use crate::proto::envoy::extensions::http::original_ip_detection::custom_header::v3::CustomHeaderConfig;
 use crate::proto::envoy::extensions::http::original_ip_detection::xff::v3::{
     XffConfig, XffTrustedCidrs,
 };
@@ -159,12 +160,91 @@ fn who_is_believed_about_the_client_is_read() {
         xff_num_trusted_hops: 2,
         ..Default::default()
     });
-    let expected = XffDetection {
+    let expected = Detection {
         trusted: Trusted::Hops(2),
         append: false,
     };
     assert_eq!(detection, expected);
     assert_eq!(typed(manager()).forwarded.detection, None);
+}
+
+#[test]
+fn a_field_that_says_who_the_client_is_is_read() {
+    let read = |name: &str, status: Option<i32>| {
+        let mut message = manager();
+        message.original_ip_detection_extensions = vec![proto::core::TypedExtensionConfig {
+            name: "header".into(),
+            typed_config: Some(pack(&CustomHeaderConfig {
+                header_name: name.into(),
+                reject_with_status: status
+                    .map(|code| proto::envoy::r#type::v3::HttpStatus { code }),
+                ..Default::default()
+            })),
+        }];
+        message
+    };
+    let otherwise = |status| match typed(read("X-Client", status)).forwarded.detection {
+        Some(Detection {
+            trusted: Trusted::Header {
+                name, otherwise, ..
+            },
+            append: true,
+        }) => {
+            assert_eq!(name, "x-client");
+            otherwise
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(otherwise(None), None);
+    for (given, used) in [(401, 401), (511, 511), (200, 403), (512, 403), (-1, 403)] {
+        assert_eq!(otherwise(Some(given)), Some(used));
+    }
+    let refused = refusal(&with_manager(read("a b", None)));
+    assert!(
+        refused.contains("original_ip_detection_extensions[0].typed_config.header_name"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn early_mutations_are_read_in_their_order() {
+    let mut message = manager();
+    let fields = "mutations: [{remove: X-A}, {remove_on_match: {key_matcher: {prefix: x-b-}}}, \
+                  {append: {header: {key: x-c, value: d}}}]";
+    let text = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation";
+    message.early_header_mutation_extensions = vec![early(text, fields)];
+    let [
+        HeaderMutation::Remove(removed),
+        HeaderMutation::RemoveMatching(matcher),
+        HeaderMutation::Edit(edit),
+    ] = &typed(message).early_edits[..]
+    else {
+        panic!()
+    };
+    assert_eq!((&**removed, &*edit.name), ("x-a", "x-c"));
+    assert_eq!(
+        matcher.pattern,
+        crate::resource::matcher::StringPattern::Prefix("x-b-".into())
+    );
+    let mut message = manager();
+    message.early_header_mutation_extensions =
+        vec![early(text, "mutations: [{remove_on_match: {}}]")];
+    let refused = refusal(&with_manager(message));
+    let at = "early_header_mutation_extensions[0].typed_config.mutations[0].remove_on_match";
+    assert!(
+        refused.ends_with(&format!("{at}.key_matcher: must be given")),
+        "{refused}"
+    );
+}
+
+/// An extension from its text.
+fn early(message: &str, fields: &str) -> proto::core::TypedExtensionConfig {
+    let text = format!("{{'@type': type.googleapis.com/{message}, {fields}}}");
+    let any = crate::text::parse_any(&text, &crate::text::Options::default());
+    proto::core::TypedExtensionConfig {
+        name: "early".into(),
+        typed_config: Some(any.expect("a message")),
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Listener and its filter chains: message to typed.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::chain_match::{ChainMatch, ChainMatcher};
@@ -65,7 +66,6 @@ impl Listener {
             per_connection_buffer_high_watermark_timeout,
             deprecated_v1,
             udp_listener_config,
-            api_listener,
             listener_specifier,
         );
         refuse_true!(transparent, freebind);
@@ -88,6 +88,7 @@ impl Listener {
             enable_mptcp,
             bypass_overload_manager,
             tcp_keepalive,
+            api_listener,
         );
         let mut listener_filters = each("listener_filters", listener_filters, |filter| {
             ListenerFilter::decode(filter, ctx)
@@ -100,12 +101,17 @@ impl Listener {
             });
         }
 
-        let address = Address::decode_literal(required(address, "address")?).at("address")?;
+        // Whoever embeds Envoy calls it, over no socket; whatever else is said of it does not count.
+        let is_api = api_listener.is_some();
+        let address = match is_api {
+            true => Address::Socket(SocketAddr::from(([0; 4], 0))),
+            false => Address::decode_literal(required(address, "address")?).at("address")?,
+        };
         let name = match name.is_empty() {
             true => address.to_string(),
             false => name,
         };
-        if filter_chains.is_empty() && default_filter_chain.is_none() {
+        if filter_chains.is_empty() && default_filter_chain.is_none() && !is_api {
             return Err(Invalid::at("filter_chains", "must not be empty"));
         }
         let mut matches = Vec::with_capacity(filter_chains.len());
@@ -127,7 +133,7 @@ impl Listener {
             name,
             stat_prefix,
             address,
-            bind_to_port: flag(bind_to_port, true),
+            bind_to_port: flag(bind_to_port, true) && !is_api,
             use_original_dst,
             counts_globally: !ignore_global_conn_limit,
             listener_filters,

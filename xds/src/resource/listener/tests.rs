@@ -410,6 +410,19 @@ fn fields_that_only_tune_are_accepted_and_noted() {
 }
 
 #[test]
+fn a_listener_without_a_socket_is_for_others() {
+    let message = proto::Listener {
+        name: "api".into(),
+        api_listener: Some(Default::default()),
+        ..Default::default()
+    };
+    let decoded = decoded(&message);
+    assert_eq!(decoded.ignored, ["Listener.api_listener"]);
+    let listener = typed(&message);
+    assert!(!listener.bind_to_port && listener.filter_chains.is_empty());
+}
+
+#[test]
 fn a_listener_is_refused_by_path() {
     assert_refused(
         listener,

@@ -11,9 +11,6 @@ use crate::resource::headers::header_value;
 /// A domain in lower case.
 pub(super) fn decode(domain: String) -> Result<String, Invalid> {
     header_value(&domain)?;
-    if domain.is_empty() {
-        return Err(fault("must not be empty"));
-    }
     let rest = match domain.strip_prefix('*') {
         Some(suffix) => suffix,
         None => domain.strip_suffix('*').unwrap_or(&domain),

@@ -354,9 +354,6 @@ fn a_table_is_refused_by_path() {
             ("virtual_hosts[0].domains: must not be empty", |t| {
                 t.virtual_hosts[0].domains.clear()
             }),
-            ("virtual_hosts[0].domains[0]: must not be empty", |t| {
-                t.virtual_hosts[0].domains[0].clear();
-            }),
             (
                 "virtual_hosts[0].domains[0]: \"a.*.c\" has a wildcard that is not at its start or end",
                 |t| t.virtual_hosts[0].domains[0] = "a.*.c".into(),

@@ -1,5 +1,7 @@
 //! TLS contexts: message to typed.
 
+use rustls_pki_types::DnsName;
+
 use super::common::Common;
 use super::source::ticket_keys;
 use super::{
@@ -150,6 +152,9 @@ impl UpstreamTls {
                 "sni",
                 format!("is longer than {MAX_SNI} bytes"),
             ));
+        }
+        if !sni.is_empty() && DnsName::try_from(sni.as_str()).is_err() {
+            accept!(ctx, "UpstreamTlsContext": sni);
         }
 
         let common = common_tls_context.unwrap_or_default();

@@ -1,7 +1,5 @@
 //! How the other side's certificate is to be checked: message to typed.
 
-use std::net::IpAddr;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -18,7 +16,7 @@ use crate::reject::{FieldPath, Invalid};
 use crate::resource::context::{
     At, Context, each, enumeration, fault, not_empty, refuse, required, unknown_type, unpack,
 };
-use crate::resource::matcher::{StringMatcher, StringPattern};
+use crate::resource::matcher::StringMatcher;
 use crate::type_url::message_name;
 
 /// Where the validation of a context is written.
@@ -258,16 +256,14 @@ fn from_hex(text: &str) -> Option<Sha256> {
 }
 
 impl SubjectName {
-    /// A matcher that does not say what kind of name it is for. Only whole addresses are compared.
+    /// A matcher that does not say what kind of name it is for.
     fn of_any_kind(matcher: StringMatcher) -> Vec<Self> {
-        let mut kinds = vec![
+        let kinds = [
             SubjectNameKind::Dns,
             SubjectNameKind::Uri,
             SubjectNameKind::Email,
+            SubjectNameKind::Ip,
         ];
-        if is_address(&matcher) {
-            kinds.push(SubjectNameKind::Ip);
-        }
         let of = |kind| Self {
             kind,
             matcher: matcher.clone(),
@@ -293,13 +289,6 @@ impl SubjectName {
             }
         };
         let matcher = StringMatcher::decode(required(matcher, "matcher")?, ctx).at("matcher")?;
-        if kind == SubjectNameKind::Ip && !is_address(&matcher) {
-            return Err(Invalid::at("matcher", "must be an exact IP address"));
-        }
         Ok(Self { kind, matcher })
     }
-}
-
-fn is_address(matcher: &StringMatcher) -> bool {
-    matches!(&matcher.pattern, StringPattern::Exact(text) if text.parse::<IpAddr>().is_ok())
 }

@@ -121,6 +121,19 @@ fn probes_are_read() {
     assert_eq!(probe.retriable.first(), Some(&(503..504)));
     assert_eq!(probe.headers, [("x-a".to_owned(), "b".to_owned())]);
 
+    let post = "http_health_check: {path: /, method: POST, send: {text: '6869'}}";
+    let Probe::Http(probe) = read(&format!("{BASE}, {post}")).unwrap().probe else {
+        panic!("not HTTP")
+    };
+    assert_eq!((&*probe.send, probe.receive_within), (&b"hi"[..], 1024));
+    let receive =
+        "http_health_check: {path: /, receive: [{text: '6f6b'}], response_buffer_size: 0}";
+    let Probe::Http(probe) = read(&format!("{BASE}, {receive}")).unwrap().probe else {
+        panic!("not HTTP")
+    };
+    assert_eq!(probe.receive, [b"ok"]);
+    assert_eq!(probe.receive_within, usize::MAX);
+
     let plain = read(&format!("{BASE}, http_health_check: {{path: /}}")).unwrap();
     let Probe::Http(probe) = plain.probe else {
         panic!("not HTTP")
@@ -187,8 +200,16 @@ fn a_check_is_refused_by_path() {
             "http_health_check.method: CONNECT cannot be used",
         ),
         (
-            http("path: /, receive: [{text: '00'}]"),
-            "http_health_check.receive: not supported yet",
+            http("path: /, receive: [{text: ''}]"),
+            "http_health_check.receive[0].text: must not be empty",
+        ),
+        (
+            http("path: /, send: {text: '00'}"),
+            "http_health_check.send: is given with GET, which has no body",
+        ),
+        (
+            http("path: /, method: PUT, send: {text: x}"),
+            "http_health_check.send.text: is not hex",
         ),
         (
             http("path: /, expected_statuses: [{start: 300, end: 200}]"),
