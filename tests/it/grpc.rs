@@ -213,8 +213,8 @@ async fn what_has_no_status_of_grpc_is_reset() {
         }
     }
     let (request, go) = asking("/", "application/grpc", &[("x-code", "2")]);
-    let answer = Http1::connect(app.listener("web")).await;
-    let answer = { answer }.start(request).await.unwrap();
+    let mut client = Http1::connect(app.listener("web")).await;
+    let answer = client.start(request).await.unwrap();
     assert!(broken(answer, SENT.len(), go).await.is_err());
 }
 
