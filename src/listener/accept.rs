@@ -242,7 +242,7 @@ async fn look(io: &mut Io, findings: &mut Findings, spec: &ListenerSpec, drain: 
     let model = &spec.model;
     let limit = model.listener_filters_timeout;
     let gathered = {
-        let gather = findings.gather(io, &model.listener_filters);
+        let gather = findings.gather(io, spec);
         tokio::select! {
             // What a client has sent before a drain began is still served.
             biased;

@@ -4,12 +4,13 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use causeway_xds::resource::listener::{Facts, ListenerFilter, ListenerFilterKind, TlsInspector};
+use causeway_xds::resource::listener::{Facts, ListenerFilterKind, TlsInspector};
 
 use super::client_hello::{self, Begins, ClientHello};
 use super::proxy_protocol::{self, Addresses};
 use crate::filter::StreamState;
 use crate::net::{Io, peek};
+use crate::snapshot::ListenerSpec;
 
 /// How much of a request is looked at before its version has to be there.
 const MAX_REQUEST_LINE: usize = 8 * 1024;
@@ -64,8 +65,8 @@ impl Findings {
     ///
     /// # Errors
     /// The connection is to be closed: it ended, or it is not what a filter demands.
-    pub async fn gather(&mut self, io: &mut Io, filters: &[ListenerFilter]) -> io::Result<()> {
-        for filter in filters {
+    pub async fn gather(&mut self, io: &mut Io, spec: &ListenerSpec) -> io::Result<()> {
+        for (filter, stats) in spec.model.listener_filters.iter().zip(&spec.filter_stats) {
             let port = self.local.map(|local| local.port());
             if filter
                 .disabled
@@ -78,7 +79,7 @@ impl Findings {
                 ListenerFilterKind::ProxyProtocol(rules) => {
                     // Going on in the middle of a header would be going on in anybody's name.
                     self.unfinished = true;
-                    let mut header = proxy_protocol::read(io, rules).await?;
+                    let mut header = proxy_protocol::read(io, rules, stats).await?;
                     if let Some(header) = &mut header {
                         header.note(rules, &self.state);
                     }

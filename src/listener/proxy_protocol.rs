@@ -10,6 +10,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::filter::StreamState;
 use crate::net::{Io, peek};
+use crate::snapshot::{ProxyProtocolStats, VersionStats};
 
 /// The longest header of version 1, its end included.
 const MAX_V1: usize = 107;
@@ -69,12 +70,48 @@ fn told(value: &[u8], base64: bool) -> String {
     text
 }
 
+/// What a connection begins with, as far as that is known.
+enum Begins {
+    Unknown,
+    Otherwise,
+    /// Its header, which is looked for or not.
+    Version1(bool),
+    Version2(bool),
+}
+
 /// Takes the header from the connection. `None`: there is none, and none is needed.
 ///
 /// # Errors
 /// There is no header, a broken one, or one that is not wanted: nothing else that comes on this
 /// connection can be believed.
-pub async fn read(io: &mut Io, rules: &ProxyProtocol) -> io::Result<Option<Header>> {
+pub async fn read(
+    io: &mut Io,
+    rules: &ProxyProtocol,
+    stats: &ProxyProtocolStats,
+) -> io::Result<Option<Header>> {
+    let mut begins = Begins::Unknown;
+    let found = find(io, rules, &mut begins).await;
+    let of_version = |version: &VersionStats, wanted: bool| match (&found, wanted) {
+        (Ok(Some(_)), _) => version.found.inc(),
+        (Ok(None), _) => stats.not_found_allowed.inc(),
+        (Err(_), true) => version.error.inc(),
+        (Err(_), false) => version.disallowed.inc(),
+    };
+    match begins {
+        Begins::Unknown => {}
+        Begins::Otherwise if found.is_ok() => stats.not_found_allowed.inc(),
+        Begins::Otherwise => stats.not_found_disallowed.inc(),
+        Begins::Version1(wanted) => of_version(&stats.v1, wanted),
+        Begins::Version2(wanted) => of_version(&stats.v2, wanted),
+    }
+    found
+}
+
+async fn find(
+    io: &mut Io,
+    rules: &ProxyProtocol,
+    begins: &mut Begins,
+) -> io::Result<Option<Header>> {
     let mut start = [0; MAX_V1];
     let mut seen = 0;
     loop {
@@ -83,12 +120,14 @@ pub async fn read(io: &mut Io, rules: &ProxyProtocol) -> io::Result<Option<Heade
         // Every byte is looked at before the next is waited for: a client that begins otherwise
         // may be waiting for an answer.
         if bytes.starts_with(V2) {
+            *begins = Begins::Version2(rules.version_2);
             return match rules.version_2 {
                 true => read_v2(io, rules).await.map(Some),
                 false => unwanted(rules),
             };
         }
         if bytes.starts_with(V1) {
+            *begins = Begins::Version1(rules.version_1);
             if !rules.version_1 {
                 return unwanted(rules);
             }
@@ -104,6 +143,7 @@ pub async fn read(io: &mut Io, rules: &ProxyProtocol) -> io::Result<Option<Heade
             continue;
         }
         if !V1.starts_with(bytes) && !V2.starts_with(bytes) {
+            *begins = Begins::Otherwise;
             return match rules.optional {
                 true => Ok(None),
                 false => Err(wrong("there is no PROXY protocol header")),
@@ -247,6 +287,7 @@ mod tests {
         optional: false,
         version_1: true,
         version_2: true,
+        stat_prefix: String::new(),
         rules: Vec::new(),
         pass: PassTlvs::None,
     };
@@ -258,7 +299,9 @@ mod tests {
         client.write_all(b"rest").await.unwrap();
         drop(client);
         let mut io = Io::Unix(server);
-        let found = read(&mut io, rules).await.map_err(|e| e.to_string())?;
+        let found = read(&mut io, rules, &ProxyProtocolStats::default())
+            .await
+            .map_err(|e| e.to_string())?;
         let mut rest = Vec::new();
         io.read_to_end(&mut rest).await.unwrap();
         let found = found.and_then(|header| header.addresses);
@@ -392,7 +435,10 @@ mod tests {
         client.write_all(&header).await.unwrap();
         client.write_all(b"rest").await.unwrap();
         let mut io = Io::Unix(server);
-        let mut header = read(&mut io, &rules).await.unwrap().unwrap();
+        let mut header = read(&mut io, &rules, &ProxyProtocolStats::default())
+            .await
+            .unwrap()
+            .unwrap();
         assert!(header.addresses.is_some());
         let state = StreamState::default();
         header.note(&rules, &state);
@@ -410,5 +456,38 @@ mod tests {
             let header = v2(0x21, 0x11, &[&four[..], broken].concat());
             assert!(of(&header, &rules).await.is_err());
         }
+    }
+
+    #[tokio::test]
+    async fn what_connections_begin_with_is_counted() {
+        let stats = ProxyProtocolStats::default();
+        let only_two = |optional| ProxyProtocol {
+            optional,
+            version_1: false,
+            ..STRICT
+        };
+        for (bytes, rules) in [
+            (&b"PROXY UNKNOWN\r\n"[..], STRICT),
+            (b"PROXY nonsense\r\n", STRICT),
+            (b"PROXY UNKNOWN\r\n", only_two(false)),
+            (b"PROXY UNKNOWN\r\n", only_two(true)),
+            (&v2(0x20, 0, b""), only_two(false)),
+            (b"GET / HTTP/1.1\r\n", only_two(false)),
+            (b"GET / HTTP/1.1\r\n", only_two(true)),
+            (b"PROX", STRICT),
+        ] {
+            let (mut client, server) = UnixStream::pair().unwrap();
+            client.write_all(bytes).await.unwrap();
+            drop(client);
+            read(&mut Io::Unix(server), &rules, &stats).await.ok();
+        }
+        let of = |version: &VersionStats| {
+            let counters = [&version.found, &version.disallowed, &version.error];
+            counters.map(|counter| counter.value())
+        };
+        assert_eq!(of(&stats.v1), [1, 1, 1]);
+        assert_eq!(of(&stats.v2), [1, 0, 0]);
+        let absent = [&stats.not_found_allowed, &stats.not_found_disallowed];
+        assert_eq!(absent.map(|counter| counter.value()), [2, 1]);
     }
 }

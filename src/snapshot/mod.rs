@@ -4,6 +4,7 @@
 //! persistent, so a change of one entry among many thousands copies a path of a few nodes.
 
 pub mod compile;
+mod proxy_protocol;
 pub mod publish;
 mod tlvs;
 mod tunneling;
@@ -21,6 +22,7 @@ use causeway_xds::resource::metadata::Labels;
 use imbl::shared_ptr::DefaultSharedPtr;
 
 pub use compile::{Compiled, Compiler, Resources, Retired};
+pub use proxy_protocol::{ProxyProtocolStats, VersionStats};
 pub use publish::{Publisher, Reader};
 pub use tlvs::AddedTlvs;
 pub use tunneling::Tunneling;
@@ -60,6 +62,8 @@ pub struct ListenerSpec {
     /// For connections that none of them takes.
     pub default_chain: Option<Arc<ChainSpec>>,
     pub stats: Arc<ListenerStats>,
+    /// In the order of the listener filters; those of other kinds count nothing.
+    pub filter_stats: Vec<ProxyProtocolStats>,
     pub model: Arc<model::Listener>,
 }
 

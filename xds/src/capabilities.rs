@@ -313,8 +313,7 @@ mod tests {
         let proxy = "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
         assert_eq!(listener(proxy, "rules"), Fate::Supported);
         assert_eq!(listener(filter, "config_discovery"), Fate::Rejected);
-        let inspector = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
-        let buffer = "initial_read_buffer_size";
-        assert_eq!(listener(inspector, buffer), Fate::Ignored);
+        let own = "envoy.config.listener.v3.Listener";
+        assert_eq!(listener(own, "tcp_backlog_size"), Fate::Ignored);
     }
 }

@@ -7,7 +7,9 @@ use causeway_xds::extension::TypedExtension;
 use causeway_xds::reject::{FieldPath, Invalid, Rejected};
 use causeway_xds::resource::access_log::AccessLog;
 use causeway_xds::resource::http_manager::{HttpFilterConfig, HttpManager, RouteSource};
-use causeway_xds::resource::listener::{ConnectionPolicy, FilterChain, NetworkFilter, TcpCluster};
+use causeway_xds::resource::listener::{
+    ConnectionPolicy, FilterChain, ListenerFilterKind, NetworkFilter, TcpCluster,
+};
 use causeway_xds::resource::tls::TicketKeysRef;
 use causeway_xds::resource::{self as model, Address, Resource};
 
@@ -22,8 +24,8 @@ use crate::formatter::Wants;
 use crate::local_reply::LocalReplies;
 use crate::route::{HeaderEdits, RouteTable};
 use crate::snapshot::{
-    AddedTlvs, BindAddress, ChainKind, ChainSpec, HttpManagerSpec, ListenerSpec, RouteRef,
-    TcpProxySpec, TcpTarget, Tunneling,
+    AddedTlvs, BindAddress, ChainKind, ChainSpec, HttpManagerSpec, ListenerSpec,
+    ProxyProtocolStats, RouteRef, TcpProxySpec, TcpTarget, Tunneling,
 };
 use crate::telemetry::activity::Activity;
 use crate::telemetry::logging::Sparse;
@@ -105,6 +107,16 @@ impl Compiler {
             chains,
             default_chain,
             stats: self.stats.listener(&stat_name),
+            filter_stats: model
+                .listener_filters
+                .iter()
+                .map(|filter| match &filter.kind {
+                    ListenerFilterKind::ProxyProtocol(rules) => {
+                        ProxyProtocolStats::of(&self.stats, &rules.stat_prefix)
+                    }
+                    _ => ProxyProtocolStats::default(),
+                })
+                .collect(),
             model: Arc::clone(model),
         })
     }

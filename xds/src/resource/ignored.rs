@@ -435,10 +435,6 @@ pub const IGNORED: &[(&str, &str)] = &[
         "the file system reports changes",
     ),
     (
-        "ProxyProtocol.stat_prefix",
-        "statistics have their own fixed set",
-    ),
-    (
         "RateLimit.Action.GenericKey.default_value",
         "has a meaning for formats only, and the value is a plain text as long as the runtime does not say otherwise",
     ),

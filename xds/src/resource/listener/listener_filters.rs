@@ -49,6 +49,8 @@ pub struct ProxyProtocol {
     pub optional: bool,
     pub version_1: bool,
     pub version_2: bool,
+    /// Name in statistics; may be empty.
+    pub stat_prefix: String,
     /// Extensions that become metadata.
     pub rules: Vec<TlvRule>,
     /// Extensions that endpoints may be told.
@@ -154,7 +156,7 @@ impl ListenerFilter {
             ORIGINAL_DST => unpack(&any)
                 .map(|filters::original_dst::v3::OriginalDst {}| ListenerFilterKind::OriginalDst),
             PROXY_PROTOCOL => unpack(&any)
-                .and_then(|message| ProxyProtocol::decode(message, ctx))
+                .and_then(ProxyProtocol::decode)
                 .map(ListenerFilterKind::ProxyProtocol),
             _ => Err(unknown_type(&any.type_url)),
         }
@@ -199,10 +201,7 @@ impl TlsInspector {
 }
 
 impl ProxyProtocol {
-    fn decode(
-        message: filters::proxy_protocol::v3::ProxyProtocol,
-        ctx: &Context<'_>,
-    ) -> Result<Self, Invalid> {
+    fn decode(message: filters::proxy_protocol::v3::ProxyProtocol) -> Result<Self, Invalid> {
         let filters::proxy_protocol::v3::ProxyProtocol {
             rules,
             allow_requests_without_proxy_protocol,
@@ -215,7 +214,6 @@ impl ProxyProtocol {
             TlvLocation::DynamicMetadata => {}
             TlvLocation::FilterState => refuse!(tlv_location),
         }
-        accept!(ctx, "ProxyProtocol": stat_prefix);
         let refused = each("disallowed_versions", disallowed_versions, |version| {
             enumeration::<Version>(version, "")
         })?;
@@ -223,6 +221,7 @@ impl ProxyProtocol {
             optional: allow_requests_without_proxy_protocol,
             version_1: !refused.contains(&Version::V1),
             version_2: !refused.contains(&Version::V2),
+            stat_prefix,
             rules: each("rules", rules, TlvRule::decode)?,
             pass: PassTlvs::decode(pass_through_tlvs).at("pass_through_tlvs")?,
         })

@@ -222,10 +222,7 @@ fn listener_filters_are_read_in_order() {
     message.listener_filters_timeout = seconds(0);
     message.continue_on_listener_filters_timeout = true;
     let decoded = decoded(&message);
-    let ignored = [
-        "ProxyProtocol.stat_prefix",
-        "TlsInspector.initial_read_buffer_size",
-    ];
+    let ignored = ["TlsInspector.initial_read_buffer_size"];
     assert_eq!(decoded.ignored, ignored);
     let Resource::Listener(listener) = decoded.resource else {
         panic!()
@@ -237,6 +234,7 @@ fn listener_filters_are_read_in_order() {
         optional: false,
         version_1: false,
         version_2: true,
+        stat_prefix: "s".to_owned(),
         rules: Vec::new(),
         pass: PassTlvs::None,
     };
