@@ -193,8 +193,8 @@ pub const FACTORIES: &[Factory] = &[
 
 /// What routes say to filters that keep what they have counted.
 const KEEPING: &[&str] = &[
-    http::bandwidth_limit::FACTORY.message,
-    http::local_ratelimit::FACTORY.message,
+    "envoy.extensions.filters.http.bandwidth_limit.v3.BandwidthLimit",
+    "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
     "causeway.v1.SharedRateLimit",
 ];
 

@@ -6,6 +6,7 @@
 
 use std::io::Read as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use flate2::read::ZlibDecoder;
@@ -28,19 +29,28 @@ fn loaded() -> MutexGuard<'static, Option<Loaded>> {
 /// Every message, enum and extension that the program was built with.
 pub fn pool() -> DescriptorPool {
     let mut loaded = loaded();
-    let Loaded { pool, used } = loaded.get_or_insert_with(|| {
-        let mut bytes = Vec::new();
-        ZlibDecoder::new(DESCRIPTORS)
-            .read_to_end(&mut bytes)
-            .expect("written by the build script");
-        let pool = DescriptorPool::decode(bytes.as_slice());
-        Loaded {
-            pool: pool.expect("the set that the messages are made from"),
-            used: Instant::now(),
-        }
+    let Loaded { pool, used } = loaded.get_or_insert_with(|| Loaded {
+        pool: load_apart(),
+        used: Instant::now(),
     });
     *used = Instant::now();
     pool.clone()
+}
+
+/// On a thread of its own, to which the allocator gives memory of its own: what goes all at once later
+/// should not lie between things that stay, and keep their pages.
+fn load_apart() -> DescriptorPool {
+    let thread = thread::Builder::new().name("descriptors".to_owned());
+    let loaded = thread.spawn(load).ok().and_then(|load| load.join().ok());
+    loaded.unwrap_or_else(load)
+}
+
+fn load() -> DescriptorPool {
+    let mut bytes = Vec::new();
+    ZlibDecoder::new(DESCRIPTORS)
+        .read_to_end(&mut bytes)
+        .expect("written by the build script");
+    DescriptorPool::decode(bytes.as_slice()).expect("the set that the messages are made from")
 }
 
 /// Lets go of them if nobody has asked for them for so long. Who still has some keeps them.
