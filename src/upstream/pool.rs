@@ -105,7 +105,7 @@ impl Pool {
 }
 
 struct Idle {
-    connection: Http1,
+    connection: Box<Http1>,
     since: Instant,
 }
 
@@ -119,7 +119,8 @@ pub struct Lease {
 }
 
 enum Kind {
-    Http1(Http1),
+    /// Large, and moved many times for each request.
+    Http1(Box<Http1>),
     Http2(multiplex::Place),
 }
 

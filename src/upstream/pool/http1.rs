@@ -32,7 +32,7 @@ pub(super) async fn checkout(
     transport: &Arc<Transport>,
     via: Option<&Rc<Via>>,
     fresh: bool,
-) -> Result<(Http1, bool), ConnectError> {
+) -> Result<(Box<Http1>, bool), ConnectError> {
     if !fresh && let Some(connection) = idle(endpoint, transport, via).await {
         return Ok((connection, true));
     }
@@ -48,7 +48,7 @@ pub(super) async fn open(
     transport: &Arc<Transport>,
     via: Option<&Rc<Via>>,
     permit: Permit,
-) -> Result<Http1, ConnectError> {
+) -> Result<Box<Http1>, ConnectError> {
     let io = connect(endpoint, transport, via.map(Rc::as_ref)).await?;
     if matches!(transport.protocol, Protocol::Auto(_)) && io.chose_http2() {
         // It has changed its mind. The next request finds out.
@@ -69,7 +69,7 @@ pub(super) async fn over(
     transport: &Arc<Transport>,
     via: Option<&Rc<Via>>,
     counted: Counted,
-) -> Result<Http1, ConnectError> {
+) -> Result<Box<Http1>, ConnectError> {
     transport.stats.upstream_cx_http1_total.inc();
     let about = About::new(&io);
     let (sender, connection) = http1::Builder::new()
@@ -85,13 +85,13 @@ pub(super) async fn over(
             tracing::debug!(%error, "upstream connection ended");
         }
     });
-    Ok(Http1 {
+    Ok(Box::new(Http1 {
         sender,
         about,
         served: 0,
         opened: Instant::now(),
         via: via.cloned(),
-    })
+    }))
 }
 
 impl Http1 {
@@ -102,7 +102,7 @@ impl Http1 {
 }
 
 /// The connection that became idle last and still works.
-async fn idle(endpoint: &Endpoint, transport: &Transport, via: Option<&Rc<Via>>) -> Option<Http1> {
+async fn idle(endpoint: &Endpoint, transport: &Transport, via: Option<&Rc<Via>>) -> Option<Box<Http1>> {
     loop {
         let Idle { mut connection, .. } = with_pool(endpoint.uid, |pool| pool.pop_idle(via))?;
         if !transport.is_spent(connection.served, connection.opened) && connection.is_usable().await

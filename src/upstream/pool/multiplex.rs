@@ -311,7 +311,7 @@ pub(super) async fn checkout(
 /// What came of a connection.
 enum Opened {
     Http2(Shared, Rc<Link>),
-    Http1(Http1),
+    Http1(Box<Http1>),
 }
 
 async fn open(

@@ -12,11 +12,11 @@ use crate::upstream::limits::Permit;
 use crate::upstream::{Endpoint, Transport, Via};
 
 /// A request for which there is no connection, and what kind it needs.
-pub(super) type Waiting = (Option<Rc<Via>>, oneshot::Sender<Http1>);
+pub(super) type Waiting = (Option<Rc<Via>>, oneshot::Sender<Box<Http1>>);
 
 impl Pool {
     /// The longest waiting request that is still there.
-    pub(super) fn next_waiting(&mut self) -> Option<oneshot::Sender<Http1>> {
+    pub(super) fn next_waiting(&mut self) -> Option<oneshot::Sender<Box<Http1>>> {
         loop {
             let (_, waiting) = self.waiting.pop_front()?;
             if !waiting.is_closed() {
@@ -29,7 +29,7 @@ impl Pool {
     pub(super) fn next_waiting_for(
         &mut self,
         via: Option<&Rc<Via>>,
-    ) -> Option<oneshot::Sender<Http1>> {
+    ) -> Option<oneshot::Sender<Box<Http1>>> {
         self.waiting.retain(|(_, waiting)| !waiting.is_closed());
         let fits = |(wanted, _): &Waiting| wanted.as_ref() == via;
         let index = self.waiting.iter().position(fits)?;
@@ -88,7 +88,7 @@ pub(super) async fn for_http1(
     endpoint: &Arc<Endpoint>,
     transport: &Arc<Transport>,
     via: Option<&Rc<Via>>,
-) -> Result<(Http1, bool), ConnectError> {
+) -> Result<(Box<Http1>, bool), ConnectError> {
     let deadline = tokio::time::Instant::now() + transport.queue_timeout;
     loop {
         let (free, freed) = oneshot::channel();
