@@ -190,8 +190,9 @@ async fn a_tunnel_that_is_cut_is_a_reset_for_an_endpoint_that_speaks_http2() {
     let (origin, mut ends) = watched_over_http2().await;
     let clusters = [http2_cluster("a", origin.address)];
     let app = app(&json!({"cluster": "a"}), &json!({}), &clusters).await;
+    // One connection of a client, so that one data thread serves both tunnels.
     let mut one = client(&app).await;
-    let mut other = client(&app).await;
+    let mut other = one.clone();
     for (reason, ended) in [
         (Some(Reason::CANCEL), Some(Reason::CANCEL)),
         (Some(Reason::INTERNAL_ERROR), Some(Reason::CANCEL)),

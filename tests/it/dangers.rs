@@ -7,7 +7,7 @@ use crate::support::circuit::circuit;
 use crate::support::client::{Http1, full, request};
 use crate::support::origin::Origin;
 use crate::support::raw::{End, Raw};
-use crate::support::{refusing, ws};
+use crate::support::{refusing, tcp_echo, ws};
 
 #[tokio::test]
 async fn a_dead_replica_costs_no_request() {
@@ -23,6 +23,19 @@ async fn a_dead_replica_costs_no_request() {
         assert_eq!(client.send_body(post.unwrap()).await.status, 200);
     }
     assert_eq!(alive.requests().len(), 40);
+}
+
+#[tokio::test]
+async fn a_dead_replica_costs_no_tcp_connection() {
+    let alive = tcp_echo().await;
+    let (_socket, dead) = refusing();
+    let circuit = circuit(1).at_slot(1).protocol("tcp");
+    let app = TestApp::serving(&[&circuit.kernels(&[dead, alive.address])]).await;
+    for _ in 0..10 {
+        let mut raw = Raw::connect(app.slot(1)).await;
+        raw.send(b"ssh").await;
+        assert_eq!(raw.bytes(3).await, b"ssh");
+    }
 }
 
 #[tokio::test]

@@ -35,6 +35,8 @@ const XFF: &str = "envoy.extensions.http.original_ip_detection.xff.v3.XffConfig"
 const TLS: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
 const AUTOMATIC: &str = "causeway.v1.AutomaticCertificates";
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+/// How many kernels a connection of a TCP circuit is offered to.
+const KERNELS: u32 = 3;
 /// A notebook page left alone keeps its connection; the legacy 30 s cost a reconnect per click.
 const KEEP_ALIVE: Duration = Duration::from_secs(3600);
 /// More than the default 60: cookies of several apps on one domain add up.
@@ -123,7 +125,7 @@ pub fn empty_slot(frame: &Frame, name: &str, at: SocketAddr) -> Listener {
         allowed_client_ips: vec![filters::NOBODY.to_owned()],
         ..own::ConnectionPolicy::default()
     };
-    relayed(name, at, (&nobody, Duration::ZERO), names::NOBODY)
+    relayed(name, at, (&nobody, Duration::ZERO), (names::NOBODY, 1))
 }
 
 /// A listener that hands connections to a circuit's kernels as they are.
@@ -141,7 +143,7 @@ pub fn tcp(frame: &Frame, name: &str, at: SocketAddr, circuit: &Circuit) -> List
         name,
         at,
         (&policy, frame.tcp_idle),
-        &names::circuit(circuit.id),
+        (&names::circuit(circuit.id), circuit.routes.len()),
     )
 }
 
@@ -149,13 +151,16 @@ fn relayed(
     name: &str,
     at: SocketAddr,
     (policy, idle): (&own::ConnectionPolicy, Duration),
-    cluster: &str,
+    (cluster, kernels): (&str, usize),
 ) -> Listener {
+    // Nothing was said yet when a kernel cannot be reached, so that the next one will do.
+    let attempts = u32::try_from(kernels).map_or(KERNELS, |all| all.clamp(1, KERNELS));
     let proxy = TcpProxy {
         stat_prefix: "slot".to_owned(),
         // SSH and database connections are idle by nature: no limit unless somebody wants one.
         idle_timeout: Some(duration(idle)),
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+        max_connect_attempts: (attempts > 1).then(|| uint32(attempts)),
         ..TcpProxy::default()
     };
     let policy = Filter {

@@ -102,7 +102,11 @@ impl Http1 {
 }
 
 /// The connection that became idle last and still works.
-async fn idle(endpoint: &Endpoint, transport: &Transport, via: Option<&Rc<Via>>) -> Option<Box<Http1>> {
+async fn idle(
+    endpoint: &Endpoint,
+    transport: &Transport,
+    via: Option<&Rc<Via>>,
+) -> Option<Box<Http1>> {
     loop {
         let Idle { mut connection, .. } = with_pool(endpoint.uid, |pool| pool.pop_idle(via))?;
         if !transport.is_spent(connection.served, connection.opened) && connection.is_usable().await
