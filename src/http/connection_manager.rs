@@ -264,7 +264,8 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
     });
     if is_http2 {
         stats.downstream_cx_http2_total.inc();
-        serve_http2(io, connection).await;
+        // On the heap: each connection would have room for it, and most speak HTTP/1.
+        Box::pin(serve_http2(io, connection)).await;
     } else {
         stats.downstream_cx_http1_total.inc();
         http1::serve(io, connection).await;

@@ -74,6 +74,11 @@ pub async fn accept_forever(
                 let directory = directory.clone();
                 let reader = Rc::clone(&reader);
                 let connection = connection(io, peer, (spec, drain), reader, directory, place);
+                debug_assert!(
+                    size_of_val(&connection) <= ROOM,
+                    "{}",
+                    size_of_val(&connection)
+                );
                 tokio::task::spawn_local(connection);
             }
             Err(error) => {
@@ -86,6 +91,10 @@ pub async fn accept_forever(
         }
     }
 }
+
+/// Bytes that the task of a connection may take: that many are held by each one that is parked. What is
+/// large and not for all of them goes to the heap.
+const ROOM: usize = 1920;
 
 /// Counts a connection for as long as it, or a tunnel that came of it, is open.
 struct Guard(Arc<ListenerStats>, Instant);
@@ -118,7 +127,8 @@ async fn connection(
     let mut guard = Box::new(Guard::new(&spec.stats));
     let local = io.tcp().and_then(|tcp| tcp.local_addr().ok());
     let mut findings = Findings::new(peer, local);
-    if !spec.model.listener_filters.is_empty() && !look(&mut io, &mut findings, &spec, &drain).await
+    if !spec.model.listener_filters.is_empty()
+        && !Box::pin(look(&mut io, &mut findings, &spec, &drain)).await
     {
         return;
     }
@@ -133,7 +143,7 @@ async fn connection(
         // Who has connected, and what was seen of it, stays.
         findings.local = Some(destination);
         let filters = !spec.model.listener_filters.is_empty();
-        if filters && !look(&mut io, &mut findings, &spec, &drain).await {
+        if filters && !Box::pin(look(&mut io, &mut findings, &spec, &drain)).await {
             return;
         }
         findings.restored = findings.restored.or(Some(destination));
@@ -165,7 +175,7 @@ async fn connection(
     if let Err(closing) = chain.network.accept(&new, &mut passed) {
         return close(&spec, &drain, closing).await;
     }
-    let Some((io, session)) = secure(io, &chain, &spec, &drain).await else {
+    let Some((io, session)) = Box::pin(secure(io, &chain, &spec, &drain)).await else {
         return;
     };
     let open = Connection {
@@ -180,7 +190,9 @@ async fn connection(
             calls: &|| http::calls(&reader),
             state: &state,
         };
-        if let Err(closing) = chain.network.ask(&open, &asking, &mut passed).await {
+        // On the heap, like whatever is large and rare: each connection has room for all that follows.
+        let asked = Box::pin(chain.network.ask(&open, &asking, &mut passed)).await;
+        if let Err(closing) = asked {
             return close(&spec, &drain, closing).await;
         }
     }
@@ -220,7 +232,7 @@ async fn connection(
                 state,
                 cluster,
             };
-            tcp::proxy(downstream, Arc::clone(proxy), &reader, guard).await;
+            Box::pin(tcp::proxy(downstream, Arc::clone(proxy), &reader, guard)).await;
         }
     }
 }
