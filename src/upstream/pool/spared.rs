@@ -66,14 +66,30 @@ pub fn poll_frame(
     body: &mut Incoming,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-    HELD.set(Held::On);
+    let _held_up = HeldUp::begin();
     let frame = Pin::new(&mut *body).poll_frame(cx);
-    if let Held::Woken(waker) = HELD.replace(Held::Off)
-        && !body.is_end_stream()
-    {
-        waker.wake();
+    if body.is_end_stream() {
+        HELD.set(Held::Off);
     }
     frame
+}
+
+/// Lets go of what it holds up, also when a panic ends it: a wake that is lost would hang a connection.
+struct HeldUp;
+
+impl HeldUp {
+    fn begin() -> Self {
+        HELD.set(Held::On);
+        Self
+    }
+}
+
+impl Drop for HeldUp {
+    fn drop(&mut self) {
+        if let Held::Woken(waker) = HELD.replace(Held::Off) {
+            waker.wake();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -156,6 +172,26 @@ mod tests {
         let (bodies, turns) = on_a_thread(ask(whole));
         assert_eq!(bodies, ["abc", "abc"]);
         assert_eq!(turns, 2, "one to ask, one to read the answer");
+    }
+
+    #[test]
+    fn a_panic_holds_nothing_up() {
+        struct Woken(std::sync::atomic::AtomicBool);
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let woken = Arc::new(Woken(false.into()));
+        let through = Waker::from(Arc::new(Through(Waker::from(Arc::clone(&woken)))));
+        let panicked = std::panic::catch_unwind(|| {
+            let _held_up = HeldUp::begin();
+            through.wake_by_ref();
+            panic!("as a body might");
+        });
+        assert!(panicked.is_err());
+        assert!(woken.0.load(std::sync::atomic::Ordering::Relaxed));
+        assert!(matches!(HELD.replace(Held::Off), Held::Off));
     }
 
     #[test]
