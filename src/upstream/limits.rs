@@ -127,6 +127,9 @@ impl Limit {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering::SeqCst;
+    use std::sync::atomic::fence;
+
     use super::*;
 
     #[test]
@@ -142,6 +145,46 @@ mod tests {
         assert_eq!(limits.requests.used(), 2);
         drop(first);
         assert!(limits.requests.acquire().is_some());
+    }
+
+    #[test]
+    fn threads_that_race_never_hold_more_than_the_limit() {
+        const MAX: u32 = 3;
+        for seed in 0..50 {
+            let limits = Limits::default();
+            limits.set(&model::Limits {
+                max_requests: MAX,
+                ..model::Limits::default()
+            });
+            let held = std::sync::atomic::AtomicU32::new(0);
+            let start = std::sync::Barrier::new(4);
+            std::thread::scope(|scope| {
+                for thread in 0..4 {
+                    let (limits, held, start) = (&limits, &held, &start);
+                    scope.spawn(move || {
+                        let mut random = fastrand::Rng::with_seed(seed * 4 + thread);
+                        let mut own = Vec::new();
+                        start.wait();
+                        for _ in 0..500 {
+                            if random.bool()
+                                && let Some(permit) = limits.requests.acquire()
+                            {
+                                fence(SeqCst);
+                                assert!(held.fetch_add(1, Relaxed) < MAX, "seed {seed}");
+                                own.push(permit);
+                            } else if let Some(permit) = own.pop() {
+                                // Not held any more before its place is free.
+                                held.fetch_sub(1, Relaxed);
+                                fence(SeqCst);
+                                drop(permit);
+                            }
+                        }
+                        held.fetch_sub(u32::try_from(own.len()).unwrap(), Relaxed);
+                    });
+                }
+            });
+            assert_eq!(limits.requests.used(), 0, "seed {seed}");
+        }
     }
 
     #[test]
