@@ -5,10 +5,10 @@
 //! Everything here runs on one data thread; nothing is borrowed across an await.
 
 mod about;
-mod driven;
 mod http1;
 mod multiplex;
 mod raw;
+mod spared;
 mod waiting;
 
 use std::cell::RefCell;
@@ -33,8 +33,8 @@ use super::limits::Permit;
 use super::{Endpoint, Protocol, Transport, Via};
 
 pub use about::About;
-pub use driven::poll_frame;
 pub use raw::{Counted, CountedRelay, RawConnection, open_raw};
+pub use spared::poll_frame;
 
 /// How often a data thread looks for connections that were idle too long.
 pub const SWEEP: Duration = Duration::from_secs(1);
@@ -369,8 +369,7 @@ impl Lease {
         match &mut self.kind {
             Kind::Http1(connection) => {
                 connection.served += 1;
-                let Http1 { sender, driven, .. } = &mut **connection;
-                Either::Left(driven.ask(|| sender.try_send_request(request)))
+                Either::Left(connection.sender.try_send_request(request))
             }
             Kind::Http2(place) => Either::Right(place.send(request)),
         }

@@ -9,8 +9,8 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
 use super::about::About;
-use super::driven::{Driven, drive};
 use super::raw::Counted;
+use super::spared::spared;
 use super::waiting::{self, Pending};
 use super::{Idle, MAX_RESPONSE_HEAD, connection_permit, http_error, spawn_tied, with_pool};
 use crate::net::Io;
@@ -21,7 +21,6 @@ use crate::upstream::{Endpoint, Protocol, Transport, Via};
 
 pub(super) struct Http1 {
     pub(super) sender: http1::SendRequest<RequestBody>,
-    pub(super) driven: Driven,
     pub(super) about: About,
     pub(super) served: u32,
     pub(super) opened: Instant,
@@ -80,16 +79,14 @@ pub(super) async fn over(
         .handshake(TokioIo::new(io))
         .await
         .map_err(|e| http_error(endpoint, e))?;
-    let (task, driven) = drive(connection.with_upgrades());
     spawn_tied(endpoint, async move {
         let _counted = counted;
-        if let Err(error) = task.await {
+        if let Err(error) = spared(connection.with_upgrades()).await {
             tracing::debug!(%error, "upstream connection ended");
         }
     });
     Ok(Box::new(Http1 {
         sender,
-        driven,
         about,
         served: 0,
         opened: Instant::now(),
