@@ -40,6 +40,8 @@ struct Known {
     metadata: RefCell<BTreeMap<String, Rc<MetadataValue>>>,
     /// Filter state that is text.
     values: RefCell<BTreeMap<String, Rc<str>>>,
+    /// Filter state that is not.
+    objects: RefCell<BTreeMap<&'static str, Rc<MetadataValue>>>,
     /// The endpoint that a request has to go to.
     endpoint: Cell<Option<WantedEndpoint>>,
     bridge: Cell<Option<Bridge>>,
@@ -152,6 +154,17 @@ impl StreamState {
         let own = |known: &Known| known.values.borrow().get(key).cloned();
         let own = self.known.get().and_then(|known| own(known));
         own.or_else(|| self.connection.as_ref()?.value(key))
+    }
+
+    pub fn set_object(&self, key: &'static str, value: MetadataValue) {
+        let mut objects = self.known().objects.borrow_mut();
+        objects.insert(key, Rc::new(value));
+    }
+
+    pub fn object(&self, key: &str) -> Option<Rc<MetadataValue>> {
+        let own = |known: &Known| known.objects.borrow().get(key).cloned();
+        let own = self.known.get().and_then(|known| own(known));
+        own.or_else(|| self.connection.as_ref()?.object(key))
     }
 
     /// Says that the connection came with a PROXY protocol header, and what of its extensions

@@ -1,6 +1,7 @@
 //! Sockets: one stream type for all transports, and listening sockets. The addresses of names. And
 //! whom to trust.
 
+pub mod body;
 pub mod copy;
 pub mod descriptors;
 pub mod http2;

@@ -7,7 +7,7 @@ pub mod compile;
 mod proxy_protocol;
 pub mod publish;
 mod tlvs;
-mod tunneling;
+pub mod tunneling;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -152,6 +152,12 @@ pub struct TcpProxySpec {
     pub clusters: Vec<TcpTarget>,
     /// Zero is none.
     pub idle_timeout: Duration,
+    /// Without a byte sent to the client, or to the endpoint; zero is none.
+    pub downstream_idle_timeout: Duration,
+    pub upstream_idle_timeout: Duration,
+    /// Bytes of the client that may be held until an endpoint is connected to; `None`: nothing is
+    /// waited for.
+    pub awaits_data: Option<u32>,
     /// From accept on; zero is no limit.
     pub max_duration: Duration,
     /// So many percent of `max_duration` may be added to it, by chance.
@@ -160,8 +166,8 @@ pub struct TcpProxySpec {
     pub max_connect_attempts: u32,
     /// The first wait between two of them, and the longest.
     pub backoff: Option<(Duration, Duration)>,
-    /// Whether the client's address chooses the endpoint where the cluster's policy hashes.
-    pub hash_source_ip: bool,
+    /// What chooses the endpoint where the cluster's policy hashes.
+    pub hash: Option<model::TcpHash>,
     pub policy: model::ConnectionPolicy,
     pub access_logs: Vec<Logger>,
     pub log_times: model::LogTimes,

@@ -1,7 +1,9 @@
 //! TCP proxying: one connection in, one connection out, bytes both ways.
 
 pub mod bare;
+mod early;
 mod log;
+mod silence;
 mod tunnel;
 
 use std::any::Any;
@@ -13,11 +15,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use causeway_xds::resource::listener::TcpHash;
 use causeway_xds::resource::metadata::Labels;
 use causeway_xds::resource::tlv::Tlv;
 use http::StatusCode;
 
+use self::early::Early;
 use self::log::Log;
+use self::silence::Silence;
 use self::tunnel::{Refused, Tunnel};
 use crate::cluster::outlier::Outcome;
 use crate::cluster::{Cluster, Wish};
@@ -25,9 +30,11 @@ use crate::error::{Failure, ResponseFlag};
 use crate::filter::StreamState;
 use crate::filter::network::Connection;
 use crate::net::Io;
+use crate::net::body::Trailers;
 use crate::net::copy::{self, End, Ended, Side};
-use crate::route::hash::of_address;
+use crate::route::hash::{of_address, of_text};
 use crate::runtime::timer::Deadline;
+use crate::snapshot::tunneling::{RESPONSE_TRAILERS, fields};
 use crate::snapshot::{Reader, TcpProxySpec, TcpTarget};
 use crate::telemetry::activity::Activity;
 use crate::tls::Session;
@@ -98,7 +105,7 @@ pub async fn proxy(
     guard: Box<dyn Any>,
 ) {
     let Downstream {
-        io,
+        mut io,
         peer,
         local,
         restored,
@@ -125,6 +132,28 @@ pub async fn proxy(
     };
     let log = Log::begin(&spec, &name, client);
     log.started();
+    let most = longest(&spec);
+    let early = match spec.awaits_data {
+        None => Bytes::new(),
+        Some(room) => match early::first(&mut io, room, spec.idle_timeout, left(most, began)).await
+        {
+            Early::Data(data) => data,
+            Early::End => return,
+            Early::Lasted => return spec.stats.max_downstream_connection_duration.inc(),
+            Early::Idle => {
+                spec.stats.idle_timeout.inc();
+                let limit = spec.idle_timeout;
+                let failure = idle(format!("client: idle_timeout ({limit:?}) fired"));
+                log.failed(&failure);
+                return report(&spec, peer, &failure);
+            }
+            Early::Broken(error) => {
+                let failure = broken_off(format!("client, before it had said anything: {error}"));
+                log.failed(&failure);
+                return report(&spec, peer, &failure);
+            }
+        },
+    };
     let cluster = reader.borrow_mut().load().clusters.get(&name).cloned();
     let wish = Asked {
         addresses: peer.zip(local),
@@ -144,32 +173,37 @@ pub async fn proxy(
     let usage = spec.usage.as_ref().map(Activity::begin);
     let task = async move {
         let _counted = (upstream.held, CountedRelay::new(&endpoint));
-        let (down, up) = (
-            Side::new(io, Bytes::new()),
-            Side::new(upstream.io, upstream.early),
+        let (down, up) = (Side::new(io, early), Side::new(upstream.io, upstream.early));
+        let (to_client, to_endpoint) = (
+            Silence::new("downstream_idle_timeout", spec.downstream_idle_timeout),
+            Silence::new("upstream_idle_timeout", spec.upstream_idle_timeout),
         );
         let copied = copy::both(down, up, spec.idle_timeout, |down, up| {
+            to_client.moved(down);
+            to_endpoint.moved(up);
             log.moved(down, up);
             spec.stats.downstream_cx_tx_bytes_total.add(down);
             spec.stats.downstream_cx_rx_bytes_total.add(up);
         });
-        let left = match longest(&spec) {
-            limit if limit.is_zero() => limit,
-            // Zero would be no limit.
-            limit => limit.saturating_sub(began.elapsed()).max(SHORTEST),
-        };
+        let mut fired = ("idle_timeout", spec.idle_timeout);
         let ended = tokio::select! {
             biased;
             ended = copied => Some(ended),
-            () = Deadline::after(left) => None,
+            () = Deadline::after(left(most, began)) => None,
+            limit = to_client.too_long() => { fired = limit; Some(Ended::Idle) }
+            limit = to_endpoint.too_long() => { fired = limit; Some(Ended::Idle) }
             never = log.periodic() => match never {},
         };
+        if let Some(trailers) = upstream.trailers.as_ref().and_then(|place| place.get()) {
+            log.state()
+                .set_object(RESPONSE_TRAILERS, fields(None, trailers));
+        }
         match ended {
             None => spec.stats.max_downstream_connection_duration.inc(),
             Some(Ended::Idle) => spec.stats.idle_timeout.inc(),
             Some(_) => {}
         }
-        if let Some(failure) = ended.and_then(|e| failure(e, spec.idle_timeout, &endpoint)) {
+        if let Some(failure) = ended.and_then(|e| failure(e, fired, &endpoint)) {
             log.failed(&failure);
             report(&spec, peer, &failure);
         }
@@ -185,6 +219,14 @@ fn longest(spec: &TcpProxySpec) -> Duration {
     spec.max_duration
         .checked_add(spec.max_duration.mul_f64(share))
         .unwrap_or(spec.max_duration)
+}
+
+/// What is left of such a limit; zero is no limit.
+fn left(limit: Duration, began: Instant) -> Duration {
+    match limit {
+        limit if limit.is_zero() => limit,
+        limit => limit.saturating_sub(began.elapsed()).max(SHORTEST),
+    }
 }
 
 /// The cluster of a new connection, by weight.
@@ -229,10 +271,13 @@ async fn open(
         tlvs: asked.tlvs,
     };
     let via = Via::of_connection(&cluster.transport, standing);
-    let client = asked
-        .addresses
-        .map(|(client, _)| client.ip().to_canonical());
-    let hash = client.filter(|_| spec.hash_source_ip).map(of_address);
+    let hash = match &spec.hash {
+        None => None,
+        Some(TcpHash::SourceIp) => asked
+            .addresses
+            .map(|(client, _)| of_address(client.ip().to_canonical())),
+        Some(TcpHash::FilterState(key)) => log.state().value(key).map(|text| of_text(&text)),
+    };
     let mut attempts = 1;
     loop {
         let wish = Wish {
@@ -272,6 +317,8 @@ struct Upstream {
     io: Io,
     /// What was read of it already.
     early: Bytes,
+    /// Where the trailers of a tunnel will be, if they are wanted.
+    trailers: Option<Trailers>,
     about: About,
     /// Lives as long as the connection.
     held: Held,
@@ -301,6 +348,7 @@ async fn connect(
         return Ok(Upstream {
             io,
             early: Bytes::new(),
+            trailers: None,
             about,
             held: Held::Raw(counted),
         });
@@ -318,12 +366,14 @@ async fn connect(
     let Tunnel {
         io,
         early,
+        trailers,
         about,
         lease,
     } = opened?;
     Ok(Upstream {
         io,
         early,
+        trailers,
         about,
         held: Held::Tunnel(lease),
     })
@@ -341,25 +391,18 @@ fn pause((base, max): (Duration, Duration), attempts: u32) -> Duration {
 
 /// What went wrong, if something did. The statuses are those of HTTP for the like of it: nobody is
 /// told them here.
-fn failure(ended: Ended, idle: Duration, endpoint: &impl fmt::Display) -> Option<Failure> {
+fn failure(
+    ended: Ended,
+    (name, limit): (&'static str, Duration),
+    endpoint: &impl fmt::Display,
+) -> Option<Failure> {
     match ended {
         Ended::Closed => None,
-        Ended::Idle => Some(
-            Failure::local(
-                StatusCode::GATEWAY_TIMEOUT,
-                ResponseFlag::StreamIdleTimeout,
-                "tcp_session_idle_timeout",
-            )
-            .because(format!("{endpoint}: idle_timeout ({idle:?}) fired")),
-        ),
-        Ended::Broken(End::A, error) => Some(
-            Failure::local(
-                StatusCode::BAD_REQUEST,
-                ResponseFlag::DownstreamTermination,
-                "downstream_remote_disconnect",
-            )
-            .because(format!("client, while connected to {endpoint}: {error}")),
-        ),
+        Ended::Idle => Some(idle(format!("{endpoint}: {name} ({limit:?}) fired"))),
+        Ended::Broken(End::A, error) => {
+            let cause = format!("client, while connected to {endpoint}: {error}");
+            Some(broken_off(cause))
+        }
         Ended::Broken(End::B, error) => Some(
             Failure::local(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -369,6 +412,17 @@ fn failure(ended: Ended, idle: Duration, endpoint: &impl fmt::Display) -> Option
             .because(format!("{endpoint}, while connected: {error}")),
         ),
     }
+}
+
+fn idle(cause: String) -> Failure {
+    let (status, flag) = (StatusCode::GATEWAY_TIMEOUT, ResponseFlag::StreamIdleTimeout);
+    Failure::local(status, flag, "tcp_session_idle_timeout").because(cause)
+}
+
+/// By the client.
+fn broken_off(cause: String) -> Failure {
+    let (status, flag) = (StatusCode::BAD_REQUEST, ResponseFlag::DownstreamTermination);
+    Failure::local(status, flag, "downstream_remote_disconnect").because(cause)
 }
 
 /// There is no answer to put a failure in, so it is told in the log: in full at `debug`, and now and
@@ -432,7 +486,11 @@ mod tests {
     #[test]
     fn an_end_says_who_brought_it_about() {
         let told = |ended| {
-            let failure = failure(ended, Duration::from_secs(3), &"10.0.0.1:80")?;
+            let failure = failure(
+                ended,
+                ("idle_timeout", Duration::from_secs(3)),
+                &"10.0.0.1:80",
+            )?;
             Some((failure.flag.unwrap().short(), failure.to_string()))
         };
         let reset = || io::Error::other("reset");

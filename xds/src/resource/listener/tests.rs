@@ -151,7 +151,7 @@ fn what_tunes_a_tcp_proxy_is_read() {
         .map(String::as_str)
         .collect();
     assert_eq!(keys, ["stage", "zone"]);
-    assert!(proxy.hash_source_ip);
+    assert_eq!(proxy.hash, Some(TcpHash::SourceIp));
     let wait = Duration::from_secs;
     assert_eq!(proxy.backoff, Some((wait(1), wait(10))));
     assert!((proxy.max_duration_jitter - 50.0).abs() < f64::EPSILON);
@@ -162,7 +162,7 @@ fn what_tunes_a_tcp_proxy_is_read() {
     };
     assert_eq!(proxy.log_times, times);
     let plain = read(tcp_proxy());
-    assert!(!plain.hash_source_ip && plain.backoff.is_none());
+    assert!(plain.hash.is_none() && plain.backoff.is_none());
     assert_eq!(plain.log_times, LogTimes::default());
 }
 
@@ -604,6 +604,41 @@ fn a_tcp_proxy_is_refused_by_path() {
             ),
             ("idle_timeout: must not be negative", |p| {
                 p.idle_timeout = seconds(-5)
+            }),
+            (
+                "on_demand: clusters are not asked for by connections: name one that is known",
+                |p| p.on_demand = Some(Default::default()),
+            ),
+            (
+                "max_early_data_bytes: must be given with this upstream_connect_mode",
+                |p| p.upstream_connect_mode = 1,
+            ),
+            (
+                "max_early_data_bytes: 1048577 is not within 0 and 1048576",
+                |p| p.max_early_data_bytes = uint((1 << 20) + 1),
+            ),
+            ("tunneling_config.post_path: is no path", |p| {
+                p.tunneling_config = Some(tcp::TunnelingConfig {
+                    hostname: "a:1".into(),
+                    use_post: true,
+                    post_path: "in".into(),
+                    ..Default::default()
+                });
+            }),
+            (
+                "tunneling_config.post_path: is for POST, which is not used",
+                |p| {
+                    p.tunneling_config = Some(tcp::TunnelingConfig {
+                        hostname: "a:1".into(),
+                        post_path: "/in".into(),
+                        ..Default::default()
+                    });
+                },
+            ),
+            ("hash_policy[0].filter_state.key: must not be empty", |p| {
+                p.hash_policy = vec![proto::envoy::r#type::v3::HashPolicy {
+                    policy_specifier: Some(PolicySpecifier::FilterState(Default::default())),
+                }];
             }),
             ("access_log[0].typed_config: must be given", |p| {
                 p.access_log = vec![Default::default()];
