@@ -14,6 +14,7 @@ use causeway_xds::resource::metadata::MetadataValue;
 use causeway_xds::resource::tlv::Tlv;
 
 use super::HttpFilter;
+use crate::net::Source;
 use crate::telemetry::activity::ActivityGuard;
 
 /// One per stream, and one per connection, whose streams see what it has. Small, because every
@@ -46,6 +47,8 @@ struct Known {
     endpoint: Cell<Option<WantedEndpoint>>,
     bridge: Cell<Option<Bridge>>,
     takes_trailers: Cell<bool>,
+    /// Whom connections to endpoints are to come from.
+    source: Cell<Option<Source>>,
     /// Of the PROXY protocol header that the connection came with.
     tlvs: OnceCell<Box<[Tlv]>>,
 }
@@ -176,6 +179,16 @@ impl StreamState {
     /// `None`: it came without a header.
     pub fn tlvs(&self) -> Option<&[Tlv]> {
         self.known.get()?.tlvs.get().map(|tlvs| &**tlvs)
+    }
+
+    pub fn set_source(&self, source: Source) {
+        self.known().source.set(Some(source));
+    }
+
+    /// Whom connections to endpoints are to come from; `None`: from here.
+    pub fn source(&self) -> Option<Source> {
+        let own = self.known.get().and_then(|known| known.source.get());
+        own.or_else(|| self.connection.as_ref()?.source())
     }
 
     pub fn want_endpoint(&self, endpoint: WantedEndpoint) {

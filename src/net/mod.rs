@@ -10,6 +10,7 @@ mod own;
 pub mod peek;
 pub mod resolve;
 mod roots;
+pub mod source;
 mod splice;
 pub mod stream;
 mod unchecked;
@@ -17,5 +18,6 @@ pub mod websocket;
 
 pub use own::own_address;
 pub use roots::system_roots;
+pub use source::Source;
 pub use stream::Io;
 pub use unchecked::Unchecked;

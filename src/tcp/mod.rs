@@ -270,7 +270,7 @@ async fn open(
         addresses: asked.addresses,
         tlvs: asked.tlvs,
     };
-    let via = Via::of_connection(&cluster.transport, standing);
+    let via = Via::of_connection(&cluster.transport, standing, log.state().source());
     let hash = match &spec.hash {
         None => None,
         Some(TcpHash::SourceIp) => asked

@@ -22,9 +22,10 @@ use crate::filter::network::{self, NetworkChain};
 use crate::filter::registry::{Link, LinkConfig, Registry};
 use crate::formatter::Wants;
 use crate::local_reply::LocalReplies;
+use crate::net::listen::Options;
 use crate::route::{HeaderEdits, RouteTable};
 use crate::snapshot::{
-    AddedTlvs, BindAddress, ChainKind, ChainSpec, HttpManagerSpec, ListenerSpec,
+    AddedTlvs, Agent, BindAddress, ChainKind, ChainSpec, HttpManagerSpec, ListenerSpec,
     ProxyProtocolStats, RouteRef, TcpProxySpec, TcpTarget, Tunneling,
 };
 use crate::telemetry::activity::Activity;
@@ -70,9 +71,12 @@ impl Compiler {
         model: &Arc<model::Listener>,
         out: &mut Compiled,
     ) -> Result<ListenerSpec, Failed> {
+        let socket = match model.bind_to_port {
+            true => BindAddress::Socket,
+            false => BindAddress::Unbound,
+        };
         let bind = match &model.address {
-            Address::Socket(address) if !model.bind_to_port => BindAddress::Unbound(*address),
-            Address::Socket(address) => BindAddress::Socket(*address),
+            Address::Socket(address) => socket(*address),
             Address::Pipe(path) => BindAddress::Pipe(path.clone()),
             Address::Named { .. } => return Err(Invalid::at("address", "is not an IP address")),
         };
@@ -104,6 +108,11 @@ impl Compiler {
         Ok(ListenerSpec {
             name: Arc::from(model.name.as_str()),
             bind,
+            more_binds: model.more_addresses.iter().copied().map(socket).collect(),
+            options: Options {
+                transparent: model.transparent,
+                freebind: model.freebind,
+            },
             chains,
             default_chain,
             stats: self.stats.listener(&stat_name),
@@ -196,6 +205,7 @@ impl Compiler {
                     access_logs,
                     local_replies,
                     early_edits: HeaderEdits::of_mutations(&http.early_edits),
+                    agent: self.agent(http),
                     wants,
                     draining: Arc::clone(&self.registry.context().draining),
                     stats: self.stats.http(&http.stat_prefix),
@@ -250,6 +260,12 @@ impl Compiler {
             });
         }
         registry.chain(stat_prefix, links.into_iter())
+    }
+
+    fn agent(&self, http: &HttpManager) -> Option<Agent> {
+        let context = self.registry.context();
+        let wanted = http.add_user_agent.then_some(&context.local_cluster)?;
+        Agent::new(wanted, context.node.as_deref())
     }
 
     fn usage(&self, policy: &ConnectionPolicy) -> Result<Option<Arc<Activity>>, Failed> {

@@ -9,10 +9,11 @@ mod tunneling;
 
 pub use chain_match::{ChainMatcher, Facts};
 pub use listener_filters::{
-    ListenerFilter, ListenerFilterKind, Predicate, ProxyProtocol, TlsInspector, TlvRule,
+    ListenerFilter, ListenerFilterKind, OriginalSrc, Predicate, ProxyProtocol, TlsInspector,
+    TlvRule,
 };
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -34,6 +35,12 @@ pub struct Listener {
     /// Name in statistics; empty means the address.
     pub stat_prefix: String,
     pub address: Address,
+    /// It listens there as well (`additional_addresses`). IP addresses and ports.
+    pub more_addresses: Vec<SocketAddr>,
+    /// Takes connections for addresses that are not those of this machine (`IP_TRANSPARENT`).
+    pub transparent: bool,
+    /// The addresses need not be there when it begins to listen (`IP_FREEBIND`).
+    pub freebind: bool,
     /// Connections come in by it. Default true; otherwise only those that a listener with
     /// `use_original_dst` hands over.
     pub bind_to_port: bool,

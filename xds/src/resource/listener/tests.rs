@@ -213,6 +213,10 @@ fn listener_filters_are_read_in_order() {
         packed(pack(
             &listener_filters::http_inspector::v3::HttpInspector {},
         )),
+        packed(pack(&listener_filters::original_src::v3::OriginalSrc {
+            bind_port: true,
+            mark: 7,
+        })),
     ];
     let predicate = |rule| Some(proto::listener::ListenerFilterChainMatchPredicate { rule });
     let range = proto::envoy::r#type::v3::Int32Range { start: 80, end: 81 };
@@ -245,6 +249,11 @@ fn listener_filters_are_read_in_order() {
     assert_eq!(*kinds[0], ListenerFilterKind::ProxyProtocol(proxy));
     assert_eq!(*kinds[1], ListenerFilterKind::TlsInspector(inspector));
     assert_eq!(*kinds[2], ListenerFilterKind::HttpInspector);
+    let source = OriginalSrc {
+        bind_port: true,
+        mark: 7,
+    };
+    assert_eq!(*kinds[3], ListenerFilterKind::OriginalSrc(source));
     let disabled = listener.listener_filters[2].disabled.as_ref().unwrap();
     assert!(!disabled.matches(Some(80)));
     assert!(disabled.matches(Some(81)) && disabled.matches(None));
@@ -481,11 +490,8 @@ fn a_listener_is_refused_by_path() {
                     });
                 },
             ),
-            ("additional_addresses: not supported yet", |l| {
+            ("additional_addresses[0].address: must be given", |l| {
                 l.additional_addresses = vec![Default::default()];
-            }),
-            ("transparent: not supported yet", |l| {
-                l.transparent = boolean(true)
             }),
             ("udp_listener_config: not supported yet", |l| {
                 l.udp_listener_config = Some(Default::default());
@@ -688,4 +694,43 @@ fn a_listener_may_take_what_was_bound_for_others_and_others_only_what_they_are_g
         filters.map(|f| f.kind.clone()).collect::<Vec<_>>()
     };
     assert_eq!(kinds(&listener), [ListenerFilterKind::OriginalDst]);
+}
+
+#[test]
+fn a_listener_may_have_several_addresses() {
+    let more = |address: &str, port: u32| proto::listener::AdditionalAddress {
+        address: Some(core::Address {
+            address: Some(core::address::Address::SocketAddress(core::SocketAddress {
+                address: address.into(),
+                port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port)),
+                ..Default::default()
+            })),
+        }),
+        ..Default::default()
+    };
+    let mut message = with_tcp(tcp_proxy());
+    message.additional_addresses = vec![more("127.0.0.2", 80), more("::1", 81)];
+    message.transparent = boolean(true);
+    let listener = typed(&message);
+    let expected = ["127.0.0.2:80", "[::1]:81"].map(|a| a.parse().unwrap());
+    assert_eq!(listener.more_addresses, expected);
+    assert!(listener.transparent && !listener.freebind);
+    for (again, reason) in [
+        (
+            more("::1", 81),
+            "additional_addresses: an address is given twice",
+        ),
+        (
+            more("127.0.0.1", 8080),
+            "additional_addresses: an address is given twice",
+        ),
+        (
+            more("a.test", 80),
+            "additional_addresses[2].address.socket_address.address: \"a.test\" is not an IP address",
+        ),
+    ] {
+        let mut twice = message.clone();
+        twice.additional_addresses.push(again);
+        assert_eq!(refusal(&twice), reason);
+    }
 }
