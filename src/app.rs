@@ -375,7 +375,7 @@ fn begin(control: &mut Control, updates: Vec<Update>) -> Result<()> {
 
 fn addresses_of(addresses: &Addresses) -> admin::AddressOf {
     let addresses = addresses.clone();
-    Arc::new(move |listener| addresses.of(listener))
+    Arc::new(move |listener| addresses.all_of(listener))
 }
 
 async fn stopping(mut stopped: watch::Receiver<bool>) {

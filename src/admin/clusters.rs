@@ -364,25 +364,35 @@ fn socket_value(socket: &SocketAddr) -> Value {
 
 pub async fn listeners(State(state): State<AdminState>, params: Params) -> Response {
     let snapshot = state.publisher.current();
-    let address = |l: &ListenerSpec| match (state.addresses)(&l.name) {
-        Some(bound) => bound.to_string(),
-        None => l.bind.to_string(),
+    let addresses = |l: &ListenerSpec| -> Vec<String> {
+        let bound = (state.addresses)(&l.name);
+        match bound.is_empty() {
+            true => vec![l.bind.to_string()],
+            false => bound.iter().map(SocketAddr::to_string).collect(),
+        }
     };
     let listeners = snapshot.listeners.values();
-    let mut all: Vec<(&str, String)> = listeners.map(|l| (&*l.name, address(l))).collect();
+    let mut all: Vec<(&str, Vec<String>)> = listeners.map(|l| (&*l.name, addresses(l))).collect();
     all.sort_unstable();
     if params.get("format").is_none_or(|f| f != "json") {
-        let lines = all
-            .iter()
-            .map(|(name, address)| format!("{name}::{address}\n"));
+        let lines = all.iter().flat_map(|(name, addresses)| {
+            let line = move |address| format!("{name}::{address}\n");
+            addresses.iter().map(line)
+        });
         return reply::text(lines.collect::<String>());
     }
-    let status = |(name, address): &(&str, String)| {
-        let local = match address.parse::<SocketAddr>() {
-            Ok(socket) => socket_value(&socket),
-            Err(_) => json!({"pipe": {"path": address}}),
-        };
-        json!({"name": name, "local_address": local})
+    let place = |address: &String| match address.parse::<SocketAddr>() {
+        Ok(socket) => socket_value(&socket),
+        Err(_) => json!({"pipe": {"path": address}}),
+    };
+    let status = |(name, addresses): &(&str, Vec<String>)| {
+        let mut places = addresses.iter().map(place);
+        let mut status = json!({"name": name, "local_address": places.next()});
+        let more: Vec<Value> = places.collect();
+        if !more.is_empty() {
+            status["additional_local_addresses"] = more.into();
+        }
+        status
     };
     let all: Vec<Value> = all.iter().map(status).collect();
     reply::json_pretty(&json!({ "listener_statuses": all }))

@@ -58,7 +58,7 @@ pub enum AdminCommand {
 }
 
 /// Where a listener is really bound, by its name: its configuration may say port 0.
-pub type AddressOf = Arc<dyn Fn(&str) -> Option<SocketAddr> + Send + Sync>;
+pub type AddressOf = Arc<dyn Fn(&str) -> Vec<SocketAddr> + Send + Sync>;
 
 /// What the management port answers from.
 pub struct Parts {

@@ -100,7 +100,7 @@ async fn port() -> Port {
         stats: Arc::clone(&stats),
         publisher,
         control: handle.clone(),
-        addresses: Arc::new(|_| None),
+        addresses: Arc::new(|_| Vec::new()),
         acme: None,
         log_level: None,
         commands: send,

@@ -266,7 +266,12 @@ fn port(purpose: &str, addresses: &[SocketAddr]) -> Check {
     let failed: Vec<(SocketAddr, std::io::Error)> = addresses
         .iter()
         // Closed again at once, before the next: a range may be longer than the limit of files.
-        .filter_map(|address| Some((*address, listen::bind(*address, 1).err()?)))
+        .filter_map(|address| {
+            Some((
+                *address,
+                listen::bind(*address, 1, Default::default()).err()?,
+            ))
+        })
         .collect();
     let mut told: Vec<String> = failed
         .iter()

@@ -28,6 +28,7 @@ pub mod local_ratelimit;
 pub mod match_delegate;
 pub mod oauth2;
 pub mod on_demand;
+pub mod original_src;
 pub mod path_prefix;
 pub mod ratelimit;
 pub mod rbac;

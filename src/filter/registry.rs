@@ -181,6 +181,7 @@ pub const FACTORIES: &[Factory] = &[
     http::match_delegate::FACTORY,
     http::oauth2::FACTORY,
     http::on_demand::FACTORY,
+    http::original_src::FACTORY,
     http::path_prefix::FACTORY,
     http::ratelimit::FACTORY,
     http::rbac::FACTORY,

@@ -14,6 +14,7 @@ use causeway_xds::resource::metadata::MetadataValue;
 use causeway_xds::resource::tlv::Tlv;
 
 use super::HttpFilter;
+use crate::net::Source;
 use crate::telemetry::activity::ActivityGuard;
 
 /// One per stream, and one per connection, whose streams see what it has. Small, because every
@@ -40,10 +41,14 @@ struct Known {
     metadata: RefCell<BTreeMap<String, Rc<MetadataValue>>>,
     /// Filter state that is text.
     values: RefCell<BTreeMap<String, Rc<str>>>,
+    /// Filter state that is not.
+    objects: RefCell<BTreeMap<&'static str, Rc<MetadataValue>>>,
     /// The endpoint that a request has to go to.
     endpoint: Cell<Option<WantedEndpoint>>,
     bridge: Cell<Option<Bridge>>,
     takes_trailers: Cell<bool>,
+    /// Whom connections to endpoints are to come from.
+    source: Cell<Option<Source>>,
     /// Of the PROXY protocol header that the connection came with.
     tlvs: OnceCell<Box<[Tlv]>>,
 }
@@ -154,6 +159,17 @@ impl StreamState {
         own.or_else(|| self.connection.as_ref()?.value(key))
     }
 
+    pub fn set_object(&self, key: &'static str, value: MetadataValue) {
+        let mut objects = self.known().objects.borrow_mut();
+        objects.insert(key, Rc::new(value));
+    }
+
+    pub fn object(&self, key: &str) -> Option<Rc<MetadataValue>> {
+        let own = |known: &Known| known.objects.borrow().get(key).cloned();
+        let own = self.known.get().and_then(|known| own(known));
+        own.or_else(|| self.connection.as_ref()?.object(key))
+    }
+
     /// Says that the connection came with a PROXY protocol header, and what of its extensions
     /// endpoints may be told. A second header has no say.
     pub fn set_tlvs(&self, tlvs: Vec<Tlv>) {
@@ -163,6 +179,16 @@ impl StreamState {
     /// `None`: it came without a header.
     pub fn tlvs(&self) -> Option<&[Tlv]> {
         self.known.get()?.tlvs.get().map(|tlvs| &**tlvs)
+    }
+
+    pub fn set_source(&self, source: Source) {
+        self.known().source.set(Some(source));
+    }
+
+    /// Whom connections to endpoints are to come from; `None`: from here.
+    pub fn source(&self) -> Option<Source> {
+        let own = self.known.get().and_then(|known| known.source.get());
+        own.or_else(|| self.connection.as_ref()?.source())
     }
 
     pub fn want_endpoint(&self, endpoint: WantedEndpoint) {

@@ -208,4 +208,10 @@ pub trait Facts {
         let _ = key;
         None
     }
+
+    /// As [`Self::filter_state`], where it is no text.
+    fn filter_state_object(&self, key: &str) -> Option<Rc<MetadataValue>> {
+        let _ = key;
+        None
+    }
 }

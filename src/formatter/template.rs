@@ -374,6 +374,12 @@ impl Op {
                     Value::Bytes(out.into())
                 }
                 Some(value) => Value::Text(Cow::Owned(value.to_string())),
+                // What is no text has no other form.
+                None if *typed => facts
+                    .filter_state_object(key)
+                    .map_or(Value::Missing, |value| {
+                        Value::Metadata(Cow::Owned((*value).clone()))
+                    }),
                 None => Value::Missing,
             },
             Self::GrpcStatus(form) => grpc_status(facts, *form),

@@ -142,7 +142,7 @@ async fn ask(
     let permit = limit.acquire().ok_or_else(|| unreachable(&"overflow"))?;
     let running = Running::begin(endpoint, transport);
     let (mut head, body) = request.into_parts();
-    let via = Via::of_request(transport, &head.headers, Client::default());
+    let via = Via::of_request(transport, &head.headers, Client::default(), None);
     let checkout = pool::checkout(endpoint, transport, via.as_ref(), false);
     let mut lease = checkout.await.map_err(|error| {
         let failure = crate::error::Failure::from(error);

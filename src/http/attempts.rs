@@ -94,7 +94,8 @@ pub async fn ask(ask: Ask<'_>, cluster: &Cluster, exchange: &mut Exchange) -> As
     } = ask;
     let via = parts.as_ref().and_then(|head| {
         let client = exchange.connection.client();
-        Via::of_request(&cluster.transport, &head.headers, client)
+        let source = exchange.filters.source();
+        Via::of_request(&cluster.transport, &head.headers, client, source)
     });
     let progress = Rc::clone(&exchange.progress);
     let ended = body.is_end_stream();

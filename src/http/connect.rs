@@ -72,7 +72,8 @@ async fn attempt(
     exchange: &mut Exchange,
 ) -> Result<RawConnection, (Failure, bool)> {
     let transport = &cluster.transport;
-    let via = Via::of_connection(transport, exchange.connection.client());
+    let source = exchange.filters.source();
+    let via = Via::of_connection(transport, exchange.connection.client(), source);
     let mut opening = pin!(pool::open_raw(endpoint, transport, via.as_deref()));
     std::future::poll_fn(|cx| {
         if let Poll::Ready(opened) = Pin::new(&mut opening).poll(cx) {

@@ -151,7 +151,10 @@ fn by_hops(headers: &mut HeaderMap, names: Names, rules: &Forwarded, peer: &Peer
         }
     }
     if rules.use_remote_address && !rules.skip_xff_append {
-        append_peer(headers, names, peer);
+        match rules.map_ipv4 {
+            true => append_hop(headers, names, &mapped(&peer.hop)),
+            false => append_hop(headers, names, &peer.hop),
+        }
     }
     let told = names.forwarded_proto && headers.contains_key(&X_FORWARDED_PROTO);
     if !told || (rules.use_remote_address && hops == 0) {
@@ -198,7 +201,7 @@ fn detect(
         }
     };
     if detection.append {
-        append_peer(headers, names, peer);
+        append_hop(headers, names, &peer.hop);
     }
     let told = names.forwarded_proto && headers.contains_key(&X_FORWARDED_PROTO);
     if !told || !believed {
@@ -251,9 +254,17 @@ fn nth_from_right(headers: &HeaderMap, n: usize) -> Option<IpAddr> {
     all.iter().rev().nth(n)?.parse().ok()
 }
 
-fn append_peer(headers: &mut HeaderMap, names: Names, peer: &Peer) {
+/// An address of IPv4 as one of IPv6.
+fn mapped(hop: &HeaderValue) -> HeaderValue {
+    let text = hop.to_str().ok();
+    let four = text.and_then(|text| text.parse::<Ipv4Addr>().ok());
+    let six = four.and_then(|four| four.to_ipv6_mapped().to_string().try_into().ok());
+    six.unwrap_or_else(|| hop.clone())
+}
+
+fn append_hop(headers: &mut HeaderMap, names: Names, hop: &HeaderValue) {
     if !names.forwarded_for {
-        headers.insert(X_FORWARDED_FOR, peer.hop.clone());
+        headers.insert(X_FORWARDED_FOR, hop.clone());
         return;
     }
     let mut joined: Vec<u8> = Vec::new();
@@ -261,7 +272,7 @@ fn append_peer(headers: &mut HeaderMap, names: Names, peer: &Peer) {
         joined.extend_from_slice(value.as_bytes());
         joined.push(b',');
     }
-    joined.extend_from_slice(peer.hop.as_bytes());
+    joined.extend_from_slice(hop.as_bytes());
     if let Ok(value) = HeaderValue::from_bytes(&joined) {
         headers.insert(X_FORWARDED_FOR, value);
     }

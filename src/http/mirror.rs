@@ -144,7 +144,7 @@ impl Copy {
             return;
         };
         let _running = Running::begin(endpoint, transport);
-        let via = Via::of_request(transport, &head.headers, Client::default());
+        let via = Via::of_request(transport, &head.headers, Client::default(), None);
         let checkout = pool::checkout(endpoint, transport, via.as_ref(), false);
         let mut lease = match checkout.await {
             Ok(lease) => lease,

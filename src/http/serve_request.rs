@@ -360,6 +360,9 @@ fn begin(
             )
         }
     })?;
+    if let Some(agent) = &manager.agent {
+        agent.tell(&mut parts.headers);
+    }
     let session = connection.session.as_deref();
     client_cert::apply(
         &mut parts.headers,

@@ -20,6 +20,7 @@ use crate::runtime::drain::Drain;
 use crate::runtime::timer::Deadline;
 use crate::snapshot::{ChainKind, ChainSpec, ListenerSpec, Reader};
 use crate::tcp;
+use crate::telemetry::logging::Sparse;
 use crate::telemetry::stats::ListenerStats;
 use crate::tls::Session;
 use crate::upstream::limits::Permit;
@@ -54,6 +55,7 @@ pub async fn accept_forever(
     directory: Directory,
     admission: Arc<Admission>,
 ) {
+    let warnings = Sparse::default();
     loop {
         match acceptor.accept().await {
             Ok((io, peer)) => {
@@ -84,8 +86,11 @@ pub async fn accept_forever(
             Err(error) => {
                 let spec = Arc::clone(&current.borrow().spec);
                 spec.stats.downstream_cx_overflow.inc();
-                let error = Told(&error);
-                tracing::warn!(listener = %spec.name, %error, "accept failed");
+                // Every turn would tell the same.
+                if let Some(held_back) = warnings.pass(Instant::now()) {
+                    let error = Told(&error);
+                    tracing::warn!(listener = %spec.name, held_back, %error, "accept failed");
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }

@@ -9,7 +9,7 @@ use causeway_xds::resource::listener::{Facts, ListenerFilterKind, TlsInspector};
 use super::client_hello::{self, Begins, ClientHello};
 use super::proxy_protocol::{self, Addresses};
 use crate::filter::StreamState;
-use crate::net::{Io, peek};
+use crate::net::{Io, Source, peek};
 use crate::snapshot::ListenerSpec;
 
 /// How much of a request is looked at before its version has to be there.
@@ -94,9 +94,16 @@ impl Findings {
                     self.unfinished = false;
                 }
                 ListenerFilterKind::OriginalDst => {
-                    if let Some(destination) = original_destination(io) {
+                    if let Some(destination) = original_destination(io, spec) {
                         self.local = Some(destination);
                         self.restored = Some(destination);
+                    }
+                }
+                ListenerFilterKind::OriginalSrc(rules) => {
+                    // As the filters before it have found out.
+                    if let Some(client) = self.peer {
+                        let source = Source::new(client, rules.bind_port, rules.mark);
+                        self.state.set_source(source);
                     }
                 }
                 ListenerFilterKind::TlsInspector(rules) => self.look_for_tls(io, rules).await?,
@@ -139,10 +146,14 @@ impl Findings {
 }
 
 /// Where the client meant to connect to, before the system redirected it here. `None`: it did not.
-fn original_destination(io: &Io) -> Option<SocketAddr> {
+fn original_destination(io: &Io, spec: &ListenerSpec) -> Option<SocketAddr> {
     let tcp = io.tcp()?;
     let socket = socket2::SockRef::from(tcp);
     let local = tcp.local_addr().ok()?;
+    if spec.options.transparent {
+        // Such a connection keeps the address that it was bound for (TPROXY).
+        return Some(local).filter(|local| !spec.listens_at(*local));
+    }
     let found = match local {
         SocketAddr::V4(_) => socket.original_dst_v4(),
         SocketAddr::V6(_) => socket.original_dst_v6(),

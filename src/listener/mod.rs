@@ -21,14 +21,14 @@ use tokio::sync::mpsc;
 pub use admission::Admission;
 pub use worker::run as run_worker;
 
-use crate::net::listen;
+use crate::net::listen::{self, Options};
 use crate::snapshot::{BindAddress, ListenerSpec, Retired, Snapshot};
 use crate::telemetry::stats::Stats;
 
 /// What a data thread is told.
 pub enum Command {
-    /// Accept on this socket, or only take what others hand over; replaces a listener of that name.
-    Listen(Arc<ListenerSpec>, Option<Socket>),
+    /// Accept on these sockets, or with none only take what others hand over; replaces a listener of that name.
+    Listen(Arc<ListenerSpec>, Vec<Socket>),
     /// Serve new connections by this specification, on the socket it has.
     Update(Arc<ListenerSpec>),
     /// Close the socket; connections drain.
@@ -58,29 +58,36 @@ impl Socket {
 
 /// Where a listener really listens: with port 0, the port that the system chose.
 #[derive(Clone, Debug, Default)]
-pub struct Addresses(Arc<Mutex<HashMap<Arc<str>, SocketAddr>>>);
+pub struct Addresses(Arc<Mutex<HashMap<Arc<str>, Vec<SocketAddr>>>>);
 
 impl Addresses {
+    /// The first one.
     pub fn of(&self, listener: &str) -> Option<SocketAddr> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(listener)
-            .copied()
+        self.all_of(listener).first().copied()
+    }
+
+    /// In the order of its configuration.
+    pub fn all_of(&self, listener: &str) -> Vec<SocketAddr> {
+        let addresses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        addresses.get(listener).cloned().unwrap_or_default()
     }
 
     pub fn all(&self) -> Vec<(Arc<str>, SocketAddr)> {
         let addresses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = addresses.iter().map(|(n, a)| (Arc::clone(n), *a)).collect();
+        let every = |(name, all): (&Arc<str>, &Vec<SocketAddr>)| {
+            let name = Arc::clone(name);
+            all.clone().into_iter().map(move |a| (Arc::clone(&name), a))
+        };
+        let mut all: Vec<_> = addresses.iter().flat_map(every).collect();
         all.sort();
         all
     }
 
-    fn set(&self, listener: &Arc<str>, address: Option<SocketAddr>) {
+    fn set(&self, listener: &Arc<str>, bound: Vec<SocketAddr>) {
         let mut addresses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match address {
-            Some(address) => addresses.insert(Arc::clone(listener), address),
-            None => addresses.remove(listener),
+        match bound.is_empty() {
+            false => addresses.insert(Arc::clone(listener), bound),
+            true => addresses.remove(listener),
         };
     }
 }
@@ -95,8 +102,18 @@ pub struct BindFailure {
 
 struct Bound {
     spec: Arc<ListenerSpec>,
-    /// One per data thread; kept, so that an address can go from one listener to another.
-    sockets: Vec<Socket>,
+    /// For each of its addresses one per data thread; kept, so that an address can go from one
+    /// listener to another.
+    sockets: Vec<Vec<Socket>>,
+}
+
+/// Sockets that nobody listens on any more, by where they are.
+type Freed = HashMap<(BindAddress, Options), Vec<Socket>>;
+
+/// All addresses of a listener.
+fn shown(spec: &ListenerSpec) -> String {
+    let all: Vec<String> = spec.binds().map(ToString::to_string).collect();
+    all.join(", ")
 }
 
 /// Makes the data threads listen where the newest snapshot says.
@@ -145,32 +162,40 @@ impl Listeners {
             .cloned()
             .collect();
         // An address that changes its listener in this step must not be free in between.
-        let mut freed: HashMap<BindAddress, Vec<Socket>> = HashMap::new();
+        let mut freed = Freed::new();
         for name in gone {
             if let Some(bound) = self.stop(&name) {
-                freed.insert(bound.spec.bind.clone(), bound.sockets);
+                let Bound { spec, sockets } = bound;
+                let places = spec.binds().map(|bind| (bind.clone(), spec.options));
+                freed.extend(places.zip(sockets));
             }
         }
         let mut failures = Vec::new();
         for (name, spec) in &next.listeners {
             match self.bound.get_mut(name) {
                 Some(bound) if Arc::ptr_eq(&bound.spec, spec) => {}
-                Some(bound) if bound.spec.bind == spec.bind => {
+                Some(bound) if bound.spec.is_bound_like(spec) => {
                     bound.spec = Arc::clone(spec);
                     self.tell(|| Command::Update(Arc::clone(spec)));
                 }
                 _ => {
-                    let sockets = match freed.remove(&spec.bind) {
-                        Some(sockets) => Ok(sockets),
-                        None => self.bind(&spec.bind),
-                    };
+                    let sockets = spec.binds().map(|bind| {
+                        if let Some(sockets) = freed.remove(&(bind.clone(), spec.options)) {
+                            return Ok(sockets);
+                        }
+                        match self.kept(spec, bind) {
+                            Some(sockets) => sockets.iter().map(Socket::try_clone).collect(),
+                            None => self.bind(bind, spec.options),
+                        }
+                    });
+                    let sockets: io::Result<Vec<Vec<Socket>>> = sockets.collect();
                     match sockets.and_then(|sockets| self.listen(spec, sockets)) {
                         Ok(()) => self.stats.listener_manager.listener_create_success.inc(),
                         Err(error) => {
                             self.stats.listener_manager.listener_create_failure.inc();
                             failures.push(BindFailure {
                                 listener: Arc::clone(name),
-                                address: spec.bind.to_string(),
+                                address: shown(spec),
                                 error,
                             });
                         }
@@ -186,10 +211,18 @@ impl Listeners {
         failures
     }
 
-    fn bind(&self, address: &BindAddress) -> io::Result<Vec<Socket>> {
+    /// The sockets that a listener has at one of the addresses that it is to have.
+    fn kept(&self, spec: &ListenerSpec, address: &BindAddress) -> Option<&[Socket]> {
+        let bound = self.bound.get(&spec.name)?;
+        let mut all = bound.spec.binds().zip(&bound.sockets);
+        let (_, sockets) = all.find(|(bind, _)| *bind == address)?;
+        (bound.spec.options == spec.options).then_some(sockets)
+    }
+
+    fn bind(&self, address: &BindAddress, options: Options) -> io::Result<Vec<Socket>> {
         match address {
             BindAddress::Socket(address) => {
-                let sockets = listen::bind(*address, self.threads.len().max(1))?;
+                let sockets = listen::bind(*address, self.threads.len().max(1), options)?;
                 Ok(sockets.into_iter().map(Socket::Tcp).collect())
             }
             BindAddress::Unbound(_) => Ok(Vec::new()),
@@ -205,24 +238,27 @@ impl Listeners {
         }
     }
 
-    fn listen(&mut self, spec: &Arc<ListenerSpec>, sockets: Vec<Socket>) -> io::Result<()> {
-        if let Some(Socket::Tcp(socket)) = sockets.first() {
-            self.addresses.set(&spec.name, Some(socket.local_addr()?));
-        }
-        if matches!(spec.bind, BindAddress::Unbound(_)) {
-            self.tell(|| Command::Listen(Arc::clone(spec), None));
-        }
-        for (thread, socket) in self.threads.iter().zip(&sockets) {
-            // A thread that is gone takes its sockets with it; the process is ending.
-            thread
-                .send(Command::Listen(Arc::clone(spec), Some(socket.try_clone()?)))
-                .ok();
-        }
-        if !matches!(spec.bind, BindAddress::Unbound(_)) {
-            // A Unix socket is one thread's; the others may still serve what was at this name before.
-            for thread in self.threads.iter().skip(sockets.len()) {
-                thread.send(Command::Stop(Arc::clone(&spec.name))).ok();
+    fn listen(&mut self, spec: &Arc<ListenerSpec>, sockets: Vec<Vec<Socket>>) -> io::Result<()> {
+        let mut addresses = Vec::new();
+        for sockets in &sockets {
+            if let Some(Socket::Tcp(socket)) = sockets.first() {
+                addresses.push(socket.local_addr()?);
             }
+        }
+        self.addresses.set(&spec.name, addresses);
+        let unbound = spec
+            .binds()
+            .all(|bind| matches!(bind, BindAddress::Unbound(_)));
+        for (index, thread) in self.threads.iter().enumerate() {
+            let own = sockets.iter().filter_map(|sockets| sockets.get(index));
+            let own: Vec<Socket> = own.map(Socket::try_clone).collect::<io::Result<_>>()?;
+            // A Unix socket is one thread's; the others may still serve what was at this name before.
+            let command = match own.is_empty() && !unbound {
+                true => Command::Stop(Arc::clone(&spec.name)),
+                false => Command::Listen(Arc::clone(spec), own),
+            };
+            // A thread that is gone takes its sockets with it; the process is ending.
+            thread.send(command).ok();
         }
         let bound = Bound {
             spec: Arc::clone(spec),
@@ -234,7 +270,7 @@ impl Listeners {
 
     fn stop(&mut self, name: &Arc<str>) -> Option<Bound> {
         let bound = self.bound.remove(name)?;
-        self.addresses.set(name, None);
+        self.addresses.set(name, Vec::new());
         self.tell(|| Command::Stop(Arc::clone(name)));
         Some(bound)
     }

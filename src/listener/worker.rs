@@ -26,8 +26,8 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// A listener as one data thread has it.
 struct Active {
     current: Rc<RefCell<Current>>,
-    /// `None`: others hand connections over.
-    accepting: Option<AbortHandle>,
+    /// Empty: others hand connections over.
+    accepting: Vec<AbortHandle>,
 }
 
 /// The listeners of a data thread by their address: who takes what was bound for it.
@@ -36,22 +36,21 @@ pub struct Directory(Rc<RefCell<HashMap<SocketAddr, Rc<RefCell<Current>>>>>);
 
 impl Directory {
     fn enter(&self, active: &Active) {
-        if let Some(address) = address(active) {
+        for address in addresses(active) {
             let current = Rc::clone(&active.current);
             self.0.borrow_mut().insert(address, current);
         }
     }
 
     fn leave(&self, active: &Active) {
-        let Some(address) = address(active) else {
-            return;
-        };
         let mut all = self.0.borrow_mut();
-        if all
-            .get(&address)
-            .is_some_and(|there| Rc::ptr_eq(there, &active.current))
-        {
-            all.remove(&address);
+        for address in addresses(active) {
+            if all
+                .get(&address)
+                .is_some_and(|there| Rc::ptr_eq(there, &active.current))
+            {
+                all.remove(&address);
+            }
         }
     }
 
@@ -69,11 +68,9 @@ impl Directory {
     }
 }
 
-fn address(active: &Active) -> Option<SocketAddr> {
-    match &active.current.borrow().spec.bind {
-        BindAddress::Socket(address) | BindAddress::Unbound(address) => Some(*address),
-        BindAddress::Pipe(_) => None,
-    }
+fn addresses(active: &Active) -> Vec<SocketAddr> {
+    let spec = &active.current.borrow().spec;
+    spec.binds().filter_map(BindAddress::socket).collect()
 }
 
 /// What new connections are served by. Replaced on a change; the old token then drains the
@@ -113,9 +110,9 @@ pub async fn run(
             }
         };
         match command {
-            Some(Command::Listen(spec, socket)) => {
+            Some(Command::Listen(spec, sockets)) => {
                 let name = Arc::clone(&spec.name);
-                match start(spec, socket, &reader, &directory, &admission) {
+                match start(spec, sockets, &reader, &directory, &admission) {
                     Ok(active) => {
                         if let Some(before) = listeners.remove(&name) {
                             directory.leave(&before);
@@ -158,27 +155,27 @@ pub async fn run(
 
 impl Drop for Active {
     fn drop(&mut self) {
-        if let Some(accepting) = &self.accepting {
-            accepting.abort();
-        }
+        self.accepting.iter().for_each(AbortHandle::abort);
         self.current.borrow().drain.begin();
     }
 }
 
 fn start(
     spec: Arc<ListenerSpec>,
-    socket: Option<Socket>,
+    sockets: Vec<Socket>,
     reader: &Rc<RefCell<Reader>>,
     directory: &Directory,
     admission: &Arc<Admission>,
 ) -> io::Result<Active> {
-    let acceptor = match socket {
-        None => None,
-        Some(Socket::Tcp(socket)) => Some(Acceptor::Tcp(TcpListener::from_std(socket)?)),
-        Some(Socket::Unix(socket)) => Some(Acceptor::Unix(UnixListener::from_std(socket)?)),
-    };
+    let acceptors = sockets.into_iter().map(|socket| {
+        Ok(match socket {
+            Socket::Tcp(socket) => Acceptor::Tcp(TcpListener::from_std(socket)?),
+            Socket::Unix(socket) => Acceptor::Unix(UnixListener::from_std(socket)?),
+        })
+    });
+    let acceptors: Vec<Acceptor> = acceptors.collect::<io::Result<_>>()?;
     let current = Rc::new(RefCell::new(Current::new(spec)));
-    let accepting = acceptor.map(|acceptor| {
+    let accepting = acceptors.into_iter().map(|acceptor| {
         let (current, reader) = (Rc::clone(&current), Rc::clone(reader));
         let accepting = accept_forever(
             acceptor,
@@ -189,5 +186,6 @@ fn start(
         );
         tokio::task::spawn_local(accepting).abort_handle()
     });
+    let accepting = accepting.collect();
     Ok(Active { current, accepting })
 }

@@ -1,6 +1,7 @@
 //! Sockets: one stream type for all transports, and listening sockets. The addresses of names. And
 //! whom to trust.
 
+pub mod body;
 pub mod copy;
 pub mod descriptors;
 pub mod http2;
@@ -9,6 +10,7 @@ mod own;
 pub mod peek;
 pub mod resolve;
 mod roots;
+pub mod source;
 mod splice;
 pub mod stream;
 mod unchecked;
@@ -16,5 +18,6 @@ pub mod websocket;
 
 pub use own::own_address;
 pub use roots::system_roots;
+pub use source::Source;
 pub use stream::Io;
 pub use unchecked::Unchecked;

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::body::BodyStream;
 use super::http2::TunnelStream;
 
 /// A connection, either side.
@@ -20,6 +21,8 @@ pub enum Io {
     ClientTls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
     /// A stream of an HTTP/2 connection that became a tunnel.
     Stream(Box<TunnelStream>),
+    /// The body of a request and that of its answer.
+    Body(Box<BodyStream>),
 }
 
 macro_rules! each {
@@ -30,6 +33,7 @@ macro_rules! each {
             Io::ServerTls($io) => $call,
             Io::ClientTls($io) => $call,
             Io::Stream($io) => $call,
+            Io::Body($io) => $call,
         }
     };
 }
@@ -64,6 +68,7 @@ impl AsyncWrite for Io {
             Self::ServerTls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::ClientTls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::Stream(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Body(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -74,6 +79,7 @@ impl AsyncWrite for Io {
             Self::ServerTls(io) => io.is_write_vectored(),
             Self::ClientTls(io) => io.is_write_vectored(),
             Self::Stream(io) => io.is_write_vectored(),
+            Self::Body(io) => io.is_write_vectored(),
         }
     }
 
@@ -133,7 +139,7 @@ impl Io {
             Self::ServerTls(io) => io.get_ref().0.poll_read_ready(cx),
             Self::ClientTls(io) => io.get_ref().0.poll_read_ready(cx),
             // Nothing is known of these: whoever reads finds out.
-            Self::Stream(_) => Poll::Ready(Ok(())),
+            Self::Stream(_) | Self::Body(_) => Poll::Ready(Ok(())),
         }
     }
 
@@ -159,7 +165,7 @@ impl Io {
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(io) => Some(io),
-            Self::Unix(_) | Self::Stream(_) => None,
+            Self::Unix(_) | Self::Stream(_) | Self::Body(_) => None,
             Self::ServerTls(io) => Some(io.get_ref().0),
             Self::ClientTls(io) => Some(io.get_ref().0),
         }

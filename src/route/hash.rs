@@ -104,7 +104,12 @@ impl Hashing {
 
 /// Of a client's address.
 pub fn of_address(client: IpAddr) -> u64 {
-    xxh64(client.to_string().as_bytes(), 0)
+    of_text(&client.to_string())
+}
+
+/// Of a text.
+pub fn of_text(text: &str) -> u64 {
+    xxh64(text.as_bytes(), 0)
 }
 
 /// All values together, whatever their order was.

@@ -3,11 +3,12 @@
 //! A snapshot is made from the one before it; what did not change is the same `Arc`. Maps are
 //! persistent, so a change of one entry among many thousands copies a path of a few nodes.
 
+mod agent;
 pub mod compile;
 mod proxy_protocol;
 pub mod publish;
 mod tlvs;
-mod tunneling;
+pub mod tunneling;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use causeway_xds::resource::listener as model;
 use causeway_xds::resource::metadata::Labels;
 use imbl::shared_ptr::DefaultSharedPtr;
 
+pub use agent::Agent;
 pub use compile::{Compiled, Compiler, Resources, Retired};
 pub use proxy_protocol::{ProxyProtocolStats, VersionStats};
 pub use publish::{Publisher, Reader};
@@ -33,6 +35,7 @@ use crate::filter::Chain;
 use crate::filter::network::NetworkChain;
 use crate::formatter::Wants;
 use crate::local_reply::LocalReplies;
+use crate::net::listen::Options;
 use crate::route::{HeaderEdits, RouteTable};
 use crate::telemetry::activity::Activity;
 use crate::telemetry::logging::Sparse;
@@ -57,6 +60,9 @@ pub struct Snapshot {
 pub struct ListenerSpec {
     pub name: Arc<str>,
     pub bind: BindAddress,
+    /// It listens there as well; of the same kind as `bind`.
+    pub more_binds: Vec<BindAddress>,
+    pub options: Options,
     /// In the order of the model, whose matcher says which of them takes a connection.
     pub chains: Vec<Arc<ChainSpec>>,
     /// For connections that none of them takes.
@@ -68,6 +74,21 @@ pub struct ListenerSpec {
 }
 
 impl ListenerSpec {
+    /// Everywhere it listens.
+    pub fn binds(&self) -> impl Iterator<Item = &BindAddress> {
+        std::iter::once(&self.bind).chain(&self.more_binds)
+    }
+
+    /// Whether this is exactly one of its addresses.
+    pub fn listens_at(&self, address: SocketAddr) -> bool {
+        self.binds().any(|bind| bind.socket() == Some(address))
+    }
+
+    /// Whether the sockets of the other would do for this one.
+    pub fn is_bound_like(&self, other: &Self) -> bool {
+        self.options == other.options && self.binds().eq(other.binds())
+    }
+
     /// The chain that serves a connection.
     pub fn chain(&self, facts: &model::Facts<'_>) -> Option<&Arc<ChainSpec>> {
         let found = self.model.matcher.find(facts);
@@ -82,6 +103,16 @@ pub enum BindAddress {
     Pipe(PathBuf),
     /// Nobody listens there; other listeners hand connections over.
     Unbound(SocketAddr),
+}
+
+impl BindAddress {
+    /// `None` for a Unix socket.
+    pub fn socket(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Socket(address) | Self::Unbound(address) => Some(*address),
+            Self::Pipe(_) => None,
+        }
+    }
 }
 
 impl std::fmt::Display for BindAddress {
@@ -121,6 +152,8 @@ pub struct HttpManagerSpec {
     pub local_replies: Option<LocalReplies>,
     /// Made before anything looks at a request.
     pub early_edits: HeaderEdits,
+    /// What requests say of this program; `None`: nothing.
+    pub agent: Option<Agent>,
     /// What loggers and local replies ask of a request.
     pub wants: Wants,
     /// Clients are to come back on a new connection.
@@ -152,6 +185,12 @@ pub struct TcpProxySpec {
     pub clusters: Vec<TcpTarget>,
     /// Zero is none.
     pub idle_timeout: Duration,
+    /// Without a byte sent to the client, or to the endpoint; zero is none.
+    pub downstream_idle_timeout: Duration,
+    pub upstream_idle_timeout: Duration,
+    /// Bytes of the client that may be held until an endpoint is connected to; `None`: nothing is
+    /// waited for.
+    pub awaits_data: Option<u32>,
     /// From accept on; zero is no limit.
     pub max_duration: Duration,
     /// So many percent of `max_duration` may be added to it, by chance.
@@ -160,8 +199,8 @@ pub struct TcpProxySpec {
     pub max_connect_attempts: u32,
     /// The first wait between two of them, and the longest.
     pub backoff: Option<(Duration, Duration)>,
-    /// Whether the client's address chooses the endpoint where the cluster's policy hashes.
-    pub hash_source_ip: bool,
+    /// What chooses the endpoint where the cluster's policy hashes.
+    pub hash: Option<model::TcpHash>,
     pub policy: model::ConnectionPolicy,
     pub access_logs: Vec<Logger>,
     pub log_times: model::LogTimes,

@@ -189,4 +189,8 @@ impl Facts for Log {
     fn filter_state(&self, key: &str) -> Option<Rc<str>> {
         self.client.state.value(key)
     }
+
+    fn filter_state_object(&self, key: &str) -> Option<Rc<MetadataValue>> {
+        self.client.state.object(key)
+    }
 }

@@ -1,23 +1,29 @@
 //! TCP proxying: one connection in, one connection out, bytes both ways.
 
 pub mod bare;
+mod early;
 mod log;
+mod silence;
+mod told;
 mod tunnel;
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use causeway_xds::resource::listener::TcpHash;
 use causeway_xds::resource::metadata::Labels;
 use causeway_xds::resource::tlv::Tlv;
 use http::StatusCode;
 
+use self::early::Early;
 use self::log::Log;
+use self::silence::Silence;
+use self::told::{broken_off, failure, idle, report};
 use self::tunnel::{Refused, Tunnel};
 use crate::cluster::outlier::Outcome;
 use crate::cluster::{Cluster, Wish};
@@ -25,9 +31,11 @@ use crate::error::{Failure, ResponseFlag};
 use crate::filter::StreamState;
 use crate::filter::network::Connection;
 use crate::net::Io;
-use crate::net::copy::{self, End, Ended, Side};
-use crate::route::hash::of_address;
+use crate::net::body::Trailers;
+use crate::net::copy::{self, Ended, Side};
+use crate::route::hash::{of_address, of_text};
 use crate::runtime::timer::Deadline;
+use crate::snapshot::tunneling::{RESPONSE_TRAILERS, fields};
 use crate::snapshot::{Reader, TcpProxySpec, TcpTarget};
 use crate::telemetry::activity::Activity;
 use crate::tls::Session;
@@ -98,7 +106,7 @@ pub async fn proxy(
     guard: Box<dyn Any>,
 ) {
     let Downstream {
-        io,
+        mut io,
         peer,
         local,
         restored,
@@ -125,6 +133,28 @@ pub async fn proxy(
     };
     let log = Log::begin(&spec, &name, client);
     log.started();
+    let most = longest(&spec);
+    let early = match spec.awaits_data {
+        None => Bytes::new(),
+        Some(room) => match early::first(&mut io, room, spec.idle_timeout, left(most, began)).await
+        {
+            Early::Data(data) => data,
+            Early::End => return,
+            Early::Lasted => return spec.stats.max_downstream_connection_duration.inc(),
+            Early::Idle => {
+                spec.stats.idle_timeout.inc();
+                let limit = spec.idle_timeout;
+                let failure = idle(format!("client: idle_timeout ({limit:?}) fired"));
+                log.failed(&failure);
+                return report(&spec, peer, &failure);
+            }
+            Early::Broken(error) => {
+                let failure = broken_off(format!("client, before it had said anything: {error}"));
+                log.failed(&failure);
+                return report(&spec, peer, &failure);
+            }
+        },
+    };
     let cluster = reader.borrow_mut().load().clusters.get(&name).cloned();
     let wish = Asked {
         addresses: peer.zip(local),
@@ -144,32 +174,37 @@ pub async fn proxy(
     let usage = spec.usage.as_ref().map(Activity::begin);
     let task = async move {
         let _counted = (upstream.held, CountedRelay::new(&endpoint));
-        let (down, up) = (
-            Side::new(io, Bytes::new()),
-            Side::new(upstream.io, upstream.early),
+        let (down, up) = (Side::new(io, early), Side::new(upstream.io, upstream.early));
+        let (to_client, to_endpoint) = (
+            Silence::new("downstream_idle_timeout", spec.downstream_idle_timeout),
+            Silence::new("upstream_idle_timeout", spec.upstream_idle_timeout),
         );
         let copied = copy::both(down, up, spec.idle_timeout, |down, up| {
+            to_client.moved(down);
+            to_endpoint.moved(up);
             log.moved(down, up);
             spec.stats.downstream_cx_tx_bytes_total.add(down);
             spec.stats.downstream_cx_rx_bytes_total.add(up);
         });
-        let left = match longest(&spec) {
-            limit if limit.is_zero() => limit,
-            // Zero would be no limit.
-            limit => limit.saturating_sub(began.elapsed()).max(SHORTEST),
-        };
+        let mut fired = ("idle_timeout", spec.idle_timeout);
         let ended = tokio::select! {
             biased;
             ended = copied => Some(ended),
-            () = Deadline::after(left) => None,
+            () = Deadline::after(left(most, began)) => None,
+            limit = to_client.too_long() => { fired = limit; Some(Ended::Idle) }
+            limit = to_endpoint.too_long() => { fired = limit; Some(Ended::Idle) }
             never = log.periodic() => match never {},
         };
+        if let Some(trailers) = upstream.trailers.as_ref().and_then(|place| place.get()) {
+            log.state()
+                .set_object(RESPONSE_TRAILERS, fields(None, trailers));
+        }
         match ended {
             None => spec.stats.max_downstream_connection_duration.inc(),
             Some(Ended::Idle) => spec.stats.idle_timeout.inc(),
             Some(_) => {}
         }
-        if let Some(failure) = ended.and_then(|e| failure(e, spec.idle_timeout, &endpoint)) {
+        if let Some(failure) = ended.and_then(|e| failure(e, fired, &endpoint)) {
             log.failed(&failure);
             report(&spec, peer, &failure);
         }
@@ -185,6 +220,14 @@ fn longest(spec: &TcpProxySpec) -> Duration {
     spec.max_duration
         .checked_add(spec.max_duration.mul_f64(share))
         .unwrap_or(spec.max_duration)
+}
+
+/// What is left of such a limit; zero is no limit.
+fn left(limit: Duration, began: Instant) -> Duration {
+    match limit {
+        limit if limit.is_zero() => limit,
+        limit => limit.saturating_sub(began.elapsed()).max(SHORTEST),
+    }
 }
 
 /// The cluster of a new connection, by weight.
@@ -228,11 +271,14 @@ async fn open(
         addresses: asked.addresses,
         tlvs: asked.tlvs,
     };
-    let via = Via::of_connection(&cluster.transport, standing);
-    let client = asked
-        .addresses
-        .map(|(client, _)| client.ip().to_canonical());
-    let hash = client.filter(|_| spec.hash_source_ip).map(of_address);
+    let via = Via::of_connection(&cluster.transport, standing, log.state().source());
+    let hash = match &spec.hash {
+        None => None,
+        Some(TcpHash::SourceIp) => asked
+            .addresses
+            .map(|(client, _)| of_address(client.ip().to_canonical())),
+        Some(TcpHash::FilterState(key)) => log.state().value(key).map(|text| of_text(&text)),
+    };
     let mut attempts = 1;
     loop {
         let wish = Wish {
@@ -272,6 +318,8 @@ struct Upstream {
     io: Io,
     /// What was read of it already.
     early: Bytes,
+    /// Where the trailers of a tunnel will be, if they are wanted.
+    trailers: Option<Trailers>,
     about: About,
     /// Lives as long as the connection.
     held: Held,
@@ -301,6 +349,7 @@ async fn connect(
         return Ok(Upstream {
             io,
             early: Bytes::new(),
+            trailers: None,
             about,
             held: Held::Raw(counted),
         });
@@ -318,12 +367,14 @@ async fn connect(
     let Tunnel {
         io,
         early,
+        trailers,
         about,
         lease,
     } = opened?;
     Ok(Upstream {
         io,
         early,
+        trailers,
         about,
         held: Held::Tunnel(lease),
     })
@@ -339,84 +390,8 @@ fn pause((base, max): (Duration, Duration), attempts: u32) -> Duration {
         .mul_f64(fastrand::f64())
 }
 
-/// What went wrong, if something did. The statuses are those of HTTP for the like of it: nobody is
-/// told them here.
-fn failure(ended: Ended, idle: Duration, endpoint: &impl fmt::Display) -> Option<Failure> {
-    match ended {
-        Ended::Closed => None,
-        Ended::Idle => Some(
-            Failure::local(
-                StatusCode::GATEWAY_TIMEOUT,
-                ResponseFlag::StreamIdleTimeout,
-                "tcp_session_idle_timeout",
-            )
-            .because(format!("{endpoint}: idle_timeout ({idle:?}) fired")),
-        ),
-        Ended::Broken(End::A, error) => Some(
-            Failure::local(
-                StatusCode::BAD_REQUEST,
-                ResponseFlag::DownstreamTermination,
-                "downstream_remote_disconnect",
-            )
-            .because(format!("client, while connected to {endpoint}: {error}")),
-        ),
-        Ended::Broken(End::B, error) => Some(
-            Failure::local(
-                StatusCode::SERVICE_UNAVAILABLE,
-                ResponseFlag::UpstreamConnectionTermination,
-                "upstream_remote_disconnect",
-            )
-            .because(format!("{endpoint}, while connected: {error}")),
-        ),
-    }
-}
-
-/// There is no answer to put a failure in, so it is told in the log: in full at `debug`, and now and
-/// then as a warning. What a client does, and a limit that was configured, warn nobody.
-fn report(spec: &TcpProxySpec, peer: Option<SocketAddr>, failure: &Failure) {
-    let name = Names(&spec.clusters);
-    let flag = failure.flag.map_or("-", ResponseFlag::short);
-    let peer = peer.map(tracing::field::display);
-    let ordinary = matches!(
-        failure.flag,
-        Some(
-            ResponseFlag::DownstreamTermination
-                | ResponseFlag::StreamIdleTimeout
-                | ResponseFlag::Unauthorized
-        )
-    );
-    let warned = if ordinary {
-        None
-    } else {
-        spec.warnings.pass(Instant::now())
-    };
-    match warned {
-        Some(held_back) => tracing::warn!(
-            cluster = %name, peer, flag, held_back, %failure, "connection closed"
-        ),
-        None => {
-            tracing::debug!(cluster = %name, peer, flag, %failure, "connection closed");
-        }
-    }
-}
-
-/// The clusters of a proxy, for the log.
-struct Names<'s>(&'s [TcpTarget]);
-
-impl fmt::Display for Names<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, target) in self.0.iter().enumerate() {
-            f.write_str(if index == 0 { "" } else { "|" })?;
-            f.write_str(&target.name)?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
 
     #[test]
@@ -426,35 +401,6 @@ mod tests {
             for _ in 0..100 {
                 assert!(pause((base, max), attempts) <= Duration::from_millis(limit));
             }
-        }
-    }
-
-    #[test]
-    fn an_end_says_who_brought_it_about() {
-        let told = |ended| {
-            let failure = failure(ended, Duration::from_secs(3), &"10.0.0.1:80")?;
-            Some((failure.flag.unwrap().short(), failure.to_string()))
-        };
-        let reset = || io::Error::other("reset");
-        assert_eq!(told(Ended::Closed), None);
-        for (ended, flag, text) in [
-            (
-                Ended::Idle,
-                "SI",
-                "504 tcp_session_idle_timeout: 10.0.0.1:80: idle_timeout (3s) fired",
-            ),
-            (
-                Ended::Broken(End::A, reset()),
-                "DC",
-                "400 downstream_remote_disconnect: client, while connected to 10.0.0.1:80: reset",
-            ),
-            (
-                Ended::Broken(End::B, reset()),
-                "UC",
-                "503 upstream_remote_disconnect: 10.0.0.1:80, while connected: reset",
-            ),
-        ] {
-            assert_eq!(told(ended), Some((flag, text.to_owned())));
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Tunnels to endpoints: the bytes of a connection travel in a CONNECT (RFC 9110 section 9.3.6, and
-//! RFC 9113 section 8.5 over HTTP/2).
+//! RFC 9113 section 8.5 over HTTP/2), or as the bodies of a POST and of its answer.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -7,14 +7,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
+use http_body_util::BodyExt as _;
 use hyper::upgrade;
 
 use super::log::Log;
 use crate::error::{Failure, ResponseFlag};
+use crate::filter::body::BodyError;
 use crate::http::suit;
 use crate::net::Io;
+use crate::net::body::{self, BodyStream, Trailers};
 use crate::net::http2::upstream_parts;
 use crate::snapshot::Tunneling;
+use crate::snapshot::tunneling::{RESPONSE_HEADERS, fields};
 use crate::upstream::body::RequestBody;
 use crate::upstream::pool::{self, About, Lease, SendError};
 use crate::upstream::{ConnectError, Endpoint, Protocol, Transport, Via};
@@ -28,6 +32,8 @@ pub struct Tunnel {
     pub io: Io,
     /// What was read of it already.
     pub early: Bytes,
+    /// Where the trailers of the answer will be, if they are wanted.
+    pub trailers: Option<Trailers>,
     pub about: About,
     /// Counts its connection, and has to live as long as the tunnel.
     pub lease: Lease,
@@ -91,7 +97,15 @@ pub async fn open(
         .await
         .map_err(Refused::Unconnected)?;
     suit(&mut head, lease.is_http2());
-    let sent = lease.send(Request::from_parts(head, RequestBody::empty()));
+    let (body, sender) = match tunneling.is_post() {
+        true => {
+            let (sender, written) = body::written();
+            let written = Box::pin(written.map_err(BodyError::new));
+            (RequestBody::boxed(written), Some(sender))
+        }
+        false => (RequestBody::empty(), None),
+    };
+    let sent = lease.send(Request::from_parts(head, body));
     let limit = transport.connect_timeout.max(ANSWER);
     let answer = async {
         let mut response = sent.await.map_err(|error| {
@@ -99,6 +113,10 @@ pub async fn open(
             failed("tunnel_broken", cause)
         })?;
         let status = response.status();
+        if tunneling.keeps_headers {
+            let told = fields(Some(status), response.headers());
+            log.state().set_object(RESPONSE_HEADERS, told);
+        }
         // Over HTTP/2 there is one answer that opens a tunnel; over HTTP/1 any success does.
         let opened = match lease.is_http2() {
             true => status == StatusCode::OK,
@@ -107,21 +125,29 @@ pub async fn open(
         if !opened {
             return Err(failed("tunnel_refused", format!("{endpoint}: {status}")));
         }
+        if let Some(sender) = sender {
+            let trailers = tunneling.keeps_trailers.then(Trailers::default);
+            let incoming = response.into_body();
+            let stream = BodyStream::new(sender, incoming, lease.is_http2(), trailers.clone());
+            return Ok((Io::Body(Box::new(stream)), Bytes::new(), trailers));
+        }
         let switched = upgrade::on(&mut response).await;
-        switched.map_err(|error| failed("tunnel_broken", format!("{endpoint}: {error}")))
+        let broken = |error| failed("tunnel_broken", format!("{endpoint}: {error}"));
+        let (io, early) = switched.map(upstream_parts).map_err(broken)?;
+        Ok((io, early, None))
     };
-    let upgraded = match tokio::time::timeout(limit, answer).await {
+    let (io, early, trailers) = match tokio::time::timeout(limit, answer).await {
         Ok(answer) => answer.map_err(Refused::Unopened)?,
         Err(_) => {
             let cause = format!("{endpoint}: tunnel_answer ({limit:?}) fired");
             return Err(Refused::Unopened(failed("tunnel_timeout", cause)));
         }
     };
-    let (io, early) = upstream_parts(upgraded);
     let about = lease.about();
     Ok(Tunnel {
         io,
         early,
+        trailers,
         about,
         lease,
     })

@@ -18,6 +18,8 @@ pub struct Names {
     pub emails: Vec<String>,
     /// IP addresses as text (RFC 5952).
     pub addresses: Vec<String>,
+    /// Texts of other kinds, by object identifier.
+    pub others: Vec<(String, String)>,
 }
 
 impl Names {
@@ -45,11 +47,44 @@ impl Names {
                     let address = v4.or_else(|_| v6());
                     names.addresses.extend(address.map(|ip| ip.to_string()));
                 }
+                GeneralName::OtherName(oid, value) => {
+                    let text = text_of(value).map(|text| (oid.to_id_string(), text.to_owned()));
+                    names.others.extend(text);
+                }
                 _ => {}
             }
         }
         names
     }
+}
+
+/// The text of an `otherName` (RFC 5280 section 4.2.1.6): tagged once more, and a string of UTF-8 or of
+/// a part of it.
+fn text_of(value: &[u8]) -> Option<&str> {
+    const EXPLICIT: u8 = 0xa0;
+    const TEXTS: [u8; 3] = [0x0c, 0x13, 0x16];
+    let (tag, inside) = element(value)?;
+    let (kind, text) = element(inside).filter(|_| tag == EXPLICIT)?;
+    std::str::from_utf8(text)
+        .ok()
+        .filter(|_| TEXTS.contains(&kind))
+}
+
+/// The tag and the content of the first element (X.690 section 8.1), which has to be all there is.
+fn element(bytes: &[u8]) -> Option<(u8, &[u8])> {
+    let (tag, rest) = bytes.split_first()?;
+    let (first, rest) = rest.split_first()?;
+    let (length, content) = match first {
+        0..=0x7f => (usize::from(*first), rest),
+        0x81 => rest
+            .split_first()
+            .map(|(n, rest)| (usize::from(*n), rest))?,
+        0x82 => rest
+            .split_first_chunk()
+            .map(|(n, rest)| (usize::from(u16::from_be_bytes(*n)), rest))?,
+        _ => return None,
+    };
+    (content.len() == length).then_some((*tag, content))
 }
 
 /// The short names of RFC 2253 and the usual ones besides.
@@ -127,6 +162,12 @@ mod tests {
             let address = address.parse().unwrap();
             params.subject_alt_names.push(SanType::IpAddress(address));
         }
+        let long = "long".repeat(50);
+        for text in ["user@realm", long.as_str()] {
+            let oid = vec![1, 3, 6, 1, 4, 1, 311, 20, 2, 3];
+            let other = SanType::OtherName((oid, text.into()));
+            params.subject_alt_names.push(other);
+        }
         params.serial_number = Some(0x1f2e_u64.into());
         let cert = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
         let names = Names::of(cert.der());
@@ -140,6 +181,9 @@ mod tests {
         assert_eq!(names.uris, ["spiffe://a/b"]);
         assert_eq!(names.emails, ["a@b.test"]);
         assert_eq!(names.addresses, ["10.1.2.3", "2001:db8::1"]);
+        let upn = |text: &str| ("1.3.6.1.4.1.311.20.2.3".to_owned(), text.to_owned());
+        let others = [upn("user@realm"), upn(&long)];
+        assert_eq!(names.others, others);
         assert_eq!(Names::of(b"nonsense"), Names::default());
     }
 }

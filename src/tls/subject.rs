@@ -19,6 +19,8 @@ pub(super) enum Subject {
     Dns(Text),
     Uri(Text),
     Email(Text),
+    /// By what it is.
+    Other(String, Text),
     /// Addresses as they are usually written (RFC 5952).
     Ip(Text),
 }
@@ -42,6 +44,7 @@ impl Subject {
         match (model.kind, &model.matcher.pattern) {
             (SubjectNameKind::Uri, _) => text().map(Self::Uri),
             (SubjectNameKind::Email, _) => text().map(Self::Email),
+            (SubjectNameKind::Other, _) => text().map(|text| Self::Other(model.oid.clone(), text)),
             (SubjectNameKind::Ip, StringPattern::Exact(name)) => match name.parse::<IpAddr>() {
                 Ok(address) => Ok(Self::Server(ServerName::IpAddress(address.into()))),
                 Err(_) => text().map(Self::Ip),
@@ -70,6 +73,12 @@ impl Subject {
             Self::Dns(text) => cert.valid_dns_names().any(|name| text.matches(name)),
             Self::Uri(text) => cert.valid_uri_names().any(|name| text.matches(name)),
             Self::Ip(text) => Names::of(der).addresses.iter().any(|ip| text.matches(ip)),
+            Self::Other(oid, text) => {
+                let others = Names::of(der).others;
+                others
+                    .iter()
+                    .any(|(kind, name)| kind == oid && text.matches(name))
+            }
             Self::Email(text) => Names::of(der).emails.iter().any(|name| text.matches(name)),
         }
     }

@@ -19,6 +19,7 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName,
 use webpki::{
     BorrowedCertRevocationList, CertRevocationList, EndEntityCert, KeyUsage,
     OwnedCertRevocationList, RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy,
+    VerifiedPath,
 };
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -37,6 +38,9 @@ pub(super) struct Rules {
     certificate_hashes: Vec<Sha256>,
     key_hashes: Vec<Sha256>,
     accept_untrusted: bool,
+    allow_expired: bool,
+    /// Authorities above a certificate, the trusted one included.
+    max_depth: Option<usize>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -96,6 +100,8 @@ impl Rules {
             certificate_hashes: model.certificate_hashes.clone(),
             key_hashes: model.key_hashes.clone(),
             accept_untrusted: model.accept_untrusted,
+            allow_expired: model.allow_expired,
+            max_depth: model.max_depth.map(|depth| depth as usize),
             provider: Arc::clone(provider),
         })
     }
@@ -142,6 +148,8 @@ impl Rules {
             || !self.certificate_hashes.is_empty()
             || !self.key_hashes.is_empty()
             || !self.domains.is_empty()
+            || self.allow_expired
+            || self.max_depth.is_some()
             || self.accept_untrusted;
         self.roots.as_ref().filter(|_| !more)
     }
@@ -217,6 +225,30 @@ impl Rules {
         usage: KeyUsage,
         now: UnixTime,
     ) -> Result<(), webpki::Error> {
+        let mut now = now;
+        for _ in 0..MOST_EXPIRED {
+            match self.check_chain_at(cert, roots, intermediates, usage, now) {
+                // As if it were asked on the last day of the certificate. Another one of the chain
+                // may have ended before that.
+                Err(webpki::Error::CertExpired { not_after, .. })
+                    if self.allow_expired && not_after < now =>
+                {
+                    now = not_after;
+                }
+                checked => return checked,
+            }
+        }
+        Err(webpki::Error::MaximumPathBuildCallsExceeded)
+    }
+
+    fn check_chain_at(
+        &self,
+        cert: &EndEntityCert<'_>,
+        roots: &RootCertStore,
+        intermediates: &[CertificateDer<'_>],
+        usage: KeyUsage,
+        now: UnixTime,
+    ) -> Result<(), webpki::Error> {
         let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
         // As OpenSSL does: an issuer without a list leaves the question open, which is a no.
         let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
@@ -229,6 +261,13 @@ impl Rules {
                 .with_status_policy(UnknownStatusPolicy::Deny)
                 .build()
         });
+        let is_short = |path: &VerifiedPath<'_>| {
+            let authorities = path.intermediate_certificates().count() + 1;
+            match self.max_depth.is_none_or(|most| authorities <= most) {
+                true => Ok(()),
+                false => Err(webpki::Error::MaximumPathDepthExceeded),
+            }
+        };
         cert.verify_for_usage(
             self.provider.signature_verification_algorithms.all,
             &roots.roots,
@@ -236,7 +275,9 @@ impl Rules {
             now,
             usage,
             revocation,
-            None,
+            self.max_depth
+                .is_some()
+                .then_some(&is_short as &IsShort<'_>),
         )
         .map(drop)
     }
@@ -255,6 +296,13 @@ impl Rules {
         is_in(certificates, der) || is_in(keys, &cert.subject_public_key_info())
     }
 }
+
+/// What may still refuse a chain that is good otherwise.
+type IsShort<'c> = dyn Fn(&VerifiedPath<'_>) -> Result<(), webpki::Error> + 'c;
+
+/// Certificates of one chain that may have expired, where that does not matter: more than the library
+/// follows.
+const MOST_EXPIRED: usize = 10;
 
 /// Whoever may do that is an authority, and no workload.
 fn signs_certificates(der: &CertificateDer<'_>) -> bool {

@@ -7,16 +7,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_xds::resource::Address;
-use causeway_xds::resource::cluster::{ProxyProtocol, TcpKeepalive};
+use causeway_xds::resource::cluster::{ProxyProtocol, SourceAddresses, TcpKeepalive};
 use http::StatusCode;
 use rustix::io::Errno;
 use rustls_pki_types::ServerName;
+use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixStream};
 
 use super::{Endpoint, Transport, Via};
 use crate::error::{Failure, ResponseFlag};
-use crate::net::Io;
+use crate::net::source::{new_socket, set_freebind};
+use crate::net::{Io, Source};
 use crate::tls::ClientTls;
 
 /// Why there is no connection. Carries the address and the phase, for the log.
@@ -31,6 +33,8 @@ pub struct ConnectError {
 pub enum ConnectErrorKind {
     #[error("connect: {0}")]
     Connect(Arc<io::Error>),
+    #[error("as the client: {0}")]
+    Source(Arc<io::Error>),
     #[error("tls handshake: {0}")]
     Tls(Arc<io::Error>),
     #[error("http handshake: {0}")]
@@ -52,13 +56,13 @@ impl ConnectError {
     /// what this host is short of would be missing for others, too.
     pub fn is_of_endpoint(&self) -> bool {
         use ConnectErrorKind::{Overflow, Queue};
-        !matches!(self.kind, Overflow(..) | Queue(_)) && !self.kind.is_shortage()
+        !matches!(self.kind, Overflow(..) | Queue(_)) && !self.kind.is_ours()
     }
 }
 
 impl ConnectErrorKind {
-    /// Descriptors, memory or ports of our own have run out.
-    fn is_shortage(&self) -> bool {
+    /// Descriptors, memory or ports of our own have run out, or the client's address cannot be taken.
+    fn is_ours(&self) -> bool {
         const SHORTAGES: [Errno; 5] = [
             Errno::MFILE,
             Errno::NFILE,
@@ -66,8 +70,10 @@ impl ConnectErrorKind {
             Errno::NOMEM,
             Errno::ADDRNOTAVAIL,
         ];
-        let Self::Connect(error) = self else {
-            return false;
+        let error = match self {
+            Self::Connect(error) => error,
+            Self::Source(_) => return true,
+            _ => return false,
         };
         Errno::from_io_error(error).is_some_and(|errno| SHORTAGES.contains(&errno))
     }
@@ -93,7 +99,9 @@ impl From<ConnectError> for Failure {
                     .because(error);
             }
             ConnectErrorKind::Timeout(..) => "connection timeout",
-            ConnectErrorKind::Connect(_) => "remote connection failure",
+            ConnectErrorKind::Connect(_) | ConnectErrorKind::Source(_) => {
+                "remote connection failure"
+            }
             _ => "connection failure",
         };
         let flag = ResponseFlag::UpstreamConnectFailure;
@@ -166,7 +174,7 @@ pub async fn connect(
             Ok(io)
         }
         Err(kind) => {
-            if !kind.is_shortage() {
+            if !kind.is_ours() {
                 endpoint.shun();
             }
             transport.stats.upstream_cx_connect_fail.inc();
@@ -211,7 +219,8 @@ async fn open(
     proxied: Option<&ProxyProtocol>,
     via: Option<&Via>,
 ) -> Result<Io, ConnectErrorKind> {
-    let mut io = open_socket(address, transport).await?;
+    let source = via.and_then(|via| via.source);
+    let mut io = open_socket(address, transport, source).await?;
     if let (Some(rules), Some(via)) = (proxied, via) {
         let told = io.write_all(&via.header(rules)).await;
         told.map_err(|e| ConnectErrorKind::Connect(Arc::new(e)))?;
@@ -219,12 +228,23 @@ async fn open(
     Ok(io)
 }
 
-async fn open_socket(address: &Address, transport: &Transport) -> Result<Io, ConnectErrorKind> {
+async fn open_socket(
+    address: &Address,
+    transport: &Transport,
+    source: Option<Source>,
+) -> Result<Io, ConnectErrorKind> {
     match address {
         Address::Socket(address) => {
-            let io = match transport.source_addresses.is_empty() {
-                true => TcpStream::connect(address).await,
-                false => connect_from(&transport.source_addresses, *address).await,
+            let io = match source {
+                Some(source) => {
+                    let socket = source.socket(*address);
+                    let socket = socket.map_err(|e| ConnectErrorKind::Source(Arc::new(e)))?;
+                    socket.connect(*address).await
+                }
+                None if transport.source_addresses.addresses.is_empty() => {
+                    TcpStream::connect(address).await
+                }
+                None => connect_from(&transport.source_addresses, *address).await,
             };
             let io = io.map_err(|e| ConnectErrorKind::Connect(Arc::new(e)))?;
             // An error here means that the peer is gone already; the next read tells so.
@@ -243,13 +263,14 @@ async fn open_socket(address: &Address, transport: &Transport) -> Result<Io, Con
 }
 
 /// From the address of the endpoint's family, or the first one.
-async fn connect_from(sources: &[SocketAddr], address: SocketAddr) -> io::Result<TcpStream> {
+async fn connect_from(from: &SourceAddresses, address: SocketAddr) -> io::Result<TcpStream> {
+    let sources = &from.addresses;
     let alike = sources.iter().find(|s| s.is_ipv4() == address.is_ipv4());
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
+    let socket = new_socket(address)?;
     if let Some(source) = alike.or(sources.first()) {
+        if from.freebind {
+            set_freebind(&SockRef::from(&socket), *source)?;
+        }
         socket.bind(*source)?;
     }
     socket.connect(address).await

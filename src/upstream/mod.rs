@@ -12,11 +12,12 @@ pub mod outcomes;
 pub mod pool;
 pub mod via;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use causeway_xds::resource::cluster::{AutoSni, Http2Options, ProxyProtocol, TcpKeepalive};
+use causeway_xds::resource::cluster::{
+    AutoSni, Http2Options, ProxyProtocol, SourceAddresses, TcpKeepalive,
+};
 use causeway_xds::resource::headers::HeaderCase;
 use causeway_xds::resource::route::Priority;
 
@@ -45,7 +46,7 @@ pub struct Transport {
     pub queue_timeout: Duration,
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// Where connections come from, one of a family; empty leaves it to the system.
-    pub source_addresses: Vec<SocketAddr>,
+    pub source_addresses: SourceAddresses,
     /// How long an unused connection is kept; zero keeps it.
     pub idle_timeout: Duration,
     /// Requests after which a connection is closed; zero is no limit.

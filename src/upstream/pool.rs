@@ -92,21 +92,24 @@ struct Pool {
 impl Pool {
     /// The connection of that kind that became idle last.
     fn pop_idle(&mut self, via: Option<&Rc<Via>>) -> Option<Idle> {
-        match via {
-            // Then all of them are alike.
-            None => self.idle.pop_back(),
-            Some(_) => {
-                let fits = |idle: &Idle| idle.connection.via.as_ref() == via;
-                let index = self.idle.iter().rposition(fits)?;
-                self.idle.remove(index)
-            }
-        }
+        // Where all are alike it is the last.
+        let fits = |idle: &Idle| idle.connection.via.as_ref() == via;
+        let index = self.idle.iter().rposition(fits)?;
+        self.idle.remove(index)
     }
 }
 
 struct Idle {
     connection: Box<Http1>,
     since: Instant,
+}
+
+impl Idle {
+    /// Whether nobody is likely to want it any more, while others are kept for `limit`.
+    fn is_over(&self, limit: Duration, now: Instant) -> bool {
+        let limit = Via::patience(self.connection.via.as_ref(), limit);
+        !limit.is_zero() && now.duration_since(self.since) >= limit
+    }
 }
 
 /// A connection for one request.
@@ -236,7 +239,7 @@ fn connection_permit(
         };
         Ok((permit, connecting))
     });
-    if permitted.is_err() && transport.varies() {
+    if permitted.is_err() {
         // What is kept for others must not keep this one out: whoever comes next finds room.
         let spare = |pool: &mut Pool| (pool.idle.pop_front(), multiplex::pop_idle(&mut pool.http2));
         drop(with_pool(endpoint.uid, spare));
@@ -443,13 +446,12 @@ pub fn sweep() {
             pool.waiting.retain(|(_, waiting)| !waiting.is_closed());
             if let Some(transport) = &pool.transport {
                 let (limit, idle) = (transport.idle_timeout, dropped.len());
-                // The oldest are in front.
-                while pool
-                    .idle
-                    .front()
-                    .is_some_and(|idle| !limit.is_zero() && now.duration_since(idle.since) >= limit)
-                {
-                    dropped.extend(pool.idle.pop_front());
+                let is_over = |idle: &Idle| idle.is_over(limit, now);
+                if pool.idle.iter().any(is_over) {
+                    let all = std::mem::take(&mut pool.idle).into_iter();
+                    let (over, kept): (VecDeque<_>, VecDeque<_>) = all.partition(is_over);
+                    pool.idle = kept;
+                    dropped.extend(over);
                 }
                 let shared = pool.http2.len();
                 pool.http2.retain(|shared| !shared.was_idle_for(limit, now));

@@ -11,6 +11,7 @@ use http::header::{HOST, HeaderMap};
 use rustls_pki_types::ServerName;
 
 use super::Transport;
+use crate::net::Source;
 
 /// How long a connection that stands for one client's is kept for its next request: no other
 /// client's can use it.
@@ -24,6 +25,8 @@ pub struct Via {
     pub client: Option<(SocketAddr, SocketAddr)>,
     /// What its PROXY protocol header said besides, and may be passed on.
     pub tlvs: Vec<Tlv>,
+    /// Where the connection comes from, if not from here.
+    pub source: Option<Source>,
 }
 
 /// The client whose connection one stands for; without addresses it is one of our own.
@@ -40,8 +43,9 @@ impl Via {
         transport: &Transport,
         headers: &HeaderMap,
         client: Client<'_>,
+        source: Option<Source>,
     ) -> Option<Rc<Self>> {
-        if !transport.varies() {
+        if !transport.varies() && source.is_none() {
             return None;
         }
         let server_name = transport.auto_sni.as_ref().and_then(|rules| {
@@ -51,14 +55,35 @@ impl Via {
         });
         Some(Rc::new(Self {
             server_name,
+            source,
             ..Self::standing_for(client, transport)
         }))
     }
 
     /// For a connection that is relayed as bytes.
-    pub fn of_connection(transport: &Transport, client: Client<'_>) -> Option<Rc<Self>> {
-        transport.proxy_protocol.as_ref()?;
-        Some(Rc::new(Self::standing_for(client, transport)))
+    pub fn of_connection(
+        transport: &Transport,
+        client: Client<'_>,
+        source: Option<Source>,
+    ) -> Option<Rc<Self>> {
+        if transport.proxy_protocol.is_none() && source.is_none() {
+            return None;
+        }
+        Some(Rc::new(Self {
+            source,
+            ..Self::standing_for(client, transport)
+        }))
+    }
+
+    /// How long a connection for this may be idle, where others may for `limit` (zero: for ever).
+    pub fn patience(via: Option<&Rc<Self>>, limit: Duration) -> Duration {
+        match via {
+            Some(via) if via.source.is_some() => match limit {
+                Duration::ZERO => SHORT_IDLE,
+                limit => limit.min(SHORT_IDLE),
+            },
+            _ => limit,
+        }
     }
 
     fn standing_for(client: Client<'_>, transport: &Transport) -> Self {
@@ -68,6 +93,7 @@ impl Via {
         let passed = client.tlvs.iter().filter(|tlv| rules.passes(tlv));
         Self {
             server_name: None,
+            source: None,
             client: client.addresses,
             tlvs: passed.cloned().collect(),
         }

@@ -34,6 +34,8 @@ struct Certificate {
     key: String,
     der: CertificateDer<'static>,
     private: PrivateKeyDer<'static>,
+    /// Shown with it: who vouches for it, and is vouched for.
+    above: Vec<CertificateDer<'static>>,
 }
 
 impl Authority {
@@ -49,11 +51,35 @@ impl Authority {
         }
     }
 
+    /// One that is vouched for by this one.
+    fn below(&self) -> Self {
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        let name = &mut params.distinguished_name;
+        name.push(rcgen::DnType::CommonName, "between");
+        let key = KeyPair::generate().unwrap();
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        Self {
+            pem: cert.pem(),
+            der: cert.der().clone(),
+            issuer: Issuer::new(params, key),
+        }
+    }
+
     fn certificate(&self, dns: &str, uri: Option<&str>) -> Certificate {
+        self.certificate_until(dns, uri, None)
+    }
+
+    /// With the year in which it ends.
+    fn certificate_until(&self, dns: &str, uri: Option<&str>, year: Option<i32>) -> Certificate {
         let mut params = CertificateParams::new([dns.to_owned()]).unwrap();
         let name = &mut params.distinguished_name;
         *name = rcgen::DistinguishedName::new();
         name.push(rcgen::DnType::CommonName, dns);
+        if let Some(year) = year {
+            params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        }
         let uri = uri.map(|uri| SanType::URI(uri.try_into().unwrap()));
         params.subject_alt_names.extend(uri);
         let key = KeyPair::generate().unwrap();
@@ -63,6 +89,7 @@ impl Authority {
             key: key.serialize_pem(),
             der: cert.der().clone(),
             private: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            above: Vec::new(),
         }
     }
 }
@@ -128,7 +155,10 @@ async fn connect(
     let config = match own {
         None => config.with_no_client_auth(),
         Some(own) => config
-            .with_client_auth_cert(vec![own.der.clone()], own.private.clone_key())
+            .with_client_auth_cert(
+                [std::slice::from_ref(&own.der), &own.above].concat(),
+                own.private.clone_key(),
+            )
             .unwrap(),
     };
     let stream = TcpStream::connect(app.listener("web")).await?;
@@ -312,6 +342,53 @@ async fn each_trust_domain_has_authorities_of_its_own() {
         let shown = authority.certificate("client.test", uri);
         let answer = ask(connect(&app, &one, "app.test", Some(&shown)).await).await;
         assert_eq!(answer.is_some(), welcome, "{uri:?}");
+    }
+}
+
+#[tokio::test]
+async fn chains_may_be_limited_and_certificates_may_have_ended() {
+    let authority = Authority::new();
+    let between = authority.below();
+    let server = authority.certificate("app.test", None);
+    let direct = authority.certificate("client.test", None);
+    let mut longer = between.certificate("client.test", None);
+    longer.above = vec![between.der.clone()];
+    let ended = authority.certificate_until("client.test", None, Some(2021));
+    let mut ended_longer = between.certificate_until("client.test", None, Some(2020));
+    ended_longer.above = vec![between.der.clone()];
+    let stranger = Authority::new().certificate_until("client.test", None, Some(2021));
+    let shown = [&direct, &longer, &ended, &ended_longer, &stranger];
+    for (rules, welcome) in [
+        (json!({}), [true, true, false, false, false]),
+        (
+            json!({"max_verify_depth": 1}),
+            [true, false, false, false, false],
+        ),
+        (
+            json!({"max_verify_depth": 2}),
+            [true, true, false, false, false],
+        ),
+        (
+            json!({"allow_expired_certificate": true}),
+            [true, true, true, true, false],
+        ),
+        (
+            json!({"allow_expired_certificate": true, "max_verify_depth": 1}),
+            [true, false, true, false, false],
+        ),
+    ] {
+        let mut validation = rules.clone();
+        validation["trusted_ca"] = json!({"inline_string": authority.pem});
+        let checked = json!({"validation_context": validation});
+        let more = json!({"require_client_certificate": true});
+        let socket = tls(&[&server], &more, &checked);
+        let mut web = listener("web", &http(&json!({})));
+        web["filter_chains"] = json!([saying("in", &json!({}), Some(socket))]);
+        let app = TestApp::bootstrap(&bootstrap(&[web], &[]).to_string()).await;
+        for (own, welcome) in shown.iter().zip(welcome) {
+            let answer = ask(connect(&app, &authority, "app.test", Some(own)).await).await;
+            assert_eq!(answer.is_some(), welcome, "{rules}");
+        }
     }
 }
 

@@ -391,3 +391,52 @@ async fn a_listener_that_takes_over_an_address_is_still_counted() {
         .map(|(_, stats)| stats.downstream_cx_active.value());
     assert_eq!(open.sum::<i64>(), 1);
 }
+
+/// Where a listener is, once it has so many addresses.
+async fn addresses(app: &TestApp, count: usize) -> Vec<std::net::SocketAddr> {
+    let all = || app.running.addresses.all_of("web");
+    eventually("its addresses", || all().len() == count).await;
+    all()
+}
+
+#[tokio::test]
+async fn a_listener_with_several_addresses_keeps_those_that_stay() {
+    let origin = Origin::fixed("here").await;
+    let files = Files::all(&origin);
+    let write = |more: &[&str]| {
+        let rds = json!({"route_config_name": "r", "config_source": files.source("rds")});
+        let mut web = listener("web", &http(&json!({"rds": rds})));
+        let more = more.iter().map(
+            |address| json!({"address": {"socket_address": {"address": address, "port_value": 0}}}),
+        );
+        web["additional_addresses"] = more.collect();
+        files.write("lds", &[web]);
+    };
+    write(&["127.0.0.2", "::1"]);
+    let app = files.app().await;
+    let first = addresses(&app, 3).await;
+    for at in &first {
+        assert_eq!(get(*at, "a", "/").await.text(), "here", "{at}");
+    }
+    let listed = app.admin("/listeners").await.text();
+    for at in &first {
+        assert!(listed.contains(&format!("web::{at}\n")), "{listed}");
+    }
+    // One goes, another comes, and the rest stays where it was, port and all.
+    write(&["127.0.0.2", "127.0.0.3"]);
+    eventually("the new address", || {
+        let all = app.running.addresses.all_of("web");
+        all.len() == 3 && all[2].ip() == std::net::Ipv4Addr::new(127, 0, 0, 3)
+    })
+    .await;
+    let second = addresses(&app, 3).await;
+    assert_eq!(second[..2], first[..2]);
+    for at in &second {
+        assert_eq!(get(*at, "a", "/").await.text(), "here", "{at}");
+    }
+    let start = Instant::now();
+    while TcpStream::connect(first[2]).await.is_ok() {
+        assert!(start.elapsed() < DEADLINE, "{} is listened at", first[2]);
+        tokio::task::yield_now().await;
+    }
+}

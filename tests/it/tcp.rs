@@ -346,6 +346,136 @@ async fn one_client_stays_with_one_endpoint_where_its_address_is_hashed() {
 }
 
 #[tokio::test]
+async fn what_filters_have_left_of_a_connection_can_be_hashed() {
+    let origins = [saying("a").await, saying("b").await, saying("c").await];
+    let endpoints: Vec<Value> = origins
+        .iter()
+        .map(|origin| {
+            json!({"endpoint": {"address": {"socket_address":
+                {"address": "127.0.0.1", "port_value": origin.address.port()}}}})
+        })
+        .collect();
+    let mut to = cluster("a", origins[0].address);
+    to["lb_policy"] = json!("RING_HASH");
+    to["load_assignment"]["endpoints"] = json!([{"lb_endpoints": endpoints}]);
+    let state = |value: &str| {
+        json!({"name": "set", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config",
+            "on_new_connection": [{"object_key": "who", "factory_key": "envoy.hashable_string",
+                "format_string": {"text_format_source": {"inline_string": value}}}],
+        }})
+    };
+    let hashed = tcp(
+        "a",
+        &json!({"hash_policy": [{"filter_state": {"key": "who"}}]}),
+    );
+    let mut listeners = Vec::new();
+    for number in 0..12 {
+        let mut one = listener(&format!("l{number}"), &state(&format!("client {number}")));
+        let filters = one["filter_chains"][0]["filters"].as_array_mut();
+        filters.unwrap().push(hashed.clone());
+        listeners.push(one);
+    }
+    let app = TestApp::bootstrap(&bootstrap(&listeners, &[to]).to_string()).await;
+    let mut met = std::collections::BTreeSet::new();
+    for number in 0..12 {
+        let at = app.listener(&format!("l{number}"));
+        let first = said(at).await;
+        for _ in 0..8 {
+            assert_eq!(said(at).await, first);
+        }
+        met.insert(first);
+    }
+    assert!(met.len() > 1, "texts that differ lead to several: {met:?}");
+}
+
+#[tokio::test]
+async fn an_endpoint_can_wait_until_the_client_has_spoken() {
+    let origin = tcp_echo().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("log");
+    let more = json!({
+        "upstream_connect_mode": "ON_DOWNSTREAM_DATA",
+        "max_early_data_bytes": 3,
+        "access_log": [{"name": "f", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+            "path": file,
+            "log_format": {"text_format_source": {"inline_string":
+                "%ACCESS_LOG_TYPE% %RESPONSE_FLAGS% %BYTES_RECEIVED%\n"}},
+        }}],
+        "access_log_options": {"flush_access_log_on_start": true},
+        "idle_timeout": "0.4s",
+    });
+    let (app, proxy, stats) = proxying(&more, &cluster("a", origin.address)).await;
+    let lines = || std::fs::read_to_string(&file).unwrap_or_default();
+    // One that leaves without a word, and one that stays silent.
+    let mut gone = Raw::connect(app.listener("tcp")).await;
+    gone.finish().await;
+    gone.ended().await;
+    let mut silent = Raw::connect(app.listener("tcp")).await;
+    silent.ended().await;
+    eventually("both are logged", || lines().matches("End").count() == 2).await;
+    assert!(lines().contains("TcpConnectionEnd SI 0\n"), "{}", lines());
+    assert_eq!(proxy.idle_timeout.value(), 1);
+    assert_eq!(stats.upstream_cx_total.value(), 0);
+    assert_eq!(origin.connections(), 0);
+
+    let mut raw = Raw::connect(app.listener("tcp")).await;
+    raw.send("hello").await;
+    assert_eq!(raw.bytes(5).await, b"hello");
+    raw.finish().await;
+    assert_eq!(raw.rest().await, (Vec::new(), End::Closed));
+    let end = "TcpConnectionEnd - 5\n";
+    eventually("its line", || lines().ends_with(end)).await;
+}
+
+#[tokio::test]
+async fn a_side_that_nothing_is_sent_to_may_end_a_connection() {
+    // Reads, and never answers.
+    let sink = Origin::tcp(|mut stream| async move {
+        stream.read_to_end(&mut Vec::new()).await.ok();
+    })
+    .await;
+    let limit = json!({"downstream_idle_timeout": "0.3s"});
+    let (app, proxy, _) = proxying(&limit, &cluster("a", sink.address)).await;
+    let mut raw = Raw::connect(app.listener("tcp")).await;
+    let mut pace = tokio::time::interval(std::time::Duration::from_millis(20));
+    for _ in 0..1000 {
+        pace.tick().await;
+        if proxy.idle_timeout.value() == 1 || raw.try_send("x").await.is_err() {
+            break;
+        }
+    }
+    assert_eq!(
+        proxy.idle_timeout.value(),
+        1,
+        "what the client says does not count"
+    );
+    sink.has_no_connection().await;
+
+    // The other direction: an endpoint that speaks, and is never spoken to.
+    let talker = Origin::tcp(|mut stream| async move {
+        let mut pace = tokio::time::interval(std::time::Duration::from_millis(20));
+        loop {
+            pace.tick().await;
+            if tokio::io::AsyncWriteExt::write_all(&mut stream, b"x")
+                .await
+                .is_err()
+            {
+                break;
+            }
+        }
+    })
+    .await;
+    let limit = json!({"upstream_idle_timeout": "0.3s"});
+    let (app, proxy, _) = proxying(&limit, &cluster("a", talker.address)).await;
+    let mut raw = Raw::connect(app.listener("tcp")).await;
+    raw.rest().await;
+    assert_eq!(proxy.idle_timeout.value(), 1);
+    talker.has_no_connection().await;
+}
+
+#[tokio::test]
 async fn the_access_log_is_written_when_it_is_asked_to_be() {
     let origin = tcp_echo().await;
     let folder = tempfile::tempdir().unwrap();

@@ -181,6 +181,100 @@ async fn an_endpoint_that_opens_no_tunnel_is_passed_over() {
     assert_eq!(willing.connections(), before);
 }
 
+/// Reads one chunk of a body; empty is the last.
+async fn chunk(stream: &mut tokio::net::TcpStream) -> Vec<u8> {
+    let mut line = Vec::new();
+    while !line.ends_with(b"\r\n") {
+        line.push(stream.read_u8().await.unwrap());
+    }
+    let size = std::str::from_utf8(&line).unwrap().trim_end();
+    let mut data = vec![0; usize::from_str_radix(size, 16).unwrap() + 2];
+    stream.read_exact(&mut data).await.unwrap();
+    data.truncate(data.len() - 2);
+    data
+}
+
+/// Takes POSTs: says `first`, sends back what comes, and ends with `last` and a trailer.
+async fn posted() -> (Origin, tokio::sync::mpsc::UnboundedReceiver<String>) {
+    let (told, heads) = tokio::sync::mpsc::unbounded_channel();
+    let origin = Origin::tcp(move |mut stream| {
+        let told = told.clone();
+        async move {
+            told.send(head(&mut stream).await).unwrap();
+            let answer = b"HTTP/1.1 200 OK\r\nx-by: exit\r\ntransfer-encoding: chunked\r\n\
+                trailer: x-end\r\n\r\n5\r\nfirst\r\n";
+            stream.write_all(answer).await.unwrap();
+            loop {
+                let data = chunk(&mut stream).await;
+                if data.is_empty() {
+                    break;
+                }
+                let size = format!("{:x}\r\n", data.len());
+                stream.write_all(size.as_bytes()).await.unwrap();
+                stream.write_all(&data).await.unwrap();
+                stream.write_all(b"\r\n").await.unwrap();
+            }
+            let end = b"4\r\nlast\r\n0\r\nx-end: yes\r\n\r\n";
+            stream.write_all(end).await.unwrap();
+            stream.read_to_end(&mut Vec::new()).await.ok();
+        }
+    })
+    .await;
+    (origin, heads)
+}
+
+#[tokio::test]
+async fn the_bodies_of_a_post_are_a_tunnel_too() {
+    let (origin, mut heads) = posted().await;
+    let routes = routes(&json!([{"match": {"prefix": "/"}, "route": {"cluster": "o"}}]));
+    let front = listener("exit", &http(&json!({"route_config": routes})));
+    let exit = bootstrap(&[front], &[cluster("o", origin.address)]);
+    let exit = TestApp::bootstrap(&exit.to_string()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let over_http2 = http2_cluster("exit", exit.listener("exit"));
+    for (name, to) in [("h1", cluster("exit", origin.address)), ("h2", over_http2)] {
+        let file = folder.path().join(name);
+        let more = json!({
+            "tunneling_config": {
+                "hostname": "app.test:443", "use_post": true, "post_path": "/in?a=b",
+                "propagate_response_headers": true, "propagate_response_trailers": true,
+            },
+            "access_log": log_to(&file, "%FILTER_STATE(envoy.tcp_proxy.propagate_response_headers)% \
+                %FILTER_STATE(envoy.tcp_proxy.propagate_response_trailers:TYPED)%\n"),
+        });
+        let app = entry(&more, &to).await;
+        let mut raw = Raw::connect(app.listener("entry")).await;
+        assert_eq!(raw.bytes(5).await, b"first", "{name}");
+        let head = heads.recv().await.unwrap();
+        let head = head.to_ascii_lowercase();
+        assert!(head.starts_with("post /in?a=b http/1.1\r\n"), "{head}");
+        assert!(head.contains("\r\nhost: app.test:443\r\n"), "{head}");
+        assert!(head.contains("transfer-encoding: chunked"), "{head}");
+        let data: Vec<u8> = (0..400_000_u32).map(|i| i.to_le_bytes()[1]).collect();
+        raw.send(&data).await;
+        assert!(raw.bytes(data.len()).await == data, "changed on the way");
+        raw.finish().await;
+        assert_eq!(raw.rest().await, (b"last".to_vec(), End::Closed), "{name}");
+        let written = || std::fs::read_to_string(&file).unwrap_or_default();
+        eventually("its line in the log", || !written().is_empty()).await;
+        let line = written();
+        for part in [
+            r#"{"headers":[{"key":":status","value":"200"}"#,
+            r#"{"key":"x-by","value":"exit"}"#,
+            r#"{"headers":[{"key":"x-end","value":"yes"}]}"#,
+        ] {
+            assert!(line.contains(part), "{name}: no {part}: {line}");
+        }
+        // A client that breaks off is no client that has finished.
+        let mut raw = Raw::connect(app.listener("entry")).await;
+        assert_eq!(raw.bytes(5).await, b"first", "{name}");
+        heads.recv().await.unwrap();
+        raw.reset();
+        drop(app);
+    }
+    origin.has_no_connection().await;
+}
+
 /// A PROXY protocol header of version 2 without addresses, for the length of its extensions.
 fn header(extensions: &[u8]) -> Vec<u8> {
     let addresses = [203, 0, 113, 9, 10, 0, 0, 1, 0x15, 0xb3, 0, 80];

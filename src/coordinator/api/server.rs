@@ -63,7 +63,7 @@ impl Server {
     /// # Errors
     /// The address is in use, not ours, or not permitted.
     pub fn bind(at: SocketAddr, tls: Option<Arc<ServerConfig>>) -> io::Result<Self> {
-        let socket = crate::net::listen::bind(at, 1)?.swap_remove(0);
+        let socket = crate::net::listen::bind(at, 1, Default::default())?.swap_remove(0);
         Ok(Self {
             listener: TcpListener::from_std(socket)?,
             tls,

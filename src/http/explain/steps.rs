@@ -68,8 +68,10 @@ fn listener<'s>(
     };
     let all: Vec<_> = snapshot.listeners.values().filter(speaks_http).collect();
     let port = question.port();
-    let of_port =
-        |l: &&&Arc<ListenerSpec>| matches!(l.bind, BindAddress::Socket(at) if at.port() == port);
+    let of_port = |l: &&&Arc<ListenerSpec>| {
+        let mut binds = l.binds();
+        binds.any(|bind| matches!(bind, BindAddress::Socket(at) if at.port() == port))
+    };
     let mut named: Vec<_> = all.iter().filter(of_port).collect();
     if named.is_empty() && all.len() == 1 {
         named.push(&all[0]);
@@ -97,10 +99,7 @@ fn manager<'s>(
         false => String::new(),
     };
     let facts = model::Facts {
-        destination: match listener.bind {
-            BindAddress::Socket(at) | BindAddress::Unbound(at) => Some(at),
-            BindAddress::Pipe(_) => None,
-        },
+        destination: listener.bind.socket(),
         server_name: &name,
         transport_protocol: if question.tls() { "tls" } else { "raw_buffer" },
         application_protocols: &[],
@@ -154,10 +153,7 @@ fn admit(
     out: &mut Explanation,
 ) -> Option<Imagined> {
     let before = parts.uri.clone();
-    let local_port = match listener.bind {
-        BindAddress::Socket(at) | BindAddress::Unbound(at) => Some(at.port()),
-        BindAddress::Pipe(_) => None,
-    };
+    let local_port = listener.bind.socket().map(|at| at.port());
     let facts = match head::sanitise(parts, &manager.model, local_port, None) {
         Ok(facts) => facts,
         Err(failure) => {

@@ -217,3 +217,19 @@ fn only_an_internal_client_may_steer() {
         Some("10.0.0.1")
     );
 }
+
+#[test]
+fn an_address_of_ipv4_is_told_as_one_of_ipv6_where_that_is_wanted() {
+    let rules = Forwarded {
+        use_remote_address: true,
+        map_ipv4: true,
+        ..Forwarded::default()
+    };
+    for (peer, expected) in [
+        ("203.0.113.9", "1.2.3.4,::ffff:203.0.113.9"),
+        ("2001:db8::9", "1.2.3.4,2001:db8::9"),
+    ] {
+        let (client, addresses, _) = told(&rules, peer, &[(FOR, "1.2.3.4")]);
+        assert_eq!((&*client, &*addresses), (peer, expected));
+    }
+}

@@ -22,9 +22,10 @@ use crate::filter::network::{self, NetworkChain};
 use crate::filter::registry::{Link, LinkConfig, Registry};
 use crate::formatter::Wants;
 use crate::local_reply::LocalReplies;
+use crate::net::listen::Options;
 use crate::route::{HeaderEdits, RouteTable};
 use crate::snapshot::{
-    AddedTlvs, BindAddress, ChainKind, ChainSpec, HttpManagerSpec, ListenerSpec,
+    AddedTlvs, Agent, BindAddress, ChainKind, ChainSpec, HttpManagerSpec, ListenerSpec,
     ProxyProtocolStats, RouteRef, TcpProxySpec, TcpTarget, Tunneling,
 };
 use crate::telemetry::activity::Activity;
@@ -70,9 +71,12 @@ impl Compiler {
         model: &Arc<model::Listener>,
         out: &mut Compiled,
     ) -> Result<ListenerSpec, Failed> {
+        let socket = match model.bind_to_port {
+            true => BindAddress::Socket,
+            false => BindAddress::Unbound,
+        };
         let bind = match &model.address {
-            Address::Socket(address) if !model.bind_to_port => BindAddress::Unbound(*address),
-            Address::Socket(address) => BindAddress::Socket(*address),
+            Address::Socket(address) => socket(*address),
             Address::Pipe(path) => BindAddress::Pipe(path.clone()),
             Address::Named { .. } => return Err(Invalid::at("address", "is not an IP address")),
         };
@@ -104,6 +108,11 @@ impl Compiler {
         Ok(ListenerSpec {
             name: Arc::from(model.name.as_str()),
             bind,
+            more_binds: model.more_addresses.iter().copied().map(socket).collect(),
+            options: Options {
+                transparent: model.transparent,
+                freebind: model.freebind,
+            },
             chains,
             default_chain,
             stats: self.stats.listener(&stat_name),
@@ -152,11 +161,14 @@ impl Compiler {
             NetworkFilter::Tcp(tcp) => ChainKind::Tcp(Arc::new(TcpProxySpec {
                 clusters: cumulative(&tcp.clusters),
                 idle_timeout: tcp.idle_timeout,
+                downstream_idle_timeout: tcp.downstream_idle_timeout,
+                upstream_idle_timeout: tcp.upstream_idle_timeout,
+                awaits_data: tcp.awaits_data,
                 max_duration: tcp.max_duration.unwrap_or_default(),
                 max_duration_jitter: tcp.max_duration_jitter,
                 max_connect_attempts: tcp.max_connect_attempts,
                 backoff: tcp.backoff,
-                hash_source_ip: tcp.hash_source_ip,
+                hash: tcp.hash.clone(),
                 log_times: tcp.log_times,
                 tlvs: AddedTlvs::compile(&tcp.tlvs, tcp.tlv_merge),
                 tunneling: tcp.tunneling.as_ref().map(Tunneling::compile),
@@ -193,6 +205,7 @@ impl Compiler {
                     access_logs,
                     local_replies,
                     early_edits: HeaderEdits::of_mutations(&http.early_edits),
+                    agent: self.agent(http),
                     wants,
                     draining: Arc::clone(&self.registry.context().draining),
                     stats: self.stats.http(&http.stat_prefix),
@@ -247,6 +260,12 @@ impl Compiler {
             });
         }
         registry.chain(stat_prefix, links.into_iter())
+    }
+
+    fn agent(&self, http: &HttpManager) -> Option<Agent> {
+        let context = self.registry.context();
+        let wanted = http.add_user_agent.then_some(&context.local_cluster)?;
+        Agent::new(wanted, context.node.as_deref())
     }
 
     fn usage(&self, policy: &ConnectionPolicy) -> Result<Option<Arc<Activity>>, Failed> {

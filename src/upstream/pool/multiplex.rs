@@ -155,6 +155,7 @@ impl Shared {
 
     /// Zero is no limit.
     pub(super) fn was_idle_for(&self, limit: Duration, now: Instant) -> bool {
+        let limit = Via::patience(self.via.as_ref(), limit);
         !limit.is_zero()
             && self.load.streams.get() == 0
             && now.duration_since(self.load.idle_since.get()) >= limit

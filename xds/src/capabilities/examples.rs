@@ -73,6 +73,10 @@ fn http_listener() -> Value {
         "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
         json!({}),
     );
+    let transparent = any(
+        "envoy.extensions.filters.listener.original_src.v3.OriginalSrc",
+        json!({}),
+    );
     let discovered = json!({"name": "d", "config_discovery": {
         "config_source": {"ads": {}},
         "type_urls": ["type.googleapis.com/causeway.v1.Forwarded"],
@@ -98,6 +102,7 @@ fn http_listener() -> Value {
         "address": address(),
         "listener_filters": [
             {"name": "p", "typed_config": proxied},
+            {"name": "o", "typed_config": transparent},
             {"name": "i", "typed_config": inspector},
         ],
         "filter_chains": [{

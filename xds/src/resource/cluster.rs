@@ -13,10 +13,10 @@ mod slow_start;
 mod socket;
 mod subset;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use bind::SourceAddresses;
 pub use health_check::{HealthCheck, HttpProbe, Intervals, Probe, TcpProbe};
 pub use original_dst::OriginalDst;
 pub use outlier::{Enforcing, FailurePercentage, OutlierDetection, SuccessRate};
@@ -67,7 +67,7 @@ pub struct Cluster {
     pub proxy_protocol: Option<ProxyProtocol>,
     /// The addresses that connections come from, one of a family, the first one by default
     /// (`upstream_bind_config`). Empty: the system chooses.
-    pub source_addresses: Vec<SocketAddr>,
+    pub source_addresses: SourceAddresses,
     /// TCP keep-alive on upstream sockets.
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// The management server that is told what its endpoints have to do (`lrs_server`).

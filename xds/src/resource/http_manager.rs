@@ -57,6 +57,9 @@ pub struct HttpManager {
     pub server_header: ServerHeader,
     /// Name for `via`, empty for none.
     pub via: String,
+    /// Requests are told the name of this program's cluster, as `user-agent` where they have none
+    /// (`add_user_agent`).
+    pub add_user_agent: bool,
     pub generate_request_id: bool,
     pub preserve_external_request_id: bool,
     pub always_set_request_id_in_response: bool,
@@ -116,6 +119,9 @@ pub struct Forwarded {
     pub use_remote_address: bool,
     pub xff_num_trusted_hops: u32,
     pub skip_xff_append: bool,
+    /// An IPv4 address is added to `x-forwarded-for` in IPv6 clothes
+    /// (`represent_ipv4_remote_address_as_ipv4_mapped_ipv6`). Only with `use_remote_address`.
+    pub map_ipv4: bool,
     /// `original_ip_detection_extensions`. When there is one, the fields above are not set.
     pub detection: Option<Detection>,
     /// `append_x_forwarded_port`

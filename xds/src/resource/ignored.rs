@@ -7,6 +7,14 @@
 /// `Cluster.<message>.<field>` for the latter.
 pub const IGNORED: &[(&str, &str)] = &[
     (
+        "AdditionalAddress.socket_options",
+        "the operating system's setting is used",
+    ),
+    (
+        "AdditionalAddress.tcp_keepalive",
+        "the operating system's setting is used",
+    ),
+    (
         "ApiConfigSource.rate_limit_settings",
         "a request is sent for each answer and each change of what is wanted, not more",
     ),
@@ -297,6 +305,10 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "HttpConnectionManager.add_proxy_protocol_connection_state",
         "filters do not see the PROXY protocol",
+    ),
+    (
+        "HttpConnectionManager.append_local_overload",
+        "there is no overload manager whose state could be told",
     ),
     (
         "HttpConnectionManager.drain_timeout_jitter",

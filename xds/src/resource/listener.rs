@@ -9,10 +9,11 @@ mod tunneling;
 
 pub use chain_match::{ChainMatcher, Facts};
 pub use listener_filters::{
-    ListenerFilter, ListenerFilterKind, Predicate, ProxyProtocol, TlsInspector, TlvRule,
+    ListenerFilter, ListenerFilterKind, OriginalSrc, Predicate, ProxyProtocol, TlsInspector,
+    TlvRule,
 };
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -34,6 +35,12 @@ pub struct Listener {
     /// Name in statistics; empty means the address.
     pub stat_prefix: String,
     pub address: Address,
+    /// It listens there as well (`additional_addresses`). IP addresses and ports.
+    pub more_addresses: Vec<SocketAddr>,
+    /// Takes connections for addresses that are not those of this machine (`IP_TRANSPARENT`).
+    pub transparent: bool,
+    /// The addresses need not be there when it begins to listen (`IP_FREEBIND`).
+    pub freebind: bool,
     /// Connections come in by it. Default true; otherwise only those that a listener with
     /// `use_original_dst` hands over.
     pub bind_to_port: bool,
@@ -86,6 +93,14 @@ pub struct TcpProxy {
     pub clusters: Vec<TcpCluster>,
     /// Default 1 h; zero is none.
     pub idle_timeout: Duration,
+    /// Without a byte sent to the client (`downstream_idle_timeout`). Default zero, which is none.
+    pub downstream_idle_timeout: Duration,
+    /// Without a byte sent to the endpoint (`upstream_idle_timeout`). Default zero, which is none.
+    pub upstream_idle_timeout: Duration,
+    /// The client has to speak before an endpoint is connected to (`upstream_connect_mode:
+    /// ON_DOWNSTREAM_DATA`); so many bytes of it are held until then (`max_early_data_bytes`).
+    /// `None`: an endpoint is connected to at once.
+    pub awaits_data: Option<u32>,
     /// From accept on, whatever moves (`max_downstream_connection_duration`). `None` is no limit.
     pub max_duration: Option<Duration>,
     /// So many percent of `max_duration` may be added to it, by chance. Default 0.
@@ -94,8 +109,8 @@ pub struct TcpProxy {
     pub max_connect_attempts: u32,
     /// The first wait between two of them, and the longest. `None` is none.
     pub backoff: Option<(Duration, Duration)>,
-    /// Whether the client's address chooses the endpoint where the cluster's policy hashes.
-    pub hash_source_ip: bool,
+    /// What chooses the endpoint where the cluster's policy hashes.
+    pub hash: Option<TcpHash>,
     pub policy: ConnectionPolicy,
     pub access_logs: Vec<AccessLog>,
     pub log_times: LogTimes,
@@ -107,12 +122,27 @@ pub struct TcpProxy {
     pub tunneling: Option<Tunneling>,
 }
 
-/// A request CONNECT to an endpoint, which takes the bytes on from there
-/// (`TcpProxy.TunnelingConfig`).
+/// `TcpProxy.hash_policy`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TcpHash {
+    /// The client's address.
+    SourceIp,
+    /// The text that filters have left under this key; without one nothing is hashed.
+    FilterState(String),
+}
+
+/// A request to an endpoint, which takes the bytes on from there (`TcpProxy.TunnelingConfig`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tunneling {
     /// Where to, as `host:port`.
     pub hostname: Format,
+    /// The path of a POST whose body, and that of its answer, the bytes are (`use_post`,
+    /// `post_path`). `None`: the request is a CONNECT.
+    pub post_path: Option<String>,
+    /// Leave the head of the answer in the filter state (`propagate_response_headers`).
+    pub keeps_headers: bool,
+    /// Leave the trailers of the answer there (`propagate_response_trailers`).
+    pub keeps_trailers: bool,
     pub headers: Vec<HeaderEdit>,
     /// Where a new number for each tunnel is told.
     pub request_id: Option<RequestId>,

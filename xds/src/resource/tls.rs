@@ -187,6 +187,11 @@ pub struct Validation {
     pub revoked: Option<DataSource>,
     /// Only the other side's own certificate is looked for in `revoked`.
     pub revoked_leaf_only: bool,
+    /// Certificates that have expired are taken as on their last day (`allow_expired_certificate`).
+    pub allow_expired: bool,
+    /// How many authorities there may be above the other side's certificate, the trusted one
+    /// included (`max_verify_depth`). `None`: as many as the library follows.
+    pub max_depth: Option<u32>,
     /// A certificate that nobody vouches for is taken too
     /// (`trust_chain_verification: ACCEPT_UNTRUSTED`).
     pub accept_untrusted: bool,
@@ -208,6 +213,8 @@ pub struct TrustDomain {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubjectName {
     pub kind: SubjectNameKind,
+    /// Of an [`SubjectNameKind::Other`], what it is, as numbers with dots; empty for the rest.
+    pub oid: String,
     pub matcher: StringMatcher,
 }
 
@@ -216,6 +223,8 @@ pub enum SubjectNameKind {
     Dns,
     Uri,
     Email,
+    /// A text under an object identifier (`OTHER_NAME`).
+    Other,
     /// With an exact matcher that holds an address.
     Ip,
 }
@@ -255,6 +264,8 @@ impl Validation {
             self.revoked.clone_from(&over.revoked);
         }
         self.revoked_leaf_only |= over.revoked_leaf_only;
+        self.allow_expired |= over.allow_expired;
+        self.max_depth = over.max_depth.or(self.max_depth);
         self.accept_untrusted |= over.accept_untrusted;
         self.suppress_client_ca_list |= over.suppress_client_ca_list;
         self

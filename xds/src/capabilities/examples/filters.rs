@@ -79,6 +79,7 @@ pub(super) fn http() -> Value {
             }),
         ),
         http("on_demand.v3.OnDemand", json!({})),
+        http("original_src.v3.OriginalSrc", json!({})),
         http(
             "rbac.v3.RBAC",
             json!({"rules": {"policies": {"p": policy}}}),

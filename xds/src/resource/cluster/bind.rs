@@ -5,11 +5,20 @@ use std::net::SocketAddr;
 use crate::proto::core::{BindConfig, ExtraSourceAddress};
 use crate::reject::Invalid;
 use crate::resource::address::Address;
-use crate::resource::context::{At, each, refuse, refuse_true, required};
+use crate::resource::context::{At, each, flag, refuse, required};
 
-/// `envoy.config.core.v3.BindConfig`: at most one address of each family, the first one counts
+/// `envoy.config.core.v3.BindConfig`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceAddresses {
+    /// At most one of each family. Empty: the system chooses.
+    pub addresses: Vec<SocketAddr>,
+    /// They need not be those of this machine (`IP_FREEBIND`).
+    pub freebind: bool,
+}
+
+/// At most one address of each family, the first one counts
 /// where none is of the endpoint's. Empty: the system chooses.
-pub(super) fn decode(message: BindConfig) -> Result<Vec<SocketAddr>, Invalid> {
+pub(super) fn decode(message: BindConfig) -> Result<SourceAddresses, Invalid> {
     #[allow(deprecated, reason = "named so that it can be refused")]
     let BindConfig {
         source_address,
@@ -26,10 +35,10 @@ pub(super) fn decode(message: BindConfig) -> Result<Vec<SocketAddr>, Invalid> {
         local_address_selector,
         validate_network_namespaces,
     );
-    refuse_true!(freebind);
+    let freebind = flag(freebind, false);
     let Some(first) = source_address else {
         refuse!(extra_source_addresses);
-        return Ok(Vec::new());
+        return Ok(SourceAddresses::default());
     };
     let mut all = vec![Address::decode_socket(first).at("source_address")?];
     let extra = each("extra_source_addresses", extra_source_addresses, |extra| {
@@ -53,5 +62,8 @@ pub(super) fn decode(message: BindConfig) -> Result<Vec<SocketAddr>, Invalid> {
         ));
     }
     all.extend(extra);
-    Ok(all)
+    Ok(SourceAddresses {
+        addresses: all,
+        freebind,
+    })
 }

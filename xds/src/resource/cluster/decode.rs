@@ -253,7 +253,7 @@ impl Cluster {
             sockets,
             proxy_protocol,
             source_addresses: upstream_bind_config
-                .map_or(Ok(Vec::new()), super::bind::decode)
+                .map_or(Ok(Default::default()), super::bind::decode)
                 .at("upstream_bind_config")?,
             tcp_keepalive: upstream_connection_options
                 .map_or(Ok(None), |options| decode_connection(options, ctx))

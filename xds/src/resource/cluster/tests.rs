@@ -274,12 +274,15 @@ fn a_cluster_is_refused_by_path() {
                     ..Default::default()
                 });
             }),
-            ("upstream_bind_config.freebind: not supported yet", |c| {
-                c.upstream_bind_config = Some(core::BindConfig {
-                    freebind: Some(proto::BoolValue { value: true }),
-                    ..Default::default()
-                });
-            }),
+            (
+                "upstream_bind_config.socket_options: not supported yet",
+                |c| {
+                    c.upstream_bind_config = Some(core::BindConfig {
+                        socket_options: vec![Default::default()],
+                        ..Default::default()
+                    });
+                },
+            ),
             (
                 "transport_socket_matches[0].transport_socket: must be given",
                 |c| c.transport_socket_matches = vec![Default::default()],

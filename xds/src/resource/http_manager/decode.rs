@@ -20,8 +20,8 @@ use crate::resource::address::network;
 use crate::resource::cluster::Http2Options;
 use crate::resource::config_source::ConfigSource;
 use crate::resource::context::{
-    At, Context, accept, duration, each, enumeration, flag, not_empty, number, refuse, refuse_true,
-    required, unknown_type,
+    At, Context, accept, duration, each, enumeration, flag, not_empty, number, refuse, required,
+    unknown_type,
 };
 use crate::resource::headers::header_value;
 use crate::resource::route::RouteConfiguration;
@@ -103,14 +103,11 @@ impl HttpManager {
             scheme_header_transformation,
             forward_client_cert_matcher,
             proxy_100_continue,
-            represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
             path_normalization_options,
             proxy_status_config,
             typed_header_validation_config,
-            append_local_overload,
             forward_proto_config,
         );
-        refuse_true!(add_user_agent);
         accept!(ctx, "HttpConnectionManager":
             tracing,
             http1_safe_max_connection_duration,
@@ -122,6 +119,7 @@ impl HttpManager {
             access_log_options,
             stream_error_on_invalid_http_message,
             add_proxy_protocol_connection_state,
+            append_local_overload,
         );
         if let Some(extension) = request_id_extension {
             check_request_id(extension, ctx).at("request_id_extension")?;
@@ -172,6 +170,7 @@ impl HttpManager {
                 use_remote_address: flag(use_remote_address, false),
                 xff_num_trusted_hops,
                 skip_xff_append,
+                map_ipv4: represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
                 detection: None,
                 append_port: append_x_forwarded_port,
                 internal: internal_address_config
@@ -213,6 +212,7 @@ impl HttpManager {
                 false => server_name,
             },
             server_header: ServerHeader::decode(server_header_transformation)?,
+            add_user_agent: flag(add_user_agent, false),
             via,
             generate_request_id: flag(generate_request_id, true),
             preserve_external_request_id,

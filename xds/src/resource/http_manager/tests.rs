@@ -342,9 +342,6 @@ fn a_manager_is_refused_by_path() {
                     proto::hcm::http_filter::ConfigType::TypedConfig(any(ROUTER, b"bad")),
                 );
             }),
-            ("add_user_agent: not supported yet", |m| {
-                m.add_user_agent = boolean(true)
-            }),
             (
                 "internal_address_config.cidr_ranges[0].address_prefix: \"::1/128\" is not an IP address",
                 |m| {

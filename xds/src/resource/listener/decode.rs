@@ -60,7 +60,6 @@ impl Listener {
             listener_specifier,
         } = message;
         refuse!(
-            additional_addresses,
             fcds_config,
             filter_chain_matcher,
             per_connection_buffer_high_watermark_timeout,
@@ -68,7 +67,6 @@ impl Listener {
             udp_listener_config,
             listener_specifier,
         );
-        refuse_true!(transparent, freebind);
         let use_original_dst = flag(use_original_dst, false);
         let timeout = duration(listener_filters_timeout, "listener_filters_timeout")?;
         accept!(ctx, "Listener":
@@ -107,6 +105,24 @@ impl Listener {
             true => Address::Socket(SocketAddr::from(([0; 4], 0))),
             false => Address::decode_literal(required(address, "address")?).at("address")?,
         };
+        let more_addresses = each("additional_addresses", additional_addresses, |more| {
+            additional(more, ctx)
+        })?;
+        if !more_addresses.is_empty() && matches!(address, Address::Pipe(_)) {
+            let reason = "a Unix socket can only be the one address of a listener";
+            return Err(Invalid::at("additional_addresses", reason));
+        }
+        let mut fixed = more_addresses.clone();
+        if let Address::Socket(first) = address {
+            fixed.push(first);
+        }
+        fixed.sort();
+        if fixed.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(Invalid::at(
+                "additional_addresses",
+                "an address is given twice",
+            ));
+        }
         let name = match name.is_empty() {
             true => address.to_string(),
             false => name,
@@ -133,6 +149,9 @@ impl Listener {
             name,
             stat_prefix,
             address,
+            more_addresses,
+            transparent: flag(transparent, false),
+            freebind: flag(freebind, false),
             bind_to_port: flag(bind_to_port, true) && !is_api,
             use_original_dst,
             counts_globally: !ignore_global_conn_limit,
@@ -144,6 +163,25 @@ impl Listener {
             default_filter_chain,
             filter_secrets: Vec::new(),
         })
+    }
+}
+
+fn additional(
+    message: listener::AdditionalAddress,
+    ctx: &Context<'_>,
+) -> Result<SocketAddr, Invalid> {
+    let listener::AdditionalAddress {
+        address,
+        socket_options,
+        tcp_keepalive,
+    } = message;
+    accept!(ctx, "AdditionalAddress": socket_options, tcp_keepalive);
+    match Address::decode_literal(required(address, "address")?).at("address")? {
+        Address::Socket(address) => Ok(address),
+        _ => {
+            let reason = "a Unix socket can only be the one address of a listener";
+            Err(Invalid::at("address", reason))
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use crate::type_url::message_name;
 const TLS_INSPECTOR: &str = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
 const HTTP_INSPECTOR: &str = "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector";
 const ORIGINAL_DST: &str = "envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
+const ORIGINAL_SRC: &str = "envoy.extensions.filters.listener.original_src.v3.OriginalSrc";
 const PROXY_PROTOCOL: &str = "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
 
 /// What looks at a connection before a chain is chosen for it.
@@ -39,6 +40,17 @@ pub enum ListenerFilterKind {
     HttpInspector,
     /// Finds out where a redirected connection was bound for (`SO_ORIGINAL_DST`).
     OriginalDst,
+    /// Connections to endpoints come from the client's address.
+    OriginalSrc(OriginalSrc),
+}
+
+/// `envoy.extensions.filters.listener.original_src.v3.OriginalSrc`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OriginalSrc {
+    /// From the client's port as well.
+    pub bind_port: bool,
+    /// `SO_MARK` of the connections, by which the system leads answers back; zero is none.
+    pub mark: u32,
 }
 
 /// Reads a PROXY protocol header and takes the client's address from it
@@ -155,6 +167,10 @@ impl ListenerFilter {
             }),
             ORIGINAL_DST => unpack(&any)
                 .map(|filters::original_dst::v3::OriginalDst {}| ListenerFilterKind::OriginalDst),
+            ORIGINAL_SRC => unpack(&any).map(|message: filters::original_src::v3::OriginalSrc| {
+                let filters::original_src::v3::OriginalSrc { bind_port, mark } = message;
+                ListenerFilterKind::OriginalSrc(OriginalSrc { bind_port, mark })
+            }),
             PROXY_PROTOCOL => unpack(&any)
                 .and_then(ProxyProtocol::decode)
                 .map(ListenerFilterKind::ProxyProtocol),

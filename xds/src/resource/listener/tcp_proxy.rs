@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use super::{ConnectionPolicy, LogTimes, TcpCluster, TcpProxy, TlvMerge, Tunneling};
+use super::{ConnectionPolicy, LogTimes, TcpCluster, TcpHash, TcpProxy, TlvMerge, Tunneling};
 use crate::proto;
 use crate::proto::core::BackoffStrategy;
 use crate::proto::envoy::r#type::v3::HashPolicy;
-use crate::proto::envoy::r#type::v3::hash_policy::{PolicySpecifier, SourceIp};
-use crate::proto::tcp_proxy::ProxyProtocolTlvMergePolicy;
+use crate::proto::envoy::r#type::v3::hash_policy::{FilterState, PolicySpecifier, SourceIp};
 use crate::proto::tcp_proxy::tcp_proxy::TcpAccessLogOptions;
 use crate::proto::tcp_proxy::tcp_proxy::weighted_cluster::ClusterWeight;
 use crate::proto::tcp_proxy::tcp_proxy::{ClusterSpecifier, WeightedCluster};
+use crate::proto::tcp_proxy::{ProxyProtocolTlvMergePolicy, UpstreamConnectMode};
 use crate::reject::Invalid;
 use crate::resource::access_log::AccessLog;
 use crate::resource::context::{
-    At, Context, accept, duration, each, enumeration, not_empty, number, percent, refuse, required,
+    At, Context, accept, duration, each, enumeration, not_empty, number, percent, required,
 };
 use crate::resource::metadata::Labels;
 use crate::resource::route::labels;
@@ -49,13 +49,10 @@ impl TcpProxy {
             check_drain_close,
             cluster_specifier,
         } = message;
-        refuse!(
-            on_demand,
-            downstream_idle_timeout,
-            upstream_idle_timeout,
-            upstream_connect_mode,
-            max_early_data_bytes,
-        );
+        if on_demand.is_some() {
+            let reason = "clusters are not asked for by connections: name one that is known";
+            return Err(Invalid::at("on_demand", reason));
+        }
         accept!(ctx, "TcpProxy": check_drain_close);
         let old = LogTimes {
             start: false,
@@ -96,6 +93,11 @@ impl TcpProxy {
             stat_prefix: not_empty(stat_prefix, "stat_prefix")?,
             clusters,
             idle_timeout: duration(idle_timeout, "idle_timeout")?.unwrap_or(DEFAULT_IDLE_TIMEOUT),
+            downstream_idle_timeout: duration(downstream_idle_timeout, "downstream_idle_timeout")?
+                .unwrap_or_default(),
+            upstream_idle_timeout: duration(upstream_idle_timeout, "upstream_idle_timeout")?
+                .unwrap_or_default(),
+            awaits_data: awaited(upstream_connect_mode, max_early_data_bytes)?,
             max_duration,
             max_duration_jitter: jitter.unwrap_or_default(),
             max_connect_attempts: attempts.unwrap_or(1),
@@ -103,7 +105,7 @@ impl TcpProxy {
                 .map(backoff)
                 .transpose()
                 .at("backoff_options")?,
-            hash_source_ip: hashed(hash_policy)?,
+            hash: hashed(hash_policy)?,
             policy: ConnectionPolicy::default(),
             access_logs: each("access_log", access_log, |log| AccessLog::decode(log, ctx))?,
             log_times,
@@ -171,21 +173,41 @@ fn backoff(message: BackoffStrategy) -> Result<(Duration, Duration), Invalid> {
     }
 }
 
-/// Whether there is a policy by the client's address.
-fn hashed(policies: Vec<HashPolicy>) -> Result<bool, Invalid> {
+/// How much of what the client says is held until there is an endpoint, if one is only connected to
+/// once it has spoken.
+fn awaited(mode: i32, early: Option<proto::UInt32Value>) -> Result<Option<u32>, Invalid> {
+    use UpstreamConnectMode as Mode;
+    const FIELD: &str = "max_early_data_bytes";
+    let mode = enumeration(mode, "upstream_connect_mode")?;
+    let early = number(early, FIELD, 0..=1 << 20)?;
+    match (mode, early) {
+        // Without waiting nothing is held here: what comes early stays in the socket.
+        (Mode::Immediate, _) => Ok(None),
+        (_, None) => Err(Invalid::at(
+            FIELD,
+            "must be given with this upstream_connect_mode",
+        )),
+        // The handshake always comes first.
+        (Mode::OnDownstreamTlsHandshake, Some(_)) => Ok(None),
+        (Mode::OnDownstreamData, Some(early)) => Ok(Some(early)),
+    }
+}
+
+fn hashed(policies: Vec<HashPolicy>) -> Result<Option<TcpHash>, Invalid> {
     const FIELD: &str = "hash_policy";
     if policies.len() > 1 {
         return Err(Invalid::at(FIELD, "must be one at most"));
     }
     let hashed = each(FIELD, policies, |policy| {
         match required(policy.policy_specifier, "policy_specifier")? {
-            PolicySpecifier::SourceIp(SourceIp {}) => Ok(true),
-            PolicySpecifier::FilterState(_) => {
-                Err(Invalid::at("filter_state", "not supported yet"))
+            PolicySpecifier::SourceIp(SourceIp {}) => Ok(TcpHash::SourceIp),
+            PolicySpecifier::FilterState(FilterState { key }) => {
+                let key = not_empty(key, "key").at("filter_state")?;
+                Ok(TcpHash::FilterState(key))
             }
         }
     })?;
-    Ok(!hashed.is_empty())
+    Ok(hashed.into_iter().next())
 }
 
 fn weighted(clusters: Vec<ClusterWeight>, common: &Labels) -> Result<Vec<TcpCluster>, Invalid> {

@@ -151,7 +151,7 @@ fn what_tunes_a_tcp_proxy_is_read() {
         .map(String::as_str)
         .collect();
     assert_eq!(keys, ["stage", "zone"]);
-    assert!(proxy.hash_source_ip);
+    assert_eq!(proxy.hash, Some(TcpHash::SourceIp));
     let wait = Duration::from_secs;
     assert_eq!(proxy.backoff, Some((wait(1), wait(10))));
     assert!((proxy.max_duration_jitter - 50.0).abs() < f64::EPSILON);
@@ -162,7 +162,7 @@ fn what_tunes_a_tcp_proxy_is_read() {
     };
     assert_eq!(proxy.log_times, times);
     let plain = read(tcp_proxy());
-    assert!(!plain.hash_source_ip && plain.backoff.is_none());
+    assert!(plain.hash.is_none() && plain.backoff.is_none());
     assert_eq!(plain.log_times, LogTimes::default());
 }
 
@@ -213,6 +213,10 @@ fn listener_filters_are_read_in_order() {
         packed(pack(
             &listener_filters::http_inspector::v3::HttpInspector {},
         )),
+        packed(pack(&listener_filters::original_src::v3::OriginalSrc {
+            bind_port: true,
+            mark: 7,
+        })),
     ];
     let predicate = |rule| Some(proto::listener::ListenerFilterChainMatchPredicate { rule });
     let range = proto::envoy::r#type::v3::Int32Range { start: 80, end: 81 };
@@ -245,6 +249,11 @@ fn listener_filters_are_read_in_order() {
     assert_eq!(*kinds[0], ListenerFilterKind::ProxyProtocol(proxy));
     assert_eq!(*kinds[1], ListenerFilterKind::TlsInspector(inspector));
     assert_eq!(*kinds[2], ListenerFilterKind::HttpInspector);
+    let source = OriginalSrc {
+        bind_port: true,
+        mark: 7,
+    };
+    assert_eq!(*kinds[3], ListenerFilterKind::OriginalSrc(source));
     let disabled = listener.listener_filters[2].disabled.as_ref().unwrap();
     assert!(!disabled.matches(Some(80)));
     assert!(disabled.matches(Some(81)) && disabled.matches(None));
@@ -481,11 +490,8 @@ fn a_listener_is_refused_by_path() {
                     });
                 },
             ),
-            ("additional_addresses: not supported yet", |l| {
+            ("additional_addresses[0].address: must be given", |l| {
                 l.additional_addresses = vec![Default::default()];
-            }),
-            ("transparent: not supported yet", |l| {
-                l.transparent = boolean(true)
             }),
             ("udp_listener_config: not supported yet", |l| {
                 l.udp_listener_config = Some(Default::default());
@@ -605,6 +611,41 @@ fn a_tcp_proxy_is_refused_by_path() {
             ("idle_timeout: must not be negative", |p| {
                 p.idle_timeout = seconds(-5)
             }),
+            (
+                "on_demand: clusters are not asked for by connections: name one that is known",
+                |p| p.on_demand = Some(Default::default()),
+            ),
+            (
+                "max_early_data_bytes: must be given with this upstream_connect_mode",
+                |p| p.upstream_connect_mode = 1,
+            ),
+            (
+                "max_early_data_bytes: 1048577 is not within 0 and 1048576",
+                |p| p.max_early_data_bytes = uint((1 << 20) + 1),
+            ),
+            ("tunneling_config.post_path: is no path", |p| {
+                p.tunneling_config = Some(tcp::TunnelingConfig {
+                    hostname: "a:1".into(),
+                    use_post: true,
+                    post_path: "in".into(),
+                    ..Default::default()
+                });
+            }),
+            (
+                "tunneling_config.post_path: is for POST, which is not used",
+                |p| {
+                    p.tunneling_config = Some(tcp::TunnelingConfig {
+                        hostname: "a:1".into(),
+                        post_path: "/in".into(),
+                        ..Default::default()
+                    });
+                },
+            ),
+            ("hash_policy[0].filter_state.key: must not be empty", |p| {
+                p.hash_policy = vec![proto::envoy::r#type::v3::HashPolicy {
+                    policy_specifier: Some(PolicySpecifier::FilterState(Default::default())),
+                }];
+            }),
             ("access_log[0].typed_config: must be given", |p| {
                 p.access_log = vec![Default::default()];
             }),
@@ -653,4 +694,43 @@ fn a_listener_may_take_what_was_bound_for_others_and_others_only_what_they_are_g
         filters.map(|f| f.kind.clone()).collect::<Vec<_>>()
     };
     assert_eq!(kinds(&listener), [ListenerFilterKind::OriginalDst]);
+}
+
+#[test]
+fn a_listener_may_have_several_addresses() {
+    let more = |address: &str, port: u32| proto::listener::AdditionalAddress {
+        address: Some(core::Address {
+            address: Some(core::address::Address::SocketAddress(core::SocketAddress {
+                address: address.into(),
+                port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port)),
+                ..Default::default()
+            })),
+        }),
+        ..Default::default()
+    };
+    let mut message = with_tcp(tcp_proxy());
+    message.additional_addresses = vec![more("127.0.0.2", 80), more("::1", 81)];
+    message.transparent = boolean(true);
+    let listener = typed(&message);
+    let expected = ["127.0.0.2:80", "[::1]:81"].map(|a| a.parse().unwrap());
+    assert_eq!(listener.more_addresses, expected);
+    assert!(listener.transparent && !listener.freebind);
+    for (again, reason) in [
+        (
+            more("::1", 81),
+            "additional_addresses: an address is given twice",
+        ),
+        (
+            more("127.0.0.1", 8080),
+            "additional_addresses: an address is given twice",
+        ),
+        (
+            more("a.test", 80),
+            "additional_addresses[2].address.socket_address.address: \"a.test\" is not an IP address",
+        ),
+    ] {
+        let mut twice = message.clone();
+        twice.additional_addresses.push(again);
+        assert_eq!(refusal(&twice), reason);
+    }
 }

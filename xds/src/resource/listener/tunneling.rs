@@ -3,7 +3,7 @@
 use super::{RequestId, Tunneling};
 use crate::proto::tcp_proxy::tcp_proxy::TunnelingConfig;
 use crate::reject::Invalid;
-use crate::resource::context::{At, Context, not_empty, refuse};
+use crate::resource::context::{At, Context, fault, not_empty, refuse};
 use crate::resource::format::Format;
 use crate::resource::headers::{additions, header_name};
 use crate::resource::http_manager::check_request_id;
@@ -22,15 +22,7 @@ impl Tunneling {
             request_id_metadata_key,
             formatters,
         } = message;
-        if !post_path.is_empty() && !use_post {
-            return Err(Invalid::at("post_path", "is for POST, which is not used"));
-        }
-        refuse!(
-            use_post,
-            propagate_response_headers,
-            propagate_response_trailers,
-            formatters,
-        );
+        refuse!(formatters);
         let request_id = request_id_extension.map(|extension| {
             check_request_id(extension, ctx).at("request_id_extension")?;
             let given = |text: String, default: &str| match text.is_empty() {
@@ -46,8 +38,27 @@ impl Tunneling {
         let hostname = not_empty(hostname, "hostname")?;
         Ok(Self {
             hostname: Format::parse(&hostname).at("hostname")?,
+            post_path: path(use_post, post_path).at("post_path")?,
+            keeps_headers: propagate_response_headers,
+            keeps_trailers: propagate_response_trailers,
             headers: additions(headers_to_add, "headers_to_add")?,
             request_id: request_id.transpose()?,
         })
+    }
+}
+
+/// The path of a POST, if that is what opens a tunnel.
+fn path(use_post: bool, path: String) -> Result<Option<String>, Invalid> {
+    match (use_post, path.is_empty()) {
+        (false, true) => Ok(None),
+        (false, false) => Err(fault("is for POST, which is not used")),
+        (true, true) => Ok(Some("/".to_owned())),
+        (true, false) => {
+            let plain = path.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+            match path.starts_with('/') && plain {
+                true => Ok(Some(path)),
+                false => Err(fault("is no path")),
+            }
+        }
     }
 }

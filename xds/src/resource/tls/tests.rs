@@ -374,8 +374,8 @@ fn an_upstream_context_is_refused_by_path() {
                 },
             ),
             (
-                "common_tls_context.validation_context.match_typed_subject_alt_names[0].san_type: \
-             OTHER_NAME is not supported yet",
+                "common_tls_context.validation_context.match_typed_subject_alt_names[0].oid: \
+             \"\" is no object identifier",
                 |c| validation(c, named(SanType::OtherName, "a@b")),
             ),
             (
@@ -468,10 +468,10 @@ fn a_secret_is_refused_by_path() {
                 s.r#type = Some(tls::secret::Type::GenericSecret(Default::default()));
             }),
             (
-                "validation_context.max_verify_depth: not supported yet",
+                "validation_context.max_verify_depth: 101 is not within 0 and 100",
                 |s| {
                     let context = tls::CertificateValidationContext {
-                        max_verify_depth: uint(3),
+                        max_verify_depth: uint(101),
                         ..Default::default()
                     };
                     s.r#type = Some(tls::secret::Type::ValidationContext(context));

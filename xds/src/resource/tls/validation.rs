@@ -14,7 +14,8 @@ use crate::proto::tls::subject_alt_name_matcher::SanType;
 use crate::proto::tls::{self, SubjectAltNameMatcher};
 use crate::reject::{FieldPath, Invalid};
 use crate::resource::context::{
-    At, Context, each, enumeration, fault, not_empty, refuse, required, unknown_type, unpack,
+    At, Context, each, enumeration, fault, not_empty, number, refuse, required, unknown_type,
+    unpack,
 };
 use crate::resource::matcher::StringMatcher;
 use crate::type_url::message_name;
@@ -111,8 +112,6 @@ impl Validation {
         refuse!(
             ca_certificate_provider_instance,
             require_signed_certificate_timestamp,
-            allow_expired_certificate,
-            max_verify_depth,
         );
         let mut subject_names = each(
             "match_typed_subject_alt_names",
@@ -157,6 +156,8 @@ impl Validation {
                 .transpose()
                 .at("crl")?,
             revoked_leaf_only: only_verify_leaf_cert_crl,
+            allow_expired: allow_expired_certificate,
+            max_depth: number(max_verify_depth, "max_verify_depth", 0..=100)?,
             accept_untrusted: trust == TrustChainVerification::AcceptUntrusted,
             suppress_client_ca_list,
         })
@@ -168,6 +169,17 @@ impl Validation {
         let trusted = authorities || !self.trust_domains.is_empty();
         if !trusted && !self.subject_names.is_empty() {
             return Err(Invalid::at("trusted_ca", "must be given with names"));
+        }
+        for (set, field) in [
+            (self.allow_expired, "allow_expired_certificate"),
+            (self.max_depth.is_some(), "max_verify_depth"),
+        ] {
+            if set && !trusted {
+                return Err(Invalid::at(
+                    "trusted_ca",
+                    format!("must be given with {field}"),
+                ));
+            }
         }
         if !authorities && self.revoked.is_some() {
             return Err(Invalid::at("trusted_ca", "must be given with crl"));
@@ -266,6 +278,7 @@ impl SubjectName {
         ];
         let of = |kind| Self {
             kind,
+            oid: String::new(),
             matcher: matcher.clone(),
         };
         kinds.into_iter().map(of).collect()
@@ -277,18 +290,26 @@ impl SubjectName {
             matcher,
             oid,
         } = message;
-        refuse!(oid);
         let kind = match enumeration(san_type, "san_type")? {
             SanType::Dns => SubjectNameKind::Dns,
             SanType::Uri => SubjectNameKind::Uri,
             SanType::IpAddress => SubjectNameKind::Ip,
             SanType::Unspecified => return Err(Invalid::at("san_type", "must be given")),
             SanType::Email => SubjectNameKind::Email,
-            SanType::OtherName => {
-                return Err(Invalid::at("san_type", "OTHER_NAME is not supported yet"));
-            }
+            SanType::OtherName => SubjectNameKind::Other,
         };
+        let is_oid = |part: &str| part.parse::<u64>().is_ok();
+        match kind {
+            SubjectNameKind::Other if oid.contains('.') && oid.split('.').all(is_oid) => {}
+            SubjectNameKind::Other => {
+                return Err(Invalid::at(
+                    "oid",
+                    format!("{oid:?} is no object identifier"),
+                ));
+            }
+            _ => refuse!(oid),
+        }
         let matcher = StringMatcher::decode(required(matcher, "matcher")?, ctx).at("matcher")?;
-        Ok(Self { kind, matcher })
+        Ok(Self { kind, oid, matcher })
     }
 }

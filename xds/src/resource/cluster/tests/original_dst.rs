@@ -90,10 +90,12 @@ fn connections_come_from_one_address_of_each_family() {
     let both = "source_address: {address: 127.0.0.6, port_value: 0}, \
                 extra_source_addresses: [{address: {address: '::6', port_value: 0}}]";
     assert_eq!(
-        of(both).unwrap().source_addresses,
+        of(both).unwrap().source_addresses.addresses,
         ["127.0.0.6:0".parse().unwrap(), "[::6]:0".parse().unwrap()]
     );
-    assert_eq!(of("").unwrap().source_addresses, []);
+    assert_eq!(of("").unwrap().source_addresses, Default::default());
+    let free = format!("{both}, freebind: true");
+    assert!(of(&free).unwrap().source_addresses.freebind);
     let twice = both.replace("::6", "127.0.0.7");
     let refusal = of(&twice).unwrap_err();
     assert!(refusal.contains("of the other family"), "{refusal}");
