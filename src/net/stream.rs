@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::http2::TunnelStream;
+use super::http2::{Tunnel, TunnelStream};
 
 /// A connection, either side.
 #[derive(Debug)]
@@ -18,8 +18,10 @@ pub enum Io {
     Unix(UnixStream),
     ServerTls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
     ClientTls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
-    /// A stream of an HTTP/2 connection that became a tunnel.
+    /// A stream of an HTTP/2 connection to an endpoint that became a tunnel.
     Stream(Box<TunnelStream>),
+    /// The same of a client's connection.
+    Tunnel(Box<Tunnel>),
 }
 
 macro_rules! each {
@@ -30,6 +32,7 @@ macro_rules! each {
             Io::ServerTls($io) => $call,
             Io::ClientTls($io) => $call,
             Io::Stream($io) => $call,
+            Io::Tunnel($io) => $call,
         }
     };
 }
@@ -64,6 +67,7 @@ impl AsyncWrite for Io {
             Self::ServerTls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::ClientTls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::Stream(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Tunnel(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -74,6 +78,7 @@ impl AsyncWrite for Io {
             Self::ServerTls(io) => io.is_write_vectored(),
             Self::ClientTls(io) => io.is_write_vectored(),
             Self::Stream(io) => io.is_write_vectored(),
+            Self::Tunnel(io) => io.is_write_vectored(),
         }
     }
 
@@ -133,7 +138,7 @@ impl Io {
             Self::ServerTls(io) => io.get_ref().0.poll_read_ready(cx),
             Self::ClientTls(io) => io.get_ref().0.poll_read_ready(cx),
             // Nothing is known of these: whoever reads finds out.
-            Self::Stream(_) => Poll::Ready(Ok(())),
+            Self::Stream(_) | Self::Tunnel(_) => Poll::Ready(Ok(())),
         }
     }
 
@@ -159,7 +164,7 @@ impl Io {
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(io) => Some(io),
-            Self::Unix(_) | Self::Stream(_) => None,
+            Self::Unix(_) | Self::Stream(_) | Self::Tunnel(_) => None,
             Self::ServerTls(io) => Some(io.get_ref().0),
             Self::ClientTls(io) => Some(io.get_ref().0),
         }
