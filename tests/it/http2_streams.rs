@@ -303,6 +303,22 @@ async fn a_reset_without_an_error_by_the_origin_is_no_answer_to_an_upload() {
 }
 
 #[tokio::test]
+async fn a_client_that_takes_nothing_loses_its_stream_in_time() {
+    let (app, _origin) = fronted(&json!({"stream_idle_timeout": "0.2s"})).await;
+    let stream = TcpStream::connect(app.listener("web")).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    let client = builder.initial_window_size(0).handshake::<_, Bytes>(stream);
+    let (sender, connection) = client.await.unwrap();
+    tokio::spawn(connection);
+    let mut sender = sender.ready().await.unwrap();
+    let get = Request::get("http://h.test/").body(()).unwrap();
+    let (answer, _) = sender.send_request(get, true).unwrap();
+    let mut body = within("a head", answer).await.unwrap().into_body();
+    let end = within("the end", body.data()).await.unwrap();
+    assert_eq!(end.unwrap_err().reason(), Some(Reason::CANCEL));
+}
+
+#[tokio::test]
 async fn an_answer_that_a_filter_makes_one_without_a_body_has_none() {
     let types = "type.googleapis.com/envoy";
     let origin = Origin::http(|mut conn: Conn| async move {

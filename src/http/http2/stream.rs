@@ -32,26 +32,27 @@ pub async fn serve(
     mut respond: SendResponse<Bytes>,
 ) {
     let (parts, receive) = request.into_parts();
-    let length = parts.headers.get(CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     let mut tunnel = None;
     let mut wanted = None;
-    let (body, downstream) = if parts.method == Method::CONNECT {
-        if length.is_some_and(|length| length > 0) {
+    let mut downstream = None;
+    let body = if parts.method == Method::CONNECT {
+        if length(&parts.headers).is_some_and(|length| length > 0) {
             // What follows is no body (RFC 9110 section 9.3.6).
             return respond.send_reset(Reason::PROTOCOL_ERROR);
         }
         let (tell, told) = oneshot::channel();
         tunnel = Some((tell, receive));
-        (Received::default(), Some(Downstream::Stream(told)))
+        downstream = Some(Downstream::Stream(told));
+        Received::default()
+    } else if receive.is_end_stream() {
+        // Most requests: no more is asked of the stream, each time under its lock.
+        Received::default()
     } else {
-        let mut body = Received::new(receive, length);
-        if !body.is_end_stream() && waits(&parts.headers) {
-            let told = Rc::new(Wanted::default());
-            body = body.telling(Rc::clone(&told));
-            wanted = Some(told);
+        let body = Received::new(receive, length(&parts.headers));
+        match waits(&parts.headers) {
+            true => body.telling(Rc::clone(wanted.insert(Rc::new(Wanted::default())))),
+            false => body,
         }
-        (body, None)
     };
     let answer = {
         let body = Incoming::Http2(body);
@@ -120,6 +121,11 @@ pub async fn serve(
         }
         Err(error) => refused(&mut respond, &error),
     }
+}
+
+/// What a head says of its body; the codec has seen to it that it says one thing.
+fn length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Whether a client wants to be told to go on before it sends a body.

@@ -50,13 +50,12 @@ impl Wanted {
 }
 
 impl Received {
-    /// `length` is what the head says of it.
+    /// Of a stream that has not ended; without one there is no body. `length` is what the head says
+    /// of it.
     pub fn new(stream: RecvStream, length: Option<u64>) -> Self {
-        // Asking the stream takes a lock, and most requests have no body.
-        let stream = (!stream.is_end_stream()).then_some(stream);
         Self {
-            left: length.filter(|_| stream.is_some()),
-            stream,
+            stream: Some(stream),
+            left: length,
             data_over: false,
             wanted: None,
         }
