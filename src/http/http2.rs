@@ -162,7 +162,10 @@ struct Codec {
     pings: Option<Pings>,
 }
 
-#[allow(clippy::large_enum_variant, reason = "one for each connection, on the heap")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one for each connection, on the heap"
+)]
 enum Stage {
     /// The preface has not come yet.
     Opening(Handshake<Wire, Bytes>),
