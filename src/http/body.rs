@@ -148,6 +148,23 @@ impl Body {
         }
     }
 
+    /// Ready when the client has taken nothing for so long that its stream ends: what came of that is
+    /// noted down.
+    pub fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(exchange) = self.exchange_mut() else {
+            return Poll::Pending;
+        };
+        let fired = std::task::ready!(exchange.poll_stalled(cx));
+        tracing::debug!(%fired, "the client takes nothing");
+        fired.count(exchange);
+        if let Some(flag) = fired.flag() {
+            exchange.flag(flag);
+        }
+        let stats = &exchange.connection.manager.stats;
+        stats.downstream_rq_tx_reset.inc();
+        Poll::Ready(())
+    }
+
     /// Whether the answer is ours.
     pub fn is_local(&self) -> bool {
         matches!(self, Self::Full(..))

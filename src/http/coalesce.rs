@@ -14,6 +14,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::http2::Malformed;
 use super::opening::Opening;
 
 /// More than this is never put together: from here on a system call is cheap for what it moves.
@@ -42,6 +43,10 @@ struct Shared<W> {
     unflushed: bool,
     /// What is read is looked at as it passes.
     opening: Opening,
+    /// So is what is written, where malformed requests end their connection.
+    malformed: Option<Malformed>,
+    /// Moves with every read.
+    reads: u32,
 }
 
 impl<W: AsyncWrite + Unpin> Coalesced<W> {
@@ -53,7 +58,42 @@ impl<W: AsyncWrite + Unpin> Coalesced<W> {
             put_off: false,
             unflushed: false,
             opening: Opening::default(),
+            malformed: None,
+            reads: 0,
         })))
+    }
+
+    /// Malformed requests are to end it. Call it before anything is written.
+    pub fn end_with_malformed(&mut self) {
+        self.0.borrow_mut().malformed = Some(Malformed::default());
+    }
+
+    /// The request of a stream was handed over.
+    pub fn accepted(&self, stream: u32) {
+        let mut shared = self.0.borrow_mut();
+        let Shared {
+            malformed, waiting, ..
+        } = &mut *shared;
+        if let Some(malformed) = malformed {
+            malformed.accepted(stream, waiting);
+        }
+    }
+
+    /// Whether it has to end for a malformed request. Ask when all requests that came have been handed
+    /// over.
+    pub fn is_malformed(&self) -> bool {
+        let shared = self.0.borrow();
+        shared.malformed.as_ref().is_some_and(Malformed::is_over)
+    }
+
+    /// Moves with everything that comes.
+    pub fn reads(&self) -> u32 {
+        self.0.borrow().reads
+    }
+
+    /// The connection below, when the codec has let go of it; what waits to be written is lost.
+    pub fn into_inner(self) -> Option<W> {
+        Some(Rc::try_unwrap(self.0).ok()?.into_inner().io)
     }
 
     pub fn handle(&self) -> Self {
@@ -84,6 +124,13 @@ impl<W: AsyncWrite + Unpin> Coalesced<W> {
 }
 
 impl<W: AsyncWrite + Unpin> Shared<W> {
+    fn take(&mut self, bytes: &[u8]) {
+        match &mut self.malformed {
+            None => self.waiting.extend_from_slice(bytes),
+            Some(malformed) => malformed.pass(bytes, &mut self.waiting),
+        }
+    }
+
     /// Room for more, which is made if need be.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.waiting.len() >= MOST {
@@ -130,6 +177,7 @@ impl<W: AsyncRead + Unpin> AsyncRead for Coalesced<W> {
         let mut shared = self.0.borrow_mut();
         let before = buf.filled().len();
         ready!(Pin::new(&mut shared.io).poll_read(cx, buf))?;
+        shared.reads = shared.reads.wrapping_add(1);
         Poll::Ready(shared.opening.look(&buf.filled()[before..]))
     }
 }
@@ -142,7 +190,7 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Coalesced<W> {
     ) -> Poll<io::Result<usize>> {
         let mut shared = self.0.borrow_mut();
         let taken = ready!(shared.poll_room(cx))?.min(buf.len());
-        shared.waiting.extend_from_slice(&buf[..taken]);
+        shared.take(&buf[..taken]);
         Poll::Ready(Ok(taken))
     }
 
@@ -156,7 +204,7 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Coalesced<W> {
         let mut left = room;
         for buf in bufs {
             let taken = left.min(buf.len());
-            shared.waiting.extend_from_slice(&buf[..taken]);
+            shared.take(&buf[..taken]);
             left -= taken;
         }
         Poll::Ready(Ok(room - left))

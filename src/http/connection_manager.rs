@@ -6,32 +6,23 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::Context;
 use std::time::{Duration, Instant};
 
 use causeway_xds::resource::http_manager::{Codec, HttpManager};
 use http::header::HeaderValue;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::clock::{Activity, Clock, Counted, Tick};
-use super::coalesce::Coalesced;
+use super::clock::Activity;
 use super::forwarded::Peer;
-use super::tunnels::Tasks;
-use super::{http1, serve_request};
+use super::{http1, http2};
 use crate::filter::StreamState;
 use crate::net::Io;
-use crate::net::http2::Windows;
 use crate::runtime::drain::Drain;
 use crate::runtime::timer::Deadline;
 use crate::snapshot::{HttpManagerSpec, Reader};
 use crate::tls::Session;
 use crate::upstream::Client;
 use crate::upstream::body::Progress;
-
-/// Streams per connection when the configuration gives none (Envoy's default since 1.36).
-const MAX_STREAMS: u32 = 1024;
 
 /// Later than anything is due.
 pub(super) const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -89,14 +80,14 @@ pub struct Connection {
     /// Requests that it may still have; `None`: any number.
     left: Cell<Option<u32>>,
     activity: Arc<Activity>,
-    /// Those of HTTP/2.
-    pub tasks: Tasks,
     /// A request whose response is over, while its body is not.
     unread: RefCell<Option<Rc<Progress>>>,
     /// When the last request ended, or the connection began.
     idle_since: Cell<Instant>,
     /// It had no request for too long, so that the next one is its last.
     expired: Cell<bool>,
+    /// A request was malformed, and that ends it.
+    malformed: Cell<bool>,
     /// When the clock is to look at the latest.
     look: Cell<Instant>,
 }
@@ -112,6 +103,25 @@ impl Connection {
 
     pub fn is_busy(&self) -> bool {
         self.active.get() > 0
+    }
+
+    /// How many requests run.
+    pub fn active(&self) -> u32 {
+        self.active.get()
+    }
+
+    /// Whether it has had as many requests as it may have.
+    pub fn is_spent(&self) -> bool {
+        self.left.get() == Some(0)
+    }
+
+    /// A request was malformed, and that ends the connection (HTTP/2).
+    pub fn malformed(&self) {
+        self.malformed.set(true);
+    }
+
+    pub fn is_malformed(&self) -> bool {
+        self.malformed.get()
     }
 
     /// Whether bytes that come belong to a request that was answered before it had ended.
@@ -161,7 +171,7 @@ impl Connection {
     /// Whether the connection is to end once what runs now has ended.
     pub fn is_ending(&self) -> bool {
         self.drain.has_begun()
-            || self.left.get() == Some(0)
+            || self.is_spent()
             || self.expired.get()
             || self.manager.draining.load(Relaxed)
     }
@@ -255,17 +265,17 @@ pub async fn serve(io: Io, accepted: Accepted, manager: Arc<HttpManagerSpec>) {
         active: Cell::new(0),
         left: Cell::new(manager.model.max_requests),
         activity: Arc::new(activity),
-        tasks: Tasks::default(),
         unread: RefCell::default(),
         idle_since: Cell::new(Instant::now()),
         expired: Cell::new(false),
+        malformed: Cell::new(false),
         look: Cell::new(Instant::now() + NEVER),
         manager,
     });
     if is_http2 {
         stats.downstream_cx_http2_total.inc();
         // On the heap: each connection would have room for it, and most speak HTTP/1.
-        Box::pin(serve_http2(io, connection)).await;
+        Box::pin(http2::serve(io, connection)).await;
     } else {
         stats.downstream_cx_http1_total.inc();
         http1::serve(io, connection).await;
@@ -319,84 +329,4 @@ impl Lifetime {
 pub(super) fn lifetime(model: &HttpManager) -> Option<Lifetime> {
     let limit = model.timeouts.max_connection;
     (!limit.is_zero()).then(|| Lifetime(Deadline::after(limit)))
-}
-
-async fn serve_http2(io: Io, connection: Rc<Connection>) {
-    let model = &connection.manager.model;
-    let activity = Arc::clone(&connection.activity);
-    let io = Coalesced::new(Counted::new(io, activity));
-    let outgoing = io.handle();
-    let options = &model.http2;
-    let windows = Windows::new(
-        options.initial_stream_window_size,
-        options.initial_connection_window_size,
-    );
-    let mut builder = http2::Builder::new(connection.tasks.clone());
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(options.max_concurrent_streams.unwrap_or(MAX_STREAMS))
-        .initial_stream_window_size(windows.stream)
-        .initial_connection_window_size(windows.connection)
-        // Twice what is allowed: what is between is refused by a reset, as Envoy does.
-        .max_header_list_size(model.max_request_headers_kb.saturating_mul(2 * 1024));
-    if options.allow_connect {
-        builder.enable_connect_protocol();
-    }
-    if let Some(keepalive) = options.keepalive {
-        builder
-            .keep_alive_interval(keepalive.interval)
-            .keep_alive_timeout(keepalive.timeout);
-    }
-    let service = {
-        let connection = Rc::clone(&connection);
-        // A stream is a task, and is moved several times until it is one: it is large, and moved as
-        // a pointer.
-        service_fn(move |request| Box::pin(serve_request::handle(Rc::clone(&connection), request)))
-    };
-    let mut http = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
-    let mut clock = Clock::new(&model.timeouts, Duration::ZERO, connection.idle_since());
-    let mut drained = std::pin::pin!(connection.drain.begun());
-    let mut draining = false;
-    let mut lifetime = lifetime(model);
-    let result = std::future::poll_fn(|cx| {
-        loop {
-            if let Poll::Ready(result) = http.as_mut().poll(cx) {
-                return Poll::Ready(result);
-            }
-            if let Err(error) = outgoing.end_turn(cx, connection.active.get() > 1) {
-                tracing::debug!(%error, peer = %connection.peer.ip, "connection broke off");
-                return Poll::Ready(Ok(()));
-            }
-            if !draining
-                && (connection.left.get() == Some(0) || drained.as_mut().poll(cx).is_ready())
-            {
-                draining = true;
-                connection.manager.stats.downstream_cx_drain_close.inc();
-                http.as_mut().graceful_shutdown();
-                continue;
-            }
-            if !draining && lifetime.as_mut().is_some_and(|l| l.poll_unpin(cx)) {
-                draining = true;
-                http.as_mut().graceful_shutdown();
-                continue;
-            }
-            match clock.poll(cx, &connection) {
-                Tick::IdleTimeout if !draining => {
-                    draining = true;
-                    connection.manager.stats.downstream_cx_idle_timeout.inc();
-                    http.as_mut().graceful_shutdown();
-                }
-                Tick::WriteStalled => {
-                    connection.manager.stats.downstream_rq_idle_timeout.inc();
-                    return Poll::Ready(Ok(()));
-                }
-                _ => return Poll::Pending,
-            }
-        }
-    })
-    .await;
-    if let Err(error) = result {
-        connection.manager.stats.downstream_cx_protocol_error.inc();
-        tracing::debug!(%error, peer = %connection.peer.ip, "connection ended");
-    }
 }

@@ -113,6 +113,12 @@ impl Exchange {
         self.watch.poll(cx, &self.progress, own)
     }
 
+    /// As [`Exchange::poll_watch`], while the client takes nothing.
+    pub fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Fired> {
+        let own = self.connection.polls_streams().then_some(&*self.connection);
+        self.watch.poll_stalled(cx, &self.progress, own)
+    }
+
     /// The head of the response is known.
     pub fn answered(&self, status: StatusCode) {
         self.status.set(status.as_u16());

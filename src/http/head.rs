@@ -121,7 +121,7 @@ fn extended_connect(parts: &mut Parts) -> Option<UpgradeRequest> {
     if parts.method != Method::CONNECT || parts.version != Version::HTTP_2 {
         return None;
     }
-    let protocol = parts.extensions.remove::<hyper::ext::Protocol>()?;
+    let protocol = parts.extensions.remove::<h2::ext::Protocol>()?;
     let protocol = HeaderValue::from_str(protocol.as_str()).ok()?;
     parts.method = Method::GET;
     if protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
@@ -271,13 +271,16 @@ fn underscores(headers: &mut HeaderMap, action: Underscores) -> Result<(), Failu
     Ok(())
 }
 
+/// The detail word of a request without a host.
+pub const NO_HOST: &str = "host_missing";
+
 /// Exactly one host, of characters a host can have (RFC 9112 section 3.2).
 fn host(parts: &mut Parts, manager: &HttpManager, local_port: Option<u16>) -> Result<(), Failure> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let Some(host) = hosts.next() else {
         let missing = Failure {
             body: Cow::Borrowed(""),
-            ..Failure::bad_request("host_missing")
+            ..Failure::bad_request(NO_HOST)
         };
         return Err(missing);
     };

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use causeway_xds::resource::headers::HeaderCase;
+use http::Request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -16,10 +17,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::clock::{Clock, Counted, Tick};
 use super::connection_manager::{Connection, Lifetime, lifetime};
+use super::upgrade::Downstream;
 use super::{serve_request, unparsed};
 use crate::net::Io;
 use crate::runtime::timer::Deadline;
 use crate::telemetry::stats::HttpStats;
+use crate::upstream::body::Incoming;
 
 /// How long nothing has to happen before a connection is parked: more than the pauses between the
 /// requests of one page.
@@ -125,7 +128,14 @@ async fn stretch(
     }
     let service = {
         let connection = Rc::clone(connection);
-        service_fn(move |request| serve_request::handle(Rc::clone(&connection), request))
+        service_fn(move |mut request: Request<hyper::body::Incoming>| {
+            // hyper puts something there exactly when an upgrade is asked for.
+            let asked = !request.extensions().is_empty();
+            let asked = asked.then(|| Downstream::Connection(hyper::upgrade::on(&mut request)));
+            let (parts, body) = request.into_parts();
+            let body = Incoming::Http1(body);
+            serve_request::handle(Rc::clone(&connection), parts, body, asked)
+        })
     };
     let mut http = builder
         .serve_connection(TokioIo::new(counted), service)
@@ -287,7 +297,7 @@ fn cut(io: Option<Io>) -> Stretch {
 
 /// Reads what the client still sends, for a moment: closing at once would reset the connection,
 /// and the client might never see our last answer (RFC 9112 section 9.6).
-async fn linger(mut io: Io, limit: Duration) {
+pub(super) async fn linger(mut io: Io, limit: Duration) {
     if limit.is_zero() {
         return;
     }

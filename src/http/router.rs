@@ -24,7 +24,7 @@ use super::request::{append_via, edit_request, edit_response};
 use super::retry::Retries;
 use super::routed::Routed;
 use super::timeouts::Timeouts;
-use super::upgrade;
+use super::upgrade::{self, Downstream};
 use super::view::View;
 use super::websocket;
 use crate::cluster::{Cluster, Wish};
@@ -54,8 +54,8 @@ pub struct Job<'j> {
     /// Where copies go.
     pub copies: Option<Box<Copies>>,
     pub upgrade: Option<UpgradeRequest>,
-    /// Hyper's half of a downstream upgrade, taken before the request was taken apart.
-    pub on_upgrade: Option<hyper::upgrade::OnUpgrade>,
+    /// The client's end of an upgrade.
+    pub downstream: Option<Downstream>,
     pub routed: &'j Routed,
     pub manner: Manner,
 }
@@ -77,7 +77,7 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Forwarded {
         cluster,
         copies,
         upgrade,
-        mut on_upgrade,
+        mut downstream,
         routed,
         manner,
     } = job;
@@ -122,7 +122,7 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Forwarded {
     let bridge = exchange.filters.bridge().zip(upgrade.as_ref());
     if ((connect && forward.upgrades.iter().any(|u| u.terminate)) || bridge.is_some())
         && let Some(cluster) = &cluster
-        && let Some(downstream) = on_upgrade.take()
+        && let Some(downstream) = downstream.take()
     {
         let wish = Wish {
             hash: hashed.hash,
@@ -210,16 +210,16 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Forwarded {
             return Forwarded::Again(Box::new(again));
         }
     }
-    let mut response = match (answer, upgrade, on_upgrade) {
+    let mut response = match (answer, upgrade, downstream) {
         (Err(failure), ..) => failed(&failure, manner, tell, exchange),
-        (Ok((lease, response)), Some(asked), Some(on_upgrade))
+        (Ok((lease, response)), Some(asked), Some(downstream))
             if response.status() == StatusCode::SWITCHING_PROTOCOLS
                 || (asked.connect && response.status().is_success())
                 || (lease.is_http2() && response.status() == StatusCode::OK) =>
         {
             exchange.watch.upgraded();
             let ends = upgrade::Ends { lease, idle };
-            upgrade::switch(response, asked, on_upgrade, ends, chosen.edits(), exchange)
+            upgrade::switch(response, asked, downstream, ends, chosen.edits(), exchange)
         }
         // Any success would open the tunnel that the upstream did not.
         (Ok((_, response)), Some(asked), _) if asked.extended && response.status().is_success() => {

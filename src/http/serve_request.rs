@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRAILER};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Method, Response, StatusCode, Version};
 use http_body::Body as _;
-use hyper::body::Incoming;
 
 use super::around::Surroundings;
 use super::attempts;
@@ -25,30 +24,34 @@ use super::routed::{Routed, Where};
 use super::router::{self, Forwarded, Job};
 use super::strict;
 use super::timeouts::Timeouts;
+use super::upgrade::Downstream;
 use crate::error::{Failure, ResponseFlag};
 use crate::filter::{Flow, LocalReply, Stream, Then};
 use crate::route::redirect::Redirect;
 use crate::route::{Action, Chosen, PerRoute};
 use crate::snapshot::HttpManagerSpec;
-use crate::upstream::body::ClientBody;
+use crate::upstream::body::{ClientBody, Incoming};
 
 /// Why a stream ends without an answer (HTTP/2): the request is not one, as its codec sees it.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the head of the request is refused")]
-pub struct Reset;
+pub enum Refused {
+    #[error("the head of the request is refused")]
+    Reset,
+    /// And malformed requests end their connection.
+    #[error("the request is malformed")]
+    Malformed,
+}
 
-/// Serves one request of `connection`.
+/// Serves one request of `connection`; `downstream` is there if it may ask for an upgrade.
 ///
 /// # Errors
-/// [`Reset`]
+/// [`Refused`]
 pub async fn handle(
     connection: Rc<Connection>,
-    mut request: Request<Incoming>,
-) -> Result<Response<Body>, Reset> {
-    // hyper puts something there exactly when an upgrade is asked for.
-    let asked = !request.extensions().is_empty();
-    let mut on_upgrade = asked.then(|| hyper::upgrade::on(&mut request));
-    let (parts, body) = request.into_parts();
+    parts: Parts,
+    body: Incoming,
+    mut downstream: Option<Downstream>,
+) -> Result<Response<Body>, Refused> {
     let mut head = Some(parts);
     let parts = head.as_mut().expect("made a line above");
     connection.request_began();
@@ -56,9 +59,7 @@ pub async fn handle(
     exchange.asked = connection.manager.filters.asked(parts);
     let mut body = ClientBody::new(body, Rc::clone(&exchange.progress));
     // Those of HTTP/1 have to be announced (RFC 9110 section 6.6.2).
-    if parts.version == Version::HTTP_2 {
-        exchange.progress.http2.set(true);
-    } else if !body.is_end_stream() {
+    if parts.version != Version::HTTP_2 && !body.is_end_stream() {
         let announced = parts.headers.contains_key(TRAILER);
         exchange.progress.drop_trailers.set(!announced);
     }
@@ -120,7 +121,7 @@ pub async fn handle(
                     cluster: to.cluster,
                     copies: to.copies,
                     upgrade,
-                    on_upgrade: on_upgrade.take(),
+                    downstream: downstream.take(),
                     routed: known,
                     manner: asking,
                 };
@@ -150,7 +151,15 @@ pub async fn handle(
                     Ok(Decided::Forward { .. }) => unreachable!("a route that forwards was chosen"),
                     Err(failure) if manner.http2 && strict::is_of_the_codec(&failure) => {
                         exchange.failed(&failure);
-                        return Err(Reset);
+                        return Err(Refused::Reset);
+                    }
+                    Err(failure)
+                        if manner.http2
+                            && !connection.manager.model.resets_malformed
+                            && strict::is_malformed(&failure) =>
+                    {
+                        exchange.failed(&failure);
+                        return Err(Refused::Malformed);
                     }
                     Err(failure) => reply::from_failure(&failure, manner, exchange),
                 };

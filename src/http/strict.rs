@@ -9,7 +9,7 @@ use http::uri::PathAndQuery;
 use http::{Method, StatusCode, Version};
 
 use super::framing::Heads;
-use super::head::UNDERSCORE;
+use super::head::{NO_HOST, UNDERSCORE};
 use crate::error::{Failure, ResponseFlag};
 
 /// What an HTTP/2 codec answers with a reset instead of words.
@@ -17,7 +17,13 @@ pub fn is_of_the_codec(failure: &Failure) -> bool {
     failure.details == UNDERSCORE || failure.details == TOO_LARGE
 }
 
+/// What its codec would have found to be malformed, were it strict (RFC 9113 section 8.3.1).
+pub fn is_malformed(failure: &Failure) -> bool {
+    failure.details == NO_HOST
+}
+
 const TOO_LARGE: &str = "http2.headers_too_large";
+
 /// HTTP/2: the parser's limit is a rough one, so that the stream can be reset instead of answered.
 pub fn size(parts: &Parts, manager: &HttpManager) -> Result<(), Failure> {
     let fields = parts.headers.iter();

@@ -9,6 +9,7 @@ use http::{Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::body::Body;
@@ -22,11 +23,49 @@ use super::watch::Fired;
 use crate::error::ResponseFlag;
 use crate::net::Io;
 use crate::net::copy::{self, Ended, Side};
-use crate::net::http2::{Hold, TunnelStream, upstream_parts};
+use crate::net::http2::{Tunnel, upstream_parts};
 use crate::route::HeaderEdits;
 use crate::runtime::timer::Deadline;
 use crate::upstream::Endpoint;
 use crate::upstream::pool::{self, Counted, Lease, RawConnection};
+
+/// The client's end of a tunnel, which it becomes when its answer is on its way.
+pub enum Downstream {
+    /// A connection of HTTP/1.
+    Connection(OnUpgrade),
+    /// A stream of HTTP/2.
+    Stream(oneshot::Receiver<Tunnel>),
+}
+
+/// There is no tunnel: its answer could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum NotSwitched {
+    #[error(transparent)]
+    Connection(#[from] hyper::Error),
+    #[error("the client has left")]
+    Stream,
+}
+
+impl Downstream {
+    /// The client's end, and what was read of it already.
+    ///
+    /// # Errors
+    /// [`NotSwitched`]
+    pub async fn switched(self) -> Result<(Io, Bytes), NotSwitched> {
+        match self {
+            Self::Connection(upgrade) => {
+                let upgraded = upgrade.await?.downcast::<TokioIo<clock::Counted>>();
+                // It is what the codec was given.
+                let parts = upgraded.map_err(|_| NotSwitched::Stream)?;
+                Ok((parts.io.into_inner().into_inner(), parts.read_buf))
+            }
+            Self::Stream(tunnel) => {
+                let tunnel = tunnel.await.map_err(|_| NotSwitched::Stream)?;
+                Ok((Io::Tunnel(Box::new(tunnel)), Bytes::new()))
+            }
+        }
+    }
+}
 
 /// The upstream end of a tunnel, and how long it may be silent (zero: for ever).
 pub struct Ends {
@@ -43,7 +82,7 @@ enum Far {
 
 /// Answers a CONNECT whose upstream is a connection without HTTP.
 pub fn accept(
-    downstream: OnUpgrade,
+    downstream: Downstream,
     (endpoint, upstream): (Arc<Endpoint>, RawConnection),
     idle: Duration,
     exchange: Box<Exchange>,
@@ -53,8 +92,7 @@ pub fn accept(
     server_header(response.headers_mut(), &exchange.connection);
     let (io, counted) = upstream.into_parts();
     let far = Far::Raw(io, counted);
-    let hold = hold(&exchange);
-    pool::spawn_tied(&endpoint, tunnel(downstream, hold, far, idle, exchange));
+    pool::spawn_tied(&endpoint, tunnel(downstream, far, idle, exchange));
     response
 }
 
@@ -62,7 +100,7 @@ pub fn accept(
 pub fn switch(
     mut response: Response<Incoming>,
     asked: UpgradeRequest,
-    downstream: OnUpgrade,
+    downstream: Downstream,
     ends: Ends,
     edits: &HeaderEdits,
     exchange: Box<Exchange>,
@@ -101,46 +139,31 @@ pub fn switch(
     }
     let endpoint = Arc::clone(ends.lease.endpoint());
     let far = Far::Switched(upstream, ends.lease);
-    let hold = hold(&exchange);
-    pool::spawn_tied(
-        &endpoint,
-        tunnel(downstream, hold, far, ends.idle, exchange),
-    );
+    pool::spawn_tied(&endpoint, tunnel(downstream, far, ends.idle, exchange));
     Response::from_parts(head, Body::Empty)
 }
 
-/// `None` over HTTP/1, where the tunnel has the connection to itself.
-pub(super) fn hold(exchange: &Exchange) -> Option<Hold> {
-    let connection = &exchange.connection;
-    (!connection.polls_streams()).then(|| connection.tasks.hold_writer())
-}
-
-/// `_hold` goes last: a stream that has not ended by then is reset.
-async fn tunnel(
-    downstream: OnUpgrade,
-    _hold: Option<Hold>,
-    far: Far,
-    idle: Duration,
-    exchange: Box<Exchange>,
-) {
+async fn tunnel(downstream: Downstream, far: Far, idle: Duration, exchange: Box<Exchange>) {
     let both = match far {
         Far::Switched(upstream, lease) => {
-            let both = tokio::try_join!(downstream, upstream);
+            let upstream = async { upstream.await.map_err(NotSwitched::from) };
+            let both = tokio::try_join!(downstream.switched(), upstream);
             both.map(|(down, up)| (down, upstream_side(up), (Some(lease), None)))
         }
-        Far::Raw(io, counted) => downstream.await.map(|down| {
+        Far::Raw(io, counted) => downstream.switched().await.map(|down| {
             let up = Side::new(io, Bytes::new());
             (down, up, (None, Some(counted)))
         }),
     };
     // What is held counts the connection for as long as it lasts.
-    let (downstream, upstream, _held) = match both {
+    let ((io, early), upstream, _held) = match both {
         Ok(both) => both,
         Err(error) => return tracing::debug!(%error, "upgrade was not completed"),
     };
     let ended = {
         let _active = Active::begin(&exchange);
-        let copied = copy::both(downstream_side(downstream), upstream, idle, |down, up| {
+        let downstream = Side::new(io, early);
+        let copied = copy::both(downstream, upstream, idle, |down, up| {
             let progress = &exchange.progress;
             progress.sent.set(progress.sent.get() + down);
             progress.received.set(progress.received.get() + up);
@@ -204,25 +227,7 @@ impl Drop for Active<'_> {
     }
 }
 
-fn downstream_side(upgraded: Upgraded) -> Side {
-    let (io, early) = downstream_parts(upgraded);
-    Side::new(io, early)
-}
-
-/// The client's end, and what was read of it already.
-pub(super) fn downstream_parts(upgraded: Upgraded) -> (Io, Bytes) {
-    match upgraded.downcast::<TokioIo<clock::Counted>>() {
-        Ok(parts) => (parts.io.into_inner().into_inner(), parts.read_buf),
-        Err(stream) => (of_stream(stream), Bytes::new()),
-    }
-}
-
 fn upstream_side(upgraded: Upgraded) -> Side {
     let (io, early) = upstream_parts(upgraded);
     Side::new(io, early)
-}
-
-/// A stream of HTTP/2, which has no socket of its own.
-fn of_stream(stream: Upgraded) -> Io {
-    Io::Stream(Box::new(TunnelStream::new(stream)))
 }

@@ -227,13 +227,6 @@ impl Watch {
         if let Poll::Ready(fired) = self.poll_request(cx, progress, connection) {
             return Poll::Ready(fired);
         }
-        if !self.duration.is_zero() {
-            let now = Instant::now();
-            let left = self.duration.saturating_sub(now.duration_since(self.began));
-            if left.is_zero() || self.duration_due.poll(cx, now, left, connection).is_ready() {
-                return Poll::Ready(Fired::Duration(self.duration));
-            }
-        }
         if !self.upstream.is_zero() {
             let due = &mut self.upstream_due;
             if due
@@ -241,6 +234,24 @@ impl Watch {
                 .is_ready()
             {
                 return Poll::Ready(Fired::Upstream(self.upstream));
+            }
+        }
+        self.poll_stalled(cx, progress, connection)
+    }
+
+    /// Of a stream whose client takes nothing: the deadlines that it can be blamed for.
+    pub fn poll_stalled(
+        &mut self,
+        cx: &mut Context<'_>,
+        progress: &Progress,
+        connection: Option<&Connection>,
+    ) -> Poll<Fired> {
+        let connection = connection.filter(|_| !self.alone);
+        if !self.duration.is_zero() {
+            let now = Instant::now();
+            let left = self.duration.saturating_sub(now.duration_since(self.began));
+            if left.is_zero() || self.duration_due.poll(cx, now, left, connection).is_ready() {
+                return Poll::Ready(Fired::Duration(self.duration));
             }
         }
         if self.idle.is_zero() {

@@ -8,7 +8,6 @@ use http::header::{
     SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
 use http::{Response, StatusCode, Version};
-use hyper::upgrade::OnUpgrade;
 use tokio::sync::oneshot;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -19,11 +18,10 @@ use super::exchange::Exchange;
 use super::failures::MAX_DURATION;
 use super::head::UpgradeRequest;
 use super::router::server_header;
-use super::upgrade::{Active, downstream_parts, hold};
+use super::upgrade::{Active, Downstream};
 use super::watch::Fired;
 use crate::error::ResponseFlag;
 use crate::filter::Bridge;
-use crate::net::http2::Hold;
 use crate::net::websocket::{self, Dialect, Ended, Leave, Rules};
 use crate::runtime::farewell::Guest;
 use crate::runtime::timer::Deadline;
@@ -94,7 +92,7 @@ impl Handshake {
 
 /// Both ends of what is to be joined.
 pub struct Tunnel {
-    pub downstream: OnUpgrade,
+    pub downstream: Downstream,
     pub upstream: (Arc<Endpoint>, RawConnection),
     pub rules: Rules,
     /// The cluster's name, if the log is to tell of it once it has ended.
@@ -106,13 +104,11 @@ pub fn accept(handshake: &Handshake, tunnel: Tunnel, exchange: Box<Exchange>) ->
     let mut response = handshake.response();
     exchange.answered(response.status());
     server_header(response.headers_mut(), &exchange.connection);
-    let hold = hold(&exchange);
-    tokio::task::spawn_local(carry(tunnel, hold, exchange));
+    tokio::task::spawn_local(carry(tunnel, exchange));
     response
 }
 
-/// `_hold` goes last: a stream that has not ended by then is reset.
-async fn carry(tunnel: Tunnel, _hold: Option<Hold>, exchange: Box<Exchange>) {
+async fn carry(tunnel: Tunnel, exchange: Box<Exchange>) {
     let Tunnel {
         downstream,
         upstream: (endpoint, upstream),
@@ -122,11 +118,10 @@ async fn carry(tunnel: Tunnel, _hold: Option<Hold>, exchange: Box<Exchange>) {
     // Entered before anything is waited for: the thread may end meanwhile.
     let guest = Guest::enter();
     let (io, _counted) = upstream.into_parts();
-    let downstream = match downstream.await {
+    let (client, early) = match downstream.switched().await {
         Ok(downstream) => downstream,
         Err(error) => return tracing::debug!(%error, "upgrade was not completed"),
     };
-    let (client, early) = downstream_parts(downstream);
     let config = Some(rules.config());
     let socket =
         WebSocketStream::from_partially_read(client, early.into(), Role::Server, config).await;

@@ -1,4 +1,7 @@
-//! HTTP/2 on either side: flow control, and streams that became tunnels.
+//! HTTP/2 on either side: flow control, bodies, and streams that became tunnels.
+
+mod received;
+mod tunnel;
 
 use std::cell::Cell;
 use std::fmt;
@@ -13,6 +16,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::AbortHandle;
 
+pub use self::received::{Received, Wanted};
+pub use self::tunnel::Tunnel;
 use super::Io;
 
 /// Of one stream, when the configuration gives none, in bytes. It bounds what a peer that does not
@@ -44,7 +49,7 @@ impl Windows {
     }
 }
 
-/// What writes to the peer for a tunnel through a stream.
+/// What writes to an endpoint for a tunnel through a stream.
 ///
 /// hyper writes in a task of its own, which ends the stream in good order when the tunnel is gone,
 /// whatever the reason, and waits for the peer to take what is left. Both must not be where a
@@ -81,7 +86,7 @@ impl Drop for Hold {
     }
 }
 
-/// A stream that became a tunnel. To whoever reads, hyper tells of a reset with CANCEL as of an end
+/// A stream to an endpoint that became a tunnel. To whoever reads, hyper tells of a reset with CANCEL as of an end
 /// in good order; whoever writes is told the truth, so that the end is only believed when the writer
 /// agrees.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::body::BodyStream;
-use super::http2::TunnelStream;
+use super::http2::{Tunnel, TunnelStream};
 
 /// A connection, either side.
 #[derive(Debug)]
@@ -19,10 +19,12 @@ pub enum Io {
     Unix(UnixStream),
     ServerTls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
     ClientTls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
-    /// A stream of an HTTP/2 connection that became a tunnel.
+    /// A stream of an HTTP/2 connection to an endpoint that became a tunnel.
     Stream(Box<TunnelStream>),
     /// The body of a request and that of its answer.
     Body(Box<BodyStream>),
+    /// The same of a client's connection.
+    Tunnel(Box<Tunnel>),
 }
 
 macro_rules! each {
@@ -34,6 +36,7 @@ macro_rules! each {
             Io::ClientTls($io) => $call,
             Io::Stream($io) => $call,
             Io::Body($io) => $call,
+            Io::Tunnel($io) => $call,
         }
     };
 }
@@ -69,6 +72,7 @@ impl AsyncWrite for Io {
             Self::ClientTls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::Stream(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::Body(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Tunnel(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -80,6 +84,7 @@ impl AsyncWrite for Io {
             Self::ClientTls(io) => io.is_write_vectored(),
             Self::Stream(io) => io.is_write_vectored(),
             Self::Body(io) => io.is_write_vectored(),
+            Self::Tunnel(io) => io.is_write_vectored(),
         }
     }
 
@@ -139,7 +144,7 @@ impl Io {
             Self::ServerTls(io) => io.get_ref().0.poll_read_ready(cx),
             Self::ClientTls(io) => io.get_ref().0.poll_read_ready(cx),
             // Nothing is known of these: whoever reads finds out.
-            Self::Stream(_) | Self::Body(_) => Poll::Ready(Ok(())),
+            Self::Stream(_) | Self::Body(_) | Self::Tunnel(_) => Poll::Ready(Ok(())),
         }
     }
 
@@ -165,7 +170,7 @@ impl Io {
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(io) => Some(io),
-            Self::Unix(_) | Self::Stream(_) | Self::Body(_) => None,
+            Self::Unix(_) | Self::Stream(_) | Self::Body(_) | Self::Tunnel(_) => None,
             Self::ServerTls(io) => Some(io.get_ref().0),
             Self::ClientTls(io) => Some(io.get_ref().0),
         }

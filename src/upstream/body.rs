@@ -7,13 +7,13 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
+use h2::Reason;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 
 use crate::filter::body::{BodyError, BodySlot, BoxBody, Whole};
-use crate::net::http2::Writer;
+use crate::net::http2::{Received, Writer};
 
 /// What both directions of a stream note down while they move, for its idle deadline, its access
 /// log and its retry decision. One per stream, on one thread.
@@ -29,8 +29,6 @@ pub struct Progress {
     pub request_ended: Cell<bool>,
     /// What follows the client's body is not passed on.
     pub drop_trailers: Cell<bool>,
-    /// The client's body comes over HTTP/2.
-    pub http2: Cell<bool>,
     /// Somebody asks when it ended.
     pub timed: Cell<bool>,
     pub request_ended_at: Cell<Option<Instant>>,
@@ -63,7 +61,7 @@ impl Progress {
     }
 
     /// Takes a frame of the client's body to account; `ended` if it is the last.
-    fn note(&self, frame: Option<&Result<Frame<Bytes>, hyper::Error>>, ended: bool) {
+    fn note(&self, frame: Option<&Result<Frame<Bytes>, Lost>>, ended: bool) {
         self.tick();
         match frame {
             Some(Ok(frame)) => {
@@ -76,6 +74,46 @@ impl Progress {
             }
             Some(Err(_)) => self.request_broken.set(true),
             None => self.end_request(),
+        }
+    }
+}
+
+/// What comes from the client.
+pub enum Incoming {
+    Http1(hyper::body::Incoming),
+    Http2(Received),
+}
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = Lost;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Lost>>> {
+        let frame = match self.get_mut() {
+            Self::Http1(body) => {
+                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Lost::Client))
+            }
+            Self::Http2(body) => {
+                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Lost::stream))
+            }
+        };
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
         }
     }
 }
@@ -129,18 +167,13 @@ impl Body for ClientBody {
         match &mut *self {
             Self::Direct(inner, progress) => {
                 let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
-                // To hyper a stream that is reset without an error has ended.
-                if frame.is_none() && progress.http2.get() && !inner.is_end_stream() {
-                    progress.request_broken.set(true);
-                    return Poll::Ready(Some(Err(Lost::Reset)));
-                }
                 progress.note(frame.as_ref(), inner.is_end_stream());
                 if progress.drop_trailers.get() && matches!(&frame, Some(Ok(f)) if f.is_trailers())
                 {
                     // They are last.
                     return Poll::Ready(None);
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(Lost::Client)))
+                Poll::Ready(frame)
             }
             Self::Filtered(body, progress) => {
                 let frame = ready!(body.as_mut().poll_frame(cx));
@@ -193,12 +226,23 @@ pub enum Lost {
     Client(#[from] hyper::Error),
     #[error("client: {0}")]
     Filtered(BodyError),
-    /// A reset without an error is no end (RFC 9113 section 8.1).
+    #[error("client: {0}")]
+    Stream(#[from] h2::Error),
+    /// A reset that many take for an end (RFC 9113 section 8.1), so it must not go on as it is.
     #[error("client: reset before the end")]
     Reset,
     /// Another attempt sends it now.
     #[error("the request is sent again elsewhere")]
     Superseded,
+}
+
+impl Lost {
+    fn stream(error: h2::Error) -> Self {
+        match error.reason() {
+            Some(Reason::NO_ERROR | Reason::CANCEL) => Self::Reset,
+            _ => Self::Stream(error),
+        }
+    }
 }
 
 /// Streams the client's body, counting.

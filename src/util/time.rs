@@ -93,6 +93,21 @@ fn days_of(year: u64, month: u64, day: u64) -> Option<u64> {
     (era * 146_097 + day_of_era).checked_sub(719_468)
 }
 
+/// IMF-fixdate (RFC 9110 section 5.6.7), of seconds since 1970.
+pub fn http_date(second: u64) -> String {
+    // 1970 began on a Thursday.
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let (days, of_day) = (second / 86_400, second % 86_400);
+    let (year, month, day) = civil(days);
+    let name = |names: &[&'static str], at: u64| names[usize::try_from(at).unwrap_or_default()];
+    let (weekday, month) = (name(&DAYS, days % 7), name(&MONTHS, month - 1));
+    let (h, m, s) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{weekday}, {day:02} {month} {year:04} {h:02}:{m:02}:{s:02} GMT")
+}
+
 /// Days since 1970 -> year, month, day. Years begin in March here, so that the leap day is last.
 pub fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
@@ -114,6 +129,19 @@ pub fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dates_are_those_of_http() {
+        for (second, text) in [
+            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            // The example of the RFC.
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT"),
+            (1_798_761_599, "Thu, 31 Dec 2026 23:59:59 GMT"),
+        ] {
+            assert_eq!(http_date(second), text);
+        }
+    }
 
     #[test]
     fn timestamps_are_civil() {

@@ -10,7 +10,7 @@ mod fields;
 mod frames;
 mod hpack;
 mod streams;
-mod wire;
+pub mod wire;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -264,7 +264,10 @@ async fn serving(transport: Option<Value>) -> (TestApp, [Origin; 2]) {
             {"match": {"prefix": "/"}, "direct_response":
                 {"status": 200, "body": {"inline_string": "x".repeat(4000)}}},
         ])),
-        "http2_protocol_options": {"max_concurrent_streams": 100},
+        "http2_protocol_options": {
+            "max_concurrent_streams": 100,
+            "override_stream_error_on_invalid_http_message": true,
+        },
     }));
     let mut listener = listener("web", &manager);
     if let Some(transport) = transport {

@@ -37,6 +37,7 @@ mod h2_conformance;
 mod health;
 mod http1;
 mod http2;
+mod http2_streams;
 mod internal_redirect;
 mod kernels;
 mod load_report;

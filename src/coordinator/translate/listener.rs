@@ -74,6 +74,8 @@ pub fn http(frame: &Frame, name: &str, at: SocketAddr, tls: Option<&Certificates
         http2_protocol_options: Some(Http2ProtocolOptions {
             // WebSockets over HTTP/2 (RFC 8441).
             allow_connect: true,
+            // One client's mistake is not to end what others run through a proxy in front.
+            override_stream_error_on_invalid_http_message: Some(proto::BoolValue { value: true }),
             ..Http2ProtocolOptions::default()
         }),
         // A kernel socket may be silent for hours and a model may think for minutes.

@@ -44,6 +44,11 @@ pub struct HttpManager {
     pub underscores: Underscores,
     pub http1: Http1Options,
     pub http2: Http2Options,
+    /// A malformed request of HTTP/2 resets its stream, and the connection goes on; else it ends the
+    /// connection, which is the default
+    /// (`http2_protocol_options.override_stream_error_on_invalid_http_message`, or
+    /// `stream_error_on_invalid_http_message`).
+    pub resets_malformed: bool,
     pub timeouts: Timeouts,
     /// KiB; default 60 (`max_request_headers_kb`).
     pub max_request_headers_kb: u32,

@@ -71,6 +71,14 @@ pub const IGNORED: &[(&str, &str)] = &[
         "the limit that the endpoint announces holds",
     ),
     (
+        "Cluster.Http2ProtocolOptions.override_stream_error_on_invalid_http_message",
+        "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says",
+    ),
+    (
+        "Cluster.Http2ProtocolOptions.stream_error_on_invalid_http_messaging",
+        "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says",
+    ),
+    (
         "Cluster.HttpProtocolOptions.headers_with_underscores_action",
         "without effect on responses, in Envoy too",
     ),
@@ -275,14 +283,6 @@ pub const IGNORED: &[(&str, &str)] = &[
         "the HTTP/2 implementation has flood limits of its own",
     ),
     (
-        "Http2ProtocolOptions.override_stream_error_on_invalid_http_message",
-        "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says",
-    ),
-    (
-        "Http2ProtocolOptions.stream_error_on_invalid_http_messaging",
-        "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says",
-    ),
-    (
         "Http2ProtocolOptions.stream_reset_burst",
         "the HTTP/2 implementation has flood limits of its own",
     ),
@@ -325,10 +325,6 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "HttpConnectionManager.http3_protocol_options",
         "HTTP/3 is not offered",
-    ),
-    (
-        "HttpConnectionManager.stream_error_on_invalid_http_message",
-        "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says",
     ),
     (
         "HttpConnectionManager.stream_flush_timeout",

@@ -306,10 +306,20 @@ impl Http2Options {
             "max_concurrent_streams",
             Self::STREAMS,
         )?;
-        accept!(ctx, "Cluster.Http2ProtocolOptions": max_concurrent_streams);
+        let override_stream_error_on_invalid_http_message =
+            message.override_stream_error_on_invalid_http_message.take();
+        #[allow(deprecated, reason = "named so that nothing is skipped")]
+        let stream_error_on_invalid_http_messaging =
+            std::mem::take(&mut message.stream_error_on_invalid_http_messaging);
+        accept!(ctx, "Cluster.Http2ProtocolOptions":
+            max_concurrent_streams,
+            override_stream_error_on_invalid_http_message,
+            stream_error_on_invalid_http_messaging,
+        );
         Self::decode(message, ctx)
     }
 
+    /// What a connection does with malformed requests, the connection manager reads.
     pub(crate) fn decode(
         message: Http2ProtocolOptions,
         ctx: &Context<'_>,
@@ -327,8 +337,8 @@ impl Http2Options {
             max_consecutive_inbound_frames_with_empty_payload,
             max_inbound_priority_frames_per_stream,
             max_inbound_window_update_frames_per_data_frame_sent,
-            stream_error_on_invalid_http_messaging,
-            override_stream_error_on_invalid_http_message,
+            stream_error_on_invalid_http_messaging: _,
+            override_stream_error_on_invalid_http_message: _,
             custom_settings_parameters,
             connection_keepalive,
             use_oghttp2_codec,
@@ -348,8 +358,6 @@ impl Http2Options {
             max_consecutive_inbound_frames_with_empty_payload,
             max_inbound_priority_frames_per_stream,
             max_inbound_window_update_frames_per_data_frame_sent,
-            stream_error_on_invalid_http_messaging,
-            override_stream_error_on_invalid_http_message,
             use_oghttp2_codec,
             max_metadata_size,
             enable_huffman_encoding,

@@ -8,12 +8,13 @@ use super::{
     InternalAddresses, LocalReplies, PathRules, RouteSource, ServerHeader, StripPort, Timeouts,
     early, filters,
 };
-use crate::proto;
+use crate::proto::core::Http2ProtocolOptions;
 use crate::proto::hcm::http_connection_manager::{
     CodecType, InternalAddressConfig, PathWithEscapedSlashesAction, RouteSpecifier,
     ServerHeaderTransformation, StripPortMode,
 };
 use crate::proto::hcm::{Rds, RequestIdExtension};
+use crate::proto::{self, BoolValue};
 use crate::reject::Invalid;
 use crate::resource::access_log::AccessLog;
 use crate::resource::address::network;
@@ -117,7 +118,6 @@ impl HttpManager {
             access_log_flush_interval,
             flush_access_log_on_new_request,
             access_log_options,
-            stream_error_on_invalid_http_message,
             add_proxy_protocol_connection_state,
             append_local_overload,
         );
@@ -197,6 +197,10 @@ impl HttpManager {
                     Http1Options::decode(o, ctx)
                 })
                 .at("http_protocol_options")?,
+            resets_malformed: resets_malformed(
+                http2_protocol_options.as_ref(),
+                stream_error_on_invalid_http_message,
+            ),
             http2: http2_protocol_options
                 .map_or(Ok(Http2Options::default()), |o| {
                     Http2Options::decode(o, ctx)
@@ -219,6 +223,14 @@ impl HttpManager {
             always_set_request_id_in_response,
         })
     }
+}
+
+/// Which of its three spellings counts is as in Envoy.
+fn resets_malformed(http2: Option<&Http2ProtocolOptions>, both: Option<BoolValue>) -> bool {
+    let own = http2.and_then(|options| options.override_stream_error_on_invalid_http_message);
+    #[allow(deprecated, reason = "read as Envoy reads it")]
+    let older = || http2.is_some_and(|options| options.stream_error_on_invalid_http_messaging);
+    own.or(both).map_or_else(older, |set| set.value)
 }
 
 impl InternalAddresses {

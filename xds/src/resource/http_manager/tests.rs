@@ -1,5 +1,5 @@
 use super::*;
-use crate::proto;
+use crate::proto::core::Http2ProtocolOptions;
 use crate::proto::envoy::config::accesslog::v3::{AccessLog, access_log};
 use crate::proto::envoy::extensions::http::original_ip_detection::custom_header::v3::CustomHeaderConfig;
 use crate::proto::envoy::extensions::http::original_ip_detection::xff::v3::{
@@ -8,6 +8,7 @@ use crate::proto::envoy::extensions::http::original_ip_detection::xff::v3::{
 use crate::proto::hcm::http_connection_manager::{
     InternalAddressConfig, RouteSpecifier, StripPortMode, UpgradeConfig,
 };
+use crate::proto::{self, BoolValue};
 use crate::resource::listener::NetworkFilter;
 use crate::resource::testing::*;
 use crate::resource::{Reference, Resource};
@@ -44,6 +45,7 @@ fn a_small_manager_gets_envoys_defaults() {
     assert_eq!(manager.server_name, "envoy");
     assert_eq!(manager.path, PathRules::default());
     assert_eq!(manager.http2, Http2Options::default());
+    assert!(!manager.resets_malformed);
     assert!(manager.generate_request_id);
     assert!(!manager.forwarded.use_remote_address);
     let RouteSource::Rds { name, source } = &manager.routes else {
@@ -51,6 +53,33 @@ fn a_small_manager_gets_envoys_defaults() {
     };
     assert_eq!(name, "routes");
     assert_eq!(source.initial_fetch_timeout, Duration::from_secs(15));
+}
+
+#[test]
+fn malformed_requests_end_what_the_first_of_three_fields_says() {
+    for (own, both, older, resets) in [
+        (None, None, false, false),
+        (None, None, true, true),
+        (None, Some(true), false, true),
+        (None, Some(false), true, false),
+        (Some(false), Some(true), true, false),
+        (Some(true), Some(false), false, true),
+    ] {
+        let mut message = manager();
+        #[allow(deprecated, reason = "it is read")]
+        let options = Http2ProtocolOptions {
+            override_stream_error_on_invalid_http_message: own.map(|value| BoolValue { value }),
+            stream_error_on_invalid_http_messaging: older,
+            ..Http2ProtocolOptions::default()
+        };
+        message.http2_protocol_options = Some(options);
+        message.stream_error_on_invalid_http_message = both.map(|value| BoolValue { value });
+        assert_eq!(
+            typed(message).resets_malformed,
+            resets,
+            "{own:?} {both:?} {older}"
+        );
+    }
 }
 
 #[test]
