@@ -178,6 +178,8 @@ pub const FACTORIES: &[Factory] = &[
     http::health_check::FACTORY,
     http::jwt_authn::FACTORY,
     http::local_ratelimit::FACTORY,
+    #[cfg(feature = "lua")]
+    http::lua::FACTORY,
     http::match_delegate::FACTORY,
     http::oauth2::FACTORY,
     http::on_demand::FACTORY,
