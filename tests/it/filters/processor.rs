@@ -169,7 +169,7 @@ async fn a_processor_is_asked_over_http() {
                 return;
             };
             let message: Value = serde_json::from_slice(&content.data).unwrap();
-            let (part, name) = match message.get("requestHeaders").is_some() {
+            let (part, name) = match message.get("request_headers").is_some() {
                 true => ("requestHeaders", "x-up"),
                 false => ("responseHeaders", "x-down"),
             };
