@@ -21,7 +21,7 @@ pub mod rules;
 pub mod secrets;
 mod state;
 mod state_value;
-mod target;
+pub mod target;
 #[cfg(test)]
 mod testing;
 mod token_endpoint;

@@ -151,7 +151,7 @@ impl Rules {
 mod tests {
     use causeway_xds::proto::core::{HeaderValue as Raw, HeaderValueOption};
 
-    use http::header::{HeaderMap, HeaderValue};
+    use http::header::HeaderMap;
 
     use super::*;
 
