@@ -150,7 +150,6 @@ impl Rules {
 #[cfg(test)]
 mod tests {
     use causeway_xds::proto::core::{HeaderValue as Raw, HeaderValueOption};
-
     use http::header::HeaderMap;
 
     use super::*;

@@ -233,7 +233,6 @@ impl Run {
             b"bytes" => {
                 let place = |number: Option<f64>| {
                     let whole = number.filter(|n| n.fract() == 0.0 && *n >= 0.0 && *n < 1e15);
-                    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
                     whole.map(|n| n as usize)
                 };
                 let first = lua.coerce_number(first)?;

@@ -43,7 +43,7 @@ fn within(lua: &Lua, value: &Value, depth: usize) -> Result<MetadataValue> {
     Ok(match value {
         Value::Nil => MetadataValue::Null,
         Value::Boolean(value) => MetadataValue::Bool(*value),
-        #[expect(clippy::cast_precision_loss, reason = "numbers of Lua 5.2 are doubles")]
+        // Numbers of Lua 5.2 are doubles.
         Value::Integer(value) => MetadataValue::Number(*value as f64),
         Value::Number(value) => MetadataValue::Number(*value),
         Value::String(text) => MetadataValue::Text(text.to_string_lossy()),
