@@ -25,6 +25,8 @@ pub mod header_to_metadata;
 pub mod health_check;
 pub mod jwt_authn;
 pub mod local_ratelimit;
+#[cfg(feature = "lua")]
+pub mod lua;
 pub mod match_delegate;
 pub mod oauth2;
 pub mod on_demand;

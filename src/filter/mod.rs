@@ -21,6 +21,7 @@ pub mod rules;
 pub mod secrets;
 mod state;
 mod state_value;
+pub mod target;
 #[cfg(test)]
 mod testing;
 mod token_endpoint;
@@ -390,6 +391,11 @@ impl<'a> Answer<'a> {
     /// The endpoint that has answered, or was asked last.
     pub fn endpoint(&self) -> Option<SocketAddr> {
         self.around?.endpoint()
+    }
+
+    /// `None` for the head of a tunnel.
+    pub fn calls(&self) -> Option<Rc<dyn Calls>> {
+        Some(self.around?.calls())
     }
 
     /// As [`Stream::with_facts`].

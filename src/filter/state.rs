@@ -147,6 +147,22 @@ impl StreamState {
         own.or_else(|| self.connection.as_ref()?.metadata(namespace))
     }
 
+    /// All namespaces, those of the connection among them.
+    pub fn namespaces(&self) -> BTreeMap<String, Rc<MetadataValue>> {
+        let mut all = match &self.connection {
+            Some(connection) => connection.namespaces(),
+            None => BTreeMap::new(),
+        };
+        if let Some(known) = self.known.get() {
+            let own = known.metadata.borrow();
+            all.extend(
+                own.iter()
+                    .map(|(name, value)| (name.clone(), Rc::clone(value))),
+            );
+        }
+        all
+    }
+
     pub fn set_value(&self, key: &str, value: &str) {
         let value = Rc::from(value);
         let mut values = self.known().values.borrow_mut();

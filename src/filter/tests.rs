@@ -84,6 +84,7 @@ fn filters_that_are_not_there_are_refused_by_name() {
         "dynamic_modules.v3.DynamicModuleFilter",
         "geoip.v3.Geoip",
         "golang.v3alpha.Config",
+        #[cfg(not(feature = "lua"))]
         "lua.v3.Lua",
         "wasm.v3.Wasm",
     ] {

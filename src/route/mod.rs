@@ -47,7 +47,7 @@ pub use table::{RouteTable, host_key};
 
 /// Bytes of a request's body that are kept for a retry or a mirror, when no route says
 /// (Envoy takes the default of `per_connection_buffer_limit_bytes` then).
-const BUFFER_LIMIT: u64 = 1 << 20;
+pub const BUFFER_LIMIT: u64 = 1 << 20;
 
 /// A route and what it does.
 #[derive(Debug)]

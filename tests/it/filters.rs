@@ -8,6 +8,8 @@ mod grpc;
 mod logins;
 mod policies;
 mod processor;
+#[cfg(feature = "lua")]
+mod scripts;
 
 use std::net::SocketAddr;
 

@@ -280,11 +280,39 @@ mod tests {
 
     use super::*;
 
-    fn decode(mut config: Value, of_route: bool) -> Result<BandwidthLimit, String> {
+    fn extension(mut config: Value) -> TypedExtension {
         config["@type"] = json!(format!("type.googleapis.com/{}", FACTORY.message));
         let any = text::any_from_value(&config).expect("a message");
-        let extension = TypedExtension::from_any("x", any);
-        BandwidthLimit::decode(&extension, &Context::default(), of_route).map_err(|e| e.to_string())
+        TypedExtension::from_any("x", any)
+    }
+
+    fn decode(config: Value, of_route: bool) -> Result<BandwidthLimit, String> {
+        let config = extension(config);
+        BandwidthLimit::decode(&config, &Context::default(), of_route).map_err(|e| e.to_string())
+    }
+
+    /// A new configuration takes the place of another; bodies that have begun go on by the old one.
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_goes_on_across_a_change_of_what_is_around_it() {
+        let context = Context::default().at("web/limit/0".to_owned());
+        let limit = |kbps: u32, context: &Context| {
+            let config =
+                json!({ "stat_prefix": "b", "enable_mode": "RESPONSE", "limit_kbps": kbps });
+            BandwidthLimit::decode(&extension(config), context, false).unwrap()
+        };
+        let take = |limit: &BandwidthLimit, bytes| limit.response.as_ref().unwrap().take(bytes);
+        let before = limit(1, &context);
+        assert_eq!(take(&before, 1024), Ok(()));
+        let after = limit(1, &context);
+        let later = take(&after, 1).unwrap_err();
+        tokio::time::advance(later - Instant::now()).await;
+        assert_eq!(take(&after, 512), Ok(()));
+        let told = take(&before, 1);
+        assert!(told.is_err(), "what the new one has let pass counts");
+        // Another limit, and another place, begin anew.
+        assert_eq!(take(&limit(2, &context), 1), Ok(()));
+        let elsewhere = context.at("web/limit/1".to_owned());
+        assert_eq!(take(&limit(1, &elsewhere), 1), Ok(()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -49,7 +49,7 @@ async fn ask(at: SocketAddr, method: &str, path: &str, fields: &[(&str, &str)]) 
 }
 
 /// A counter of the connection manager.
-fn counted(app: &TestApp, name: &str) -> u64 {
+pub fn counted(app: &TestApp, name: &str) -> u64 {
     app.running.stats.named("http.web.").counter(name).value()
 }
 

@@ -25,7 +25,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::support::app::TestApp;
 use crate::support::bootstrap::{bootstrap, cluster, http, http2_cluster, listener, to};
 use crate::support::client::{Http1, Reply, full, get, request};
-use crate::support::origin::Origin;
+use crate::support::origin::{Conn, Origin};
 use crate::support::refusing;
 
 /// Answers each message by itself.
@@ -157,6 +157,51 @@ async fn bodies_are_changed_whole_or_piece_by_piece() {
         assert_eq!(seen.header("x-up"), "processed", "{mode}");
         let length = if mode == "STREAMED" { "" } else { "5" };
         assert_eq!(seen.header("content-length"), length, "{mode}");
+    }
+}
+
+/// The messages as requests of their own, with JSON in them.
+#[tokio::test]
+async fn a_processor_is_asked_over_http() {
+    let processor = Origin::http(|mut conn: Conn| async move {
+        while let Some(head) = conn.request().await {
+            let Some(content) = conn.content(&head).await else {
+                return;
+            };
+            let message: Value = serde_json::from_slice(&content.data).unwrap();
+            let (part, name) = match message.get("request_headers").is_some() {
+                true => ("requestHeaders", "x-up"),
+                false => ("responseHeaders", "x-down"),
+            };
+            // "processed"
+            let header = json!({"key": name, "rawValue": "cHJvY2Vzc2Vk"});
+            let mutation = json!({"setHeaders": [{"header": header}]});
+            let answer = json!({part: {"response": {"headerMutation": mutation}}});
+            conn.reply(200, &[], &answer.to_string()).await;
+        }
+    })
+    .await;
+    let origin = Origin::fixed("in").await;
+    let uri = json!({"uri": "http://proc.test/look", "cluster": "http_proc", "timeout": "60s"});
+    let service =
+        json!({"grpc_service": null, "http_service": {"http_service": {"http_uri": uri}}});
+    let text = config(processor.address, origin.address, &service);
+    let mut text: Value = serde_json::from_str(&text).unwrap();
+    let clusters = text["static_resources"]["clusters"].as_array_mut().unwrap();
+    clusters.push(cluster("http_proc", processor.address));
+    let app = TestApp::bootstrap(&text.to_string()).await;
+    let reply = post(app.listener("web"), "body").await;
+    assert_eq!(
+        (reply.status.as_u16(), reply.text()),
+        (200, "in".to_owned())
+    );
+    assert_eq!(reply.header("x-down"), "processed");
+    assert_eq!(origin.requests()[0].header("x-up"), "processed");
+    let asked = processor.requests();
+    assert_eq!(asked.len(), 2);
+    for head in asked {
+        assert_eq!((&*head.method, &*head.target), ("POST", "/look"));
+        assert_eq!(head.header("host"), "proc.test");
     }
 }
 

@@ -5,15 +5,11 @@ use causeway_xds::proto::envoy::config::common::mutation_rules::v3::HeaderMutati
 use causeway_xds::proto::envoy::service::ext_proc::v3::HeaderMutation;
 use causeway_xds::proto::envoy::r#type::matcher::v3 as matcher;
 use causeway_xds::reject::Invalid;
-use causeway_xds::resource::parts::{AppendAction, At, asked_header, flag, string_matcher};
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
-use http::request::Parts;
-use http::uri::PathAndQuery;
-use http::{Method, StatusCode};
+use causeway_xds::resource::parts::{At, asked_header, flag, string_matcher};
+use http::header::HeaderName;
 
-use crate::filter::query::set_path;
+use crate::filter::target::Target;
 use crate::matching::text::Test;
-use crate::route::edits::put;
 use crate::telemetry::stats::Counter;
 
 /// `HeaderMutationRules`
@@ -33,14 +29,6 @@ pub struct Rules {
 /// The processor asks for what it may not do, or nobody can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused;
-
-/// What is changed.
-pub enum Target<'t> {
-    Request(&'t mut Parts),
-    Response(&'t mut StatusCode, &'t mut HeaderMap),
-    /// Trailers, or the head of an answer of ours.
-    Plain(&'t mut HeaderMap),
-}
 
 impl Rules {
     pub fn decode(message: Option<HeaderMutationRules>) -> Result<Self, Invalid> {
@@ -159,81 +147,10 @@ impl Rules {
     }
 }
 
-impl Target<'_> {
-    fn headers(&mut self) -> &mut HeaderMap {
-        match self {
-            Self::Request(parts) => &mut parts.headers,
-            Self::Response(_, headers) | Self::Plain(headers) => headers,
-        }
-    }
-
-    /// Whether that can be done.
-    fn set(&mut self, name: &str, value: &[u8], action: AppendAction) -> bool {
-        match (name, &mut *self) {
-            (":path", Self::Request(parts)) => {
-                let path = PathAndQuery::try_from(value).ok();
-                let path = path.filter(|_| value.starts_with(b"/"));
-                return path.is_some_and(|path| {
-                    set_path(&mut parts.uri, path);
-                    true
-                });
-            }
-            (":method", Self::Request(parts)) => {
-                let method = Method::from_bytes(value).ok();
-                return method.is_some_and(|method| {
-                    parts.method = method;
-                    true
-                });
-            }
-            (":authority" | "host", Self::Request(parts)) => {
-                let value = HeaderValue::from_bytes(value).ok();
-                let value = value.filter(|v| {
-                    v.to_str()
-                        .is_ok_and(|v| v.parse::<http::uri::Authority>().is_ok())
-                });
-                return value.is_some_and(|value| {
-                    parts.headers.insert(HOST, value);
-                    true
-                });
-            }
-            // It is not changed, as the scheme is what the client used.
-            (":scheme", Self::Request(_)) => return matches!(value, b"http" | b"https"),
-            (":status", Self::Response(status, _)) => {
-                let code = StatusCode::from_bytes(value)
-                    .ok()
-                    .filter(|s| s.as_u16() >= 200);
-                return code.is_some_and(|code| {
-                    **status = code;
-                    true
-                });
-            }
-            _ => {}
-        }
-        let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_bytes(value))
-        else {
-            return false;
-        };
-        // How a message is delimited is for who sends it to say.
-        if name == TRANSFER_ENCODING || (name == CONTENT_LENGTH && !is_length(&value)) {
-            return false;
-        }
-        // Of lengths there is one.
-        let action = match action {
-            AppendAction::AppendOrAdd if name == CONTENT_LENGTH => AppendAction::OverwriteOrAdd,
-            action => action,
-        };
-        put(self.headers(), name, value, action);
-        true
-    }
-}
-
-fn is_length(value: &HeaderValue) -> bool {
-    !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit)
-}
-
 #[cfg(test)]
 mod tests {
     use causeway_xds::proto::core::{HeaderValue as Raw, HeaderValueOption};
+    use http::header::HeaderMap;
 
     use super::*;
 

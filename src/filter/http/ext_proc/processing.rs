@@ -30,9 +30,10 @@ use super::super::ext_authz::metadata;
 use super::Stats;
 use super::attributes::{self, Attributes};
 use super::config::{BodyMode, Direction, Fixed, Modes, Settings};
-use super::mutation::{Refused, Rules, Target};
+use super::mutation::{Refused, Rules};
 use super::session::{End, Session, Side};
 use super::turn::Turn;
+use crate::filter::target::Target;
 use crate::filter::{Answer, LocalReply, Stream, StreamState};
 
 pub struct Processing {

@@ -11,13 +11,13 @@ use service::ProcessingResponse;
 use service::processing_response::Response as Said;
 
 use super::config::BodyMode;
-use super::mutation::Target;
 use super::processing::{Changes, Processing, Trouble};
 use super::session::{ROOM, Side};
 use super::streamed::{Duplex, Feed, Observer, Pieces, fed, trailers_answered};
 use super::turn::Turn;
 use crate::error::Failure;
 use crate::filter::body::{BoxBody, Read, Transformed, Whole, rejoined};
+use crate::filter::target::Target;
 use crate::filter::{Flow, LocalReply, Stream, Then};
 
 const SIDE: Side = Side::Request;

@@ -11,13 +11,13 @@ use service::ProcessingResponse;
 use service::processing_response::Response as Said;
 
 use super::config::BodyMode;
-use super::mutation::Target;
 use super::processing::{Changes, Processing, Trouble};
 use super::session::{ROOM, Side};
 use super::streamed::{Duplex, Feed, Observer, Pieces, fed, trailers_answered};
 use super::turn::Turn;
 use crate::filter::body::Whole;
 use crate::filter::pause::{AnswerBody, Gathered, Pause, Resume};
+use crate::filter::target::Target;
 use crate::filter::{Answer, LocalReply};
 
 const SIDE: Side = Side::Response;

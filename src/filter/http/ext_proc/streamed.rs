@@ -14,11 +14,11 @@ use service::processing_response::Response as Said;
 use service::{ProcessingResponse, StreamedBodyResponse, TrailersResponse};
 
 use super::config::BodyMode;
-use super::mutation::Target;
 use super::processing::{BODY, Processing, Trouble};
 use super::session::{ROOM, Side};
 use super::turn::Turn;
 use crate::filter::body::{BodyError, Frames, Step, Transform};
+use crate::filter::target::Target;
 
 /// Breaks a body off for whose sake the client is told something else.
 fn broken() -> BodyError {

@@ -187,12 +187,12 @@ async fn an_answer_that_comes_before_the_choice_passes_the_filter() {
 fn what_cannot_be_chosen_is_refused_by_its_path() {
     let refused = |config: &Value| chain(config).unwrap_err();
     let fine = tree("x-which", &[("a", skip())]);
-    let lua = json!({"name": "l", "typed_config": {
-        "@type": format!("{FILTERS}.lua.v3.Lua")}});
+    let wasm = json!({"name": "w", "typed_config": {
+        "@type": format!("{FILTERS}.wasm.v3.Wasm")}});
     assert_eq!(
-        refused(&around(&lua, &fine)),
+        refused(&around(&wasm, &fine)),
         "extension_config.typed_config: \
-         HTTP filter \"envoy.extensions.filters.http.lua.v3.Lua\" is not supported"
+         HTTP filter \"envoy.extensions.filters.http.wasm.v3.Wasm\" is not supported"
     );
     let nested = json!({"name": "n", "typed_config": around(&marks("1"), &fine)});
     let error = refused(&around(&nested, &fine));
