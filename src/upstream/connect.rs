@@ -14,6 +14,7 @@ use rustls_pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
+use super::eyeballs::{self, Phase};
 use super::{Endpoint, Transport, Via};
 use crate::error::{Failure, ResponseFlag};
 use crate::net::Io;
@@ -45,6 +46,14 @@ pub enum ConnectErrorKind {
     Overflow(u32, &'static str),
     #[error("queue_timeout ({0:?}) fired: no connection came free")]
     Queue(Duration),
+    /// What became of each address of an endpoint that has several.
+    #[error("{}", listed(.0))]
+    Several(Arc<[(SocketAddr, Self)]>),
+}
+
+fn listed(all: &[(SocketAddr, ConnectErrorKind)]) -> String {
+    let each: Vec<_> = all.iter().map(|(a, kind)| format!("{a}: {kind}")).collect();
+    each.join("; ")
 }
 
 impl ConnectError {
@@ -57,6 +66,14 @@ impl ConnectError {
 }
 
 impl ConnectErrorKind {
+    /// What an attempt with several addresses counts as: the last thing that went wrong.
+    pub fn decisive(&self) -> &Self {
+        match self {
+            Self::Several(all) => all.last().map_or(self, |(_, last)| last.decisive()),
+            one => one,
+        }
+    }
+
     /// Descriptors, memory or ports of our own have run out.
     fn is_shortage(&self) -> bool {
         const SHORTAGES: [Errno; 5] = [
@@ -66,8 +83,10 @@ impl ConnectErrorKind {
             Errno::NOMEM,
             Errno::ADDRNOTAVAIL,
         ];
-        let Self::Connect(error) = self else {
-            return false;
+        let error = match self {
+            Self::Connect(error) => error,
+            Self::Several(all) => return all.iter().all(|(_, kind)| kind.is_shortage()),
+            _ => return false,
         };
         Errno::from_io_error(error).is_some_and(|errno| SHORTAGES.contains(&errno))
     }
@@ -76,13 +95,14 @@ impl ConnectErrorKind {
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-        let reason = match &error.kind {
+        let kind = error.kind.decisive();
+        let reason = match kind {
             ConnectErrorKind::Overflow(..) | ConnectErrorKind::Queue(_) => {
                 let text = "upstream connect error or disconnect/reset before headers. \
                             reset reason: overflow";
                 let flag = ResponseFlag::UpstreamOverflow;
                 // To clients it is one thing; who reads the log sees which limit is too small.
-                let details = match error.kind {
+                let details = match kind {
                     ConnectErrorKind::Queue(_) => {
                         "upstream_reset_before_response_started{queue_timeout}"
                     }
@@ -97,7 +117,7 @@ impl From<ConnectError> for Failure {
             _ => "connection failure",
         };
         let flag = ResponseFlag::UpstreamConnectFailure;
-        let details = match &error.kind {
+        let details = match kind {
             ConnectErrorKind::Timeout(..) => {
                 "upstream_reset_before_response_started{connection_timeout}".into()
             }
@@ -137,23 +157,26 @@ pub async fn connect(
     via: Option<&Via>,
 ) -> Result<Io, ConnectError> {
     let start = Instant::now();
-    let mut phase = "connect";
     let limit = transport.connect_timeout;
-    let attempt = async {
-        let address = &endpoint.key.address;
-        let named = Named {
-            address,
-            hostname: &endpoint.attributes.hostname,
-        };
-        let socket = endpoint.attributes.socket;
-        let proxied = transport.proxy_protocol_of(socket);
-        let io = open(address, transport, proxied, via).await?;
-        phase = "tls handshake";
-        secure(io, named, transport.tls_of(socket), via).await
-    };
-    let result = match tokio::time::timeout(limit, attempt).await {
-        Ok(result) => result,
-        Err(_) => Err(ConnectErrorKind::Timeout(limit, phase)),
+    let key = &endpoint.key;
+    let result = match &key.address {
+        Address::Socket(first) if !key.additional.is_empty() => {
+            let addresses = eyeballs::order(*first, &key.additional, transport.happy_eyeballs);
+            let attempt = async |address, phase: &Phase| {
+                let address = Address::Socket(address);
+                establish(&address, endpoint, transport, via, phase).await
+            };
+            // Few endpoints need so large a future.
+            Box::pin(eyeballs::race(&addresses, limit, attempt)).await
+        }
+        address => {
+            let phase = Phase::new("connect");
+            let attempt = establish(address, endpoint, transport, via, &phase);
+            match tokio::time::timeout(limit, attempt).await {
+                Ok(result) => result,
+                Err(_) => Err(ConnectErrorKind::Timeout(limit, phase.get())),
+            }
+        }
     };
     match result {
         Ok(io) => {
@@ -171,7 +194,7 @@ pub async fn connect(
             }
             transport.stats.upstream_cx_connect_fail.inc();
             endpoint.stats.cx_connect_fail.inc();
-            if matches!(kind, ConnectErrorKind::Timeout(..)) {
+            if matches!(kind.decisive(), ConnectErrorKind::Timeout(..)) {
                 transport.stats.upstream_cx_connect_timeout.inc();
             }
             Err(ConnectError {
@@ -180,6 +203,25 @@ pub async fn connect(
             })
         }
     }
+}
+
+/// A connection to one address of an endpoint, TLS included.
+async fn establish(
+    address: &Address,
+    endpoint: &Endpoint,
+    transport: &Transport,
+    via: Option<&Via>,
+    phase: &Phase,
+) -> Result<Io, ConnectErrorKind> {
+    let named = Named {
+        address,
+        hostname: &endpoint.attributes.hostname,
+    };
+    let socket = endpoint.attributes.socket;
+    let proxied = transport.proxy_protocol_of(socket);
+    let io = open(address, transport, proxied, via).await?;
+    phase.set("tls handshake");
+    secure(io, named, transport.tls_of(socket), via).await
 }
 
 /// Where an endpoint is, and what it is called.

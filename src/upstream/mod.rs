@@ -7,6 +7,7 @@ pub mod body;
 pub mod connect;
 pub mod diagnosis;
 pub mod endpoint;
+mod eyeballs;
 pub mod limits;
 pub mod outcomes;
 pub mod pool;
@@ -16,7 +17,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use causeway_xds::resource::cluster::{AutoSni, Http2Options, ProxyProtocol, TcpKeepalive};
+use causeway_xds::resource::cluster::{
+    AutoSni, HappyEyeballs, Http2Options, ProxyProtocol, TcpKeepalive,
+};
 use causeway_xds::resource::headers::HeaderCase;
 use causeway_xds::resource::route::Priority;
 
@@ -44,6 +47,8 @@ pub struct Transport {
     /// How long a request waits for a connection that comes free, or that another request opens.
     pub queue_timeout: Duration,
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Of endpoints with several addresses.
+    pub happy_eyeballs: HappyEyeballs,
     /// Where connections come from, one of a family; empty leaves it to the system.
     pub source_addresses: Vec<SocketAddr>,
     /// How long an unused connection is kept; zero keeps it.

@@ -1,6 +1,7 @@
 //! Cluster.
 
 mod bind;
+mod connection;
 mod decode;
 mod dns;
 mod health_check;
@@ -70,6 +71,10 @@ pub struct Cluster {
     pub source_addresses: Vec<SocketAddr>,
     /// TCP keep-alive on upstream sockets.
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// In which order the addresses of an endpoint with several are tried.
+    pub happy_eyeballs: HappyEyeballs,
+    /// Connections that are opened before they are needed; nothing where none are.
+    pub preconnect: Option<Preconnect>,
     /// The management server that is told what its endpoints have to do (`lrs_server`).
     pub load_reports: Option<Place>,
 }
@@ -110,7 +115,7 @@ pub struct Dns {
     /// The load assignment that holds the addresses: whoever looks the names up delivers it under
     /// this name. Another set of names, or another way to look them up, is another resource.
     pub resource: String,
-    /// Only the first address of the one name counts.
+    /// There is one name, and it is one endpoint, whatever addresses it has.
     pub logical: bool,
     /// With names where others have addresses.
     pub assignment: LoadAssignment,
@@ -382,6 +387,41 @@ pub struct TcpKeepalive {
     pub probes: Option<u32>,
     pub time: Option<Duration>,
     pub interval: Option<Duration>,
+}
+
+/// The order in which the addresses of an endpoint are tried, by families of IP (RFC 8305 section 4;
+/// `upstream_connection_options.happy_eyeballs_config`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HappyEyeballs {
+    /// The family that comes first; by default that of the endpoint's first address.
+    pub first: Option<IpFamily>,
+    /// Addresses of it before each one of the other family; at least 1, the default.
+    pub count: u32,
+}
+
+impl Default for HappyEyeballs {
+    fn default() -> Self {
+        Self {
+            first: None,
+            count: 1,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpFamily {
+    V4,
+    V6,
+}
+
+/// How many requests connections are held ready for, for each one there is (`preconnect_policy`).
+/// From 1, which is none beyond those that need one, to 3.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Preconnect {
+    /// At the same endpoint (`per_upstream_preconnect_ratio`).
+    pub per_upstream: f64,
+    /// In the whole cluster, at the endpoints that come next (`predictive_preconnect_ratio`).
+    pub predictive: f64,
 }
 
 #[cfg(test)]
