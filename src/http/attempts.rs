@@ -158,6 +158,9 @@ impl<'a> Attempts<'a> {
             {
                 detection.note(&endpoint, outcome);
             }
+            if let (Err(lost), Some(kept)) = (&attempt, &exchange.kept) {
+                kept.lost(lost.failure.why());
+            }
             let stats = &self.cluster.transport.stats;
             let retries = match self.body.is_given_up() {
                 false => self.ask.retries.as_mut(),
@@ -301,6 +304,7 @@ impl<'a> Attempts<'a> {
                 transport.dropped.inc();
                 return Err(Lost::of(failures::overflow(limit.max()), Reset::Overflow));
             };
+            self.cluster.anticipate();
             exchange.asked(endpoint, transport, permit);
             self.asked = Some((picked.clone(), false));
             let pooled = if self.again {
@@ -343,7 +347,12 @@ impl<'a> Attempts<'a> {
             }
             match self.send(&mut lease, exchange).await? {
                 Some(response) => return Ok((lease, response)),
-                None => self.again = true,
+                None => {
+                    self.again = true;
+                    if let Some(kept) = &exchange.kept {
+                        kept.lost("the pooled connection was closed");
+                    }
+                }
             }
         }
     }

@@ -156,8 +156,20 @@ pub async fn connect(
     transport: &Transport,
     via: Option<&Via>,
 ) -> Result<Io, ConnectError> {
+    connect_within(transport.connect_timeout, endpoint, transport, via).await
+}
+
+/// As [`connect`], within `limit`.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_within(
+    limit: Duration,
+    endpoint: &Endpoint,
+    transport: &Transport,
+    via: Option<&Via>,
+) -> Result<Io, ConnectError> {
     let start = Instant::now();
-    let limit = transport.connect_timeout;
     let key = &endpoint.key;
     let result = match &key.address {
         Address::Socket(first) if !key.additional.is_empty() => {
@@ -203,6 +215,13 @@ pub async fn connect(
             })
         }
     }
+}
+
+/// How long an attempt to connect may take that is one of so many that have what is `left`.
+pub fn share(left: Duration, attempts: u32) -> Duration {
+    // Nothing would be no attempt.
+    const SHORTEST: Duration = Duration::from_millis(1);
+    (left / attempts.max(1)).max(SHORTEST)
 }
 
 /// A connection to one address of an endpoint, TLS included.
@@ -348,6 +367,15 @@ async fn secure(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attempts_share_what_is_left() {
+        let seconds = Duration::from_secs;
+        assert_eq!(share(seconds(12), 3), seconds(4));
+        // The first one was refused at once.
+        assert_eq!(share(seconds(12), 2), seconds(6));
+        assert_eq!(share(Duration::ZERO, 1), Duration::from_millis(1));
+    }
 
     #[test]
     fn what_this_host_is_short_of_is_not_the_endpoints_fault() {

@@ -18,12 +18,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_xds::resource::cluster::{
-    AutoSni, HappyEyeballs, Http2Options, ProxyProtocol, TcpKeepalive,
+    AutoSni, HappyEyeballs, Http2Options, Preconnect, ProxyProtocol, TcpKeepalive,
 };
 use causeway_xds::resource::headers::HeaderCase;
 use causeway_xds::resource::route::Priority;
 
-pub use connect::{ConnectError, ConnectErrorKind, keep_alive};
+pub use connect::{ConnectError, ConnectErrorKind, keep_alive, share};
 pub use endpoint::{Endpoint, EndpointKey};
 pub use limits::{Limits, Permit};
 pub use via::{Client, Via};
@@ -47,6 +47,9 @@ pub struct Transport {
     /// How long a request waits for a connection that comes free, or that another request opens.
     pub queue_timeout: Duration,
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Connections that are opened ahead of need; not where they differ in what they are for
+    /// ([`Self::varies`]).
+    pub preconnect: Option<Preconnect>,
     /// Of endpoints with several addresses.
     pub happy_eyeballs: HappyEyeballs,
     /// Where connections come from, one of a family; empty leaves it to the system.
