@@ -2,6 +2,7 @@
 
 mod ask;
 mod clock;
+mod preferred;
 
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -18,6 +19,7 @@ use hyper::body::Incoming;
 
 use self::ask::{Answer, Sending};
 use self::clock::{PER_TRY_IDLE, TryClock};
+use self::preferred::Preferred;
 use super::exchange::Exchange;
 use super::failures;
 use super::head::{UpgradeRequest, strip_response};
@@ -62,6 +64,8 @@ struct Attempts<'a> {
     replay: Option<Replay>,
     /// What a connection has to be for.
     via: Option<Rc<Via>>,
+    /// Whom the balancer is not asked for.
+    preferred: Preferred,
 }
 
 /// [`Ask`] without its body.
@@ -135,6 +139,7 @@ pub async fn ask(ask: Ask<'_>, cluster: &Cluster, exchange: &mut Exchange) -> As
         unreachable: None,
         replay: None,
         via,
+        preferred: Preferred::default(),
     };
     let answer = attempts.run(exchange).await;
     let sent = match &answer {
@@ -259,16 +264,15 @@ impl<'a> Attempts<'a> {
 
     fn pick(&mut self, exchange: &Exchange) -> Result<Picked<'a>, Lost> {
         let cluster = self.cluster;
-        if let Some(wanted) = exchange.filters.wanted_endpoint()
-            && self.tried.is_empty()
-        {
-            match cluster.at(wanted.address) {
-                Some(endpoint) => return Ok(Picked::Of(endpoint)),
-                None if wanted.strict => {
-                    cluster.transport.stats.upstream_cx_none_healthy.inc();
-                    return Err(Lost::finally(PickError::NoneEligible(0).into()));
-                }
-                None => {}
+        let headers = self.ask.parts.as_ref().map(|parts| &parts.headers);
+        let attempt = (self.tried.is_empty(), self.again);
+        let said = (headers, &exchange.filters);
+        match self.preferred.next(cluster, said, attempt) {
+            Ok(Some(endpoint)) => return Ok(endpoint),
+            Ok(None) => {}
+            Err(nobody) => {
+                cluster.transport.stats.upstream_cx_none_healthy.inc();
+                return Err(Lost::finally(nobody.into()));
             }
         }
         let wish = Wish {
@@ -305,6 +309,9 @@ impl<'a> Attempts<'a> {
                 return Err(Lost::of(failures::overflow(limit.max()), Reset::Overflow));
             };
             self.cluster.anticipate();
+            if let Some(rules) = &self.cluster.model.balancing.override_host {
+                preferred::tell(rules, endpoint.socket_address(), &exchange.filters);
+            }
             exchange.asked(endpoint, transport, permit);
             self.asked = Some((picked.clone(), false));
             let pooled = if self.again {

@@ -7,6 +7,7 @@ mod dns;
 mod health_check;
 mod original_dst;
 mod outlier;
+mod override_host;
 mod policy;
 mod protocol;
 mod proxy_protocol;
@@ -30,6 +31,7 @@ use super::dns_resolver::DnsResolver;
 use super::headers::HeaderCase;
 use super::load_assignment::LoadAssignment;
 use super::metadata::Namespaces;
+use super::rate_limit::MetadataKey;
 use super::tls::UpstreamTls;
 use super::tlv::{PassTlvs, Tlv};
 
@@ -164,6 +166,27 @@ pub struct Balancing {
     pub slow_start: Option<SlowStart>,
     /// Requests are served by endpoints with the labels that they ask for (`lb_subset_config`).
     pub subsets: Option<Subsets>,
+    /// Requests may name endpoints; the rest of all this is for those that do not.
+    pub override_host: Option<OverrideHost>,
+}
+
+/// Where requests name the endpoints that they want, the first one for the first attempt
+/// (`envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverrideHost {
+    pub sources: Vec<HostSource>,
+    /// Dynamic metadata that tells which endpoint was asked: a namespace and one key
+    /// (`selected_host_key`).
+    pub told: Option<MetadataKey>,
+}
+
+/// Addresses with commas between them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostSource {
+    /// The first value of a field.
+    Header(String),
+    /// Dynamic metadata.
+    Metadata(MetadataKey),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -253,6 +276,7 @@ impl Default for Balancing {
             zones: ZoneAware::default(),
             slow_start: None,
             subsets: None,
+            override_host: None,
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::resource::testing::*;
 use crate::resource::{Address, Resource};
 use crate::type_url::{ResourceType, pack};
 
+mod connection;
 mod endpoints;
 mod health_check;
 mod load_reports;
@@ -374,66 +375,8 @@ fn a_cluster_is_refused_by_path() {
                         });
                 },
             ),
-            (
-                "upstream_connection_options.happy_eyeballs_config.first_address_family_version: \
-                 PIPE is no family of IP",
-                |c| c.upstream_connection_options = Some(eyeballs(3, None)),
-            ),
-            (
-                "upstream_connection_options.happy_eyeballs_config.first_address_family_count: \
-                 0 is not within 1 and 4294967295",
-                |c| c.upstream_connection_options = Some(eyeballs(0, uint(0))),
-            ),
-            (
-                "preconnect_policy.per_upstream_preconnect_ratio: 3.5 is not within 1 and 3",
-                |c| c.preconnect_policy = Some(preconnect(3.5, 1.0)),
-            ),
-            (
-                "preconnect_policy.predictive_preconnect_ratio: NaN is not within 1 and 3",
-                |c| c.preconnect_policy = Some(preconnect(1.0, f64::NAN)),
-            ),
         ],
     );
-}
-
-fn eyeballs(
-    first: i32,
-    first_address_family_count: Option<crate::proto::UInt32Value>,
-) -> cluster_proto::UpstreamConnectionOptions {
-    use cluster_proto::upstream_connection_options::HappyEyeballsConfig;
-    cluster_proto::UpstreamConnectionOptions {
-        happy_eyeballs_config: Some(HappyEyeballsConfig {
-            first_address_family_version: first,
-            first_address_family_count,
-        }),
-        ..Default::default()
-    }
-}
-
-fn preconnect(per_upstream: f64, predictive: f64) -> cluster_proto::cluster::PreconnectPolicy {
-    use crate::proto::google::protobuf::DoubleValue;
-    let ratio = |value| Some(DoubleValue { value });
-    cluster_proto::cluster::PreconnectPolicy {
-        per_upstream_preconnect_ratio: ratio(per_upstream),
-        predictive_preconnect_ratio: ratio(predictive),
-        preconnect_enabled_metadata: None,
-    }
-}
-
-#[test]
-fn connections_are_opened_as_the_cluster_says() {
-    let mut message = cluster();
-    assert_eq!(typed(&message).happy_eyeballs, HappyEyeballs::default());
-    assert_eq!(typed(&message).preconnect, None);
-    message.upstream_connection_options = Some(eyeballs(2, uint(3)));
-    message.preconnect_policy = Some(preconnect(1.0, 1.0));
-    let cluster = typed(&message);
-    let first = Some(IpFamily::V6);
-    assert_eq!(cluster.happy_eyeballs, HappyEyeballs { first, count: 3 });
-    assert_eq!(cluster.preconnect, None, "nothing beyond what is needed");
-    message.preconnect_policy = Some(preconnect(1.0, 2.5));
-    let policy = typed(&message).preconnect.unwrap();
-    assert_eq!((policy.per_upstream, policy.predictive), (1.0, 2.5));
 }
 
 #[test]
