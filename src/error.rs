@@ -186,6 +186,13 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// The cause, or else the stable word for it.
+    pub fn why(&self) -> &str {
+        self.cause.as_deref().unwrap_or(&self.details)
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.status.as_u16(), self.word())?;

@@ -83,6 +83,7 @@ impl EndpointSet {
             for endpoint in &group.endpoints {
                 let key = EndpointKey {
                     address: endpoint.address.clone(),
+                    additional: endpoint.additional_addresses.as_slice().into(),
                     id: endpoint.id.clone(),
                 };
                 let attributes = Attributes {

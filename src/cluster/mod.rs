@@ -1,5 +1,6 @@
 //! Clusters: named sets of endpoints, and choosing one of them.
 
+mod anticipate;
 mod endpoints;
 mod hashing;
 pub mod health_check;
@@ -195,6 +196,15 @@ impl Cluster {
         if let Some(only) = self.endpoints.only() {
             return Ok(Picked::Of(only));
         }
+        if self.anticipates(&wish)
+            && let Some(endpoint) = self.anticipated()
+        {
+            return Ok(Picked::Own(endpoint));
+        }
+        self.choose(wish)
+    }
+
+    fn choose(&self, wish: Wish<'_>) -> Result<Picked<'_>, PickError> {
         let all = self.endpoints.all();
         if all.is_empty() {
             if let Some(original_dst) = &self.original_dst

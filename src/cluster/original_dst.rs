@@ -124,6 +124,7 @@ impl OriginalDst {
     fn make(&self, address: SocketAddr) -> Endpoint {
         let key = EndpointKey {
             address: Address::Socket(address),
+            additional: Box::default(),
             id: String::new(),
         };
         Endpoint::new(

@@ -16,7 +16,7 @@ use causeway_xds::ResourceType;
 use causeway_xds::proto::core::address::Address as AddressKind;
 use causeway_xds::proto::core::socket_address::PortSpecifier;
 use causeway_xds::proto::core::{self, Metadata};
-use causeway_xds::proto::endpoint::endpoint::HealthCheckConfig;
+use causeway_xds::proto::endpoint::endpoint::{AdditionalAddress, HealthCheckConfig};
 use causeway_xds::proto::endpoint::lb_endpoint::HostIdentifier;
 use causeway_xds::proto::endpoint::{self, LbEndpoint, LocalityLbEndpoints};
 use causeway_xds::proto::{ClusterLoadAssignment, UInt32Value};
@@ -175,13 +175,12 @@ fn choose(family: DnsFamily, mut found: Vec<IpAddr>) -> Vec<IpAddr> {
     }
 }
 
-/// A logical name keeps its address for as long as that is one of those found: connections are
-/// not given up for the order of an answer.
+/// The first address of a logical name stays first for as long as it is one of those found: it is
+/// what its one endpoint is known by.
 fn take(known: &mut Vec<IpAddr>, mut found: Vec<IpAddr>, logical: bool) {
-    if logical {
-        let kept = known.first().filter(|address| found.contains(address));
-        let first = kept.copied().or(found.first().copied());
-        found = first.into_iter().collect();
+    let kept = known.first().filter(|_| logical);
+    if let Some(place) = kept.and_then(|kept| found.iter().position(|address| address == kept)) {
+        found[..=place].rotate_right(1);
     }
     *known = found;
 }
@@ -226,32 +225,77 @@ fn assignment(dns: &Dns, hosts: &Hosts) -> ClusterLoadAssignment {
             weighted_priority_health: dns.assignment.weighted_health,
             ..Default::default()
         }),
-        endpoints: localities.map(|l| locality(l, hosts)).collect(),
+        endpoints: localities
+            .map(|l| locality(l, hosts, dns.logical))
+            .collect(),
         ..Default::default()
     }
 }
 
-fn locality(model: &LocalityEndpoints, hosts: &Hosts) -> LocalityLbEndpoints {
+/// One endpoint of an assignment: what it says of it, and where it is.
+struct Found<'m> {
+    model: &'m Endpoint,
+    /// The name, where it was looked up.
+    host: &'m str,
+    address: AddressKind,
+    others: Vec<SocketAddr>,
+}
+
+impl<'m> Found<'m> {
+    /// Those of a name: one for each address, or one with all of them if it is a logical one.
+    fn by_name(
+        model: &'m Endpoint,
+        (host, port): (&'m str, u16),
+        addresses: &[IpAddr],
+        logical: bool,
+    ) -> Vec<Self> {
+        let each = if logical { addresses.len().max(1) } else { 1 };
+        let sockets = addresses.chunks(each).filter_map(|addresses| {
+            let mut sockets = addresses.iter().map(|ip| SocketAddr::new(*ip, port));
+            let address = socket(sockets.next()?);
+            let others = sockets.chain(model.additional_addresses.iter().copied());
+            Some(Self {
+                model,
+                host,
+                address,
+                others: others.collect(),
+            })
+        });
+        sockets.collect()
+    }
+
+    fn by_address(model: &'m Endpoint, address: AddressKind) -> Self {
+        Self {
+            model,
+            host: "",
+            address,
+            others: model.additional_addresses.clone(),
+        }
+    }
+}
+
+fn locality(model: &LocalityEndpoints, hosts: &Hosts, logical: bool) -> LocalityLbEndpoints {
     let mut endpoints = Vec::with_capacity(model.endpoints.len());
     for endpoint in &model.endpoints {
         match &endpoint.address {
             Address::Named { host, port } => {
                 let known = hosts.get(&(host.clone(), *port));
-                for address in known.into_iter().flat_map(|known| &known.addresses) {
-                    let address = SocketAddr::new(*address, *port);
-                    endpoints.push((socket(address), host.as_str(), endpoint));
-                }
+                let addresses = known.map_or(&[][..], |known| &known.addresses);
+                let name = (host.as_str(), *port);
+                endpoints.extend(Found::by_name(endpoint, name, addresses, logical));
             }
-            Address::Socket(address) => endpoints.push((socket(*address), "", endpoint)),
+            Address::Socket(address) => {
+                endpoints.push(Found::by_address(endpoint, socket(*address)));
+            }
             Address::Pipe(path) => {
                 let path = path.display().to_string();
                 let pipe = AddressKind::Pipe(core::Pipe { path, mode: 0 });
-                endpoints.push((pipe, "", endpoint));
+                endpoints.push(Found::by_address(endpoint, pipe));
             }
         }
     }
     // Each address has the weight of its name, as in Envoy, as long as the sum fits into 32 bits.
-    let total: u64 = endpoints.iter().map(|(_, _, e)| u64::from(e.weight)).sum();
+    let total: u64 = endpoints.iter().map(|e| u64::from(e.model.weight)).sum();
     let scale = total.div_ceil(u64::from(u32::MAX)).max(1);
     let scale = u32::try_from(scale).unwrap_or(u32::MAX);
     let endpoints = endpoints.into_iter();
@@ -266,9 +310,7 @@ fn locality(model: &LocalityEndpoints, hosts: &Hosts) -> LocalityLbEndpoints {
         load_balancing_weight: (model.weight > 0).then_some(UInt32Value {
             value: model.weight,
         }),
-        lb_endpoints: endpoints
-            .map(|(address, host, model)| lb_endpoint(address, host, model, scale))
-            .collect(),
+        lb_endpoints: endpoints.map(|found| lb_endpoint(found, scale)).collect(),
         ..Default::default()
     }
 }
@@ -281,7 +323,19 @@ fn socket(address: SocketAddr) -> AddressKind {
     })
 }
 
-fn lb_endpoint(address: AddressKind, host: &str, model: &Endpoint, scale: u32) -> LbEndpoint {
+fn lb_endpoint(found: Found<'_>, scale: u32) -> LbEndpoint {
+    let Found {
+        model,
+        host,
+        address,
+        others,
+    } = found;
+    let at = |address| core::Address {
+        address: Some(address),
+    };
+    let additional = |address| AdditionalAddress {
+        address: Some(at(socket(address))),
+    };
     let hostname = match model.hostname.as_str() {
         "" => host,
         given => given,
@@ -293,9 +347,8 @@ fn lb_endpoint(address: AddressKind, host: &str, model: &Endpoint, scale: u32) -
             value: (model.weight / scale).max(1),
         }),
         host_identifier: Some(HostIdentifier::Endpoint(endpoint::Endpoint {
-            address: Some(core::Address {
-                address: Some(address),
-            }),
+            address: Some(at(address)),
+            additional_addresses: others.into_iter().map(additional).collect(),
             hostname: hostname.to_owned(),
             health_check_config: check(&model.check),
             ..Default::default()

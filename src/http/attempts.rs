@@ -2,6 +2,7 @@
 
 mod ask;
 mod clock;
+mod preferred;
 
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -18,6 +19,7 @@ use hyper::body::Incoming;
 
 use self::ask::{Answer, Sending};
 use self::clock::{PER_TRY_IDLE, TryClock};
+use self::preferred::Preferred;
 use super::exchange::Exchange;
 use super::failures;
 use super::head::{UpgradeRequest, strip_response};
@@ -62,6 +64,8 @@ struct Attempts<'a> {
     replay: Option<Replay>,
     /// What a connection has to be for.
     via: Option<Rc<Via>>,
+    /// Whom the balancer is not asked for.
+    preferred: Preferred,
 }
 
 /// [`Ask`] without its body.
@@ -136,6 +140,7 @@ pub async fn ask(ask: Ask<'_>, cluster: &Cluster, exchange: &mut Exchange) -> As
         unreachable: None,
         replay: None,
         via,
+        preferred: Preferred::default(),
     };
     let answer = attempts.run(exchange).await;
     let sent = match &answer {
@@ -158,6 +163,9 @@ impl<'a> Attempts<'a> {
                 && let Some(outcome) = outcome::of(attempt.as_ref().map(|(_, r)| r), connected)
             {
                 detection.note(&endpoint, outcome);
+            }
+            if let (Err(lost), Some(kept)) = (&attempt, &exchange.kept) {
+                kept.lost(lost.failure.why());
             }
             let stats = &self.cluster.transport.stats;
             let retries = match self.body.is_given_up() {
@@ -257,16 +265,15 @@ impl<'a> Attempts<'a> {
 
     fn pick(&mut self, exchange: &Exchange) -> Result<Picked<'a>, Lost> {
         let cluster = self.cluster;
-        if let Some(wanted) = exchange.filters.wanted_endpoint()
-            && self.tried.is_empty()
-        {
-            match cluster.at(wanted.address) {
-                Some(endpoint) => return Ok(Picked::Of(endpoint)),
-                None if wanted.strict => {
-                    cluster.transport.stats.upstream_cx_none_healthy.inc();
-                    return Err(Lost::finally(PickError::NoneEligible(0).into()));
-                }
-                None => {}
+        let headers = self.ask.parts.as_ref().map(|parts| &parts.headers);
+        let attempt = (self.tried.is_empty(), self.again);
+        let said = (headers, &exchange.filters);
+        match self.preferred.next(cluster, said, attempt) {
+            Ok(Some(endpoint)) => return Ok(endpoint),
+            Ok(None) => {}
+            Err(nobody) => {
+                cluster.transport.stats.upstream_cx_none_healthy.inc();
+                return Err(Lost::finally(nobody.into()));
             }
         }
         let wish = Wish {
@@ -302,6 +309,10 @@ impl<'a> Attempts<'a> {
                 transport.dropped.inc();
                 return Err(Lost::of(failures::overflow(limit.max()), Reset::Overflow));
             };
+            self.cluster.anticipate();
+            if let Some(rules) = &self.cluster.model.balancing.override_host {
+                preferred::tell(rules, endpoint.socket_address(), &exchange.filters);
+            }
             exchange.asked(endpoint, transport, permit);
             self.asked = Some((picked.clone(), false));
             let pooled = if self.again {
@@ -344,7 +355,12 @@ impl<'a> Attempts<'a> {
             }
             match self.send(&mut lease, exchange).await? {
                 Some(response) => return Ok((lease, response)),
-                None => self.again = true,
+                None => {
+                    self.again = true;
+                    if let Some(kept) = &exchange.kept {
+                        kept.lost("the pooled connection was closed");
+                    }
+                }
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
@@ -14,7 +15,7 @@ use crate::cluster::{Cluster, Wish};
 use crate::error::Failure;
 use crate::route::action::Forward;
 use crate::upstream::pool::{self, RawConnection};
-use crate::upstream::{Endpoint, Via};
+use crate::upstream::{self, Endpoint, Via};
 
 /// A connection to an endpoint of the cluster: the first that can be connected to, out of as many
 /// different ones as `endpoints` says.
@@ -31,7 +32,15 @@ pub async fn open(
         transport.stats.upstream_cx_none_healthy.inc();
     })?;
     let mut tried = Vec::new();
+    // Who waits does not wait longer for several endpoints than for one.
+    let deadline = Instant::now().checked_add(transport.connect_timeout);
+    let attempts = endpoints.min(cluster.known_endpoints().len()).max(1);
     loop {
+        let left = deadline.map_or(transport.connect_timeout, |deadline| {
+            deadline.saturating_duration_since(Instant::now())
+        });
+        let ahead = u32::try_from(attempts.saturating_sub(tried.len())).unwrap_or(u32::MAX);
+        let within = upstream::share(left, ahead);
         let endpoint = Arc::clone(&*picked);
         let limit = &transport.limits_of(forward.priority).requests;
         let permit = limit
@@ -39,16 +48,20 @@ pub async fn open(
             .ok_or_else(|| failures::overflow(limit.max()))
             .inspect_err(|_| transport.dropped.inc())?;
         exchange.asked(&endpoint, transport, permit);
-        let (failure, may_retry) = match attempt(cluster, &endpoint, timeouts, exchange).await {
-            Ok(opened) => {
-                if let Some(kept) = &exchange.kept {
-                    kept.connection.set(Some(opened.about()));
+        let (failure, may_retry) =
+            match attempt(cluster, (&endpoint, within), timeouts, exchange).await {
+                Ok(opened) => {
+                    if let Some(kept) = &exchange.kept {
+                        kept.connection.set(Some(opened.about()));
+                    }
+                    exchange.upstream_answered(StatusCode::OK);
+                    return Ok((endpoint, opened));
                 }
-                exchange.upstream_answered(StatusCode::OK);
-                return Ok((endpoint, opened));
-            }
-            Err(failed) => failed,
-        };
+                Err(failed) => failed,
+            };
+        if let Some(kept) = &exchange.kept {
+            kept.lost(failure.why());
+        }
         tried.push(endpoint.uid);
         let other = match may_retry && tried.len() < endpoints {
             true => cluster.pick_other(&tried, 0, wish).ok(),
@@ -67,14 +80,14 @@ pub async fn open(
 /// Whether another endpoint may do better comes with the failure.
 async fn attempt(
     cluster: &Cluster,
-    endpoint: &Arc<Endpoint>,
+    (endpoint, within): (&Arc<Endpoint>, Duration),
     timeouts: &Timeouts,
     exchange: &mut Exchange,
 ) -> Result<RawConnection, (Failure, bool)> {
     let transport = &cluster.transport;
     let source = exchange.filters.source();
     let via = Via::of_connection(transport, exchange.connection.client(), source);
-    let mut opening = pin!(pool::open_raw(endpoint, transport, via.as_deref()));
+    let mut opening = pin!(pool::open_raw(within, endpoint, transport, via.as_deref()));
     std::future::poll_fn(|cx| {
         if let Poll::Ready(opened) = Pin::new(&mut opening).poll(cx) {
             cluster.note(endpoint, Outcome::of(&opened));

@@ -225,10 +225,7 @@ impl Exchange {
         self.release_upstream(None);
         self.attempts.set(self.attempts.get() + 1);
         if let Some(kept) = &self.kept {
-            let now = Some((Arc::clone(endpoint), Arc::clone(transport)));
-            if let Some((before, _)) = kept.upstream.replace(now) {
-                kept.before.borrow_mut().push(before);
-            }
+            kept.asked(endpoint, transport);
             kept.request_sent.set(Some(Instant::now()));
         }
         transport.stats.upstream_rq_total.inc();
@@ -248,6 +245,7 @@ impl Exchange {
         let ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         self.detail("via_upstream");
         if let Some(kept) = &self.kept {
+            kept.answered(status);
             kept.response_began.set(Some(self.start + elapsed));
         }
         if let Some(upstream) = &mut *self.upstream.borrow_mut() {
@@ -290,6 +288,9 @@ impl Exchange {
         if let Some(upstream) = &*self.upstream.borrow() {
             upstream.endpoint.stats.rq_error.inc();
             if let Some(status) = answer {
+                if let Some(kept) = &self.kept {
+                    kept.answered(status);
+                }
                 upstream.transport.stats.retry_rq.record(status.as_u16());
             }
         }

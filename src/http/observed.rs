@@ -1,6 +1,7 @@
 //! What is known of a request, for header values, access logs and local replies.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,10 +10,10 @@ use std::time::{Duration, Instant, SystemTime};
 use causeway_xds::resource::cluster::Cluster as ClusterModel;
 use causeway_xds::resource::format::{Fact, Holder, Point};
 use causeway_xds::resource::metadata::{self, MetadataValue};
-use http::Method;
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
+use http::{Method, StatusCode};
 
 use super::exchange::Exchange;
 use super::forwarded::{X_FORWARDED_PROTO, X_REQUEST_ID};
@@ -37,8 +38,10 @@ pub struct Kept {
     pub cluster: OnceCell<(Arc<str>, Arc<ClusterModel>)>,
     /// The endpoint that was asked last.
     pub upstream: RefCell<Option<(Arc<Endpoint>, Arc<Transport>)>>,
-    /// Those before it, in their order.
-    pub before: RefCell<Vec<Arc<Endpoint>>>,
+    /// What came of that, as far as it is known.
+    came_to: RefCell<Option<CameTo>>,
+    /// The attempts before it, in their order.
+    before: RefCell<Vec<(Arc<Endpoint>, Option<CameTo>)>>,
     /// The connection that was used last.
     pub connection: Cell<Option<About>>,
     pub request_size: Cell<Option<u64>>,
@@ -46,6 +49,14 @@ pub struct Kept {
     pub request_sent: Cell<Option<Instant>>,
     pub response_began: Cell<Option<Instant>>,
     pub response_ended: Cell<Option<Instant>>,
+}
+
+/// What an attempt came to.
+#[derive(Debug)]
+enum CameTo {
+    Answer(StatusCode),
+    /// No answer, and why.
+    Nothing(String),
 }
 
 /// The pseudo headers of a request.
@@ -95,6 +106,7 @@ impl Kept {
             route: RefCell::default(),
             cluster: OnceCell::new(),
             upstream: RefCell::default(),
+            came_to: RefCell::default(),
             before: RefCell::default(),
             connection: Cell::default(),
             request_size: Cell::default(),
@@ -103,6 +115,26 @@ impl Kept {
             response_began: Cell::default(),
             response_ended: Cell::default(),
         }
+    }
+
+    /// An endpoint is asked.
+    pub fn asked(&self, endpoint: &Arc<Endpoint>, transport: &Arc<Transport>) {
+        let now = Some((Arc::clone(endpoint), Arc::clone(transport)));
+        let came_to = self.came_to.take();
+        if let Some((before, _)) = self.upstream.replace(now) {
+            self.before.borrow_mut().push((before, came_to));
+        }
+    }
+
+    /// It has answered.
+    pub fn answered(&self, status: StatusCode) {
+        *self.came_to.borrow_mut() = Some(CameTo::Answer(status));
+    }
+
+    /// It has not, and will not. The first reason counts.
+    pub fn lost(&self, why: &str) {
+        let nothing = || CameTo::Nothing(why.to_owned());
+        self.came_to.borrow_mut().get_or_insert_with(nothing);
     }
 
     /// Keeps what is asked for of a request, in the form in which it is sent on or answered.
@@ -180,9 +212,39 @@ impl<'o> Observed<'o> {
         let Some((last, _)) = &*last else {
             return Value::Missing;
         };
-        let all = before.iter().chain([last]);
+        let all = before.iter().map(|(endpoint, _)| endpoint).chain([last]);
         let all: Vec<String> = all.map(|endpoint| what(endpoint)).collect();
         Value::Text(all.join(",").into())
+    }
+
+    /// All that were asked, and what came of it.
+    fn attempts(&self) -> Value<'o> {
+        let Some(kept) = self.kept() else {
+            return Value::Missing;
+        };
+        let last = kept.upstream.borrow();
+        let Some((last, _)) = &*last else {
+            return Value::Missing;
+        };
+        let mut text = String::new();
+        let mut add = |endpoint: &Endpoint, came_to: Option<&CameTo>| {
+            let separator = if text.is_empty() { "" } else { "; " };
+            write!(text, "{separator}{endpoint} ").ok();
+            match came_to {
+                None => text.push('-'),
+                Some(CameTo::Answer(status)) => text.push_str(status.as_str()),
+                Some(CameTo::Nothing(why)) => {
+                    // Causes begin with the address.
+                    let rest = why.strip_prefix(&endpoint.to_string());
+                    text.push_str(rest.map_or(why, |rest| rest.trim_start_matches(": ")));
+                }
+            }
+        };
+        for (endpoint, came_to) in kept.before.borrow().iter() {
+            add(endpoint, came_to.as_ref());
+        }
+        add(last, kept.came_to.borrow().as_ref());
+        Value::Text(text.into())
     }
 
     /// Of the endpoint that was asked last.
@@ -355,6 +417,7 @@ impl Facts for Observed<'_> {
                     false => Value::shown(Some(&endpoint.attributes.hostname)),
                 },
             ),
+            Fact::Attempts => self.attempts(),
             Fact::UpstreamHostsAttempted => self.attempted(ToString::to_string),
             Fact::UpstreamHostsAttemptedWithoutPort => {
                 self.attempted(|e| match e.socket_address() {

@@ -280,7 +280,15 @@ async fn open(
         Some(TcpHash::FilterState(key)) => log.state().value(key).map(|text| of_text(&text)),
     };
     let mut attempts = 1;
+    let mut lost: Vec<String> = Vec::new();
+    let deadline = spec.policy.connect_deadline;
+    let deadline = deadline.and_then(|whole| Instant::now().checked_add(whole));
     loop {
+        let connect_timeout = cluster.transport.connect_timeout;
+        let limit = deadline.map_or(connect_timeout, |deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            upstream::share(left, spec.max_connect_attempts - (attempts - 1)).min(connect_timeout)
+        });
         let wish = Wish {
             hash,
             labels: asked.labels,
@@ -290,12 +298,13 @@ async fn open(
             cluster.transport.stats.upstream_cx_none_healthy.inc();
         })?;
         let endpoint: &Arc<Endpoint> = &picked;
-        let opened = connect(spec, endpoint, cluster, via.as_ref(), log).await;
+        let opened = connect(spec, endpoint, cluster, (via.as_ref(), limit), log).await;
         match opened {
             Ok(upstream) => return Ok((Arc::clone(endpoint), upstream)),
             Err(error) if attempts < spec.max_connect_attempts && error.is_of_endpoint() => {
                 let error = Failure::from(error);
                 tracing::debug!(%endpoint, %error, "trying again");
+                lost.extend(error.cause);
                 if let Some(backoff) = spec.backoff {
                     // Zero would be for ever.
                     Deadline::after(pause(backoff, attempts).max(SHORTEST)).await;
@@ -307,7 +316,13 @@ async fn open(
                     let stats = &cluster.transport.stats;
                     stats.upstream_cx_connect_attempts_exceeded.inc();
                 }
-                return Err(error.into());
+                let mut failure = Failure::from(error);
+                // One of several endpoints is not the whole story.
+                if !lost.is_empty() {
+                    lost.extend(failure.cause.take());
+                    failure.cause = Some(lost.join("; "));
+                }
+                return Err(failure);
             }
         }
     }
@@ -336,12 +351,12 @@ async fn connect(
     spec: &TcpProxySpec,
     endpoint: &Arc<Endpoint>,
     cluster: &Cluster,
-    via: Option<&Rc<Via>>,
+    (via, limit): (Option<&Rc<Via>>, Duration),
     log: &Log,
 ) -> Result<Upstream, Refused> {
     let transport = &cluster.transport;
     let Some(tunneling) = &spec.tunneling else {
-        let opened = pool::open_raw(endpoint, transport, via.map(Rc::as_ref)).await;
+        let opened = pool::open_raw(limit, endpoint, transport, via.map(Rc::as_ref)).await;
         cluster.note(endpoint, Outcome::of(&opened));
         let opened = opened.map_err(Refused::Unconnected)?;
         let about = opened.about();

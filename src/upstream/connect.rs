@@ -15,6 +15,7 @@ use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 
+use super::eyeballs::{self, Phase};
 use super::{Endpoint, Transport, Via};
 use crate::error::{Failure, ResponseFlag};
 use crate::net::source::{new_socket, set_freebind};
@@ -49,6 +50,14 @@ pub enum ConnectErrorKind {
     Overflow(u32, &'static str),
     #[error("queue_timeout ({0:?}) fired: no connection came free")]
     Queue(Duration),
+    /// What became of each address of an endpoint that has several.
+    #[error("{}", listed(.0))]
+    Several(Arc<[(SocketAddr, Self)]>),
+}
+
+fn listed(all: &[(SocketAddr, ConnectErrorKind)]) -> String {
+    let each: Vec<_> = all.iter().map(|(a, kind)| format!("{a}: {kind}")).collect();
+    each.join("; ")
 }
 
 impl ConnectError {
@@ -61,6 +70,14 @@ impl ConnectError {
 }
 
 impl ConnectErrorKind {
+    /// What an attempt with several addresses counts as: the last thing that went wrong.
+    pub fn decisive(&self) -> &Self {
+        match self {
+            Self::Several(all) => all.last().map_or(self, |(_, last)| last.decisive()),
+            one => one,
+        }
+    }
+
     /// Descriptors, memory or ports of our own have run out, or the client's address cannot be taken.
     fn is_ours(&self) -> bool {
         const SHORTAGES: [Errno; 5] = [
@@ -73,6 +90,7 @@ impl ConnectErrorKind {
         let error = match self {
             Self::Connect(error) => error,
             Self::Source(_) => return true,
+            Self::Several(all) => return all.iter().all(|(_, kind)| kind.is_ours()),
             _ => return false,
         };
         Errno::from_io_error(error).is_some_and(|errno| SHORTAGES.contains(&errno))
@@ -82,13 +100,14 @@ impl ConnectErrorKind {
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-        let reason = match &error.kind {
+        let kind = error.kind.decisive();
+        let reason = match kind {
             ConnectErrorKind::Overflow(..) | ConnectErrorKind::Queue(_) => {
                 let text = "upstream connect error or disconnect/reset before headers. \
                             reset reason: overflow";
                 let flag = ResponseFlag::UpstreamOverflow;
                 // To clients it is one thing; who reads the log sees which limit is too small.
-                let details = match error.kind {
+                let details = match kind {
                     ConnectErrorKind::Queue(_) => {
                         "upstream_reset_before_response_started{queue_timeout}"
                     }
@@ -105,7 +124,7 @@ impl From<ConnectError> for Failure {
             _ => "connection failure",
         };
         let flag = ResponseFlag::UpstreamConnectFailure;
-        let details = match &error.kind {
+        let details = match kind {
             ConnectErrorKind::Timeout(..) => {
                 "upstream_reset_before_response_started{connection_timeout}".into()
             }
@@ -144,24 +163,39 @@ pub async fn connect(
     transport: &Transport,
     via: Option<&Via>,
 ) -> Result<Io, ConnectError> {
+    connect_within(transport.connect_timeout, endpoint, transport, via).await
+}
+
+/// As [`connect`], within `limit`.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_within(
+    limit: Duration,
+    endpoint: &Endpoint,
+    transport: &Transport,
+    via: Option<&Via>,
+) -> Result<Io, ConnectError> {
     let start = Instant::now();
-    let mut phase = "connect";
-    let limit = transport.connect_timeout;
-    let attempt = async {
-        let address = &endpoint.key.address;
-        let named = Named {
-            address,
-            hostname: &endpoint.attributes.hostname,
-        };
-        let socket = endpoint.attributes.socket;
-        let proxied = transport.proxy_protocol_of(socket);
-        let io = open(address, transport, proxied, via).await?;
-        phase = "tls handshake";
-        secure(io, named, transport.tls_of(socket), via).await
-    };
-    let result = match tokio::time::timeout(limit, attempt).await {
-        Ok(result) => result,
-        Err(_) => Err(ConnectErrorKind::Timeout(limit, phase)),
+    let key = &endpoint.key;
+    let result = match &key.address {
+        Address::Socket(first) if !key.additional.is_empty() => {
+            let addresses = eyeballs::order(*first, &key.additional, transport.happy_eyeballs);
+            let attempt = async |address, phase: &Phase| {
+                let address = Address::Socket(address);
+                establish(&address, endpoint, transport, via, phase).await
+            };
+            // Few endpoints need so large a future.
+            Box::pin(eyeballs::race(&addresses, limit, attempt)).await
+        }
+        address => {
+            let phase = Phase::new("connect");
+            let attempt = establish(address, endpoint, transport, via, &phase);
+            match tokio::time::timeout(limit, attempt).await {
+                Ok(result) => result,
+                Err(_) => Err(ConnectErrorKind::Timeout(limit, phase.get())),
+            }
+        }
     };
     match result {
         Ok(io) => {
@@ -179,7 +213,7 @@ pub async fn connect(
             }
             transport.stats.upstream_cx_connect_fail.inc();
             endpoint.stats.cx_connect_fail.inc();
-            if matches!(kind, ConnectErrorKind::Timeout(..)) {
+            if matches!(kind.decisive(), ConnectErrorKind::Timeout(..)) {
                 transport.stats.upstream_cx_connect_timeout.inc();
             }
             Err(ConnectError {
@@ -188,6 +222,32 @@ pub async fn connect(
             })
         }
     }
+}
+
+/// How long an attempt to connect may take that is one of so many that have what is `left`.
+pub fn share(left: Duration, attempts: u32) -> Duration {
+    // Nothing would be no attempt.
+    const SHORTEST: Duration = Duration::from_millis(1);
+    (left / attempts.max(1)).max(SHORTEST)
+}
+
+/// A connection to one address of an endpoint, TLS included.
+async fn establish(
+    address: &Address,
+    endpoint: &Endpoint,
+    transport: &Transport,
+    via: Option<&Via>,
+    phase: &Phase,
+) -> Result<Io, ConnectErrorKind> {
+    let named = Named {
+        address,
+        hostname: &endpoint.attributes.hostname,
+    };
+    let socket = endpoint.attributes.socket;
+    let proxied = transport.proxy_protocol_of(socket);
+    let io = open(address, transport, proxied, via).await?;
+    phase.set("tls handshake");
+    secure(io, named, transport.tls_of(socket), via).await
 }
 
 /// Where an endpoint is, and what it is called.
@@ -327,6 +387,15 @@ async fn secure(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attempts_share_what_is_left() {
+        let seconds = Duration::from_secs;
+        assert_eq!(share(seconds(12), 3), seconds(4));
+        // The first one was refused at once.
+        assert_eq!(share(seconds(12), 2), seconds(6));
+        assert_eq!(share(Duration::ZERO, 1), Duration::from_millis(1));
+    }
 
     #[test]
     fn what_this_host_is_short_of_is_not_the_endpoints_fault() {

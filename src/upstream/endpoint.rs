@@ -1,5 +1,6 @@
 //! One upstream address and what is known about it.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -18,6 +19,9 @@ use crate::telemetry::stats::{Counter, Gauge};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointKey {
     pub address: Address,
+    /// Where else it is, for connections; what is said of it, and checked, is `address`. One that is
+    /// dropped may be somebody else's soon, so they are part of the identity.
+    pub additional: Box<[SocketAddr]>,
     pub id: String,
 }
 
@@ -135,7 +139,7 @@ pub struct Attributes {
 
 impl Endpoint {
     /// `None` for a Unix socket.
-    pub fn socket_address(&self) -> Option<std::net::SocketAddr> {
+    pub fn socket_address(&self) -> Option<SocketAddr> {
         match &self.key.address {
             Address::Socket(address) => Some(*address),
             _ => None,

@@ -7,6 +7,7 @@ pub mod body;
 pub mod connect;
 pub mod diagnosis;
 pub mod endpoint;
+mod eyeballs;
 pub mod limits;
 pub mod outcomes;
 pub mod pool;
@@ -16,12 +17,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_xds::resource::cluster::{
-    AutoSni, Http2Options, ProxyProtocol, SourceAddresses, TcpKeepalive,
+    AutoSni, HappyEyeballs, Http2Options, Preconnect, ProxyProtocol, SourceAddresses, TcpKeepalive,
 };
 use causeway_xds::resource::headers::HeaderCase;
 use causeway_xds::resource::route::Priority;
 
-pub use connect::{ConnectError, ConnectErrorKind, keep_alive};
+pub use connect::{ConnectError, ConnectErrorKind, keep_alive, share};
 pub use endpoint::{Endpoint, EndpointKey};
 pub use limits::{Limits, Permit};
 pub use via::{Client, Via};
@@ -45,6 +46,11 @@ pub struct Transport {
     /// How long a request waits for a connection that comes free, or that another request opens.
     pub queue_timeout: Duration,
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Connections that are opened ahead of need; not where they differ in what they are for
+    /// ([`Self::varies`]).
+    pub preconnect: Option<Preconnect>,
+    /// Of endpoints with several addresses.
+    pub happy_eyeballs: HappyEyeballs,
     /// Where connections come from, one of a family; empty leaves it to the system.
     pub source_addresses: SourceAddresses,
     /// How long an unused connection is kept; zero keeps it.

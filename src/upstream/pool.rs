@@ -7,6 +7,7 @@
 mod about;
 mod http1;
 mod multiplex;
+mod preconnect;
 mod raw;
 mod spared;
 mod waiting;
@@ -26,6 +27,7 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use self::http1::Http1;
+use self::preconnect::Demand;
 use self::waiting::Waiting;
 use super::body::RequestBody;
 use super::connect::{ConnectError, ConnectErrorKind};
@@ -33,6 +35,7 @@ use super::limits::Permit;
 use super::{Endpoint, Protocol, Transport, Via};
 
 pub use about::About;
+pub use preconnect::{ahead, requests};
 pub use raw::{Counted, CountedRelay, RawConnection, open_raw};
 pub use spared::poll_frame;
 
@@ -87,6 +90,9 @@ struct Pool {
     /// What dies with the endpoint: its connections and tunnels.
     tasks: Uids<AbortHandle>,
     next_task: u64,
+    /// Requests, and connections that are being opened for none; only where there is a policy for it.
+    demand: usize,
+    ahead: usize,
 }
 
 impl Pool {
@@ -119,6 +125,7 @@ pub struct Lease {
     kind: Kind,
     /// It has served a request before, so the peer may have closed it in the same moment.
     pub reused: bool,
+    _demand: Option<Demand>,
 }
 
 enum Kind {
@@ -162,6 +169,17 @@ impl Drop for Tied {
 struct Connecting {
     endpoint: u64,
     _counted: Rc<()>,
+}
+
+impl Connecting {
+    fn begin(endpoint: u64, pool: &mut Pool) -> Self {
+        let counted = pool.connecting.upgrade().unwrap_or_default();
+        pool.connecting = Rc::downgrade(&counted);
+        Self {
+            endpoint,
+            _counted: counted,
+        }
+    }
 }
 
 impl Drop for Connecting {
@@ -231,13 +249,7 @@ fn connection_permit(
                 kind: ConnectErrorKind::Overflow(limit.max(), "connections"),
             });
         };
-        let counted = opening.unwrap_or_default();
-        pool.connecting = Rc::downgrade(&counted);
-        let connecting = Connecting {
-            endpoint: endpoint.uid,
-            _counted: counted,
-        };
-        Ok((permit, connecting))
+        Ok((permit, Connecting::begin(endpoint.uid, pool)))
     });
     if permitted.is_err() {
         // What is kept for others must not keep this one out: whoever comes next finds room.
@@ -274,11 +286,14 @@ pub fn ready(
         }
         None
     })?;
+    let demand = Demand::begin(endpoint, transport);
+    preconnect::look(endpoint, transport);
     Some(Lease {
         endpoint: Arc::clone(endpoint),
         transport: Arc::clone(transport),
         kind: Kind::Http1(connection),
         reused: true,
+        _demand: demand,
     })
 }
 
@@ -297,17 +312,22 @@ pub async fn checkout(
         Protocol::Http2(_) => false,
         Protocol::Auto(_) => with_pool(endpoint.uid, |pool| pool.speaks_http1),
     };
+    let demand = Demand::begin(endpoint, transport);
     let (kind, reused) = if http1 {
+        preconnect::look(endpoint, transport);
         let (connection, reused) = http1::checkout(endpoint, transport, via, fresh).await?;
         (Kind::Http1(connection), reused)
     } else {
-        multiplex::checkout(endpoint, transport, via, fresh).await?
+        let found = multiplex::checkout(endpoint, transport, via, fresh).await?;
+        preconnect::look(endpoint, transport);
+        found
     };
     Ok(Lease {
         endpoint: Arc::clone(endpoint),
         transport: Arc::clone(transport),
         kind,
         reused,
+        _demand: demand,
     })
 }
 

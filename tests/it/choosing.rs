@@ -202,6 +202,67 @@ async fn a_request_may_say_where_it_goes() {
 }
 
 #[tokio::test]
+async fn a_request_may_name_the_endpoints_that_it_wants() {
+    const POLICIES: &str = "type.googleapis.com/envoy.extensions.load_balancing_policies";
+    let origins = [
+        replica("one", 200).await,
+        replica("two", 503).await,
+        replica("three", 200).await,
+    ];
+    let policy = |config: &Value| json!({"policies": [{"typed_extension_config": {"name": "p", "typed_config": config}}]});
+    let fallback = policy(&json!({"@type": format!("{POLICIES}.round_robin.v3.RoundRobin")}));
+    let named = json!({
+        "load_balancing_policy": policy(&json!({
+            "@type": format!("{POLICIES}.override_host.v3.OverrideHost"),
+            "override_host_sources": [
+                {"metadata": {"key": "envoy.lb", "path": [{"key": "picked"}]}},
+                {"header": "x-host"},
+            ],
+            "selected_host_key": {"key": "test", "path": [{"key": "asked"}]},
+            "fallback_policy": fallback,
+        })),
+    });
+    let endpoints = origins
+        .each_ref()
+        .map(|o| endpoint(o.address, "n", &json!({})));
+    let told = json!({"header": {"key": "x-told", "value": "%DYNAMIC_METADATA(test:asked)%"}});
+    let routes = routes(&json!([{
+        "match": {"prefix": "/"},
+        "route": {"cluster": "c", "retry_policy": {"retry_on": "5xx", "num_retries": 2}},
+        "response_headers_to_add": [told],
+    }]));
+    let web = listener("web", &http(&json!({"route_config": routes})));
+    let app = TestApp::bootstrap(&managed(&[web], &[with("c", &endpoints, &named)])).await;
+    let mut client = Http1::connect(app.listener("web")).await;
+    let [one, two, three] = origins.each_ref().map(|o| o.address.to_string());
+    for (wanted, name, asked) in [
+        (three.clone(), "three", &three),
+        (one.clone(), "one", &one),
+        // The first answers badly, and the next is asked.
+        (format!("{two}, {three}"), "three", &three),
+        // Nobody has the first address.
+        (format!("192.0.2.1:1,nonsense,{one}"), "one", &one),
+    ] {
+        for _ in 0..3 {
+            let request = request("GET", "a.test", "/").header("x-host", &wanted);
+            let reply = client.send(request.body(Default::default()).unwrap()).await;
+            assert_eq!(
+                (reply.status.as_u16(), &*reply.text()),
+                (200, name),
+                "{wanted}"
+            );
+            assert_eq!(reply.header("x-told"), asked);
+        }
+    }
+    // Who names nobody is balanced.
+    let mut met = std::collections::BTreeSet::new();
+    for _ in 0..4 {
+        met.insert(client.get("a.test", "/").await.text());
+    }
+    assert_eq!(met.len(), 2, "{met:?}");
+}
+
+#[tokio::test]
 async fn a_redirected_connection_goes_to_the_listener_that_it_was_bound_for() {
     const FILTER: &str =
         "type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";

@@ -29,6 +29,7 @@ mod drain;
 mod example;
 mod example_filter;
 mod example_xds;
+mod eyeballs;
 mod files;
 mod filter_discovery;
 mod filters;

@@ -21,9 +21,9 @@ use crate::support::app::TestApp;
 use crate::support::bootstrap::{bootstrap, cluster, forwarding, http2_cluster};
 use crate::support::circuit::circuit;
 use crate::support::client::{Http2, Reply, full};
-use crate::support::eventually;
 use crate::support::origin::Origin;
 use crate::support::raw::Raw;
+use crate::support::{A_MOMENT, eventually};
 
 /// An HTTP/2 origin that answers `ok`: at `/held` once `go` lets it, elsewhere at once. It lets
 /// `streams` run on a connection, and says goodbye to one when `leave` says so.
@@ -315,4 +315,93 @@ async fn streams_of_a_removed_circuit_end() {
     app.remove(&circuit).await;
     assert_eq!(held.await.unwrap(), 502);
     origin.has_no_connection().await;
+}
+
+/// Where more connections are wanted than are needed.
+fn preconnecting(mut cluster: Value, policy: &Value) -> Value {
+    cluster["connect_timeout"] = json!("20s");
+    cluster["preconnect_policy"] = policy.clone();
+    cluster
+}
+
+#[tokio::test]
+async fn a_connection_is_there_before_the_request_that_uses_it() {
+    let origin = Origin::held("ok").await;
+    let policy = json!({"per_upstream_preconnect_ratio": 1.5});
+    let mut cluster = preconnecting(cluster("a", origin.address), &policy);
+    cluster["circuit_breakers"] = json!({"thresholds": [{"max_connections": 2}]});
+    let (app, client) = through(&cluster).await;
+    let first = posts(&client, "/", 1);
+    origin.has_requests(1).await;
+    eventually("one more connection", || origin.connections() == 2).await;
+    // There may not be a third one, so that this is the one that was opened before.
+    let second = posts(&client, "/", 1);
+    origin.has_requests(2).await;
+    let stats = app.running.stats.cluster("a");
+    eventually("a third one is wanted", || {
+        stats.upstream_cx_overflow.value() > 0
+    })
+    .await;
+    origin.release(2);
+    assert_eq!(statuses(first).await, [200]);
+    assert_eq!(statuses(second).await, [200]);
+    assert_eq!(origin.connections(), 2);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_not_well_gets_the_connections_that_are_needed() {
+    let origin = Origin::fixed("ok").await;
+    let policy = json!({
+        "per_upstream_preconnect_ratio": 3.0, "predictive_preconnect_ratio": 3.0,
+    });
+    let mut cluster = preconnecting(cluster("a", origin.address), &policy);
+    let endpoint = &mut cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0];
+    endpoint["health_status"] = json!("DEGRADED");
+    let (_app, client) = through(&cluster).await;
+    assert_eq!(statuses(posts(&client, "/", 1)).await, [200]);
+    tokio::time::sleep(A_MOMENT).await;
+    assert_eq!(origin.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_of_http2_is_opened_when_places_run_out() {
+    let (go, leave) = (Arc::new(Semaphore::new(0)), Arc::default());
+    let origin = shared_origin(1, &go, &leave).await;
+    let policy = json!({"per_upstream_preconnect_ratio": 1.5});
+    let mut cluster = preconnecting(http2_cluster("a", origin.address), &policy);
+    cluster["circuit_breakers"] = json!({"thresholds": [{"max_connections": 2}]});
+    let (_app, client) = through(&cluster).await;
+    // The settings of the endpoint have come with it.
+    assert_eq!(statuses(posts(&client, "/", 1)).await, [200]);
+    let held = posts(&client, "/held", 1);
+    eventually("one more connection", || origin.connections() == 2).await;
+    assert_eq!(statuses(posts(&client, "/", 1)).await, [200]);
+    go.add_permits(1);
+    assert_eq!(statuses(held).await, [200]);
+    assert_eq!(origin.connections(), 2);
+}
+
+#[tokio::test]
+async fn the_endpoint_that_is_next_is_connected_to_before_its_turn() {
+    let origins = [
+        Origin::fixed("one").await,
+        Origin::fixed("two").await,
+        Origin::fixed("three").await,
+    ];
+    let policy = json!({"predictive_preconnect_ratio": 1.5});
+    let mut cluster = preconnecting(cluster("a", origins[0].address), &policy);
+    let endpoints = origins.each_ref().map(|origin| {
+        let address = json!({"address": "127.0.0.1", "port_value": origin.address.port()});
+        json!({"endpoint": {"address": {"socket_address": address}}})
+    });
+    cluster["load_assignment"]["endpoints"] = json!([{"lb_endpoints": endpoints}]);
+    let (_app, client) = through(&cluster).await;
+    let connections = || origins.iter().map(Origin::connections).sum::<usize>();
+    let first = client.send(post("/")).await;
+    eventually("the next one is connected to", || connections() == 2).await;
+    let waiting = |o: &&Origin| o.connections() == 1 && o.requests().is_empty();
+    let next = origins.iter().find(waiting).unwrap();
+    let second = client.send(post("/")).await;
+    assert_ne!(first.text(), second.text());
+    assert_eq!((next.requests().len(), next.connections()), (1, 1));
 }

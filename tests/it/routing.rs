@@ -58,11 +58,13 @@ fn count(app: &TestApp, cluster: &str, stat: &str) -> u64 {
 async fn a_body_is_sent_again_with_each_attempt() {
     let origin = failing_first(2).await;
     let retry = json!({"retry_on": "5xx", "num_retries": 2});
-    let trace = json!({"header": {"key": "x-asked", "value": "%UPSTREAM_HOSTS_ATTEMPTED%"}});
+    let header = |key: &str, value: &str| json!({"header": {"key": key, "value": value}});
+    let trace = header("x-asked", "%UPSTREAM_HOSTS_ATTEMPTED%");
+    let attempts = header("x-attempts", "%CAUSEWAY_ATTEMPTS%");
     let all = json!([{
         "match": {"prefix": "/"},
         "route": {"cluster": "a", "retry_policy": retry},
-        "response_headers_to_add": [trace],
+        "response_headers_to_add": [trace, attempts],
     }]);
     let app = app(&all, &[cluster("a", origin.address)]).await;
     let mut client = Http1::connect(app.listener("web")).await;
@@ -76,11 +78,46 @@ async fn a_body_is_sent_again_with_each_attempt() {
     );
     let asked = [origin.address.to_string().as_str(); 3].join(",");
     assert_eq!(reply.header("x-asked"), asked);
+    let told = [503, 503, 200].map(|status| format!("{} {status}", origin.address));
+    assert_eq!(reply.header("x-attempts"), told.join("; "));
     assert_eq!(origin.requests().len(), 3);
     assert_eq!(count(&app, "a", "upstream_rq_retry"), 2);
     assert_eq!(count(&app, "a", "upstream_rq_retry_success"), 1);
     assert_eq!(count(&app, "a", "retry.upstream_rq_503"), 2);
     assert_eq!(count(&app, "a", "upstream_rq_503"), 0);
+}
+
+#[tokio::test]
+async fn each_attempt_that_is_lost_has_its_reason() {
+    let (_socket, nowhere) = refusing();
+    let origin = Origin::fixed("here").await;
+    let mut both = cluster("a", nowhere);
+    let list = &mut both["load_assignment"]["endpoints"][0]["lb_endpoints"];
+    let other = cluster("a", origin.address);
+    let other = &other["load_assignment"]["endpoints"][0]["lb_endpoints"][0];
+    list.as_array_mut().unwrap().push(other.clone());
+    let retry = json!({
+        "retry_on": "connect-failure",
+        "retry_host_predicate": [{"name": "p", "typed_config": {
+            "@type": "type.googleapis.com/\
+                      envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
+        }}],
+        "host_selection_retry_max_attempts": 5,
+    });
+    let attempts = json!({"header": {"key": "x-attempts", "value": "%CAUSEWAY_ATTEMPTS%"}});
+    let all = json!([{
+        "match": {"prefix": "/"},
+        "route": {"cluster": "a", "retry_policy": retry},
+        "response_headers_to_add": [attempts],
+    }]);
+    let app = app(&all, &[both]).await;
+    let mut client = Http1::connect(app.listener("web")).await;
+    let told = [client.get("h", "/").await, client.get("h", "/").await];
+    let told = told.map(|reply| reply.header("x-attempts").to_owned());
+    let here = format!("{} 200", origin.address);
+    let reason = "connect: Connection refused (os error 111)";
+    let lost = format!("{nowhere} {reason}; {here}");
+    assert!(told.contains(&lost), "{told:?}");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use crate::support::client::get;
 use crate::support::origin::Origin;
 use crate::support::process::Program;
 use crate::support::raw::{End, Raw};
-use crate::support::{eventually, refusing, tcp_echo};
+use crate::support::{Hanging, eventually, refusing, tcp_echo, within};
 
 async fn serving(origin: &Origin) -> TestApp {
     let circuit = circuit(1).kernel(origin.address).at_slot(1).protocol("tcp");
@@ -229,6 +229,36 @@ async fn program(to: SocketAddr) -> (Program, SocketAddr) {
         .parse()
         .unwrap();
     (program, at)
+}
+
+#[tokio::test]
+async fn attempts_at_endpoints_that_hang_share_one_deadline() {
+    let hanging = [
+        Hanging::start().await,
+        Hanging::start().await,
+        Hanging::start().await,
+    ];
+    let mut to = cluster("a", hanging[0].address);
+    // Far longer than all of them may take.
+    to["connect_timeout"] = json!("1000s");
+    let endpoints = hanging.each_ref().map(|hanging| {
+        let address = json!({"address": "127.0.0.1", "port_value": hanging.address.port()});
+        json!({"endpoint": {"address": {"socket_address": address}}})
+    });
+    to["load_assignment"]["endpoints"] = json!([{"lb_endpoints": endpoints}]);
+    let policy = json!({"name": "policy", "typed_config": {
+        "@type": "type.googleapis.com/causeway.v1.ConnectionPolicy", "connect_deadline_ms": 300,
+    }});
+    let mut listener = listener("tcp", &policy);
+    let filters = listener["filter_chains"][0]["filters"].as_array_mut();
+    filters
+        .unwrap()
+        .push(tcp("a", &json!({"max_connect_attempts": 3})));
+    let app = TestApp::bootstrap(&bootstrap(&[listener], &[to]).to_string()).await;
+    within("the end", Raw::connect(app.listener("tcp")).await.ended()).await;
+    let stats = app.running.stats.cluster("a");
+    assert_eq!(stats.upstream_cx_connect_timeout.value(), 3);
+    assert_eq!(stats.upstream_cx_connect_attempts_exceeded.value(), 1);
 }
 
 #[tokio::test]

@@ -49,7 +49,7 @@ impl Outcome {
         match opened {
             Ok(_) => Some(Self::Connected),
             Err(error) if !error.is_of_endpoint() => None,
-            Err(error) if matches!(error.kind, ConnectErrorKind::Timeout(..)) => {
+            Err(error) if matches!(error.kind.decisive(), ConnectErrorKind::Timeout(..)) => {
                 Some(Self::TimedOut(504, false))
             }
             Err(_) => Some(Self::Unreachable),

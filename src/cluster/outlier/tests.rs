@@ -138,6 +138,7 @@ impl World {
 fn endpoint(port: u16) -> Arc<Endpoint> {
     let key = EndpointKey {
         address: Address::Socket(([127, 0, 0, 1], port + 1).into()),
+        additional: Box::default(),
         id: String::new(),
     };
     let attributes = Attributes {

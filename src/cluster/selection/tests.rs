@@ -15,6 +15,7 @@ const UNHEALTHY: EndpointHealth = EndpointHealth::Unhealthy;
 fn group(priority: u32, weight: u32, ports: &[(u16, EndpointHealth)]) -> LocalityEndpoints {
     let endpoint = |(port, health): &(u16, EndpointHealth)| Model {
         address: Address::Socket(([127, 0, 0, 1], *port).into()),
+        additional_addresses: Vec::new(),
         hostname: String::new(),
         id: String::new(),
         hash_key: String::new(),

@@ -16,6 +16,7 @@ fn labels(of: &[(&str, &str)]) -> Labels {
 fn endpoint(port: u16, labels: Labels) -> Model {
     Model {
         address: Address::Socket(([127, 0, 0, 1], port).into()),
+        additional_addresses: Vec::new(),
         hostname: String::new(),
         id: String::new(),
         hash_key: String::new(),

@@ -26,6 +26,7 @@ fn assignment(zones: &[(&str, u16, EndpointHealth)]) -> LoadAssignment {
             Model {
                 address: Address::Socket(([127, 0, 0, 1], port).into()),
                 id: String::new(),
+                additional_addresses: Vec::new(),
                 hostname: String::new(),
                 hash_key: String::new(),
                 health: *health,

@@ -178,14 +178,60 @@ fn ips(list: &[&str]) -> Vec<IpAddr> {
 }
 
 #[test]
-fn a_logical_name_keeps_its_address_while_it_can() {
+fn a_logical_name_keeps_its_first_address_while_it_can() {
     let mut known = Vec::new();
-    take(&mut known, ips(&["10.0.0.2", "10.0.0.3"]), true);
-    assert_eq!(known, ips(&["10.0.0.2"]));
-    take(&mut known, ips(&["10.0.0.1", "10.0.0.2"]), true);
-    assert_eq!(known, ips(&["10.0.0.2"]));
-    take(&mut known, ips(&["10.0.0.1"]), true);
-    assert_eq!(known, ips(&["10.0.0.1"]));
+    for (found, want) in [
+        (&["10.0.0.2", "10.0.0.3"][..], &["10.0.0.2", "10.0.0.3"][..]),
+        (
+            &["10.0.0.1", "10.0.0.2", "::1"],
+            &["10.0.0.2", "10.0.0.1", "::1"],
+        ),
+        (&["10.0.0.1"], &["10.0.0.1"]),
+    ] {
+        take(&mut known, ips(found), true);
+        assert_eq!(known, ips(want));
+    }
+    take(&mut known, ips(&["10.0.0.0", "10.0.0.1"]), false);
+    assert_eq!(known, ips(&["10.0.0.0", "10.0.0.1"]));
+}
+
+#[test]
+fn a_logical_name_is_one_endpoint_and_a_strict_one_several() {
+    let additional = "additional_addresses: [{address: {socket_address: {address: '::9', \
+                      port_value: 9}}}]";
+    let endpoint = format!(
+        "{{endpoint: {{address: {{socket_address: {{address: a, port_value: 80}}}}, {additional}}}}}"
+    );
+    let list = format!(
+        "load_assignment: {{cluster_name: c, endpoints: [{{lb_endpoints: [{endpoint}]}}]}}"
+    );
+    for (kind, want) in [
+        ("LOGICAL_DNS", &["10.0.0.1:80 [::1]:80 [::9]:9"][..]),
+        ("STRICT_DNS", &["10.0.0.1:80 [::9]:9", "[::1]:80 [::9]:9"]),
+    ] {
+        let dns = dns(&format!("type: {kind}, dns_lookup_family: ALL, {list}"));
+        let host = Host {
+            addresses: ips(&["10.0.0.1", "::1"]),
+            ..Host::default()
+        };
+        let answers = Hosts::from([(("a".to_owned(), 80), host)]);
+        let any = pack_as(
+            &assignment(&dns, &answers),
+            ResourceType::LoadAssignment.message_name(),
+        );
+        let Resource::LoadAssignment(read) = decode(&any, &Unchecked).unwrap() else {
+            panic!()
+        };
+        let shown = |e: &Endpoint| {
+            let others = e.additional_addresses.iter().map(ToString::to_string);
+            let all: Vec<_> = std::iter::once(e.address.to_string())
+                .chain(others)
+                .collect();
+            all.join(" ")
+        };
+        let found: Vec<_> = read.localities[0].endpoints.iter().map(shown).collect();
+        assert_eq!(found, want, "{kind}");
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ use super::{Frame, names, policies};
 use crate::coordinator::model::{Circuit, KernelRoute};
 
 /// As long as the legacy worker waits for a kernel.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A kernel may be one notebook with hundreds of sockets or a model server with thousands of
 /// streams: no limit of ours is right, and Envoy's default of 1024 would be an outage.
 const NO_LIMIT: u32 = 1 << 30;

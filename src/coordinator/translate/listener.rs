@@ -25,6 +25,7 @@ use causeway_xds::proto::{self, DownstreamTlsContext, HttpConnectionManager, Lis
 use causeway_xds::type_url::pack_as;
 use ipnet::IpNet;
 
+use super::cluster::CONNECT_TIMEOUT;
 use super::{Frame, filters, names};
 use crate::config::{Certificates, TlsFiles};
 use crate::coordinator::model::Circuit;
@@ -135,6 +136,11 @@ pub fn tcp(frame: &Frame, name: &str, at: SocketAddr, circuit: &Circuit) -> List
     let mut policy = own::ConnectionPolicy {
         allowed_client_ips: filters::allowed(circuit),
         log: frame.tcp_log,
+        // Whoever waits has not to wait longer for several kernels than for one.
+        connect_deadline_ms: match circuit.routes.len() {
+            0 | 1 => 0,
+            _ => u32::try_from(CONNECT_TIMEOUT.as_millis()).unwrap_or(u32::MAX),
+        },
         ..own::ConnectionPolicy::default()
     };
     if frame.usage {

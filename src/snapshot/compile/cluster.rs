@@ -246,6 +246,8 @@ impl Compiler {
             connect_timeout: model.connect_timeout,
             queue_timeout: model.queue_timeout,
             tcp_keepalive: model.tcp_keepalive,
+            happy_eyeballs: model.happy_eyeballs,
+            preconnect: model.preconnect,
             source_addresses: model.source_addresses.clone(),
             idle_timeout: match (&model.proxy_protocol, model.http.idle_timeout) {
                 (None, timeout) => timeout,
@@ -364,6 +366,8 @@ fn same_transport(a: &model::Cluster, b: &model::Cluster) -> bool {
         && a.connect_timeout == b.connect_timeout
         && a.queue_timeout == b.queue_timeout
         && a.tcp_keepalive == b.tcp_keepalive
+        && a.happy_eyeballs == b.happy_eyeballs
+        && a.preconnect == b.preconnect
         && a.source_addresses == b.source_addresses
         && a.alt_stat_name == b.alt_stat_name
 }

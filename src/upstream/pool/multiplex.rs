@@ -23,6 +23,7 @@ use crate::net::Io;
 use crate::net::http2::{Hold, Windows, Writer};
 use crate::upstream::body::{Asking, RequestBody};
 use crate::upstream::connect::{ConnectError, ConnectErrorKind, connect};
+use crate::upstream::limits::Permit;
 use crate::upstream::{Endpoint, Protocol, Transport, Via};
 
 /// What h2 says of the streams that a peer allows until the peer has said something; no peer can
@@ -259,7 +260,11 @@ pub(super) async fn checkout(
                 }
             }
             Turn::Open(opening) => {
-                let (shared, link) = match open(endpoint, transport, via).await {
+                let opened = match connection_permit(endpoint, transport) {
+                    Ok((permit, _connecting)) => open(endpoint, transport, via, permit).await,
+                    Err(full) => Err(full),
+                };
+                let (shared, link) = match opened {
                     Ok(Opened::Http2(shared, link)) => (shared, link),
                     Ok(Opened::Http1(connection)) => {
                         with_pool(endpoint.uid, |pool| pool.speaks_http1 = true);
@@ -293,18 +298,68 @@ pub(super) async fn checkout(
                     }
                 };
                 let place = shared.place();
-                if !endpoint.is_retired() && !shared.is_spent(transport) {
-                    with_pool(endpoint.uid, |pool| {
-                        pool.transport.get_or_insert_with(|| Arc::clone(transport));
-                        pool.http2.push(shared);
-                        // There may be room for them all.
-                        pool.waiting.clear();
-                    });
-                }
+                keep(shared, endpoint, transport);
                 link.opening.set(Some(opening));
                 link.look();
                 return Ok((Kind::Http2(place), false));
             }
+        }
+    }
+}
+
+fn keep(shared: Shared, endpoint: &Endpoint, transport: &Arc<Transport>) {
+    if endpoint.is_retired() || shared.is_spent(transport) {
+        return;
+    }
+    with_pool(endpoint.uid, |pool| {
+        pool.transport.get_or_insert_with(|| Arc::clone(transport));
+        pool.http2.push(shared);
+        // There may be room for them all.
+        pool.waiting.clear();
+    });
+}
+
+/// Streams that could begin now; nothing while a peer has not said how many it takes.
+pub(super) fn room(connections: &[Shared]) -> Option<usize> {
+    let usable = connections.iter().filter(|shared| !shared.is_closed());
+    let rooms = usable.map(|shared| {
+        let most = most_streams(&shared.driver).filter(|most| *most != UNKNOWN);
+        most.map(|most| most.saturating_sub(shared.load.streams.get()))
+    });
+    rooms.sum()
+}
+
+/// Opens a connection for requests to come, unless one is being opened; one of HTTP/1 if the endpoint
+/// wants that.
+pub(super) async fn open_ahead(
+    endpoint: &Arc<Endpoint>,
+    transport: &Arc<Transport>,
+    permit: Permit,
+) -> Result<Option<Box<Http1>>, ConnectError> {
+    let opening = with_pool(endpoint.uid, |pool| match &pool.opening {
+        Some(_) => None,
+        None => {
+            pool.opening = Some(Vec::new());
+            Some(Opening(endpoint.uid))
+        }
+    });
+    let Some(opening) = opening else {
+        return Ok(None);
+    };
+    match open(endpoint, transport, None, permit).await {
+        Ok(Opened::Http2(shared, link)) => {
+            keep(shared, endpoint, transport);
+            link.opening.set(Some(opening));
+            link.look();
+            Ok(None)
+        }
+        Ok(Opened::Http1(connection)) => {
+            with_pool(endpoint.uid, |pool| pool.speaks_http1 = true);
+            Ok(Some(connection))
+        }
+        Err(error) => {
+            opening.failed(&error);
+            Err(error)
         }
     }
 }
@@ -319,13 +374,13 @@ async fn open(
     endpoint: &Arc<Endpoint>,
     transport: &Arc<Transport>,
     via: Option<&Rc<Via>>,
+    permit: Permit,
 ) -> Result<Opened, ConnectError> {
     let (options, chooses) = match &transport.protocol {
         Protocol::Http2(options) => (options, false),
         Protocol::Auto(options) => (options, true),
         Protocol::Http1 => unreachable!("only called for HTTP/2"),
     };
-    let (permit, _connecting) = connection_permit(endpoint, transport)?;
     let io = connect(endpoint, transport, via.map(Rc::as_ref)).await?;
     let counted = Counted::new(endpoint, transport, permit);
     if chooses && !io.chose_http2() {

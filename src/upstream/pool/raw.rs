@@ -1,11 +1,12 @@
 //! Connections that are counted, and those that are not pooled.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::about::About;
 use super::connection_permit;
 use crate::net::Io;
-use crate::upstream::connect::{ConnectError, connect};
+use crate::upstream::connect::{ConnectError, connect_within};
 use crate::upstream::limits::Permit;
 use crate::upstream::{Endpoint, Transport, Via};
 
@@ -77,17 +78,18 @@ impl RawConnection {
     }
 }
 
-/// Opens a connection that is not pooled.
+/// Opens a connection that is not pooled, within `limit`.
 ///
 /// # Errors
 /// [`ConnectError`].
 pub async fn open_raw(
+    limit: Duration,
     endpoint: &Arc<Endpoint>,
     transport: &Arc<Transport>,
     via: Option<&Via>,
 ) -> Result<RawConnection, ConnectError> {
     let (permit, _connecting) = connection_permit(endpoint, transport)?;
-    let io = connect(endpoint, transport, via).await?;
+    let io = connect_within(limit, endpoint, transport, via).await?;
     let counted = Counted::new(endpoint, transport, permit);
     Ok(RawConnection { io, counted })
 }

@@ -77,3 +77,30 @@ pub fn refusing() -> (socket2::Socket, std::net::SocketAddr) {
     let address = socket.local_addr().unwrap().as_socket().unwrap();
     (socket, address)
 }
+
+/// An address at which connections hang while it is kept: its queue is full, and nobody accepts.
+pub struct Hanging {
+    pub address: std::net::SocketAddr,
+    _kept: (tokio::net::TcpListener, Vec<tokio::net::TcpStream>),
+}
+
+impl Hanging {
+    pub async fn start() -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queued = Vec::new();
+        // The system has the last word on how long the queue is.
+        while let Ok(stream) =
+            tokio::time::timeout(A_MOMENT, tokio::net::TcpStream::connect(address)).await
+        {
+            queued.push(stream.unwrap());
+            assert!(queued.len() < 64, "the queue has no end");
+        }
+        Self {
+            address,
+            _kept: (listener, queued),
+        }
+    }
+}

@@ -13,6 +13,8 @@ use tokio::task::JoinSet;
 
 use super::eventually;
 
+const LOOPBACK: &str = "127.0.0.1:0";
+
 /// Listens on loopback, serves each connection with one behaviour, and remembers what came. Ends
 /// with all its connections when dropped.
 pub struct Origin {
@@ -84,7 +86,16 @@ impl Origin {
         F: Fn(TcpStream) -> Served + Send + 'static,
         Served: Future<Output = ()> + Send + 'static,
     {
-        Self::start(move |stream, _| serve(stream)).await
+        Self::start(LOOPBACK, move |stream, _| serve(stream)).await
+    }
+
+    /// As [`Self::tcp`], on the loopback address of IPv6.
+    pub async fn tcp_v6<F, Served>(serve: F) -> Self
+    where
+        F: Fn(TcpStream) -> Served + Send + 'static,
+        Served: Future<Output = ()> + Send + 'static,
+    {
+        Self::start("[::1]:0", move |stream, _| serve(stream)).await
     }
 
     /// Serves connections that begin with a request.
@@ -93,7 +104,7 @@ impl Origin {
         F: Fn(Conn) -> Served + Send + 'static,
         Served: Future<Output = ()> + Send + 'static,
     {
-        Self::start(move |stream, seen| {
+        Self::start(LOOPBACK, move |stream, seen| {
             serve(Conn {
                 stream,
                 seen,
@@ -103,12 +114,12 @@ impl Origin {
         .await
     }
 
-    async fn start<F, Served>(serve: F) -> Self
+    async fn start<F, Served>(at: &str, serve: F) -> Self
     where
         F: Fn(TcpStream, Arc<Seen>) -> Served + Send + 'static,
         Served: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(at).await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Seen::default());
         let mut accepting = JoinSet::new();

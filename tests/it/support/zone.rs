@@ -1,12 +1,12 @@
 //! A name server that takes signed updates of TXT records and leads every name to this machine.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hickory_proto::op::{Message, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::rdata::tsig::TsigAlgorithm;
+use hickory_proto::rr::rdata::{A, AAAA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType, TSigResponseContext, TSigner};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -110,6 +110,11 @@ async fn answer(socket: UdpSocket, records: Records) {
             match query.query_type() {
                 RecordType::A => {
                     let here = RData::A(A(Ipv4Addr::LOCALHOST));
+                    response.add_answer(Record::from_rdata(name, 1, here));
+                }
+                // Names of both families begin with this.
+                RecordType::AAAA if name.to_ascii().starts_with("both.") => {
+                    let here = RData::AAAA(AAAA(Ipv6Addr::LOCALHOST));
                     response.add_answer(Record::from_rdata(name, 1, here));
                 }
                 RecordType::TXT => {

@@ -1,11 +1,13 @@
 //! Cluster.
 
 mod bind;
+mod connection;
 mod decode;
 mod dns;
 mod health_check;
 mod original_dst;
 mod outlier;
+mod override_host;
 mod policy;
 mod protocol;
 mod proxy_protocol;
@@ -29,6 +31,7 @@ use super::dns_resolver::DnsResolver;
 use super::headers::HeaderCase;
 use super::load_assignment::LoadAssignment;
 use super::metadata::Namespaces;
+use super::rate_limit::MetadataKey;
 use super::tls::UpstreamTls;
 use super::tlv::{PassTlvs, Tlv};
 
@@ -70,6 +73,10 @@ pub struct Cluster {
     pub source_addresses: SourceAddresses,
     /// TCP keep-alive on upstream sockets.
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// In which order the addresses of an endpoint with several are tried.
+    pub happy_eyeballs: HappyEyeballs,
+    /// Connections that are opened before they are needed; nothing where none are.
+    pub preconnect: Option<Preconnect>,
     /// The management server that is told what its endpoints have to do (`lrs_server`).
     pub load_reports: Option<Place>,
 }
@@ -110,7 +117,7 @@ pub struct Dns {
     /// The load assignment that holds the addresses: whoever looks the names up delivers it under
     /// this name. Another set of names, or another way to look them up, is another resource.
     pub resource: String,
-    /// Only the first address of the one name counts.
+    /// There is one name, and it is one endpoint, whatever addresses it has.
     pub logical: bool,
     /// With names where others have addresses.
     pub assignment: LoadAssignment,
@@ -159,6 +166,27 @@ pub struct Balancing {
     pub slow_start: Option<SlowStart>,
     /// Requests are served by endpoints with the labels that they ask for (`lb_subset_config`).
     pub subsets: Option<Subsets>,
+    /// Requests may name endpoints; the rest of all this is for those that do not.
+    pub override_host: Option<OverrideHost>,
+}
+
+/// Where requests name the endpoints that they want, the first one for the first attempt
+/// (`envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverrideHost {
+    pub sources: Vec<HostSource>,
+    /// Dynamic metadata that tells which endpoint was asked: a namespace and one key
+    /// (`selected_host_key`).
+    pub told: Option<MetadataKey>,
+}
+
+/// Addresses with commas between them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostSource {
+    /// The first value of a field.
+    Header(String),
+    /// Dynamic metadata.
+    Metadata(MetadataKey),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -248,6 +276,7 @@ impl Default for Balancing {
             zones: ZoneAware::default(),
             slow_start: None,
             subsets: None,
+            override_host: None,
         }
     }
 }
@@ -382,6 +411,41 @@ pub struct TcpKeepalive {
     pub probes: Option<u32>,
     pub time: Option<Duration>,
     pub interval: Option<Duration>,
+}
+
+/// The order in which the addresses of an endpoint are tried, by families of IP (RFC 8305 section 4;
+/// `upstream_connection_options.happy_eyeballs_config`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HappyEyeballs {
+    /// The family that comes first; by default that of the endpoint's first address.
+    pub first: Option<IpFamily>,
+    /// Addresses of it before each one of the other family; at least 1, the default.
+    pub count: u32,
+}
+
+impl Default for HappyEyeballs {
+    fn default() -> Self {
+        Self {
+            first: None,
+            count: 1,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpFamily {
+    V4,
+    V6,
+}
+
+/// How many requests connections are held ready for, for each one there is (`preconnect_policy`).
+/// From 1, which is none beyond those that need one, to 3.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Preconnect {
+    /// At the same endpoint (`per_upstream_preconnect_ratio`).
+    pub per_upstream: f64,
+    /// In the whole cluster, at the endpoints that come next (`predictive_preconnect_ratio`).
+    pub predictive: f64,
 }
 
 #[cfg(test)]

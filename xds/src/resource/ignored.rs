@@ -128,10 +128,6 @@ pub const IGNORED: &[(&str, &str)] = &[
         "back-pressure uses a buffer size of its own",
     ),
     (
-        "Cluster.preconnect_policy",
-        "connections are opened when they are needed",
-    ),
-    (
         "Cluster.respect_dns_ttl",
         "without effect for clusters that look no names up",
     ),
@@ -508,10 +504,6 @@ pub const IGNORED: &[(&str, &str)] = &[
     (
         "TlsParameters.cipher_suites",
         "those without forward secrecy or with CBC, as long as another one is named: they are not spoken",
-    ),
-    (
-        "UpstreamConnectionOptions.happy_eyeballs_config",
-        "an endpoint has one address",
     ),
     (
         "UpstreamConnectionOptions.set_local_interface_name_on_upstream_connections",

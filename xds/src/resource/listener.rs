@@ -200,6 +200,8 @@ pub struct ConnectionPolicy {
     pub sessions: Vec<String>,
     /// Whether the log tells of each connection that has ended.
     pub log: bool,
+    /// Of all attempts to connect to an endpoint together; nothing is as long as each takes.
+    pub connect_deadline: Option<Duration>,
 }
 
 impl ConnectionPolicy {

@@ -1,5 +1,7 @@
 //! ClusterLoadAssignment.
 
+use std::net::SocketAddr;
+
 use super::address::Address;
 use super::context::{
     At, Context, accept, each, enumeration, fault, not_empty, number, refuse, required,
@@ -53,6 +55,9 @@ pub struct Locality {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Endpoint {
     pub address: Address,
+    /// Where else it is: whichever answers first is connected to (RFC 8305). Only beside an IP
+    /// address or a name (`additional_addresses`).
+    pub additional_addresses: Vec<SocketAddr>,
     /// Name for `auto_host_rewrite`; may be empty.
     pub hostname: String,
     /// What tells this endpoint from an earlier one at the same address
@@ -260,11 +265,16 @@ impl Endpoint {
             }
             None => return Err(Invalid::at("endpoint", "must be given")),
         };
-        let (address, hostname, check) =
-            decode_host(endpoint, decode_address, ctx).at("endpoint")?;
+        let Host {
+            address,
+            additional_addresses,
+            hostname,
+            check,
+        } = Host::decode(endpoint, decode_address, ctx).at("endpoint")?;
         let told = decode_metadata(metadata, ctx).at("metadata")?;
         Ok(Self {
             address,
+            additional_addresses,
             hostname,
             id: told.id,
             hash_key: told.hash_key,
@@ -279,23 +289,52 @@ impl Endpoint {
     }
 }
 
-fn decode_host(
-    message: endpoint::Endpoint,
-    decode_address: DecodeAddress,
-    ctx: &Context<'_>,
-) -> Result<(Address, String, EndpointCheck), Invalid> {
-    let endpoint::Endpoint {
-        address,
-        health_check_config,
-        hostname,
-        additional_addresses,
-        observability_name,
-    } = message;
-    refuse!(additional_addresses);
-    accept!(ctx, "Endpoint": observability_name);
-    let check = EndpointCheck::decode(health_check_config.unwrap_or_default());
-    let address = decode_address(required(address, "address")?).at("address")?;
-    Ok((address, hostname, check.at("health_check_config")?))
+/// An endpoint without what its cluster makes of it.
+struct Host {
+    address: Address,
+    additional_addresses: Vec<SocketAddr>,
+    hostname: String,
+    check: EndpointCheck,
+}
+
+impl Host {
+    fn decode(
+        message: endpoint::Endpoint,
+        decode_address: DecodeAddress,
+        ctx: &Context<'_>,
+    ) -> Result<Self, Invalid> {
+        let endpoint::Endpoint {
+            address,
+            health_check_config,
+            hostname,
+            additional_addresses,
+            observability_name,
+        } = message;
+        const ADDITIONAL: &str = "additional_addresses";
+        accept!(ctx, "Endpoint": observability_name);
+        let check = EndpointCheck::decode(health_check_config.unwrap_or_default());
+        let address = decode_address(required(address, "address")?).at("address")?;
+        if matches!(address, Address::Pipe(_)) && !additional_addresses.is_empty() {
+            return Err(Invalid::at(ADDITIONAL, "not beside a pipe"));
+        }
+        Ok(Self {
+            additional_addresses: each(ADDITIONAL, additional_addresses, additional)?,
+            address,
+            hostname,
+            check: check.at("health_check_config")?,
+        })
+    }
+}
+
+fn additional(message: endpoint::endpoint::AdditionalAddress) -> Result<SocketAddr, Invalid> {
+    let address = required(message.address, "address")?;
+    match Address::decode_literal(address).at("address")? {
+        Address::Socket(address) => Ok(address),
+        other => Err(Invalid::at(
+            "address",
+            format!("{other} is not an IP address"),
+        )),
+    }
 }
 
 /// What is read of an endpoint's metadata.

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::connection::ConnectionOptions;
 use super::dns::DnsFields;
 use super::original_dst::Fields as OwnDiscovery;
 use super::{
     Balancing, Cluster, Discovery, Dns, HealthCheck, Limits, OriginalDst, OutlierDetection,
-    RetryBudget, SocketMatch, TcpKeepalive, UpstreamHttp, UpstreamProtocol, policy,
+    Preconnect, RetryBudget, SocketMatch, UpstreamHttp, UpstreamProtocol, policy,
 };
 use crate::proto;
 use crate::proto::core::{self, Metadata, RoutingPriority};
@@ -15,7 +16,7 @@ use crate::proto::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbConfig,
 };
 use crate::proto::envoy::config::cluster::v3::{
-    CircuitBreakers, UpstreamConnectionOptions,
+    CircuitBreakers,
     circuit_breakers::{Thresholds, thresholds},
 };
 use crate::proto::google::protobuf::Value;
@@ -23,7 +24,7 @@ use crate::proto::google::protobuf::value::Kind;
 use crate::reject::Invalid;
 use crate::resource::config_source::{ConfigSource, Place};
 use crate::resource::context::{
-    At, Context, accept, duration, each, enumeration, fault, is_default, not_empty, number, refuse,
+    At, Context, accept, duration, each, enumeration, fault, is_default, not_empty, refuse,
     required,
 };
 use crate::resource::dns_resolver::DnsResolverFields;
@@ -149,7 +150,6 @@ impl Cluster {
             lrs_report_endpoint_metrics,
             track_timeout_budgets,
             track_cluster_stats,
-            preconnect_policy,
         );
 
         let original_dst = matches!(
@@ -209,6 +209,11 @@ impl Cluster {
                 "must be TLS with auto_config",
             ));
         }
+        let connection = upstream_connection_options
+            .map_or(Ok(ConnectionOptions::default()), |options| {
+                ConnectionOptions::decode(options, ctx)
+            })
+            .at("upstream_connection_options")?;
         let (limits, high_limits) = circuit_breakers
             .map_or(Ok(Default::default()), |c| Limits::decode(c, ctx))
             .at("circuit_breakers")?;
@@ -255,9 +260,11 @@ impl Cluster {
             source_addresses: upstream_bind_config
                 .map_or(Ok(Default::default()), super::bind::decode)
                 .at("upstream_bind_config")?,
-            tcp_keepalive: upstream_connection_options
-                .map_or(Ok(None), |options| decode_connection(options, ctx))
-                .at("upstream_connection_options")?,
+            tcp_keepalive: connection.tcp_keepalive,
+            happy_eyeballs: connection.happy_eyeballs,
+            preconnect: preconnect_policy
+                .map_or(Ok(None), Preconnect::decode)
+                .at("preconnect_policy")?,
             load_reports: lrs_server
                 .map(|source| decode_load_reports(source, ctx))
                 .transpose()
@@ -462,46 +469,6 @@ impl RetryBudget {
         Ok(Self {
             millionths: (percent * 10_000.0).round() as u32,
             min: min_retry_concurrency.map_or(DEFAULT_MIN, |n| n.value),
-        })
-    }
-}
-
-fn decode_connection(
-    message: UpstreamConnectionOptions,
-    ctx: &Context<'_>,
-) -> Result<Option<TcpKeepalive>, Invalid> {
-    let UpstreamConnectionOptions {
-        tcp_keepalive,
-        set_local_interface_name_on_upstream_connections,
-        happy_eyeballs_config,
-    } = message;
-    accept!(ctx, "UpstreamConnectionOptions":
-        set_local_interface_name_on_upstream_connections,
-        happy_eyeballs_config,
-    );
-    tcp_keepalive
-        .map(TcpKeepalive::decode)
-        .transpose()
-        .at("tcp_keepalive")
-}
-
-impl TcpKeepalive {
-    fn decode(message: core::TcpKeepalive) -> Result<Self, Invalid> {
-        let core::TcpKeepalive {
-            keepalive_probes,
-            keepalive_time,
-            keepalive_interval,
-        } = message;
-        // The bounds of the Linux socket options.
-        const PROBES: std::ops::RangeInclusive<u32> = 1..=127;
-        const SECONDS: std::ops::RangeInclusive<u32> = 1..=32_767;
-        let seconds = |value, field: &str| {
-            number(value, field, SECONDS).map(|v| v.map(|v| Duration::from_secs(v.into())))
-        };
-        Ok(Self {
-            probes: number(keepalive_probes, "keepalive_probes", PROBES)?,
-            time: seconds(keepalive_time, "keepalive_time")?,
-            interval: seconds(keepalive_interval, "keepalive_interval")?,
         })
     }
 }

@@ -1,7 +1,8 @@
 //! Load-balancing policy: the classic fields, and the list of extensions that replaces them.
 
 use super::{
-    Balancing, HashFunction, Hashing, Maglev, Policy, RingHash, SlowStart, Subsets, ZoneAware,
+    Balancing, HashFunction, Hashing, Maglev, OverrideHost, Policy, RingHash, SlowStart, Subsets,
+    ZoneAware,
 };
 use crate::proto::Any;
 use crate::proto::UInt32Value;
@@ -20,6 +21,7 @@ use crate::proto::envoy::extensions::load_balancing_policies::{
     common::v3::{ConsistentHashingLbConfig, LocalityLbConfig, locality_lb_config},
     least_request::v3::{LeastRequest, least_request::SelectionMethod},
     maglev::v3 as maglev,
+    override_host::v3 as override_host,
     random::v3::Random,
     ring_hash::v3 as ring_hash,
     round_robin::v3::RoundRobin,
@@ -175,6 +177,17 @@ impl Balancing {
                 self.subsets = Some(Subsets::extension(message)?);
                 self.first_supported(inner, depth + 1)
                     .at("subset_lb_policy")?;
+                self.policy
+            }
+            "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost" => {
+                let mut message: override_host::OverrideHost = unpack(any)?;
+                if depth > 0 {
+                    return Err(fault("cannot be within another policy"));
+                }
+                let inner = required(message.fallback_policy.take(), "fallback_policy")?;
+                self.override_host = Some(OverrideHost::decode(message)?);
+                self.first_supported(inner, depth + 1)
+                    .at("fallback_policy")?;
                 self.policy
             }
             _ => return Ok(false),

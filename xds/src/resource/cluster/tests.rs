@@ -16,6 +16,7 @@ use crate::resource::testing::*;
 use crate::resource::{Address, Resource};
 use crate::type_url::{ResourceType, pack};
 
+mod connection;
 mod endpoints;
 mod health_check;
 mod load_reports;

@@ -22,6 +22,7 @@ macro_rules! facts {
 
 facts! {
     AccessLogType "ACCESS_LOG_TYPE"
+    Attempts "CAUSEWAY_ATTEMPTS"
     BytesReceived "BYTES_RECEIVED"
     BytesSent "BYTES_SENT"
     ConnectionId "CONNECTION_ID"

@@ -1,5 +1,7 @@
 //! The filters of a chain: message to typed.
 
+use std::time::Duration;
+
 use super::{ConnectionPolicy, NetworkFilter, TcpProxy};
 use crate::extension::TypedExtension;
 use crate::proto::causeway::v1 as causeway;
@@ -120,12 +122,15 @@ impl ConnectionPolicy {
             circuit,
             sessions,
             log,
+            connect_deadline_ms,
         } = message;
+        let deadline = Duration::from_millis(connect_deadline_ms.into());
         Ok(Self {
             allowed: networks(&allowed_client_ips, "allowed_client_ips")?,
             circuit,
             sessions,
             log,
+            connect_deadline: (!deadline.is_zero()).then_some(deadline),
         })
     }
 }

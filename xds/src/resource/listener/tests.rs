@@ -269,6 +269,7 @@ fn policy(allowed: &[&str]) -> Any {
             circuit: "c-1".into(),
             sessions: vec!["s-1".into(), "s-2".into()],
             log: true,
+            connect_deadline_ms: 1500,
         },
     )
 }
@@ -293,6 +294,7 @@ fn a_policy_belongs_to_the_tcp_proxy_behind_it() {
     let some = read(&["10.1.2.3/8", "192.0.2.1", "2001:db8::/32"]);
     assert_eq!(some.circuit, "c-1");
     assert_eq!(some.sessions, ["s-1", "s-2"]);
+    assert_eq!(some.connect_deadline, Some(Duration::from_millis(1500)));
     for (peer, admitted) in [
         ("10.200.0.1", true),
         ("::ffff:10.200.0.1", true),

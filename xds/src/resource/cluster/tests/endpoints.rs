@@ -45,6 +45,7 @@ fn endpoints_are_read() {
         [
             Endpoint {
                 address: Address::Socket("10.0.0.1:80".parse().unwrap()),
+                additional_addresses: Vec::new(),
                 hostname: String::new(),
                 id: "kernel-1".into(),
                 hash_key: "k".into(),
@@ -57,6 +58,7 @@ fn endpoints_are_read() {
             },
             Endpoint {
                 address: Address::Socket("[::1]:81".parse().unwrap()),
+                additional_addresses: Vec::new(),
                 hostname: String::new(),
                 id: String::new(),
                 hash_key: String::new(),
@@ -68,5 +70,49 @@ fn endpoints_are_read() {
                 metadata: Default::default(),
             },
         ]
+    );
+}
+
+#[test]
+fn an_endpoint_may_have_several_addresses() {
+    use crate::proto::endpoint::endpoint::AdditionalAddress;
+    let with = |first: Option<core::Address>, others: Vec<Option<core::Address>>| {
+        let mut message = assignment();
+        let mut one = endpoint_at(first);
+        let Some(HostIdentifier::Endpoint(endpoint)) = &mut one.host_identifier else {
+            panic!()
+        };
+        let additional = |address| AdditionalAddress { address };
+        endpoint.additional_addresses = others.into_iter().map(additional).collect();
+        message.endpoints[0].lb_endpoints = vec![one];
+        message
+    };
+    let message = with(
+        address("10.0.0.1", 80),
+        vec![address("::1", 81), address("::2", 82)],
+    );
+    let Resource::LoadAssignment(read) = resource(&message) else {
+        panic!()
+    };
+    let found = &read.localities[0].endpoints[0].additional_addresses;
+    let want: Vec<std::net::SocketAddr> = ["[::1]:81", "[::2]:82"]
+        .map(|a| a.parse().unwrap())
+        .to_vec();
+    assert_eq!(found, &want);
+    let at = "endpoints[0].lb_endpoints[0].endpoint.additional_addresses";
+    assert_eq!(
+        refusal(&with(address("10.0.0.1", 80), vec![address("a.test", 80)])),
+        format!("{at}[0].address.socket_address.address: \"a.test\" is not an IP address")
+    );
+    let pipe = core::address::Address::Pipe(core::Pipe {
+        path: "/p".into(),
+        mode: 0,
+    });
+    let pipe = Some(core::Address {
+        address: Some(pipe),
+    });
+    assert_eq!(
+        refusal(&with(pipe, vec![address("::1", 81)])),
+        format!("{at}: not beside a pipe")
     );
 }

@@ -148,6 +148,59 @@ fn listed_policies_have_their_own_settings() {
 }
 
 #[test]
+fn requests_may_name_endpoints() {
+    let fallback = of_type("random.v3.Random");
+    let of = |fields: &str| {
+        let kind = of_type("override_host.v3.OverrideHost");
+        let fallback = list(&[fallback.as_str()]);
+        let fallback = fallback.replacen("load_balancing_policy", "fallback_policy", 1);
+        listed(&format!("{kind}, {fields}, {fallback}"))
+    };
+    let key = "{key: envoy.lb, path: [{key: host}]}";
+    let read = of(&format!(
+        "override_host_sources: [{{header: X-Host}}, {{metadata: {key}}}], selected_host_key: {key}"
+    ));
+    let read = read.unwrap();
+    let key = MetadataKey {
+        namespace: "envoy.lb".into(),
+        path: vec!["host".into()],
+    };
+    let expected = OverrideHost {
+        sources: vec![
+            HostSource::Header("x-host".into()),
+            HostSource::Metadata(key.clone()),
+        ],
+        told: Some(key),
+    };
+    assert_eq!(
+        (read.policy, read.override_host),
+        (Policy::Random, Some(expected))
+    );
+    for (fields, wanted) in [
+        (
+            "override_host_sources: []",
+            "override_host_sources: must not be empty",
+        ),
+        (
+            "override_host_sources: [{}]",
+            "override_host_sources[0]: must have a header or metadata",
+        ),
+        (
+            "override_host_sources: [{header: h, metadata: {key: k, path: [{key: p}]}}]",
+            "override_host_sources[0]: must not have both a header and metadata",
+        ),
+        (
+            "override_host_sources: [{header: h}], selected_host_key: {key: k, path: [{key: p}, \
+             {key: q}]}",
+            "selected_host_key.path: must be one key",
+        ),
+    ] {
+        let fault = of(fields).unwrap_err();
+        assert!(fault.contains(wanted), "{fault}");
+    }
+}
+
+#[test]
 fn panic_and_localities_are_common_to_all_policies() {
     let common = |fields: &str| read(&format!("common_lb_config: {{{fields}}}")).unwrap();
     assert_eq!(common(""), Balancing::default());
