@@ -17,6 +17,7 @@ use causeway_xds::reject::{FieldPath, Invalid};
 use causeway_xds::resource::access_log;
 use causeway_xds::resource::api_source::Target;
 use causeway_xds::resource::config_source::Place;
+use causeway_xds::resource::route::VirtualHost;
 use causeway_xds::resource::tls::TlsCertificate;
 
 use crate::route::{Filters, PerRoute, RouteConfig, Word};
@@ -198,6 +199,17 @@ const KEEPING: &[&str] = &[
     "causeway.v1.SharedRateLimit",
 ];
 
+/// What routes say to filters that is made of its message alone, in no time: no file, no count, no
+/// regular expression.
+const LIGHT: &[&str] = &[
+    "causeway.v1.AccessPerRoute",
+    "causeway.v1.ErrorPagesPerRoute",
+    "causeway.v1.ForwardedPerRoute",
+    "causeway.v1.PathPrefixPerRoute",
+    "causeway.v1.UsagePerRoute",
+    "causeway.v1.WebSocketBridgePerRoute",
+];
+
 /// Around what a route says to any filter.
 const WRAPPER: &str = "envoy.config.route.v3.FilterConfig";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
@@ -318,6 +330,10 @@ impl Filters for Registry {
 
     fn layers(&self) -> &Layers {
         &self.context.layers
+    }
+
+    fn is_light(&self, host: &VirtualHost) -> bool {
+        host.is_light(self)
     }
 }
 
@@ -515,6 +531,10 @@ impl Extensions for Registry {
 
     fn check_per_route(&self, _: &str, config: &TypedExtension) -> Result<(), Invalid> {
         said(config, &self.context, &"").map(drop)
+    }
+
+    fn is_light_per_route(&self, config: &TypedExtension) -> bool {
+        LIGHT.contains(&config.message_name())
     }
 }
 
