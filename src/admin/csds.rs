@@ -114,7 +114,8 @@ fn config(status: &ResourceStatus, contents: bool) -> GenericXdsConfig {
     // Through the printed form, which has the secrets taken out. What cannot be read back from that
     // is left out.
     let content = accepted.filter(|_| contents);
-    let content = content.and_then(|a| text::any_from_value(&text::to_value(&a.message)).ok());
+    let content =
+        content.and_then(|a| text::any_from_value(&text::to_value(&a.message.any())).ok());
     let client_status = match status.rejected {
         Some(_) => ClientResourceStatus::Nacked,
         None => ClientResourceStatus::Acked,
@@ -122,7 +123,7 @@ fn config(status: &ResourceStatus, contents: bool) -> GenericXdsConfig {
     GenericXdsConfig {
         type_url: status.kind.type_url(),
         name: status.name.clone(),
-        version_info: accepted.map(|a| a.version.clone()).unwrap_or_default(),
+        version_info: accepted.map(|a| a.version.to_string()).unwrap_or_default(),
         xds_config: content,
         last_updated: accepted.map(|a| at(a.since)),
         client_status: client_status as i32,

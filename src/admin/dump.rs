@@ -297,8 +297,8 @@ fn resource(status: &ResourceStatus, field: &str) -> Value {
 
 fn version(version: &Version, field: &str) -> Value {
     json!({
-        "version_info": version.version,
-        field: text::to_value(&version.message),
+        "version_info": &*version.version,
+        field: text::to_value(&version.message.any()),
         "last_updated": timestamp(version.since),
         "origin": version.origin.to_string(),
     })
@@ -319,7 +319,7 @@ fn inline_routes(status: &ResourceStatus) -> Vec<Value> {
     let Some(accepted) = &status.accepted else {
         return Vec::new();
     };
-    let listener = text::to_value(&accepted.message);
+    let listener = text::to_value(&accepted.message.any());
     let chains = listener["filter_chains"].as_array().into_iter().flatten();
     let filters = chains
         .chain(listener.get("default_filter_chain"))

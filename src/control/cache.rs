@@ -64,7 +64,7 @@ impl Cache {
             let at = groups.iter().position(same).unwrap_or_else(|| {
                 groups.push(DiscoveryResponse {
                     type_url: type_url.clone(),
-                    version_info: accepted.version.clone(),
+                    version_info: accepted.version.to_string(),
                     control_plane: Some(ControlPlane {
                         identifier: server.to_string(),
                     }),
@@ -72,7 +72,7 @@ impl Cache {
                 });
                 groups.len() - 1
             });
-            groups[at].resources.push((*accepted.message).clone());
+            groups[at].resources.push(accepted.message.any());
         }
         let mut body = Vec::new();
         for group in groups {
@@ -157,10 +157,10 @@ fn decode(content: &[u8]) -> Option<Vec<Update>> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::SystemTime;
 
     use causeway_xds::proto::Any;
+    use causeway_xds::resource::Raw;
 
     use super::*;
     use crate::control::status::Version;
@@ -171,12 +171,15 @@ mod tests {
             name: name.to_owned(),
             accepted: Some(Version {
                 origin,
-                version: "7".to_owned(),
+                version: "7".into(),
                 since: SystemTime::UNIX_EPOCH,
-                message: Arc::new(Any {
-                    type_url: kind.type_url(),
-                    value: name.as_bytes().to_vec(),
-                }),
+                message: Raw::new(
+                    kind,
+                    Any {
+                        type_url: kind.type_url(),
+                        value: name.as_bytes().to_vec(),
+                    },
+                ),
             }),
             active_since: None,
             warming_for: Vec::new(),

@@ -8,7 +8,7 @@ use causeway_xds::resource::access_log::Sink;
 use tokio::task::AbortHandle;
 
 use crate::cluster::Cluster;
-use crate::cluster::health_check::{Changes, Checker, Pace, Urgency};
+use crate::cluster::health_check::{Changes, Checker, Pace, Rounds, Urgency, Watched};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access_log::{LogFile, LogFiles};
 use crate::telemetry::stats::Stats;
@@ -19,6 +19,7 @@ use crate::upstream::endpoint::Finding;
 pub(super) struct Health {
     changes: Arc<Changes>,
     pace: Arc<Pace>,
+    rounds: Option<Rounding>,
     clusters: HashMap<Arc<str>, Checked>,
     waiting: BTreeMap<Arc<str>, Instant>,
     files: LogFiles,
@@ -28,19 +29,32 @@ pub(super) struct Health {
 struct Checked {
     /// What the tasks were made from.
     cluster: Arc<Cluster>,
-    /// By endpoint.
-    tasks: Vec<(u64, Task)>,
+    /// By endpoint, one each.
+    checks: Box<[(u64, Check)]>,
     /// When balancers last saw a change.
     told: Option<Instant>,
 }
 
-/// Ends its check when it is dropped.
+/// The check of an endpoint, which ends when this is dropped.
+#[expect(dead_code, reason = "held, so that it goes on")]
+enum Check {
+    Task(Task),
+    Round(Arc<Watched>),
+}
+
 struct Task(AbortHandle);
 
 impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+/// The queue of those in the background, and who works it off.
+struct Rounding {
+    rounds: Arc<Rounds>,
+    #[expect(dead_code, reason = "held, so that it goes on")]
+    task: Task,
 }
 
 impl Health {
@@ -71,19 +85,21 @@ impl Health {
         };
         let before = self.clusters.remove(&cluster.name);
         let told = before.as_ref().and_then(|before| before.told);
-        let mut kept: HashMap<u64, Task> = match before {
-            Some(before) if is_same(&before.cluster, cluster) => before.tasks.into_iter().collect(),
+        let mut kept: HashMap<u64, Check> = match before {
+            Some(before) if is_same(&before.cluster, cluster) => {
+                before.checks.into_iter().collect()
+            }
             _ => HashMap::new(),
         };
         let counts = stats.health_check(cluster.model.stat_name());
         let events = self.open(&cluster.name, &check.event_logs);
-        let check = Arc::new(check.clone());
-        let mut tasks = Vec::with_capacity(cluster.endpoints.all().len());
+        let check = Arc::clone(check);
+        let mut checks = Vec::with_capacity(cluster.endpoints.all().len());
         for endpoint in cluster.endpoints.all() {
             if endpoint.attributes.check.disabled {
                 continue;
             }
-            let task = kept.remove(&endpoint.uid).unwrap_or_else(|| {
+            let check = kept.remove(&endpoint.uid).unwrap_or_else(|| {
                 let checker = Checker {
                     check: Arc::clone(&check),
                     cluster: Arc::clone(&cluster.name),
@@ -95,17 +111,31 @@ impl Health {
                     pace: Arc::clone(&self.pace),
                     events: events.clone(),
                 };
-                Task(tokio::spawn(checker.run()).abort_handle())
+                self.begin(checker)
             });
-            tasks.push((endpoint.uid, task));
+            checks.push((endpoint.uid, check));
         }
         let checked = Checked {
             cluster: Arc::clone(cluster),
-            tasks,
+            checks: checks.into(),
             told,
         };
         gauge(cluster, stats);
         self.clusters.insert(Arc::clone(&cluster.name), checked);
+    }
+
+    fn begin(&mut self, checker: Checker) -> Check {
+        if !checker.goes_rounds() {
+            return Check::Task(Task(tokio::spawn(checker.run()).abort_handle()));
+        }
+        let pace = &self.pace;
+        let rounding = self.rounds.get_or_insert_with(|| {
+            let rounds = Arc::<Rounds>::default();
+            let run = Arc::clone(&rounds).run(Arc::clone(pace));
+            let task = Task(tokio::spawn(run).abort_handle());
+            Rounding { rounds, task }
+        });
+        Check::Round(rounding.rounds.add(checker))
     }
 
     /// Checks do not wait for a file that cannot be written; it is said once for each change.

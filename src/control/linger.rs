@@ -64,7 +64,7 @@ pub fn referred<'n, 'r>(
     for resource in resources {
         match resource {
             Resource::RouteConfiguration(routes) => of_routes(routes, &mut see),
-            Resource::VirtualHost { host, .. } => of_host(host, &mut see),
+            Resource::VirtualHost { host, .. } => of_host(&host.decoded(), &mut see),
             Resource::Listener(listener) => {
                 let chains = listener.filter_chains.iter();
                 for chain in chains.chain(&listener.default_filter_chain) {

@@ -275,7 +275,7 @@ impl Pipeline {
             ResourceStatus {
                 accepted: entry.accepted.as_ref().map(Version::from),
                 earlier: self.held.earlier(&key).map(Version::from),
-                active_since: self.notes.active_since(&key),
+                active_since: Some(entry.mark).filter(|generation| *generation != 0),
                 warming_for: self.warming.waits_for(&key),
                 rejected: refused.or_else(|| self.notes.unusable(&key).cloned()),
                 kind,
@@ -388,13 +388,15 @@ impl Pipeline {
 
         for key in admitted.added.iter().chain(&admitted.changed) {
             self.failed.remove(key);
-            self.notes.activated(key, outcome.generation);
+            self.notes.activated(key);
+            self.store.mark(key.0, &key.1, outcome.generation);
         }
         for rejected in &outcome.rejected {
             let key = (rejected.kind, rejected.name.clone());
             self.stats.pipeline.resources_rejected.inc();
             warn!(error = %rejected, "resource not usable");
             self.notes.not_usable(rejected);
+            self.store.mark(key.0, &key.1, 0);
             self.failed.insert(key);
         }
     }
@@ -432,14 +434,14 @@ impl Pipeline {
                 .or_insert_with(|| Update {
                     origin: owner,
                     kind: key.0,
-                    version: earlier.map(|a| a.version.clone()).unwrap_or_default(),
+                    version: earlier.map(|a| a.version.to_string()).unwrap_or_default(),
                     extent: Extent::Incremental,
                     upserts: Vec::new(),
                     listing: None,
                     removals: Vec::new(),
                 });
             match earlier {
-                Some(earlier) => slot.upserts.push((*earlier.any).clone()),
+                Some(earlier) => slot.upserts.push(earlier.raw.any()),
                 None => slot.removals.push(key.1.clone()),
             }
         }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::time::SystemTime;
 
 use causeway_xds::ResourceType;
-use causeway_xds::proto::Any;
 use causeway_xds::reject::{Rejected, before};
+use causeway_xds::resource::Raw;
 use causeway_xds::source::Origin;
 use causeway_xds::store::{Accepted, Refusal};
 
@@ -131,9 +131,9 @@ pub struct ResourceStatus {
 #[derive(Clone, Debug)]
 pub struct Version {
     pub origin: Origin,
-    pub version: String,
+    pub version: Arc<str>,
     pub since: SystemTime,
-    pub message: Arc<Any>,
+    pub message: Raw,
 }
 
 impl From<&Accepted> for Version {
@@ -142,7 +142,7 @@ impl From<&Accepted> for Version {
             origin: accepted.origin.clone(),
             version: accepted.version.clone(),
             since: accepted.since,
-            message: Arc::clone(&accepted.any),
+            message: accepted.raw.clone(),
         }
     }
 }
@@ -150,7 +150,6 @@ impl From<&Accepted> for Version {
 /// What the pipeline remembers beside the store.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
-    active_since: HashMap<Key, u64>,
     unusable: HashMap<Key, Rejection>,
 }
 
@@ -163,23 +162,16 @@ impl Notes {
             at: SystemTime::now(),
             version: String::new(),
         };
-        self.active_since.remove(&key);
         self.unusable.insert(key, rejection);
     }
 
     /// Nothing that was noted holds for the version that comes now, if one comes.
     pub fn gone(&mut self, key: &Key) {
-        self.active_since.remove(key);
         self.unusable.remove(key);
     }
 
-    pub fn activated(&mut self, key: &Key, generation: u64) {
+    pub fn activated(&mut self, key: &Key) {
         self.unusable.remove(key);
-        self.active_since.insert(key.clone(), generation);
-    }
-
-    pub fn active_since(&self, key: &Key) -> Option<u64> {
-        self.active_since.get(key).copied()
     }
 
     pub fn unusable(&self, key: &Key) -> Option<&Rejection> {

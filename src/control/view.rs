@@ -93,4 +93,8 @@ impl Resources for View<'_> {
         }
         self.store.get(kind, name)
     }
+
+    fn all(&self, kind: ResourceType) -> Box<dyn Iterator<Item = &Resource> + '_> {
+        Box::new(self.iter(kind))
+    }
 }

@@ -329,10 +329,13 @@ impl Circuits {
         if !touched.is_empty() {
             let version = (state.version + 1).to_string();
             let updates = translate::change(&self.frame, &next, &touched, &version);
+            self.note_present(&next, &touched);
             let outcome = self.send(updates).await?;
             if let Some(first) = outcome.rejected.first() {
                 let rejected = outcome.rejected.len();
                 warn!(rejected, %first, "translation was refused");
+                self.note_present(&state.registry, &touched);
+                self.note_gone(&next, &state.registry, &touched);
                 return Err(PushError::Refused {
                     fault: refusal(first),
                     circuits: blame::culprits(&self.frame, &next, &touched, &outcome.rejected),
@@ -343,7 +346,7 @@ impl Circuits {
                 circuits = next.len(),
                 "circuits changed"
             );
-            self.note(&state.registry, &next, &touched);
+            self.note_gone(&state.registry, &next, &touched);
             state.version += 1;
             state.generation = outcome.generation;
             changed = outcome.changed;
@@ -359,13 +362,23 @@ impl Circuits {
         })
     }
 
-    /// Sessions change with the kernels, which the routes of a circuit do not show.
-    fn note(&self, before: &CircuitRegistry, now: &CircuitRegistry, touched: &Touched) {
+    /// Tells which circuits there are from now on, before a request can use one. Sessions change with
+    /// the kernels, which the routes of a circuit do not show.
+    fn note_present(&self, now: &CircuitRegistry, touched: &Touched) {
+        if !self.frame.usage {
+            return;
+        }
         for id in touched.circuits.union(&touched.routes) {
-            match now.get(*id) {
-                Some(circuit) => drop(self.activities.of(*id, &circuit.sessions())),
-                None if before.get(*id).is_some() => self.activities.remove(*id),
-                None => {}
+            if let Some(circuit) = now.get(*id) {
+                drop(self.activities.announce(*id, &circuit.sessions()));
+            }
+        }
+    }
+
+    fn note_gone(&self, before: &CircuitRegistry, now: &CircuitRegistry, touched: &Touched) {
+        for id in touched.circuits.union(&touched.routes) {
+            if before.get(*id).is_some() && now.get(*id).is_none() {
+                self.activities.remove(*id);
             }
         }
     }

@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn a_use_is_two_marks_and_a_count() {
         let activities = Activities::default();
-        let activity = activities.of(CIRCUIT, &[SESSION]);
+        let activity = activities.announce(CIRCUIT, &[SESSION]);
         let mut batch = redis::pipe();
         assert!(add(&mut batch, &activity, Written::default()).is_none());
         for _ in 0..3 {
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn what_stays_open_is_marked_but_not_counted_again() {
         let activities = Activities::default();
-        let activity = activities.of(CIRCUIT, &[]);
+        let activity = activities.announce(CIRCUIT, &[]);
         let open = activity.begin();
         let mut batch = redis::pipe();
         let mut then = add(&mut batch, &activity, Written::default()).unwrap().then;

@@ -92,7 +92,11 @@ impl TryFrom<WireCircuit> for Circuit {
             endpoint_id: wire.endpoint_id,
             runtime_variant: wire.runtime_variant,
             routes,
-            session_ids: wire.session_ids.unwrap_or_default(),
+            session_ids: wire
+                .session_ids
+                .unwrap_or_default()
+                .into_boxed_slice()
+                .into(),
             created_at: wire.created_at,
             updated_at: wire.updated_at,
         })
@@ -104,15 +108,13 @@ pub fn kernel_routes(
     routes: Vec<WireRoute>,
     protocol: Protocol,
 ) -> Result<Vec<KernelRoute>, Fault> {
-    routes
-        .into_iter()
-        .enumerate()
-        .map(|(i, route)| {
-            route
-                .check(protocol)
-                .map_err(|f| f.within(&format!("route_info[{i}]")))
-        })
-        .collect()
+    let checked = routes.into_iter().enumerate().map(|(i, route)| {
+        let within = |f: Fault| f.within(&format!("route_info[{i}]"));
+        route.check(protocol).map_err(within)
+    });
+    // Kept for as long as the circuit: no room for more than there are.
+    let checked: Result<Box<[KernelRoute]>, Fault> = checked.collect();
+    checked.map(Vec::from)
 }
 
 impl WireRoute {

@@ -15,6 +15,7 @@ use causeway_xds::reject::{FieldPath, Invalid};
 use causeway_xds::resource::access_log;
 use causeway_xds::resource::api_source::Target;
 use causeway_xds::resource::config_source::Place;
+use causeway_xds::resource::route::VirtualHost;
 use causeway_xds::resource::tls::TlsCertificate;
 
 use crate::route::{Filters, PerRoute, RouteConfig, Word};
@@ -108,6 +109,17 @@ const KEEPING: &[&str] = &[
     "envoy.extensions.filters.http.bandwidth_limit.v3.BandwidthLimit",
     "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
     "causeway.v1.SharedRateLimit",
+];
+
+/// What routes say to filters that is made of its message alone, in no time: no file, no count, no
+/// regular expression.
+const LIGHT: &[&str] = &[
+    "causeway.v1.AccessPerRoute",
+    "causeway.v1.ErrorPagesPerRoute",
+    "causeway.v1.ForwardedPerRoute",
+    "causeway.v1.PathPrefixPerRoute",
+    "causeway.v1.UsagePerRoute",
+    "causeway.v1.WebSocketBridgePerRoute",
 ];
 
 /// Around what a route says to any filter.
@@ -230,6 +242,10 @@ impl Filters for Registry {
 
     fn layers(&self) -> &Layers {
         &self.context.layers
+    }
+
+    fn is_light(&self, host: &VirtualHost) -> bool {
+        host.is_light(self)
     }
 }
 
@@ -427,6 +443,10 @@ impl Extensions for Registry {
 
     fn check_per_route(&self, _: &str, config: &TypedExtension) -> Result<(), Invalid> {
         said(config, &self.context, &"").map(drop)
+    }
+
+    fn is_light_per_route(&self, config: &TypedExtension) -> bool {
+        LIGHT.contains(&config.message_name())
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::matcher::{Condition, RouteMatcher};
-use super::{Order, RequestView, Route, RouteTable, VirtualHost, WithoutParameters};
+use super::{Order, Plan, RequestView, Route, RouteTable, VirtualHost, WithoutParameters};
 
 /// By what a virtual host was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,23 +58,23 @@ impl RouteTable {
     pub fn explain(&self, host: &str) -> Option<(&Arc<VirtualHost>, HostMatch)> {
         let found = self.virtual_host(host)?;
         let asked = self.compared(host);
-        let is_wild = |domain: &&String| domain.len() > 1 && domain.contains('*');
-        let exact = found.domains().iter().find(|domain| **domain == *asked);
+        let is_wild = |domain: &&str| domain.len() > 1 && domain.contains('*');
+        let exact = found.domains().find(|domain| **domain == *asked);
         if let Some(domain) = exact {
-            return Some((found, HostMatch::Exact(domain.clone())));
+            return Some((found, HostMatch::Exact(domain.to_owned())));
         }
-        let fits = |domain: &&String| match domain.strip_prefix('*') {
+        let fits = |domain: &&str| match domain.strip_prefix('*') {
             Some(suffix) => asked.len() > suffix.len() && asked.ends_with(suffix),
             None => {
                 let prefix = domain.trim_end_matches('*');
                 asked.len() > prefix.len() && asked.starts_with(prefix)
             }
         };
-        let wild = found.domains().iter().filter(is_wild).filter(fits);
+        let wild = found.domains().filter(is_wild).filter(fits);
         // A suffix counts before a prefix, then the longer one.
         let best = wild.max_by_key(|domain| (domain.starts_with('*'), domain.len()));
         let by = match best {
-            Some(domain) => HostMatch::Wildcard(domain.clone()),
+            Some(domain) => HostMatch::Wildcard(domain.to_owned()),
             None => HostMatch::Any,
         };
         Some((found, by))
@@ -84,27 +84,30 @@ impl RouteTable {
 impl VirtualHost {
     /// How many routes it has.
     pub fn len(&self) -> usize {
-        self.routes.len()
+        self.plan().routes.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.routes.is_empty()
+        self.plan().routes.is_empty()
     }
 
     /// Whether a matcher tree says which routes are asked.
     pub fn has_tree(&self) -> bool {
-        matches!(self.order, Order::Tree(_))
+        matches!(self.plan().order, Order::Tree(_))
     }
 
     /// The routes that are asked for a request, up to and with the one that is taken, no more than
     /// `most`; and how many there were before that.
     pub fn tried(&self, request: &impl RequestView, most: usize) -> (Vec<Tried>, usize) {
-        if self.ignore_path_parameters && !request.is_connect() {
-            return self.look(&WithoutParameters(request), most);
+        let plan = self.plan();
+        if plan.ignore_path_parameters && !request.is_connect() {
+            return plan.look(&WithoutParameters(request), most);
         }
-        self.look(request, most)
+        plan.look(request, most)
     }
+}
 
+impl Plan {
     fn look(&self, request: &impl RequestView, most: usize) -> (Vec<Tried>, usize) {
         let asked = self.asked(request);
         let first = asked.first().map_or(0, |first| self.position(first));

@@ -23,8 +23,9 @@ mod table;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use causeway_xds::resource::HostSource;
 use causeway_xds::resource::metadata::{Labels, MetadataValue};
 use causeway_xds::resource::route as model;
 
@@ -125,11 +126,40 @@ impl Chosen {
     }
 }
 
-/// A virtual host with its routes in order of evaluation.
+/// A virtual host. One that is light is compiled by its first request: of very many most are idle.
 #[derive(Debug)]
 pub struct VirtualHost {
-    /// What it was compiled from.
-    model: Arc<model::VirtualHost>,
+    source: HostSource,
+    common: Arc<Common>,
+    plan: OnceLock<Box<Plan>>,
+}
+
+/// What the virtual hosts of a table have in common.
+#[derive(Debug)]
+pub struct Common {
+    /// Without its virtual hosts.
+    config: model::RouteConfiguration,
+    filters: Arc<dyn Filters>,
+    /// Nothing in it keeps a virtual host from being light.
+    light: bool,
+}
+
+impl Common {
+    pub fn new(config: &model::RouteConfiguration, filters: &Arc<dyn Filters>) -> Arc<Self> {
+        let config = config.without_hosts();
+        let light =
+            config.edits.is_empty() && config.mirrors.is_empty() && config.filter_config.is_empty();
+        Arc::new(Self {
+            config,
+            filters: Arc::clone(filters),
+            light,
+        })
+    }
+}
+
+/// The routes of a virtual host in order of evaluation.
+#[derive(Debug)]
+struct Plan {
     routes: Box<[Arc<Route>]>,
     order: Order,
     /// What follows a `;` in a path is not looked at.
@@ -235,20 +265,53 @@ impl<R: RequestView> Inputs for OfRequest<'_, R> {
 
 impl VirtualHost {
     pub fn name(&self) -> &str {
-        &self.model.name
+        self.source.name()
     }
 
     /// Lower case; see [`model::VirtualHost::domains`].
-    pub fn domains(&self) -> &[String] {
-        &self.model.domains
+    pub fn domains(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.source.domains()
     }
 
     pub fn require_tls(&self) -> model::RequireTls {
-        self.model.require_tls
+        self.source.require_tls()
     }
 
     /// The first route that matches.
     pub fn find(&self, request: &impl RequestView) -> Option<&Arc<Route>> {
+        self.plan().find(request)
+    }
+
+    fn plan(&self) -> &Plan {
+        let Self {
+            source,
+            common,
+            plan,
+        } = self;
+        plan.get_or_init(|| Box::new(Plan::compile(&source.decoded(), common)))
+    }
+
+    /// A virtual host of a table.
+    pub fn compile(source: HostSource, common: &Arc<Common>) -> Arc<Self> {
+        let light = common.light
+            && match &source {
+                HostSource::Packed(_) => true,
+                HostSource::Decoded(host) => common.filters.is_light(host),
+            };
+        let host = Self {
+            source,
+            common: Arc::clone(common),
+            plan: OnceLock::new(),
+        };
+        if !light {
+            host.plan();
+        }
+        Arc::new(host)
+    }
+}
+
+impl Plan {
+    fn find(&self, request: &impl RequestView) -> Option<&Arc<Route>> {
         if request.is_connect() {
             let mut routes = self.asked(request).iter();
             return routes.find(|route| route.matcher.matches_connect(request));
@@ -282,24 +345,21 @@ impl VirtualHost {
         }
     }
 
-    /// Compiles a virtual host of a route configuration.
-    pub fn compile(
-        host: &Arc<model::VirtualHost>,
-        config: &model::RouteConfiguration,
-        registry: &dyn Filters,
-    ) -> Arc<Self> {
+    fn compile(host: &model::VirtualHost, common: &Common) -> Self {
+        let Common {
+            config, filters, ..
+        } = common;
         let retry = host.retry.as_deref().map(Retry::compile).map(Arc::new);
-        let layers = registry.layers();
+        let layers = filters.layers();
         let level = Level {
             host,
             config,
-            registry,
+            registry: &**filters,
             retry,
             rate_limits: Limit::compile_all(&host.rate_limits, layers).into(),
         };
         let routes = host.routes.iter().map(|route| Arc::new(level.route(route)));
-        Arc::new(Self {
-            model: Arc::clone(host),
+        Self {
             routes: routes.collect(),
             order: match &host.tree {
                 Some(tree) => Order::Tree(Tree::compile(tree, &mut Range::clone)),
@@ -307,7 +367,7 @@ impl VirtualHost {
                     .map_or(Order::Each, Order::Indexed),
             },
             ignore_path_parameters: config.ignore_path_parameters,
-        })
+        }
     }
 }
 

@@ -6,18 +6,21 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, LazyLock};
 
 use causeway_xds::extension::TypedExtension;
-use causeway_xds::resource::route::{ClusterName, Route};
+use causeway_xds::resource::route::{ClusterName, Route, VirtualHost};
 
 use crate::formatter::Wants;
 use crate::runtime::layers::Layers;
 
 /// Who knows what the messages for filters mean.
-pub trait Filters {
+pub trait Filters: fmt::Debug + Send + Sync {
     /// What one route says to filters, from the most general level to the most specific.
     fn per_route(&self, words: &mut dyn Iterator<Item = Word<'_>>) -> PerRoute;
 
     /// What overrides configuration.
     fn layers(&self) -> &Layers;
+
+    /// Whether a virtual host can be compiled at any time, in no time.
+    fn is_light(&self, host: &VirtualHost) -> bool;
 }
 
 /// What one level says to one filter, and whose word it is: by that, what a filter has counted is
@@ -227,7 +230,15 @@ impl fmt::Debug for PerRoute {
 
 /// Says nothing to any filter.
 #[cfg(test)]
+#[derive(Debug)]
 pub(super) struct Deaf;
+
+#[cfg(test)]
+impl Deaf {
+    pub fn shared() -> Arc<dyn Filters> {
+        Arc::new(Self)
+    }
+}
 
 #[cfg(test)]
 impl Filters for Deaf {
@@ -238,6 +249,10 @@ impl Filters for Deaf {
     fn layers(&self) -> &Layers {
         static NONE: LazyLock<Layers> = LazyLock::new(Layers::default);
         &NONE
+    }
+
+    fn is_light(&self, host: &VirtualHost) -> bool {
+        host.is_light(&causeway_xds::extension::Unchecked)
     }
 }
 

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use causeway_xds::resource::HostSource;
 use causeway_xds::resource::route as model;
 use imbl::shared_ptr::DefaultSharedPtr;
 
-use super::Filters;
-use super::VirtualHost;
 use super::action::split_port;
+use super::{Common, Filters, VirtualHost};
 
 type Set<K> = imbl::GenericHashSet<K, ahash::RandomState, DefaultSharedPtr>;
 type Map<V> = imbl::GenericHashMap<Box<str>, V, ahash::RandomState, DefaultSharedPtr>;
@@ -23,6 +23,7 @@ pub struct RouteTable {
     ignore_port: bool,
     /// What it was compiled from. Virtual hosts that arrive as resources of their own are not in it.
     model: Arc<model::RouteConfiguration>,
+    common: Arc<Common>,
     by_name: Set<ByName>,
     exact: Map<Arc<VirtualHost>>,
     suffixes: Wildcards,
@@ -115,9 +116,10 @@ impl Wildcards {
 
 impl RouteTable {
     /// Compiles a route configuration. Virtual hosts that arrive as resources of their own are put
-    /// in with [`RouteTable::insert`].
-    pub fn compile(config: &Arc<model::RouteConfiguration>, registry: &dyn Filters) -> Self {
+    /// in with [`RouteTable::put`].
+    pub fn compile(config: &Arc<model::RouteConfiguration>, filters: &Arc<dyn Filters>) -> Self {
         let mut table = Self {
+            common: Common::new(config, filters),
             name: Arc::from(config.name.as_str()),
             key: config.vhost_key.clone(),
             ignore_port: config.ignore_port_in_host_matching,
@@ -129,9 +131,14 @@ impl RouteTable {
             any: None,
         };
         for host in &config.virtual_hosts {
-            table.insert(VirtualHost::compile(host, config, registry));
+            table.put(HostSource::Decoded(Arc::clone(host)));
         }
         table
+    }
+
+    /// Adds a virtual host, or replaces the one of that name.
+    pub fn put(&mut self, host: HostSource) {
+        self.insert(VirtualHost::compile(host, &self.common));
     }
 
     /// What [`RouteTable::compile`] makes of the next version of the same route configuration: a virtual
@@ -140,7 +147,7 @@ impl RouteTable {
     pub fn recompile(
         &self,
         config: &Arc<model::RouteConfiguration>,
-        registry: &dyn Filters,
+        filters: &Arc<dyn Filters>,
     ) -> Self {
         let before = &self.model;
         // What is said to filters may name files, which may have changed. With virtual hosts of the
@@ -150,7 +157,7 @@ impl RouteTable {
             && config.vhds.is_none()
             && self.len() == before.virtual_hosts.len();
         if !is_plain {
-            return Self::compile(config, registry);
+            return Self::compile(config, filters);
         }
         let (gone, new) = config.hosts_since(before);
         let mut table = Self {
@@ -165,16 +172,15 @@ impl RouteTable {
             .iter()
             .filter(|h| h.speaks_to_filters());
         for host in new.into_iter().chain(outspoken) {
-            table.insert(VirtualHost::compile(host, config, registry));
+            table.put(HostSource::Decoded(Arc::clone(host)));
         }
         match table.len() == config.virtual_hosts.len() {
             true => table,
-            false => Self::compile(config, registry),
+            false => Self::compile(config, filters),
         }
     }
 
-    /// Adds a virtual host, or replaces the one of that name.
-    pub fn insert(&mut self, host: Arc<VirtualHost>) {
+    fn insert(&mut self, host: Arc<VirtualHost>) {
         self.remove(host.name());
         for domain in host.domains() {
             match Domain::parse(domain) {
@@ -266,7 +272,8 @@ mod tests {
     use super::*;
 
     fn host(name: &str, domains: &[&str]) -> Arc<VirtualHost> {
-        VirtualHost::compile(&host_model(name, domains), &config(&[]), &Deaf)
+        let common = Common::new(&config(&[]), &Deaf::shared());
+        VirtualHost::compile(HostSource::Decoded(host_model(name, domains)), &common)
     }
 
     fn host_model(name: &str, domains: &[&str]) -> Arc<model::VirtualHost> {
@@ -286,7 +293,7 @@ mod tests {
     }
 
     fn table(hosts: &[(&str, &[&str])]) -> RouteTable {
-        let mut table = RouteTable::compile(&config(&[]), &Deaf);
+        let mut table = RouteTable::compile(&config(&[]), &Deaf::shared());
         hosts
             .iter()
             .for_each(|(name, domains)| table.insert(host(name, domains)));
@@ -347,10 +354,10 @@ mod tests {
     #[test]
     fn virtual_hosts_that_stay_are_compiled_once() {
         let [a, b, c] = ["a", "b", "c"].map(|name| host_model(name, &[name]));
-        let before = RouteTable::compile(&config(&[&a, &b, &c]), &Deaf);
+        let before = RouteTable::compile(&config(&[&a, &b, &c]), &Deaf::shared());
         // Another model of the same name, one that is gone, one that moved.
         let [a2, d] = ["a", "d"].map(|name| host_model(name, &[&format!("{name}.test")]));
-        let after = before.recompile(&config(&[&c, &a2, &d]), &Deaf);
+        let after = before.recompile(&config(&[&c, &a2, &d]), &Deaf::shared());
         assert_eq!(after.len(), 3);
         let same = |domain: &str| {
             let of = |table: &RouteTable| table.virtual_host(domain).cloned();
@@ -366,8 +373,14 @@ mod tests {
             ignore_path_parameters: true,
             ..(*config(&[&a, &b, &c])).clone()
         });
-        let around = before.recompile(&other, &Deaf);
-        assert!(around.virtual_host("a").unwrap().ignore_path_parameters);
+        let around = before.recompile(&other, &Deaf::shared());
+        assert!(
+            around
+                .virtual_host("a")
+                .unwrap()
+                .plan()
+                .ignore_path_parameters
+        );
     }
 
     #[test]
@@ -375,15 +388,16 @@ mod tests {
         let [one, two] = ["one", "two"].map(|domain| host_model("same", &[domain]));
         let other = host_model("other", &["other"]);
         let both = config(&[&one, &two]);
-        let first = RouteTable::compile(&config(&[&one, &other]), &Deaf);
+        let first = RouteTable::compile(&config(&[&one, &other]), &Deaf::shared());
         for table in [
-            first.recompile(&both, &Deaf),
-            RouteTable::compile(&both, &Deaf).recompile(&both, &Deaf),
+            first.recompile(&both, &Deaf::shared()),
+            RouteTable::compile(&both, &Deaf::shared()).recompile(&both, &Deaf::shared()),
         ] {
             assert!(table.virtual_host("one").is_none());
             assert_eq!(table.virtual_host("two").unwrap().name(), "same");
         }
-        let back = RouteTable::compile(&both, &Deaf).recompile(&config(&[&one, &other]), &Deaf);
+        let back = RouteTable::compile(&both, &Deaf::shared())
+            .recompile(&config(&[&one, &other]), &Deaf::shared());
         assert_eq!(back.virtual_host("one").unwrap().name(), "same");
     }
 }

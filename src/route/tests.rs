@@ -120,7 +120,8 @@ fn virtual_host(routes: Vec<RouteMatch>) -> Arc<VirtualHost> {
         name: "r".into(),
         ..Default::default()
     };
-    VirtualHost::compile(&Arc::new(host), &config, &Deaf)
+    let common = Common::new(&config, &Deaf::shared());
+    VirtualHost::compile(HostSource::Decoded(Arc::new(host)), &common)
 }
 
 #[test]
@@ -130,13 +131,17 @@ fn the_index_finds_what_asking_in_order_finds() {
         let random = &mut fastrand::Rng::with_seed(seed);
         let count = random.usize(16..120);
         let host = virtual_host((0..count).map(|_| route(random)).collect());
-        assert!(matches!(host.order, Order::Indexed(_)));
+        assert!(matches!(host.plan().order, Order::Indexed(_)));
         for _ in 0..200 {
             let request = Request {
                 path: path(random, 1),
                 marked: random.bool(),
             };
-            let first = host.routes.iter().find(|r| r.matcher.matches(&request));
+            let first = host
+                .plan()
+                .routes
+                .iter()
+                .find(|r| r.matcher.matches(&request));
             let found = host.find(&request);
             hits += usize::from(found.is_some());
             assert!(
@@ -234,6 +239,8 @@ fn parameters_of_a_path_are_passed_over_when_they_do_not_count() {
     };
     let mut host = virtual_host(routes());
     assert!(host.find(&request).is_none());
-    Arc::get_mut(&mut host).unwrap().ignore_path_parameters = true;
+    host.plan();
+    let plan = Arc::get_mut(&mut host).unwrap().plan.get_mut();
+    plan.unwrap().ignore_path_parameters = true;
     assert!(host.find(&request).is_some());
 }

@@ -26,12 +26,10 @@ pub struct Compiler {
     stats: Arc<Stats>,
     log_files: LogFiles,
     registry: Registry,
-    /// Clusters by the load assignment they use.
+    /// Clusters by the load assignment they use, where that has not their own name.
     eds_users: HashMap<String, BTreeSet<String>>,
     /// Listeners and clusters by the secret they use.
     secret_users: HashMap<String, BTreeSet<(ResourceType, String)>>,
-    /// Virtual hosts that are resources of their own, by route configuration.
-    virtual_hosts: HashMap<String, BTreeSet<String>>,
     filter_users: FilterUsers,
     outlier_keys: Arc<outlier::Keys>,
     reports: outlier::Reports,
@@ -64,11 +62,18 @@ pub struct Retired {
 /// What there is to compile from: the store, or a view of it that holds something back.
 pub trait Resources {
     fn resource(&self, kind: ResourceType, name: &str) -> Option<&Resource>;
+
+    /// Everything of a kind, in no particular order.
+    fn all(&self, kind: ResourceType) -> Box<dyn Iterator<Item = &Resource> + '_>;
 }
 
 impl Resources for ResourceStore {
     fn resource(&self, kind: ResourceType, name: &str) -> Option<&Resource> {
         self.get(kind, name)
+    }
+
+    fn all(&self, kind: ResourceType) -> Box<dyn Iterator<Item = &Resource> + '_> {
+        Box::new(self.iter(kind).map(|(_, resource)| resource))
     }
 }
 
@@ -87,7 +92,6 @@ impl Compiler {
             home: None,
             eds_users: HashMap::new(),
             secret_users: HashMap::new(),
-            virtual_hosts: HashMap::new(),
             filter_users: FilterUsers::default(),
         }
     }
@@ -152,13 +156,9 @@ impl Compiler {
                 .map(|n| (*n).to_owned()),
         );
         for assignment in take(ResourceType::LoadAssignment, &mut todo) {
-            clusters.extend(
-                self.eds_users
-                    .get(assignment)
-                    .into_iter()
-                    .flatten()
-                    .cloned(),
-            );
+            let named = cluster::uses(store, assignment).then(|| assignment.to_owned());
+            let others = self.eds_users.get(assignment).into_iter().flatten();
+            clusters.extend(named.into_iter().chain(others.cloned()));
         }
         // Removals first, here and for listeners: what comes may take over a name in statistics.
         let goes = |kind, name: &&String| store.resource(kind, name).is_none();

@@ -35,25 +35,22 @@ pub struct Activity {
 pub struct ActivityGuard(Arc<Activity>);
 
 impl Activities {
-    /// The activity of a circuit, for the data plane to keep. To be asked for when a circuit is
-    /// announced, not for each request.
-    pub fn of(&self, circuit: Uuid, sessions: &[Uuid]) -> Arc<Activity> {
+    /// The activity of a circuit, for the data plane to keep. Asked for when something is made ready
+    /// for the circuit's requests, which may be late: what is known of the circuit stands.
+    pub fn find(&self, circuit: Uuid, sessions: &[Uuid]) -> Arc<Activity> {
         let mut all = self.lock();
-        let activity = all.entry(circuit).or_insert_with(|| {
-            Arc::new(Activity {
-                circuit,
-                sessions: ArcSwap::default(),
-                requests: AtomicU64::new(0),
-                open: AtomicI64::new(0),
-                last: AtomicU64::new(0),
-                removed: AtomicBool::new(false),
-            })
-        });
+        let made = || Arc::new(Activity::new(circuit, sessions));
+        Arc::clone(all.entry(circuit).or_insert_with(made))
+    }
+
+    /// A circuit is announced, or has other sessions now.
+    pub fn announce(&self, circuit: Uuid, sessions: &[Uuid]) -> Arc<Activity> {
+        let activity = self.find(circuit, sessions);
         if **activity.sessions.load() != sessions {
             activity.sessions.store(Arc::new(sessions.to_vec()));
         }
         activity.removed.store(false, Relaxed);
-        Arc::clone(activity)
+        activity
     }
 
     /// The circuit is gone. What it still has open goes on keeping its session alive, and what is
@@ -85,6 +82,17 @@ impl Activities {
 }
 
 impl Activity {
+    fn new(circuit: Uuid, sessions: &[Uuid]) -> Self {
+        Self {
+            circuit,
+            sessions: ArcSwap::from_pointee(sessions.to_vec()),
+            requests: AtomicU64::new(0),
+            open: AtomicI64::new(0),
+            last: AtomicU64::new(0),
+            removed: AtomicBool::new(false),
+        }
+    }
+
     /// A request, WebSocket or TCP connection begins. A WebSocket counts as one use, the request
     /// that opened it.
     pub fn begin(self: &Arc<Self>) -> ActivityGuard {
@@ -151,7 +159,7 @@ mod tests {
     #[test]
     fn a_use_is_counted_once_and_is_open_until_dropped() {
         let activities = Activities::default();
-        let activity = activities.of(CIRCUIT, &[]);
+        let activity = activities.announce(CIRCUIT, &[]);
         assert_eq!(
             (activity.requests(), activity.open(), activity.last()),
             (0, 0, 0)
@@ -170,10 +178,10 @@ mod tests {
     #[test]
     fn a_circuit_announced_again_goes_on_counting() {
         let activities = Activities::default();
-        let before = activities.of(CIRCUIT, &[Uuid::from_u128(7)]);
+        let before = activities.announce(CIRCUIT, &[Uuid::from_u128(7)]);
         drop(before.begin());
         activities.remove(CIRCUIT);
-        let after = activities.of(CIRCUIT, &[Uuid::from_u128(8)]);
+        let after = activities.announce(CIRCUIT, &[Uuid::from_u128(8)]);
         assert!(Arc::ptr_eq(&before, &after) && !after.is_removed());
         assert_eq!(*before.sessions(), [Uuid::from_u128(8)]);
         assert_eq!(activities.list().len(), 1);
@@ -182,7 +190,7 @@ mod tests {
     #[test]
     fn only_what_is_removed_closed_and_written_is_forgotten() {
         let activities = Activities::default();
-        let activity = activities.of(CIRCUIT, &[]);
+        let activity = activities.announce(CIRCUIT, &[]);
         assert!(!activities.forget(CIRCUIT, 0), "not removed");
         activities.remove(CIRCUIT);
         let open = activity.begin();

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
 use causeway_xds::client;
 use causeway_xds::client::load_report::LoadStatus;
@@ -217,8 +217,44 @@ group! {
 }
 
 group! {
-    /// `cluster.<name>.`
+    /// `cluster.<name>.`, what is there from the start.
     ClusterStats {
+        counters: [membership_change, update_attempt, update_success, update_rejected],
+        gauges: [membership_total, membership_healthy, membership_degraded, membership_excluded],
+        histograms: [],
+        codes: [],
+        more: [traffic: Lazy, circuit_breakers: CircuitBreakers]
+    }
+}
+
+/// What traffic comes to has a place from the first request on: most clusters of many are idle.
+impl std::ops::Deref for ClusterStats {
+    type Target = ClusterTraffic;
+
+    fn deref(&self) -> &ClusterTraffic {
+        self.traffic.0.get_or_init(Box::default)
+    }
+}
+
+/// [`ClusterTraffic`], once there is any.
+#[derive(Debug, Default)]
+pub struct Lazy(OnceLock<Box<ClusterTraffic>>);
+
+impl Lazy {
+    /// For those that only look.
+    pub fn seen(&self) -> &ClusterTraffic {
+        static NONE: LazyLock<ClusterTraffic> = LazyLock::new(ClusterTraffic::default);
+        self.0.get().map_or_else(|| &*NONE, |traffic| traffic)
+    }
+
+    fn visit(&self, f: &mut Visitor<'_>) {
+        self.seen().visit(f);
+    }
+}
+
+group! {
+    /// `cluster.<name>.`, what comes of traffic.
+    ClusterTraffic {
         counters: [
             upstream_cx_total, upstream_cx_http1_total, upstream_cx_http2_total,
             upstream_cx_connect_fail, upstream_cx_connect_timeout,
@@ -238,14 +274,11 @@ group! {
             lb_local_cluster_not_ok, lb_recalculate_zone_structures, lb_zone_cluster_too_small,
             lb_zone_no_capacity_left, lb_zone_routing_all_directly, lb_zone_routing_cross_zone,
             lb_zone_routing_sampled, lb_subsets_selected, lb_subsets_fallback, lb_subsets_fallback_panic,
-            membership_change, update_attempt, update_success, update_rejected,
         ],
         gauges: [upstream_cx_active, upstream_rq_active, upstream_rq_pending_active,
-            lb_subsets_active, lb_subsets_single_host_per_subset_duplicate,
-            membership_total, membership_healthy, membership_degraded, membership_excluded],
+            lb_subsets_active, lb_subsets_single_host_per_subset_duplicate],
         histograms: [upstream_rq_time, upstream_cx_connect_ms],
-        codes: [upstream_rq = "upstream_rq_" true, retry_rq = "retry.upstream_rq_" true],
-        more: [circuit_breakers: CircuitBreakers]
+        codes: [upstream_rq = "upstream_rq_" true, retry_rq = "retry.upstream_rq_" true]
     }
 }
 

@@ -14,13 +14,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use causeway::filter::Registry;
 use causeway::formatter::{Facts, Key, Template, Value};
 use causeway::matching::headers::RequestHead;
-use causeway::route::RouteTable;
+use causeway::route::{Filters, RouteTable};
+use causeway_xds::ResourceType;
 use causeway_xds::proto::route::route_action::ClusterSpecifier;
 use causeway_xds::proto::route::{Route, RouteAction, RouteMatch, route, route_match};
 use causeway_xds::proto::{self, Any};
 use causeway_xds::resource::format::{Fact, Format, Holder, Operator, Part, Point};
 use causeway_xds::resource::metadata::MetadataValue;
-use causeway_xds::resource::{Resource, RouteConfiguration, decode_again, decode_noting};
+use causeway_xds::resource::{Raw, Resource, RouteConfiguration, decode_again, decode_noting};
 use causeway_xds::type_url::pack;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::header::HeaderName;
@@ -79,9 +80,10 @@ fn routes(resource: &Resource) -> &Arc<RouteConfiguration> {
 
 fn route_tables(c: &mut Criterion) {
     let registry = Registry::default();
+    let filters: Arc<dyn Filters> = Arc::new(registry.clone());
     let (first, second) = (many("one"), many("two"));
     let decoded = decode_noting(&first, None, &registry).unwrap();
-    let table = RouteTable::compile(routes(&decoded.resource), &registry);
+    let table = RouteTable::compile(routes(&decoded.resource), &filters);
 
     c.bench_function("routes: one host again and again", |b| {
         b.iter(|| {
@@ -102,7 +104,7 @@ fn route_tables(c: &mut Criterion) {
     let prefixes = (0..200).map(|number| to(&format!("/app/{number}/"), "c"));
     let one = configuration(std::iter::once(host(0, prefixes.collect())));
     let one = decode_noting(&one, None, &registry).unwrap();
-    let one = RouteTable::compile(routes(&one.resource), &registry);
+    let one = RouteTable::compile(routes(&one.resource), &filters);
     let one = one.virtual_host("h0.apps.test").unwrap();
     let request = http::Request::get("/app/150/x").body(()).unwrap();
     let (parts, ()) = request.into_parts();
@@ -116,15 +118,16 @@ fn route_tables(c: &mut Criterion) {
         b.iter(|| decode_noting(&first, None, &registry).unwrap());
     });
     group.bench_function("compile", |b| {
-        b.iter(|| RouteTable::compile(routes(&decoded.resource), &registry));
+        b.iter(|| RouteTable::compile(routes(&decoded.resource), &filters));
     });
     group.bench_function("decode and compile one that changed", |b| {
-        let earlier = (&first, &decoded.resource, &*decoded.ignored);
+        let raw = Raw::new(ResourceType::RouteConfiguration, first.clone());
+        let earlier = (&raw, &decoded.resource, &*decoded.ignored);
         b.iter_batched(
             || second.clone(),
             |second| {
                 let again = decode_again(&second, earlier, &registry).unwrap();
-                table.recompile(routes(&again.resource), &registry)
+                table.recompile(routes(&again.resource), &filters)
             },
             BatchSize::PerIteration,
         );

@@ -42,7 +42,7 @@ impl Writing {
     }
 
     fn begin(&self) -> ActivityGuard {
-        self.activities.of(CIRCUIT, &[SESSION]).begin()
+        self.activities.announce(CIRCUIT, &[SESSION]).begin()
     }
 }
 
@@ -167,7 +167,7 @@ async fn a_key_that_is_something_else_holds_nothing_up() {
     server.set(db::LIVE, &key("requests"), "not a number");
     let writing = Writing::start(&server);
     drop(writing.begin());
-    drop(writing.activities.of(Uuid::from_u128(2), &[]).begin());
+    drop(writing.activities.announce(Uuid::from_u128(2), &[]).begin());
     let other = format!("circuit.{}.requests", Uuid::from_u128(2));
     eventually("the other", || server.get(db::LIVE, &other).is_some()).await;
     assert_eq!(requests(&server).as_deref(), Some("not a number"));
@@ -181,7 +181,7 @@ async fn many_circuits_take_several_batches_and_all_arrive() {
         drop(
             writing
                 .activities
-                .of(Uuid::from_u128(number), &[SESSION])
+                .announce(Uuid::from_u128(number), &[SESSION])
                 .begin(),
         );
     }
@@ -198,7 +198,7 @@ async fn the_last_uses_are_written_at_the_end() {
     let writer = UsageWriter::new(config(&server), Arc::clone(&activities), never);
     let task = tokio::spawn(writer.run(stopped));
     tokio::time::sleep(A_MOMENT).await;
-    drop(activities.of(CIRCUIT, &[]).begin());
+    drop(activities.announce(CIRCUIT, &[]).begin());
     stop.send(true).unwrap();
     within("the end", task).await.unwrap();
     assert_eq!(requests(&server).as_deref(), Some("1"));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
-use causeway::cluster::health_check::{Changes, Checker, Pace};
+use causeway::cluster::health_check::{Changes, Checker, Pace, Rounds};
 use causeway::config::Causeway;
 use causeway::coordinator::model::Circuit;
 use causeway::coordinator::registry::{CircuitRegistry, Owner};
@@ -78,6 +78,8 @@ impl World {
     /// Begins to check everything that is to be checked.
     fn check(&self) -> usize {
         let (changes, pace) = (Arc::<Changes>::default(), Arc::<Pace>::default());
+        let rounds = Arc::<Rounds>::default();
+        tokio::spawn(Arc::clone(&rounds).run(Arc::clone(&pace)));
         let mut checked = 0;
         for cluster in self.snapshot.clusters.values() {
             let Some(check) = &cluster.model.health_check else {
@@ -88,7 +90,7 @@ impl World {
                 assert_eq!(endpoint.availability(), Availability::Healthy);
                 checked += 1;
                 let checker = Checker {
-                    check: Arc::new(check.clone()),
+                    check: Arc::clone(check),
                     cluster: Arc::clone(&cluster.name),
                     endpoint: Arc::clone(endpoint),
                     transport: Arc::clone(&cluster.transport),
@@ -98,7 +100,11 @@ impl World {
                     pace: Arc::clone(&pace),
                     events: Vec::new(),
                 };
-                tokio::spawn(checker.run());
+                // Held for as long as the test.
+                match checker.goes_rounds() {
+                    true => std::mem::forget(rounds.add(checker)),
+                    false => drop(tokio::spawn(checker.run())),
+                }
             }
         }
         checked

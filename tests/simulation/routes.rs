@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use causeway::filter::Registry;
-use causeway::route::RouteTable;
+use causeway::route::{Filters, RouteTable};
+use causeway_xds::ResourceType;
 use causeway_xds::proto::route::route_action::ClusterSpecifier;
 use causeway_xds::proto::route::{Route, RouteAction, RouteMatch, route, route_match};
 use causeway_xds::proto::{self, Any};
-use causeway_xds::resource::{Resource, RouteConfiguration, decode_again, decode_noting};
+use causeway_xds::resource::{Raw, Resource, RouteConfiguration, decode_again, decode_noting};
 use causeway_xds::type_url::pack;
 
 const HOSTS: usize = 1_000_000;
@@ -61,6 +62,7 @@ fn routes(resource: &Resource) -> &Arc<RouteConfiguration> {
 #[ignore = "takes gigabytes, and prints"]
 fn a_million_hosts() {
     let registry = Registry::default();
+    let filters: Arc<dyn Filters> = Arc::new(registry.clone());
     let changed = HOSTS / 2;
     let (first, second) = (packed(None), packed(Some(changed)));
 
@@ -68,7 +70,7 @@ fn a_million_hosts() {
     let decoded = decode_noting(&first, None, &registry).unwrap();
     println!("decoded in {:?}", start.elapsed());
     let start = Instant::now();
-    let table = RouteTable::compile(routes(&decoded.resource), &registry);
+    let table = RouteTable::compile(routes(&decoded.resource), &filters);
     println!("compiled in {:?}", start.elapsed());
     assert_eq!(table.len(), HOSTS);
     let start = Instant::now();
@@ -81,9 +83,10 @@ fn a_million_hosts() {
     println!("found all in {:?}", start.elapsed());
 
     let start = Instant::now();
-    let earlier = (&first, &decoded.resource, &*decoded.ignored);
+    let raw = Raw::new(ResourceType::RouteConfiguration, first);
+    let earlier = (&raw, &decoded.resource, &*decoded.ignored);
     let again = decode_again(&second, earlier, &registry).unwrap();
-    let next = table.recompile(routes(&again.resource), &registry);
+    let next = table.recompile(routes(&again.resource), &filters);
     println!("one changed in {:?}", start.elapsed());
     for number in 0..HOSTS {
         let domain = format!("h{number}.apps.test");

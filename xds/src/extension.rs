@@ -97,6 +97,13 @@ pub trait Extensions: Send + Sync {
 
     /// Per-route configuration of the filter that the key names.
     fn check_per_route(&self, key: &str, config: &TypedExtension) -> Result<(), Invalid>;
+
+    /// Whether what a route says to a filter is made of nothing but its message, in no time: no file
+    /// is read for it, nothing is counted. It need not be made before a request wants it.
+    fn is_light_per_route(&self, config: &TypedExtension) -> bool {
+        let _ = config;
+        false
+    }
 }
 
 /// Takes every extension as it comes: for tools that only look at configuration, and for tests.

@@ -15,6 +15,7 @@
 
 mod apply;
 mod entry;
+mod shared;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -29,11 +30,13 @@ use crate::type_url::ResourceType;
 pub use entry::{Accepted, Entry, Refusal};
 
 use apply::Transaction;
+use shared::Shared;
 
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub struct ResourceStore {
     kinds: [Kind; ResourceType::ALL.len()],
+    shared: Shared,
 }
 
 /// The resources of one kind.
@@ -105,6 +108,13 @@ impl ResourceStore {
     /// Everything known about a name.
     pub fn entry(&self, kind: ResourceType, name: &str) -> Option<&Entry> {
         self.of(kind).entries.get(name).map(|entry| &**entry)
+    }
+
+    /// Notes something of the version in force: see [`Entry::mark`].
+    pub fn mark(&mut self, kind: ResourceType, name: &str, mark: u64) {
+        if let Some(entry) = self.of_mut(kind).entries.get_mut(name) {
+            entry.mark = mark;
+        }
     }
 
     /// The accepted resources of a kind, in no particular order.

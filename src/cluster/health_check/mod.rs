@@ -6,23 +6,26 @@
 //! | `probe` | one check: HTTP, TCP, gRPC |
 //! | `events` | what is logged of them |
 //! | `pace` | how often those in the background may be made |
+//! | `rounds` | those in the background that wait, in one queue |
 
 mod events;
 mod pace;
 mod probe;
 pub mod progress;
+mod rounds;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use causeway_xds::resource::cluster::HealthCheck;
+use causeway_xds::resource::cluster::{HealthCheck, Probe};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 pub use events::kind;
 pub use pace::Pace;
+pub use rounds::{Rounds, Watched};
 
 use super::outlier::Detection;
 use crate::telemetry::access_log::LogFile;
@@ -70,6 +73,7 @@ impl Changes {
 }
 
 /// One endpoint under check.
+#[derive(Debug)]
 pub struct Checker {
     pub check: Arc<HealthCheck>,
     pub cluster: Arc<str>,
@@ -85,58 +89,89 @@ pub struct Checker {
     pub events: Vec<Arc<LogFile>>,
 }
 
+/// What one check leaves to the next.
+#[derive(Clone, Copy, Debug)]
+pub struct State {
+    progress: Progress,
+    first: bool,
+}
+
 impl Checker {
     /// Checks until it is dropped.
     pub async fn run(self) {
-        let intervals = &self.check.intervals;
-        tokio::time::sleep(part_of(intervals.initial_jitter)).await;
-        let mut progress = Progress::new(!self.endpoint.is_found(Finding::FailedActive));
-        let mut prober = Prober::new(&self.check, &self.cluster, &self.endpoint);
-        let mut first = true;
+        let (mut state, wait) = self.begin();
+        let mut prober = self.prober();
+        tokio::time::sleep(wait).await;
         loop {
             if self.check.background {
                 self.pace.turn().await;
             }
-            self.stats.attempt.inc();
-            let limit = self.check.timeout;
-            // On the heap while it lasts: most of the time a check is one that waits.
-            let probe = Box::pin(prober.probe(&self.transport));
-            let (result, cause) = match timeout(limit, probe).await {
-                Ok(Err(failed)) if failed.network => (Err(failed), Cause::Network),
-                Ok(result) => (result, Cause::Active),
-                Err(_) => {
-                    prober.disconnect();
-                    let failed = Failed::network(format!("timeout ({limit:?}) fired"));
-                    (Err(failed), Cause::NetworkTimeout)
-                }
-            };
-            let (verdict, reason) = self.judge(result);
-            let step = progress.take(verdict, &self.check);
-            let degraded_changed = self.publish(verdict, step, &reason);
-            let traffic = self.transport.stats.upstream_cx_total.value() > 0;
-            let wait = progress::wait(verdict, step, intervals, traffic);
-            let wait = jittered(wait, intervals.jitter, intervals.jitter_percent);
-            let failure = matches!(verdict, Verdict::Failure { .. }).then_some(reason);
-            self.endpoint.diagnosis().checked(failure, wait);
-            if !self.events.is_empty() {
-                let outcome = Outcome {
-                    verdict,
-                    step,
-                    first,
-                    degraded_changed,
-                    cause,
-                };
-                let Self {
-                    check,
-                    cluster,
-                    endpoint,
-                    ..
-                } = &self;
-                events::log(&self.events, check, cluster, endpoint, outcome);
-            }
-            first = false;
+            let wait = self.check(&mut prober, &mut state).await;
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// Whether nothing has to be kept from check to check but [`State`], and checks take turns.
+    pub fn goes_rounds(&self) -> bool {
+        self.check.background && matches!(self.check.probe, Probe::Tcp(_))
+    }
+
+    /// Before the first check, and for how long.
+    fn begin(&self) -> (State, Duration) {
+        let state = State {
+            progress: Progress::new(!self.endpoint.is_found(Finding::FailedActive)),
+            first: true,
+        };
+        (state, part_of(self.check.intervals.initial_jitter))
+    }
+
+    fn prober(&self) -> Prober {
+        Prober::new(&self.check, &self.cluster, &self.endpoint)
+    }
+
+    /// One check. Returns how long to wait for the next.
+    async fn check(&self, prober: &mut Prober, state: &mut State) -> Duration {
+        let intervals = &self.check.intervals;
+        self.stats.attempt.inc();
+        let limit = self.check.timeout;
+        // On the heap while it lasts: most of the time a check is one that waits.
+        let probe = Box::pin(prober.probe(&self.transport));
+        let (result, cause) = match timeout(limit, probe).await {
+            Ok(Err(failed)) if failed.network => (Err(failed), Cause::Network),
+            Ok(result) => (result, Cause::Active),
+            Err(_) => {
+                prober.disconnect();
+                let failed = Failed::network(format!("timeout ({limit:?}) fired"));
+                (Err(failed), Cause::NetworkTimeout)
+            }
+        };
+        let (verdict, reason) = self.judge(result);
+        let step = state.progress.take(verdict, &self.check);
+        let degraded_changed = self.publish(verdict, step, &reason);
+        let traffic = &self.transport.stats.traffic;
+        let is_used = traffic.seen().upstream_cx_total.value() > 0;
+        let wait = progress::wait(verdict, step, intervals, is_used);
+        let wait = jittered(wait, intervals.jitter, intervals.jitter_percent);
+        let failure = matches!(verdict, Verdict::Failure { .. }).then_some(reason);
+        self.endpoint.diagnosis().checked(failure, wait);
+        if !self.events.is_empty() {
+            let outcome = Outcome {
+                verdict,
+                step,
+                first: state.first,
+                degraded_changed,
+                cause,
+            };
+            let Self {
+                check,
+                cluster,
+                endpoint,
+                ..
+            } = self;
+            events::log(&self.events, check, cluster, endpoint, outcome);
+        }
+        state.first = false;
+        wait
     }
 
     /// What a check says, and why if it failed.

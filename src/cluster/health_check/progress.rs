@@ -25,7 +25,7 @@ pub enum Step {
     Changed,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Progress {
     healthy: bool,
     first: bool,

@@ -276,16 +276,17 @@ fn count(stats: &Stats, circuits: &[Arc<Circuit>], created: &Created) -> LegacyC
         let Some(circuit) = by_cluster.get(&name) else {
             continue;
         };
+        let traffic = cluster.traffic.seen();
         if circuit.protocol.is_http() {
             upstream.push(Upstream {
                 remote: only_kernel(circuit),
-                sent: cluster.upstream_rq_total.value(),
+                sent: traffic.upstream_rq_total.value(),
                 // Each response is timed, and nothing else is.
-                received: cluster.upstream_rq_time.cumulative().1,
+                received: traffic.upstream_rq_time.cumulative().1,
                 counter: name,
             });
         } else {
-            tcp_open += positive(cluster.upstream_cx_active.value());
+            tcp_open += positive(traffic.upstream_cx_active.value());
         }
     }
     let (http, websocket) = requests(stats);

@@ -11,8 +11,8 @@ use crate::coordinator::PushError;
 use crate::coordinator::model::Circuit;
 use crate::coordinator::wire::{WireCircuit, WireRoute};
 
-/// A full set of 50,000 circuits fits.
-const MAX_BODY: usize = 64 << 20;
+/// A full set of 100,000 circuits fits.
+const MAX_BODY: usize = 160 << 20;
 
 /// A list of circuits, `{"circuits": [...]}`, or one circuit.
 pub struct Push {

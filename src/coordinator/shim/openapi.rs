@@ -173,7 +173,7 @@ const INVALID: &str = "The request is at fault; nothing has changed.";
 const UNAUTHORISED: &str = "The token is missing or wrong.";
 const UNKNOWN: &str = "There is no such circuit.";
 const CONFLICT: &str = "Another circuit has the id or the place; nothing has changed.";
-const TOO_LONG: &str = "The body is longer than 64 MiB.";
+const TOO_LONG: &str = "The body is longer than 160 MiB.";
 const STOPPING: &str = "The worker is about to end.";
 
 fn id() -> Value {

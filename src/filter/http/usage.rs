@@ -58,7 +58,7 @@ pub fn activity(
         .map(|(i, text)| id(text, FieldPath::root().field("sessions").index(i)))
         .collect::<Result<Vec<_>, _>>()?;
     let activities = context.activities.as_ref();
-    Ok(activities.map(|activities| activities.of(circuit, &sessions)))
+    Ok(activities.map(|activities| activities.find(circuit, &sessions)))
 }
 
 impl HttpFilter for Usage {

@@ -33,7 +33,7 @@ impl Compiler {
             }
             return;
         };
-        if let Some(service_name) = assignment_of(&model.discovery) {
+        if let Some(service_name) = assignment_of(&model.discovery).filter(|s| *s != name) {
             let users = self.eds_users.entry(service_name.to_owned()).or_default();
             users.insert(name.to_owned());
         }
@@ -309,6 +309,14 @@ fn endpoint_set(
     match resource(store, ResourceType::LoadAssignment, name) {
         Some(Resource::LoadAssignment(assignment)) => build(assignment),
         _ => build(&model::LoadAssignment::empty(name)),
+    }
+}
+
+/// Whether the cluster of this name has its endpoints in the load assignment of the same name.
+pub(super) fn uses(store: &dyn Resources, name: &str) -> bool {
+    match resource(store, ResourceType::Cluster, name) {
+        Some(Resource::Cluster(model)) => assignment_of(&model.discovery) == Some(name),
+        _ => false,
     }
 }
 

@@ -23,7 +23,7 @@ use crate::filter::registry::{Link, LinkConfig, Registry};
 use crate::formatter::Wants;
 use crate::local_reply::LocalReplies;
 use crate::net::listen::Options;
-use crate::route::{HeaderEdits, RouteTable};
+use crate::route::{Filters, HeaderEdits, RouteTable};
 use crate::snapshot::{
     AddedTlvs, Agent, BindAddress, ChainKind, ChainSpec, HttpManagerSpec, ListenerSpec,
     ProxyProtocolStats, RouteRef, TcpProxySpec, TcpTarget, Tunneling,
@@ -184,7 +184,8 @@ impl Compiler {
                 let registry = self.registry.at(place);
                 let routes = match &http.routes {
                     RouteSource::Inline(config) => {
-                        RouteRef::Inline(Arc::new(RouteTable::compile(config, &registry)))
+                        let filters: Arc<dyn Filters> = Arc::new(registry.clone());
+                        RouteRef::Inline(Arc::new(RouteTable::compile(config, &filters)))
                     }
                     RouteSource::Rds { name, .. } => RouteRef::Named(Arc::from(name.as_str())),
                 };

@@ -4,11 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use causeway_xds::ResourceType;
-use causeway_xds::resource::{self as model, Resource};
+use causeway_xds::resource::Resource;
 
 use super::{Compiled, Compiler, Resources, resource};
-use crate::filter::Registry;
-use crate::route::{RouteTable, VirtualHost};
+use crate::route::{Filters, RouteTable};
 
 impl Compiler {
     pub(super) fn routes(
@@ -19,17 +18,11 @@ impl Compiler {
         out: &mut Compiled,
     ) {
         let mut by_config: HashMap<&str, Vec<&str>> = HashMap::new();
-        let registry = self.registry.at("routes".to_owned());
+        let filters: Arc<dyn Filters> = Arc::new(self.registry.at("routes".to_owned()));
         for name in hosts {
             let Some((config, _)) = name.rsplit_once('/') else {
                 continue;
             };
-            let known = self.virtual_hosts.entry(config.to_owned()).or_default();
-            if store.resource(ResourceType::VirtualHost, name).is_some() {
-                known.insert((*name).to_owned());
-            } else {
-                known.remove(*name);
-            }
             if !configs.contains(config) {
                 by_config.entry(config).or_default().push(name);
             }
@@ -42,12 +35,19 @@ impl Compiler {
                 continue;
             };
             let mut table = match out.snapshot.routes.get(name) {
-                Some(before) => before.recompile(config, &registry),
-                None => RouteTable::compile(config, &registry),
+                Some(before) => before.recompile(config, &filters),
+                None => RouteTable::compile(config, &filters),
             };
             if config.vhds.is_some() {
-                for host in self.virtual_hosts.get(name).into_iter().flatten() {
-                    apply_host(store, &mut table, config, &registry, host);
+                // In an order, as domains may be claimed twice.
+                let mut hosts: Vec<&str> = store
+                    .all(ResourceType::VirtualHost)
+                    .map(Resource::name)
+                    .filter(|host| host.rsplit_once('/').is_some_and(|(of, _)| of == name))
+                    .collect();
+                hosts.sort_unstable();
+                for host in hosts {
+                    apply_host(store, &mut table, host);
                 }
             }
             out.snapshot
@@ -66,7 +66,7 @@ impl Compiler {
             }
             let mut table = RouteTable::clone(table);
             for host in hosts {
-                apply_host(store, &mut table, config, &registry, host);
+                apply_host(store, &mut table, host);
             }
             out.snapshot
                 .routes
@@ -75,17 +75,9 @@ impl Compiler {
     }
 }
 
-fn apply_host(
-    store: &dyn Resources,
-    table: &mut RouteTable,
-    config: &model::RouteConfiguration,
-    registry: &Registry,
-    name: &str,
-) {
+fn apply_host(store: &dyn Resources, table: &mut RouteTable, name: &str) {
     match resource(store, ResourceType::VirtualHost, name) {
-        Some(Resource::VirtualHost { host, .. }) => {
-            table.insert(VirtualHost::compile(host, config, registry));
-        }
+        Some(Resource::VirtualHost { host, .. }) => table.put(host.clone()),
         _ => table.remove(name),
     }
 }

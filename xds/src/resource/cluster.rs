@@ -41,9 +41,16 @@ pub struct Cluster {
     pub name: String,
     /// Name in statistics; empty means `name`.
     pub alt_stat_name: String,
+    pub discovery: Discovery,
+    /// Everything else. Many clusters differ in nothing but their names; those in a store share it.
+    pub options: Arc<Options>,
+}
+
+/// What clusters can have in common.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
     /// For formats (`metadata.filter_metadata`).
     pub metadata: Namespaces,
-    pub discovery: Discovery,
     /// Default 5 s.
     pub connect_timeout: Duration,
     /// How long a request waits for one of the cluster's connections when there may not be more of
@@ -52,7 +59,7 @@ pub struct Cluster {
     pub queue_timeout: Duration,
     pub balancing: Balancing,
     /// How the health of endpoints is found out; nothing if it is not.
-    pub health_check: Option<HealthCheck>,
+    pub health_check: Option<Arc<HealthCheck>>,
     /// How endpoints are left out that answer badly; nothing if they are not.
     pub outlier: Option<OutlierDetection>,
     /// How long changes of health are collected before balancers see them, after the first one.
@@ -79,6 +86,14 @@ pub struct Cluster {
     pub preconnect: Option<Preconnect>,
     /// The management server that is told what its endpoints have to do (`lrs_server`).
     pub load_reports: Option<Place>,
+}
+
+impl std::ops::Deref for Cluster {
+    type Target = Options;
+
+    fn deref(&self) -> &Options {
+        &self.options
+    }
 }
 
 impl Cluster {

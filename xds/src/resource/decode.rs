@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::address::Address;
 use super::context::{Context, fault, unpack};
-use super::{Cluster, FilterConfig, Listener, LoadAssignment, Resource};
-use super::{RouteConfiguration, Secret, VirtualHost};
+use super::{Cluster, FilterConfig, Listener, LoadAssignment, Raw, Resource};
+use super::{HostSource, RouteConfiguration, Secret, VirtualHost};
 use crate::extension::Extensions;
 use crate::proto::{self, Any, Message};
 use crate::reject::{Invalid, Rejected};
@@ -88,15 +88,13 @@ pub fn decode_noting(
 /// As [`decode`].
 pub fn decode_again(
     any: &Any,
-    earlier: (&Any, &Resource, &[&'static str]),
+    earlier: (&Raw, &Resource, &[&'static str]),
     extensions: &dyn Extensions,
 ) -> Result<Decoded, Rejected> {
-    let (earlier_any, resource, ignored) = earlier;
-    if let Resource::RouteConfiguration(routes) = resource
-        && any.type_url == earlier_any.type_url
-    {
+    let (raw, resource, ignored) = earlier;
+    if let Resource::RouteConfiguration(routes) = resource {
         let ctx = Context::new(extensions);
-        let earlier = (earlier_any.value.as_slice(), &**routes, ignored);
+        let earlier = (raw.bytes(), &**routes, ignored);
         if let Some(mut routes) = RouteConfiguration::decode_again(&any.value, earlier, &ctx)
             && !routes.name.is_empty()
         {
@@ -133,7 +131,7 @@ fn decode_as(
         }
         ResourceType::VirtualHost => {
             let message: proto::VirtualHost = unpack(any)?;
-            let name = name.unwrap_or(&message.name).to_owned();
+            let name: Arc<str> = name.unwrap_or(&message.name).into();
             if super::route::split_virtual_host_name(&name).is_none() {
                 return Err(Invalid::at(
                     "name",
@@ -141,6 +139,7 @@ fn decode_as(
                 ));
             }
             let host = Arc::new(VirtualHost::decode_alone(message, ctx)?);
+            let host = HostSource::Decoded(host);
             Resource::VirtualHost { name, host }
         }
         ResourceType::Cluster => Resource::Cluster(Arc::new(Cluster::decode(

@@ -28,6 +28,7 @@ pub mod matcher;
 pub mod metadata;
 pub mod parts;
 pub mod rate_limit;
+mod raw;
 mod references;
 pub mod route;
 pub mod sorted;
@@ -39,6 +40,7 @@ mod watched;
 
 use std::sync::Arc;
 
+use crate::extension::Extensions;
 use crate::type_url::ResourceType;
 
 pub use address::Address;
@@ -49,8 +51,9 @@ pub use filter_config::FilterConfig;
 pub use ignored::IGNORED;
 pub use listener::Listener;
 pub use load_assignment::LoadAssignment;
+pub use raw::Raw;
 pub use references::Reference;
-pub use route::{RouteConfiguration, VirtualHost};
+pub use route::{HostSource, RouteConfiguration, VirtualHost};
 pub use tls::Secret;
 pub use watched::WatchedFiles;
 
@@ -62,8 +65,8 @@ pub enum Resource {
     /// A virtual host that is a resource of its own. `name` is the resource name,
     /// `<route configuration>/<virtual host>`.
     VirtualHost {
-        name: String,
-        host: Arc<VirtualHost>,
+        name: Arc<str>,
+        host: HostSource,
     },
     Cluster(Arc<Cluster>),
     LoadAssignment(Arc<LoadAssignment>),
@@ -96,13 +99,24 @@ impl Resource {
         }
     }
 
+    /// As it is kept: a resource that is light and may be one of many as the message that it came in.
+    pub(crate) fn packed(self, message: &Raw, extensions: &dyn Extensions) -> Self {
+        match self {
+            Self::VirtualHost { name, host } => Self::VirtualHost {
+                host: host.packed(&name, message, extensions),
+                name,
+            },
+            other => other,
+        }
+    }
+
     /// Whether both are the very same object in memory, which makes them equal without a look.
     pub fn shares_with(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Listener(a), Self::Listener(b)) => Arc::ptr_eq(a, b),
             (Self::RouteConfiguration(a), Self::RouteConfiguration(b)) => Arc::ptr_eq(a, b),
             (Self::VirtualHost { host: a, .. }, Self::VirtualHost { host: b, .. }) => {
-                Arc::ptr_eq(a, b)
+                a.shares_with(b)
             }
             (Self::Cluster(a), Self::Cluster(b)) => Arc::ptr_eq(a, b),
             (Self::LoadAssignment(a), Self::LoadAssignment(b)) => Arc::ptr_eq(a, b),

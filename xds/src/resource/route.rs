@@ -10,6 +10,7 @@ mod internal_redirect;
 mod mirror;
 mod redirect;
 mod retry;
+mod source;
 mod template;
 mod tree;
 
@@ -37,6 +38,7 @@ pub use hash_policy::{HashBy, HashCookie, HashPolicy};
 pub use internal_redirect::{InternalRedirect, RedirectPredicate};
 pub use mirror::Mirror;
 pub use retry::{BackOff, RateLimited, ResetHeader, Retry, RetryOn};
+pub use source::{HostSource, PackedHost};
 pub use template::{PathTemplate, RewritePart, TemplateRewrite};
 
 /// `envoy.config.route.v3.RouteConfiguration`.

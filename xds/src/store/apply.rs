@@ -10,7 +10,7 @@ use super::{Applied, Changes, ResourceStore, is_reserved};
 use crate::extension::Extensions;
 use crate::proto::Any;
 use crate::reject::{FieldPath, Invalid, Rejected};
-use crate::resource::{Decoded, Resource, decode_again, decode_noting, effective_name};
+use crate::resource::{Decoded, Raw, Resource, decode_again, decode_noting, effective_name};
 use crate::source::{Extent, Origin, Update};
 use crate::text::{Listing, Location, Passage, Tree};
 use crate::type_url::ResourceType;
@@ -30,7 +30,7 @@ pub(super) struct Transaction<'a> {
 struct Delivery<'t> {
     origin: Origin,
     kind: ResourceType,
-    version: String,
+    version: Arc<str>,
     listing: Option<&'t Listing>,
     /// Of the listing's text, which is read only if there is something to be found in it.
     tree: OnceCell<Tree<'t>>,
@@ -80,7 +80,7 @@ impl<'a> Transaction<'a> {
         let delivery = Delivery {
             origin,
             kind,
-            version,
+            version: version.into(),
             listing: listing.as_ref(),
             tree: OnceCell::new(),
         };
@@ -130,13 +130,16 @@ impl<'a> Transaction<'a> {
         }
         let known = self.store.entry(delivery.kind, name);
         let accepted = known.and_then(|entry| entry.accepted.as_ref());
-        let accepted = match accepted {
+        let (accepted, is_new) = match accepted {
             // Sent again: nothing to decode.
-            Some(same) if *same.any == any => Accepted {
-                version: delivery.version.clone(),
-                passage: delivery.passage(index),
-                ..same.clone()
-            },
+            Some(same) if same.raw.is(&any) => {
+                let again = Accepted {
+                    version: Arc::clone(&delivery.version),
+                    passage: delivery.passage(index),
+                    ..same.clone()
+                };
+                (again, false)
+            }
             earlier => match decode_after(earlier, &any, self.extensions) {
                 Err(rejected) => {
                     self.refuse(delivery, index, name, rejected.invalid);
@@ -150,22 +153,34 @@ impl<'a> Transaction<'a> {
                 }
                 Ok(decoded) => {
                     let equal = earlier.filter(|e| e.resource == decoded.resource);
-                    Accepted {
+                    let raw = Raw::new(delivery.kind, any);
+                    let since = equal.map_or(self.now, |e| e.since);
+                    // The same `Arc` as before tells everybody at a glance that it is equal.
+                    let same = equal.map(|e| e.resource.clone());
+                    let is_new = same.is_none();
+                    let resource = same.unwrap_or_else(|| {
+                        let packed = decoded.resource.packed(&raw, self.extensions);
+                        self.store.shared.put(packed)
+                    });
+                    let accepted = Accepted {
                         origin: delivery.origin.clone(),
-                        version: delivery.version.clone(),
-                        any: Arc::new(any),
+                        version: Arc::clone(&delivery.version),
                         passage: delivery.passage(index),
-                        since: equal.map_or(self.now, |e| e.since),
-                        // The same `Arc` as before tells everybody at a glance that it is equal.
-                        resource: equal.map_or(decoded.resource, |e| e.resource.clone()),
-                        ignored: decoded.ignored,
-                    }
+                        since,
+                        resource,
+                        raw,
+                        ignored: decoded.ignored.into(),
+                    };
+                    (accepted, is_new)
                 }
             },
         };
         self.edit(delivery.kind, name, |entry| {
             entry.forgive(&accepted.origin);
             entry.accepted = Some(accepted);
+            if is_new {
+                entry.mark = 0;
+            }
         });
     }
 
@@ -194,7 +209,7 @@ impl<'a> Transaction<'a> {
         self.rejected.push(rejected.located(location.clone()));
         let refusal = Refusal {
             origin: delivery.origin.clone(),
-            version: delivery.version.clone(),
+            version: delivery.version.to_string(),
             reason,
             location,
             at: self.now,
@@ -258,6 +273,7 @@ impl<'a> Transaction<'a> {
             }
             return Applied { changes, rejected };
         }
+        let mut unchanged = Vec::new();
         for ((kind, name), earlier) in &before {
             let earlier = earlier
                 .as_ref()
@@ -267,9 +283,20 @@ impl<'a> Transaction<'a> {
                 (None, Some(_)) => &mut changes.added,
                 (Some(_), None) => &mut changes.removed,
                 (Some(earlier), Some(later)) if !same(earlier, later) => &mut changes.changed,
-                _ => continue,
+                (Some(_), Some(_)) => {
+                    unchanged.push((*kind, name));
+                    continue;
+                }
+                (None, None) => continue,
             };
             list.push((*kind, name.to_string()));
+        }
+        // What was noted of it stays true of what came back.
+        for (kind, name) in unchanged {
+            let mark = before
+                .get(&(kind, Arc::clone(name)))
+                .and_then(Option::as_ref);
+            store.mark(kind, name, mark.map_or(0, |entry| entry.mark));
         }
         Applied { changes, rejected }
     }
@@ -283,11 +310,11 @@ fn decode_after(
     match earlier {
         None => decode_noting(any, None, extensions),
         Some(Accepted {
-            any: earlier,
+            raw,
             resource,
             ignored,
             ..
-        }) => decode_again(any, (earlier, resource, ignored), extensions),
+        }) => decode_again(any, (raw, resource, ignored), extensions),
     }
 }
 

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::proto::Any;
 use crate::reject::Invalid;
-use crate::resource::Resource;
+use crate::resource::{Raw, Resource};
 use crate::source::Origin;
 use crate::text::{Location, Passage};
 
@@ -16,6 +15,9 @@ pub struct Entry {
     pub accepted: Option<Accepted>,
     /// The newest refusal of each origin whose newest version of this name was refused.
     pub refusals: Vec<Refusal>,
+    /// What whoever uses the resource has noted of the version in force ([`super::ResourceStore::mark`]);
+    /// 0 is nothing, and what a new version begins with.
+    pub mark: u64,
 }
 
 /// An accepted resource.
@@ -23,15 +25,15 @@ pub struct Entry {
 pub struct Accepted {
     pub origin: Origin,
     /// As the source counts; the newest one with this content.
-    pub version: String,
+    pub version: Arc<str>,
     /// As it was delivered, for the config dump.
-    pub any: Arc<Any>,
+    pub raw: Raw,
     /// Where it was read, for a kind that may turn out to be wrong only when it is used.
     pub passage: Option<Box<Passage>>,
     pub resource: Resource,
     /// Fields that are set without having an effect, entries of
     /// [`IGNORED`](crate::resource::IGNORED).
-    pub ignored: Vec<&'static str>,
+    pub ignored: Box<[&'static str]>,
     /// When this content was accepted.
     pub since: SystemTime,
 }

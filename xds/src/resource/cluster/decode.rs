@@ -1,14 +1,15 @@
 //! Cluster: message to typed.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::ConnectionOptions;
 use super::dns::DnsFields;
 use super::original_dst::Fields as OwnDiscovery;
 use super::{
-    Balancing, Cluster, Discovery, Dns, HealthCheck, Limits, OriginalDst, OutlierDetection,
-    Preconnect, RetryBudget, SocketMatch, UpstreamHttp, UpstreamProtocol, policy,
+    Balancing, Cluster, Discovery, Dns, HealthCheck, Limits, Options, OriginalDst,
+    OutlierDetection, Preconnect, RetryBudget, SocketMatch, UpstreamHttp, UpstreamProtocol, policy,
 };
 use crate::proto;
 use crate::proto::core::{self, Metadata, RoutingPriority};
@@ -217,24 +218,23 @@ impl Cluster {
         let (limits, high_limits) = circuit_breakers
             .map_or(Ok(Default::default()), |c| Limits::decode(c, ctx))
             .at("circuit_breakers")?;
-        Ok(Self {
+        let discovery = match own {
+            Some(own) => OriginalDst::decode(own)?,
+            None => Discovery::decode(
+                &name,
+                cluster_discovery_type,
+                load_assignment,
+                eds_cluster_config,
+                dns,
+                ctx,
+            )?,
+        };
+        let options = Options {
             metadata: namespaces,
-            discovery: match own {
-                Some(own) => OriginalDst::decode(own)?,
-                None => Discovery::decode(
-                    &name,
-                    cluster_discovery_type,
-                    load_assignment,
-                    eds_cluster_config,
-                    dns,
-                    ctx,
-                )?,
-            },
-            name,
-            alt_stat_name,
             connect_timeout,
             queue_timeout: own_keys.queue_timeout.unwrap_or(connect_timeout),
-            health_check: HealthCheck::decode_list(health_checks, own_keys.background_checks)?,
+            health_check: HealthCheck::decode_list(health_checks, own_keys.background_checks)?
+                .map(Arc::new),
             outlier: outlier_detection
                 .map(OutlierDetection::decode)
                 .transpose()
@@ -269,6 +269,12 @@ impl Cluster {
                 .map(|source| decode_load_reports(source, ctx))
                 .transpose()
                 .at("lrs_server")?,
+        };
+        Ok(Self {
+            name,
+            alt_stat_name,
+            discovery,
+            options: Arc::new(options),
         })
     }
 }

@@ -188,7 +188,7 @@ fn the_protocol_is_read_from_either_place() {
         max_stream_duration: seconds(6),
         ..Default::default()
     });
-    let http = typed(&with_http(options)).http;
+    let http = typed(&with_http(options)).http.clone();
     assert_eq!(
         http.protocol,
         UpstreamProtocol::Http2(Http2Options::default())
@@ -678,7 +678,7 @@ fn pings_of_a_connection_are_read() {
         };
         with_http(explicit(ProtocolConfig::Http2ProtocolOptions(options)))
     };
-    let keepalive = |message| match typed(message).http.protocol {
+    let keepalive = |message| match &typed(message).http.protocol {
         UpstreamProtocol::Http2(options) | UpstreamProtocol::Auto(options) => options.keepalive,
         UpstreamProtocol::Http1 => panic!(),
     };

@@ -71,6 +71,37 @@ impl RouteConfiguration {
         Self::decode_around(around, ctx, |_| Ok(all)).ok()
     }
 
+    /// The same, but for its virtual hosts.
+    #[must_use]
+    pub fn without_hosts(&self) -> Self {
+        let Self {
+            name,
+            virtual_hosts: _,
+            vhds,
+            vhost_key,
+            ignore_port_in_host_matching,
+            edits,
+            most_specific_edits_win,
+            ignore_path_parameters,
+            mirrors,
+            filter_config,
+            filter_secrets,
+        } = self;
+        Self {
+            name: name.clone(),
+            virtual_hosts: Vec::new(),
+            vhds: vhds.clone(),
+            vhost_key: vhost_key.clone(),
+            ignore_port_in_host_matching: *ignore_port_in_host_matching,
+            edits: edits.clone(),
+            most_specific_edits_win: *most_specific_edits_win,
+            ignore_path_parameters: *ignore_path_parameters,
+            mirrors: mirrors.clone(),
+            filter_config: filter_config.clone(),
+            filter_secrets: filter_secrets.clone(),
+        }
+    }
+
     /// Whether two are the same but for their virtual hosts.
     pub fn is_same_around(&self, other: &Self) -> bool {
         let Self {
@@ -191,8 +222,8 @@ impl<'b> Parts<'b> {
 mod tests {
     use super::*;
     use crate::resource::testing::{Known, forward, host, routes, to};
-    use crate::resource::{Resource, decode_again, decode_noting};
-    use crate::type_url::pack;
+    use crate::resource::{Raw, Resource, decode_again, decode_noting};
+    use crate::type_url::{ResourceType, pack};
 
     fn named(name: &str, domain: &str) -> proto::route::VirtualHost {
         proto::route::VirtualHost {
@@ -222,6 +253,7 @@ mod tests {
         let (then, now) = (pack(then), pack(now));
         let earlier = decode_noting(&then, None, &Known).unwrap();
         let alone = decode_noting(&now, None, &Known);
+        let then = Raw::new(ResourceType::RouteConfiguration, then);
         let again = decode_again(&now, (&then, &earlier.resource, &earlier.ignored), &Known);
         assert_eq!(again, alone);
         let Ok(again) = again else { return 0 };

@@ -15,7 +15,7 @@ fn read(fields: &str) -> Result<HealthCheck, String> {
     let message: proto::Cluster =
         text::parse(&text, name, &text::Options::default()).map_err(|e| e.to_string())?;
     match decode(&pack(&message), &crate::extension::Unchecked) {
-        Ok(Resource::Cluster(cluster)) => Ok(cluster.health_check.clone().unwrap()),
+        Ok(Resource::Cluster(cluster)) => Ok((**cluster.health_check.as_ref().unwrap()).clone()),
         Ok(_) => panic!("not a cluster"),
         Err(rejected) => Err(rejected.to_string()),
     }
