@@ -243,8 +243,8 @@ pub struct Lazy(OnceLock<Box<ClusterTraffic>>);
 impl Lazy {
     /// For those that only look.
     pub fn seen(&self) -> &ClusterTraffic {
-        static NONE: LazyLock<ClusterTraffic> = LazyLock::new(ClusterTraffic::default);
-        self.0.get().map_or_else(|| &*NONE, |traffic| traffic)
+        static NONE: LazyLock<Box<ClusterTraffic>> = LazyLock::new(Box::default);
+        self.0.get().unwrap_or(&NONE)
     }
 
     fn visit(&self, f: &mut Visitor<'_>) {

@@ -11,7 +11,7 @@ pub struct Raw {
     value: Arc<[u8]>,
     kind: ResourceType,
     /// Where it is not the usual one of the kind.
-    type_url: Option<Box<String>>,
+    type_url: Option<Box<str>>,
 }
 
 impl Raw {
@@ -20,7 +20,7 @@ impl Raw {
         Self {
             value: any.value.into(),
             kind,
-            type_url: (!usual).then(|| Box::new(any.type_url)),
+            type_url: (!usual).then(|| any.type_url.into()),
         }
     }
 
@@ -32,7 +32,7 @@ impl Raw {
     pub fn any(&self) -> Any {
         let usual = || self.kind.type_url();
         Any {
-            type_url: self.type_url.as_deref().cloned().unwrap_or_else(usual),
+            type_url: self.type_url.as_deref().map_or_else(usual, str::to_owned),
             value: self.value.to_vec(),
         }
     }

@@ -104,9 +104,11 @@ impl Script {
     }
 }
 
+type States = HashMap<usize, (Weak<Script>, Rc<State>)>;
+
 thread_local! {
     /// By the address of the script, which is not another's as long as it is known here.
-    static STATES: RefCell<HashMap<usize, (Weak<Script>, Rc<State>)>> = RefCell::default();
+    static STATES: RefCell<States> = RefCell::default();
 }
 
 /// An interpreter that has run a script, so that its functions are there.
