@@ -319,6 +319,7 @@ fn cluster_in_place() -> Value {
         "upstream_http_protocol_options": {},
         "http_protocol_options": {},
         "http2_protocol_options": {},
+        "preconnect_policy": {"per_upstream_preconnect_ratio": 1.5},
     })
 }
 
