@@ -27,6 +27,10 @@ fi
 
 # The proxy is 10.78.0.1, the origin 10.78.0.2. Clients are in 203.0.113.0/24 and 2001:db8:9::/64, which
 # the origin answers by way of the proxy; what arrives there is taken, whoever it is for.
+for space in "$proxy" "$origin"; do
+  # While an address of the link is being tried out, neighbours are not asked for, and connections wait.
+  ip netns exec "$space" sh -c 'for f in /proc/sys/net/ipv6/conf/*/accept_dad; do echo 0 >"$f"; done'
+done
 ip link add "v$tag" netns "$proxy" type veth peer name "w$tag" netns "$origin"
 for space in "$proxy" "$origin"; do ip -n "$space" link set lo up; done
 ip -n "$proxy" addr add 10.78.0.1/24 dev "v$tag"

@@ -47,7 +47,7 @@ pub fn deliver(
     // What the config dump does.
     for (_, entry) in store.entries(kind) {
         if let Some(accepted) = &entry.accepted {
-            text::to_value(&accepted.any);
+            text::to_value(&accepted.raw.any());
         }
     }
 }
