@@ -190,9 +190,9 @@ pub async fn proxy(
         let ended = tokio::select! {
             biased;
             ended = copied => Some(ended),
-            () = Deadline::after(left(most, began)) => None,
-            limit = to_client.too_long() => { fired = limit; Some(Ended::Idle) }
-            limit = to_endpoint.too_long() => { fired = limit; Some(Ended::Idle) }
+            () = Deadline::after(left(most, began)), if !most.is_zero() => None,
+            limit = to_client.too_long(), if to_client.is_set() => { fired = limit; Some(Ended::Idle) }
+            limit = to_endpoint.too_long(), if to_endpoint.is_set() => { fired = limit; Some(Ended::Idle) }
             never = log.periodic() => match never {},
         };
         if let Some(trailers) = upstream.trailers.as_ref().and_then(|place| place.get()) {

@@ -21,16 +21,21 @@ impl Silence {
         Self { name, limit, last }
     }
 
+    /// Whether it is worth a look, which every message would pay for.
+    pub fn is_set(&self) -> bool {
+        !self.limit.is_zero()
+    }
+
     /// So many bytes were sent to that side.
     pub fn moved(&self, bytes: u64) {
-        if bytes > 0 && !self.limit.is_zero() {
+        if bytes > 0 && self.is_set() {
             self.last.set(Instant::now());
         }
     }
 
     /// Returns the limit, by its name, once it has passed.
     pub async fn too_long(&self) -> (&'static str, Duration) {
-        if self.limit.is_zero() {
+        if !self.is_set() {
             return std::future::pending().await;
         }
         loop {
