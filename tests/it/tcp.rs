@@ -347,9 +347,8 @@ async fn connections_go_to_the_subset_that_is_asked_for() {
     }
 }
 
-#[tokio::test]
-async fn one_client_stays_with_one_endpoint_where_its_address_is_hashed() {
-    let origins = [saying("a").await, saying("b").await, saying("c").await];
+/// A cluster of them, of which a hash chooses one.
+fn ring(origins: &[Origin]) -> Value {
     let endpoints: Vec<Value> = origins
         .iter()
         .map(|origin| {
@@ -360,6 +359,13 @@ async fn one_client_stays_with_one_endpoint_where_its_address_is_hashed() {
     let mut to = cluster("a", origins[0].address);
     to["lb_policy"] = json!("RING_HASH");
     to["load_assignment"]["endpoints"] = json!([{"lb_endpoints": endpoints}]);
+    to
+}
+
+#[tokio::test]
+async fn one_client_stays_with_one_endpoint_where_its_address_is_hashed() {
+    let origins = [saying("a").await, saying("b").await, saying("c").await];
+    let to = ring(&origins);
     let hashed = json!({"hash_policy": [{"source_ip": {}}]});
     let (app, ..) = proxying(&hashed, &to).await;
     let first = said(app.listener("tcp")).await;
@@ -378,16 +384,7 @@ async fn one_client_stays_with_one_endpoint_where_its_address_is_hashed() {
 #[tokio::test]
 async fn what_filters_have_left_of_a_connection_can_be_hashed() {
     let origins = [saying("a").await, saying("b").await, saying("c").await];
-    let endpoints: Vec<Value> = origins
-        .iter()
-        .map(|origin| {
-            json!({"endpoint": {"address": {"socket_address":
-                {"address": "127.0.0.1", "port_value": origin.address.port()}}}})
-        })
-        .collect();
-    let mut to = cluster("a", origins[0].address);
-    to["lb_policy"] = json!("RING_HASH");
-    to["load_assignment"]["endpoints"] = json!([{"lb_endpoints": endpoints}]);
+    let to = ring(&origins);
     let state = |value: &str| {
         json!({"name": "set", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config",
