@@ -4,7 +4,7 @@ use http::header::{
     CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, VIA,
 };
 use http::request::Parts;
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery};
 use http::{Method, Uri, Version};
 use hyper::ext::Protocol;
 
@@ -82,7 +82,7 @@ pub fn edit_request(
         parts.headers.insert(X_FORWARDED_PREFIX, prefix);
     }
     if let Some(target) = rewrite.apply(parts.uri.path(), parts.uri.query())
-        && let Ok(rewritten) = target.parse::<PathAndQuery>()
+        && let Some(rewritten) = rewritten(target)
     {
         if envoy_headers
             && let Some(original) = parts.uri.path_and_query()
@@ -90,7 +90,30 @@ pub fn edit_request(
         {
             parts.headers.insert(ORIGINAL_PATH, original);
         }
-        parts.uri = Uri::from(rewritten);
+        parts.uri = rewritten;
+    }
+}
+
+/// The target that a rewrite has made. Rewrites may take the slash at the start of a path, and Envoy sends what they
+/// leave. A target may be a path or an authority (RFC 9112 section 3.2), so that a single word can be sent as it is,
+/// in the form of the latter; anything else gets its slash back.
+fn rewritten(mut target: String) -> Option<Uri> {
+    if !target.starts_with('/') {
+        let word = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        if !target.is_empty() && target.bytes().all(word) {
+            return target.parse::<Authority>().ok().map(Uri::from);
+        }
+        target.insert(0, '/');
+    }
+    target.parse::<PathAndQuery>().ok().map(Uri::from)
+}
+
+/// The path of a request, as the log has it; where a rewrite has left a single word, that with a slash.
+pub fn path_of(parts: &Parts) -> Option<PathAndQuery> {
+    match (parts.uri.path_and_query(), parts.uri.authority()) {
+        (Some(path), _) => Some(path.clone()),
+        (None, Some(word)) if parts.method != Method::CONNECT => format!("/{word}").parse().ok(),
+        (None, _) => None,
     }
 }
 
@@ -155,11 +178,15 @@ pub fn suit(head: &mut Parts, http2: bool) {
         return;
     }
     head.version = Version::HTTP_2;
+    let path = path_of(head);
     let mut uri = std::mem::take(&mut head.uri).into_parts();
     match head.method {
         // It is for an authority and nothing else (RFC 9113 section 8.5).
         Method::CONNECT => uri.path_and_query = None,
-        _ => uri.scheme = Some(http::uri::Scheme::HTTP),
+        _ => {
+            uri.scheme = Some(http::uri::Scheme::HTTP);
+            uri.path_and_query = path;
+        }
     }
     // Not there when the request comes back from a connection that did not send it.
     if let Some(host) = head.headers.remove(HOST) {

@@ -92,7 +92,13 @@ impl Redirect {
             RedirectTo::Path(to) if to.contains('?') => out.push_str(to),
             RedirectTo::Path(to) => push_path(&mut out, to, query),
             RedirectTo::Rewrite(rewrite) => match rewrite.apply(path, query) {
-                Some(to) => out.push_str(&to),
+                Some(to) => {
+                    if !to.starts_with('/') {
+                        // Or it would be a part of the host.
+                        out.push('/');
+                    }
+                    out.push_str(&to);
+                }
                 None => push_path(&mut out, path, query),
             },
         }
