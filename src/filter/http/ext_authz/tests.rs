@@ -9,7 +9,7 @@ use causeway_xds::proto::core::http_uri::HttpUpstreamType;
 use causeway_xds::proto::core::{self, HeaderValueOption};
 use causeway_xds::proto::envoy::service::auth::v3::check_response::HttpResponse;
 use causeway_xds::proto::envoy::service::auth::v3::{
-    CheckRequest, DeniedHttpResponse, OkHttpResponse,
+    CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse,
 };
 use causeway_xds::proto::envoy::r#type::matcher::v3::{
     ListStringMatcher, StringMatcher, string_matcher::MatchPattern,
