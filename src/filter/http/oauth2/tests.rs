@@ -2,18 +2,14 @@ mod logins;
 
 use std::cell::RefCell;
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use causeway_xds::text;
-use futures_util::future::LocalBoxFuture;
-use http::StatusCode;
 use http::header::HeaderMap;
 use http::request::Parts;
-use http::{Request, Response};
-use http_body_util::BodyExt as _;
+use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::flow::now;
@@ -21,9 +17,9 @@ use super::seal::Sealer;
 use super::session::Session;
 use super::*;
 use crate::filter::LocalReply;
-use crate::filter::body::{BoxBody, Whole};
-use crate::filter::call::{CallError, Calls, Members};
-use crate::filter::testing::{Nowhere, TestBody, request};
+use crate::filter::body::Whole;
+use crate::filter::call::{CallError, Calls};
+use crate::filter::testing::{Nowhere, TestBody, one_service, request};
 
 const HMAC: &[u8] = b"a secret for signatures";
 
@@ -34,34 +30,17 @@ struct Server {
     asked: RefCell<Vec<(Parts, String)>>,
 }
 
-struct Shared(std::rc::Rc<Server>);
-
-impl Calls for Shared {
-    fn call(
-        &self,
-        cluster: &str,
-        request: Request<BoxBody>,
-        _: Duration,
-    ) -> LocalBoxFuture<'static, Result<Response<BoxBody>, CallError>> {
-        assert_eq!(cluster, "idp");
-        let server = std::rc::Rc::clone(&self.0);
-        Box::pin(async move {
-            let (head, body) = request.into_parts();
-            let body = body.collect().await.expect("whole").to_bytes();
+impl Server {
+    fn calls(self: &std::rc::Rc<Self>) -> std::rc::Rc<dyn Calls> {
+        let server = std::rc::Rc::clone(self);
+        one_service("idp", move |head, body| {
             let body = String::from_utf8(body.to_vec()).unwrap();
             server.asked.borrow_mut().push((head, body));
-            match server.answer.borrow().clone() {
-                None => Err(CallError::Unreachable("nobody".into())),
-                Some(answer) => {
-                    let body = Bytes::from(answer.to_string());
-                    Ok(Response::new(Whole::new(body).boxed()))
-                }
-            }
+            let answer = server.answer.borrow().clone();
+            let answer = answer.ok_or(CallError::Unreachable("nobody".into()))?;
+            let body = Bytes::from(answer.to_string());
+            Ok(Response::new(Whole::new(body).boxed()))
         })
-    }
-
-    fn members(&self, _: &str) -> Option<Members> {
-        None
     }
 }
 
@@ -154,7 +133,7 @@ impl Case {
 
     async fn asked(&self, mut parts: Parts) -> Outcome {
         let around = Nowhere {
-            calls: std::rc::Rc::new(Shared(std::rc::Rc::clone(&self.server))),
+            calls: self.server.calls(),
             ..Nowhere::default()
         };
         let mut body = TestBody::default();
