@@ -1,6 +1,7 @@
 //! The index of a large virtual host against asking every route in order; and a virtual host that is kept
 //! packed against one that was ready from the start.
 
+mod light;
 
 use causeway_xds::resource::HostSource;
 use causeway_xds::resource::fraction::{Fraction, RuntimeFraction};

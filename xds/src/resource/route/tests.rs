@@ -13,6 +13,7 @@ use crate::type_url::{ResourceType, pack};
 
 mod actions;
 mod refusals;
+mod source;
 
 const ROUTE: &str = "virtual_hosts[0].routes[0]";
 
