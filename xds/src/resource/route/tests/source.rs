@@ -26,6 +26,16 @@ impl Extensions for Quick {
     }
 }
 
+/// As one that is a resource of its own is called.
+const NAME: &str = "routes/all";
+
+fn alone() -> proto::VirtualHost {
+    proto::VirtualHost {
+        name: NAME.into(),
+        ..host(to(forward()))
+    }
+}
+
 /// As it was decoded, and as it is kept when it is delivered under `name`.
 fn kept(message: &proto::VirtualHost, name: &str) -> (HostSource, HostSource) {
     let any = pack(message);
@@ -38,7 +48,7 @@ fn kept(message: &proto::VirtualHost, name: &str) -> (HostSource, HostSource) {
 }
 
 fn is_packed(message: &proto::VirtualHost) -> bool {
-    matches!(kept(message, "all").1, HostSource::Packed(_))
+    matches!(kept(message, NAME).1, HostSource::Packed(_))
 }
 
 type Change = fn(&mut proto::VirtualHost);
@@ -98,9 +108,9 @@ const HEAVY: [Change; 10] = [
 #[test]
 fn a_packed_host_says_what_it_said_before() {
     for change in LIGHT {
-        let mut message = host(to(forward()));
+        let mut message = alone();
         change(&mut message);
-        let (decoded, packed) = kept(&message, "all");
+        let (decoded, packed) = kept(&message, NAME);
         assert!(matches!(packed, HostSource::Packed(_)), "{message:?}");
         assert_eq!(packed.name(), decoded.name());
         assert!(packed.domains().eq(decoded.domains()), "{message:?}");
@@ -115,7 +125,7 @@ fn a_packed_host_says_what_it_said_before() {
 #[test]
 fn what_takes_time_to_be_made_ready_is_kept_decoded() {
     for (index, change) in HEAVY.into_iter().enumerate() {
-        let mut message = host(to(forward()));
+        let mut message = alone();
         change(&mut message);
         assert!(!is_packed(&message), "{index}: {message:?}");
     }
@@ -123,16 +133,16 @@ fn what_takes_time_to_be_made_ready_is_kept_decoded() {
 
 #[test]
 fn another_name_than_its_own_cannot_be_made_of_the_message() {
-    let (decoded, kept) = kept(&host(to(forward())), "routes/all");
+    let (decoded, kept) = kept(&alone(), "others/all");
     assert!(kept.shares_with(&decoded));
 }
 
 #[test]
 fn packed_hosts_are_told_apart_by_what_they_say() {
     let of = |change: Change| {
-        let mut message = host(to(forward()));
+        let mut message = alone();
         change(&mut message);
-        kept(&message, "all").1
+        kept(&message, NAME).1
     };
     for (index, one) in LIGHT.into_iter().enumerate() {
         for (other_index, other) in LIGHT.into_iter().enumerate() {
