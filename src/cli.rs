@@ -28,6 +28,7 @@ use crate::config::bootstrap::{BootstrapConfig, Overrides, grpc, looks_like_boot
 use crate::config::{self, Logging, Process, WorkerConfig, search};
 use crate::demo;
 use crate::net::descriptors;
+use crate::runtime::threads;
 use crate::telemetry::logging;
 
 /// Runs the command line to its end.
@@ -223,11 +224,13 @@ fn start(args: &ServeArgs) -> Result<()> {
     served.with_context(|| source(args))
 }
 
-/// For everything but user traffic.
+/// For everything but user traffic, to which its threads leave the processor. Data threads are started
+/// by whoever blocks on it, which is none of them.
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("control")
+        .on_thread_start(threads::background())
         .enable_all()
         .build()
         .context("cannot start the control thread")

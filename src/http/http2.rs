@@ -47,6 +47,8 @@ enum Over {
     Broken(std::io::Error),
 }
 
+/// Serves a connection to its end: until the client or the codec ends it, a deadline fires, or it has
+/// drained.
 pub async fn serve(io: Io, connection: Rc<Connection>) {
     let activity = connection.shared_activity();
     let mut io = Coalesced::new(Counted::new(io, activity));

@@ -105,6 +105,7 @@ enum End {
 }
 
 impl TunnelStream {
+    /// Of a stream whose answer has come.
     pub fn new(upgraded: Upgraded) -> Self {
         Self {
             io: TokioIo::new(upgraded),

@@ -54,6 +54,7 @@ mod routing;
 mod shim;
 mod survival;
 mod tcp;
+mod threads;
 mod tls;
 mod tunnel;
 mod tunneling;
