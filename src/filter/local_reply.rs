@@ -52,12 +52,12 @@ impl LocalReply {
     }
 }
 
-/// What of a request decides how a failure is told. Kept from before the request is sent on.
+/// What of a request decides how a failure is told. Kept from before the request is sent on, once
+/// its head has been looked at, which gives it a host and an id.
 #[derive(Clone, Debug, Default)]
 pub struct Asked {
     pub accept: Option<HeaderValue>,
     pub accept_language: Option<HeaderValue>,
-    /// This and the next are known once the head has been looked at.
     pub host: Option<HeaderValue>,
     pub request_id: Option<HeaderValue>,
     pub method: Method,
@@ -74,28 +74,15 @@ impl Asked {
             let place = match *name {
                 ACCEPT => &mut asked.accept,
                 ACCEPT_LANGUAGE => &mut asked.accept_language,
+                HOST => &mut asked.host,
+                _ if name.as_str() == "x-request-id" => &mut asked.request_id,
                 _ => continue,
             };
-            first(place, value);
-        }
-        asked
-    }
-
-    /// What is known of a head that was looked at.
-    pub fn looked_at(&mut self, headers: &HeaderMap) {
-        for (name, value) in headers {
-            match *name {
-                HOST => first(&mut self.host, value),
-                _ if name.as_str() == "x-request-id" => first(&mut self.request_id, value),
-                _ => {}
+            // Of several fields of a name the first counts.
+            if place.is_none() {
+                *place = Some(value.clone());
             }
         }
-    }
-}
-
-/// Of several fields of a name the first counts.
-fn first(place: &mut Option<HeaderValue>, value: &HeaderValue) {
-    if place.is_none() {
-        *place = Some(value.clone());
+        asked
     }
 }
