@@ -219,7 +219,7 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Forwarded {
         {
             exchange.watch.upgraded();
             let ends = upgrade::Ends { lease, idle };
-            upgrade::switch(response, asked, downstream, ends, chosen.edits(), exchange)
+            upgrade::switch(*response, asked, downstream, ends, chosen.edits(), exchange)
         }
         // Any success would open the tunnel that the upstream did not.
         (Ok((_, response)), Some(asked), _) if asked.extended && response.status().is_success() => {
@@ -300,7 +300,7 @@ fn milliseconds(ms: u64) -> HeaderValue {
 
 /// `grpc`: the client understands a status of gRPC in trailers.
 fn respond(
-    mut response: Response<Incoming>,
+    mut response: Box<Response<Incoming>>,
     lease: Lease,
     (manner, grpc): (Manner, bool),
     exchange: Box<Exchange>,
