@@ -310,7 +310,7 @@ impl<'a> Attempts<'a> {
                 return Err(Lost::of(failures::overflow(limit.max()), Reset::Overflow));
             };
             self.cluster.anticipate();
-            if let Some(rules) = &self.cluster.model.balancing.override_host {
+            if let Some(rules) = self.cluster.override_host() {
                 preferred::tell(rules, endpoint.socket_address(), &exchange.filters);
             }
             exchange.asked(endpoint, transport, permit);

@@ -131,6 +131,8 @@ impl Chosen {
 pub struct VirtualHost {
     source: HostSource,
     common: Arc<Common>,
+    /// As its source says, which is far away when a request asks.
+    require_tls: model::RequireTls,
     plan: OnceLock<Box<Plan>>,
 }
 
@@ -274,7 +276,7 @@ impl VirtualHost {
     }
 
     pub fn require_tls(&self) -> model::RequireTls {
-        self.source.require_tls()
+        self.require_tls
     }
 
     /// The first route that matches.
@@ -287,6 +289,7 @@ impl VirtualHost {
             source,
             common,
             plan,
+            ..
         } = self;
         plan.get_or_init(|| Box::new(Plan::compile(&source.decoded(), common)))
     }
@@ -299,6 +302,7 @@ impl VirtualHost {
                 HostSource::Decoded(host) => common.filters.is_light(host),
             };
         let host = Self {
+            require_tls: source.require_tls(),
             source,
             common: Arc::clone(common),
             plan: OnceLock::new(),
