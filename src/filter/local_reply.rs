@@ -59,8 +59,40 @@ pub struct Asked {
     pub accept: Option<HeaderValue>,
     pub accept_language: Option<HeaderValue>,
     pub host: Option<HeaderValue>,
-    pub request_id: Option<HeaderValue>,
+    pub request_id: RequestId,
     pub method: Method,
+}
+
+/// The id of a request, as text; it may have none. Those that are made here are copied: a second
+/// owner of a new value costs an allocation.
+#[derive(Clone, Debug, Default)]
+pub enum RequestId {
+    #[default]
+    None,
+    Uuid([u8; Self::UUID]),
+    Other(HeaderValue),
+}
+
+impl RequestId {
+    const UUID: usize = uuid::fmt::Hyphenated::LENGTH;
+
+    /// Empty if there is none.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::None => &[],
+            Self::Uuid(text) => text,
+            Self::Other(value) => value.as_bytes(),
+        }
+    }
+}
+
+impl From<&HeaderValue> for RequestId {
+    fn from(value: &HeaderValue) -> Self {
+        match value.as_bytes().try_into() {
+            Ok(text) => Self::Uuid(text),
+            Err(_) => Self::Other(value.clone()),
+        }
+    }
 }
 
 impl Asked {
@@ -75,8 +107,14 @@ impl Asked {
                 ACCEPT => &mut asked.accept,
                 ACCEPT_LANGUAGE => &mut asked.accept_language,
                 HOST => &mut asked.host,
-                _ if name.as_str() == "x-request-id" => &mut asked.request_id,
-                _ => continue,
+                _ => {
+                    if name.as_str() == "x-request-id"
+                        && matches!(asked.request_id, RequestId::None)
+                    {
+                        asked.request_id = value.into();
+                    }
+                    continue;
+                }
             };
             // Of several fields of a name the first counts.
             if place.is_none() {
