@@ -42,6 +42,11 @@ pub struct Cluster {
     /// Endpoints that it had, for as long as something still runs to them.
     pub former: Vec<Former>,
     pub model: Arc<model::Cluster>,
+    /// Whether the policy of the model hashes. Every request asks this and the next, and the model
+    /// is far away.
+    pub hashes: bool,
+    /// Whether requests may name their endpoint: see [`Self::override_host`].
+    pub overrides: bool,
     /// What is told of each attempt, if somebody wants to know.
     pub outlier: Option<Arc<Detection>>,
     /// Of a cluster without endpoints of its own: they are where clients want to go.
@@ -136,9 +141,17 @@ impl Cluster {
             endpoints: Arc::new(endpoints),
             former: self.former.clone(),
             model: Arc::clone(&self.model),
+            hashes: self.hashes,
+            overrides: self.overrides,
             outlier: self.outlier.clone(),
             original_dst: self.original_dst.clone(),
         }
+    }
+
+    /// How requests name their endpoint, where they may.
+    pub fn override_host(&self) -> Option<&model::OverrideHost> {
+        let model = self.overrides.then_some(&self.model)?;
+        model.balancing.override_host.as_ref()
     }
 
     /// Where a request or a connection is to go, where the cluster leaves that to it.

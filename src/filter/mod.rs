@@ -38,7 +38,7 @@ use ::http::{StatusCode, Uri};
 use bytes::Bytes;
 
 pub use chain::{Chain, RouterConfig, Slot};
-pub use local_reply::{Asked, LocalReply};
+pub use local_reply::{Asked, LocalReply, RequestId};
 pub use registry::{Context, Factory, Registry};
 pub use state::{Bridge, StreamState, WantedEndpoint};
 

@@ -160,7 +160,7 @@ impl<'a> Attempts<'a> {
             let attempt = self.attempt(exchange).await;
             if let Some(detection) = &self.cluster.outlier
                 && let Some((endpoint, connected)) = self.asked.take()
-                && let Some(outcome) = outcome::of(attempt.as_ref().map(|(_, r)| r), connected)
+                && let Some(outcome) = outcome::of(attempt.as_ref().map(|(_, r)| &**r), connected)
             {
                 detection.note(&endpoint, outcome);
             }
@@ -310,7 +310,7 @@ impl<'a> Attempts<'a> {
                 return Err(Lost::of(failures::overflow(limit.max()), Reset::Overflow));
             };
             self.cluster.anticipate();
-            if let Some(rules) = &self.cluster.model.balancing.override_host {
+            if let Some(rules) = self.cluster.override_host() {
                 preferred::tell(rules, endpoint.socket_address(), &exchange.filters);
             }
             exchange.asked(endpoint, transport, permit);
@@ -370,7 +370,7 @@ impl<'a> Attempts<'a> {
         &mut self,
         lease: &mut Lease,
         exchange: &mut Exchange,
-    ) -> Result<Option<Response<Incoming>>, Lost> {
+    ) -> Result<Option<Box<Response<Incoming>>>, Lost> {
         let parts = &mut *self.ask.parts;
         let mut head = parts.take().expect(UNSENT);
         if self.ask.chosen.route.told.attempt {
@@ -408,7 +408,8 @@ impl<'a> Attempts<'a> {
             _ => self.timed(sent, exchange).await?,
         };
         match answered.map_err(SendError::from) {
-            Ok(mut response) => {
+            Ok(response) => {
+                let mut response = Box::new(response);
                 // What a switched connection says about itself is looked at later.
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS
                     && let Err(error) = strip_response(response.headers_mut())

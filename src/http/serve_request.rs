@@ -56,7 +56,6 @@ pub async fn handle(
     let parts = head.as_mut().expect("made a line above");
     connection.request_began();
     let mut exchange = Exchange::begin(&connection, parts);
-    exchange.asked = connection.manager.filters.asked(parts);
     let mut body = ClientBody::new(body, Rc::clone(&exchange.progress));
     // Those of HTTP/1 have to be announced (RFC 9110 section 6.6.2).
     if parts.version != Version::HTTP_2 && !body.is_end_stream() {
@@ -70,15 +69,17 @@ pub async fn handle(
         http2: parts.version == Version::HTTP_2,
     };
     let is_head = parts.method == Method::HEAD;
-    let begun = begin(&connection, parts, &mut exchange);
-    if let Some(asked) = &mut exchange.asked {
-        asked.looked_at(&parts.headers);
-    }
-    let (mut routed, mut settled) = match begun {
-        Ok(Begun::Routed(routed)) => (Some(routed), None),
-        Ok(Begun::Redirect(location)) => (None, Some(Ok(Decided::moved(location)))),
-        Err(failure) => (None, Some(Err(failure))),
+    // Filled in its place: it is large, and each move would copy it.
+    let mut routed = None;
+    let mut settled = match begin(&connection, parts, &mut exchange, &mut routed) {
+        Ok(None) => None,
+        Ok(Some(location)) => Some(Ok(Decided::moved(location))),
+        Err(failure) => Some(Err(failure)),
     };
+    if settled.is_some() {
+        routed = None;
+    }
+    exchange.asked = connection.manager.filters.asked(parts);
     // A redirect that is followed here leads to another turn.
     loop {
         let parts = head.as_mut().expect("each turn begins with one");
@@ -303,13 +304,6 @@ impl Passage<'_> {
     }
 }
 
-/// What became of the head of a request.
-enum Begun {
-    /// To this place, whatever the routes say.
-    Redirect(String),
-    Routed(Routed),
-}
-
 enum Decided {
     Forward {
         to: Where,
@@ -338,17 +332,18 @@ impl Decided {
 /// As Envoy words it.
 const CLIENT_UNKNOWN: &str = "rejected_because_detection_failed";
 
-/// From the head of a request to its route.
+/// From the head of a request to its route. `Some`: to that place, whatever the routes say.
 fn begin(
     connection: &Rc<Connection>,
     parts: &mut Parts,
     exchange: &mut Exchange,
-) -> Result<Begun, Failure> {
+    routed: &mut Option<Routed>,
+) -> Result<Option<String>, Failure> {
     let manager = &connection.manager;
     let heads = connection.activity().heads.as_ref();
     let facts = head::sanitise(parts, &manager.model, connection.local_port, heads)?;
-    if let Some(location) = facts.redirect {
-        return Ok(Begun::Redirect(location));
+    if facts.redirect.is_some() {
+        return Ok(facts.redirect);
     }
     let mut names = facts.names;
     if manager.early_edits.edits_requests() {
@@ -383,7 +378,7 @@ fn begin(
     let client = client.ip;
     exchange.client.set(Some(client));
 
-    let mut routed = Routed::new(client, names.internal);
+    let routed = routed.insert(Routed::new(client, names.internal));
     if let Some(asked) = facts.upgrade {
         // A preflight passes where nothing else does, so it must not become a tunnel. Ignoring what
         // it asks for is always allowed (RFC 9110 section 7.8).
@@ -407,7 +402,7 @@ fn begin(
             routed.check_upgrade(&forward.upgrades, manager)?;
         }
     }
-    Ok(Begun::Routed(routed))
+    Ok(None)
 }
 
 /// What filters have let pass does what its route says.

@@ -24,6 +24,8 @@ use crate::matching::tree::{Input, Inputs, Tree};
 pub struct VirtualHost {
     source: HostSource,
     common: Arc<Common>,
+    /// As its source says, which is far away when a request asks.
+    require_tls: model::RequireTls,
     pub(super) plan: OnceLock<Box<Plan>>,
 }
 
@@ -123,7 +125,7 @@ impl VirtualHost {
     }
 
     pub fn require_tls(&self) -> model::RequireTls {
-        self.source.require_tls()
+        self.require_tls
     }
 
     /// The first route that matches.
@@ -136,6 +138,7 @@ impl VirtualHost {
             source,
             common,
             plan,
+            ..
         } = self;
         plan.get_or_init(|| Box::new(Plan::compile(&source.decoded(), common)))
     }
@@ -148,6 +151,7 @@ impl VirtualHost {
                 HostSource::Decoded(host) => common.filters.is_light(host),
             };
         let host = Self {
+            require_tls: source.require_tls(),
             source,
             common: Arc::clone(common),
             plan: OnceLock::new(),

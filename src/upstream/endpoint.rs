@@ -25,15 +25,18 @@ pub struct EndpointKey {
     pub id: String,
 }
 
+/// What every request asks comes first, and on one line of memory: of many endpoints each is out of
+/// the caches when its turn comes.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Endpoint {
     /// Unique in this process; what pools are keyed by.
     pub uid: u64,
-    pub key: EndpointKey,
-    pub attributes: Attributes,
     pub stats: Arc<EndpointStats>,
     state: Arc<State>,
     knowledge: Arc<Knowledge>,
+    pub attributes: Attributes,
+    pub key: EndpointKey,
 }
 
 /// How far an endpoint may be used, by all that is known of it.
@@ -107,16 +110,18 @@ fn next_number() -> u64 {
     NEXT.fetch_add(1, Relaxed)
 }
 
+/// What every request counts comes first, as in [`Endpoint`].
 #[derive(Debug, Default)]
+#[repr(C)]
 pub struct EndpointStats {
-    pub cx_total: Counter,
-    pub cx_active: Gauge,
-    pub cx_connect_fail: Counter,
     pub rq_total: Counter,
     pub rq_active: Gauge,
     pub rq_success: Counter,
     pub rq_error: Counter,
     pub rq_timeout: Counter,
+    pub cx_total: Counter,
+    pub cx_active: Gauge,
+    pub cx_connect_fail: Counter,
 }
 
 /// What a load assignment says about an endpoint apart from its identity.

@@ -32,8 +32,24 @@ use crate::tls::ClientTls;
 
 /// How the endpoints of one cluster are connected to. Kept from snapshot to snapshot while none of
 /// this changes; a change makes new endpoints, so that no connection of the old kind is used again.
+/// What every request asks comes first, as in [`Endpoint`].
 #[derive(Debug)]
+#[repr(C)]
 pub struct Transport {
+    pub stats: Arc<ClusterStats>,
+    pub limits: Arc<Limits>,
+    /// Of one request, from when it is sent; zero is no limit.
+    pub max_stream_duration: Duration,
+    /// Whether connections to one endpoint may differ in what they are for: there is `auto_sni` or
+    /// `proxy_protocol`.
+    pub varies: bool,
+    /// Requests after which a connection is closed; zero is no limit.
+    pub max_requests: u32,
+    /// After which a connection takes no more requests; zero is no limit.
+    pub max_connection_duration: Duration,
+    /// Connections that are opened ahead of need; not where they differ in what they are for
+    /// ([`Self::varies`]).
+    pub preconnect: Option<Preconnect>,
     pub cluster: Arc<str>,
     pub protocol: Protocol,
     pub tls: Option<ClientTls>,
@@ -46,27 +62,16 @@ pub struct Transport {
     /// How long a request waits for a connection that comes free, or that another request opens.
     pub queue_timeout: Duration,
     pub tcp_keepalive: Option<TcpKeepalive>,
-    /// Connections that are opened ahead of need; not where they differ in what they are for
-    /// ([`Self::varies`]).
-    pub preconnect: Option<Preconnect>,
     /// Of endpoints with several addresses.
     pub happy_eyeballs: HappyEyeballs,
     /// Where connections come from, one of a family; empty leaves it to the system.
     pub source_addresses: SourceAddresses,
     /// How long an unused connection is kept; zero keeps it.
     pub idle_timeout: Duration,
-    /// Requests after which a connection is closed; zero is no limit.
-    pub max_requests: u32,
-    /// After which a connection takes no more requests; zero is no limit.
-    pub max_connection_duration: Duration,
-    /// Of one request, from when it is sent; zero is no limit.
-    pub max_stream_duration: Duration,
     /// Bytes that the head of a response may have, where the cluster says so.
     pub max_response_head: Option<usize>,
     /// HTTP/1: how the names of fields are written.
     pub header_case: HeaderCase,
-    pub stats: Arc<ClusterStats>,
-    pub limits: Arc<Limits>,
     /// Of routes with priority HIGH, for requests and retries.
     pub high_limits: Arc<Limits>,
     /// Requests that no endpoint got because of a limit, for reports of load. Statistics do not do
@@ -102,11 +107,6 @@ impl Transport {
         let (requests, duration) = (self.max_requests, self.max_connection_duration);
         (requests != 0 && served >= requests)
             || (!duration.is_zero() && opened.elapsed() >= duration)
-    }
-
-    /// Whether connections to one endpoint may differ in what they are for.
-    pub fn varies(&self) -> bool {
-        self.auto_sni.is_some() || self.proxy_protocol.is_some()
     }
 
     /// Counts a request for which a limit left no room.

@@ -40,7 +40,7 @@ impl Preferred {
                 None => {}
             }
         }
-        let Some(rules) = &cluster.model.balancing.override_host else {
+        let Some(rules) = cluster.override_host() else {
             return Ok(None);
         };
         let named = self

@@ -94,6 +94,8 @@ impl Compiler {
             transport,
             endpoints: Arc::new(endpoints),
             former,
+            hashes: model.balancing.policy.hashes(),
+            overrides: model.balancing.override_host.is_some(),
             model: Arc::clone(model),
         };
         cluster.gauge_members();
@@ -236,10 +238,12 @@ impl Compiler {
         limits.set(&model.limits);
         let high_limits = Arc::new(Limits::default());
         high_limits.set(&model.high_limits);
+        let auto_sni = model.http.auto_sni.clone().filter(|_| secured);
         Ok(Transport {
             cluster: Arc::from(model.name.as_str()),
             protocol,
-            auto_sni: model.http.auto_sni.clone().filter(|_| secured),
+            varies: auto_sni.is_some() || model.proxy_protocol.is_some(),
+            auto_sni,
             tls,
             sockets,
             proxy_protocol: model.proxy_protocol.clone(),

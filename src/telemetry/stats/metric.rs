@@ -1,6 +1,6 @@
 //! What a statistic is made of: counters, gauges, histograms and codes of answers.
 
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 /// Only ever grows (until an operator resets it).
@@ -52,16 +52,23 @@ pub const BUCKETS: [f64; 19] = [
 #[derive(Debug, Default)]
 pub struct Histogram(OnceLock<Box<Buckets>>);
 
+/// In this order, so that most values touch one line of memory: the low buckets are the usual ones.
 #[derive(Debug, Default)]
+#[repr(C)]
 struct Buckets {
-    counts: [AtomicU64; 20],
     sum: AtomicU64,
+    counts: [AtomicU64; 20],
 }
 
 impl Histogram {
     pub fn observe(&self, value: u64) {
         let buckets = self.0.get_or_init(Box::default);
-        let bucket = BUCKETS.partition_point(|bound| *bound < value as f64);
+        let bucket = match value {
+            // Most answers take a moment: those need no search.
+            0 => 0,
+            1 => 1,
+            _ => BUCKETS.partition_point(|bound| *bound < value as f64),
+        };
         buckets.counts[bucket].fetch_add(1, Relaxed);
         buckets.sum.fetch_add(value, Relaxed);
     }
@@ -94,19 +101,25 @@ impl Histogram {
 /// that answers with more than [`Codes::SLOTS`] different codes keeps counting the classes only.
 /// Before the first answer there is no table.
 #[derive(Debug, Default)]
-pub struct Codes {
+pub struct Codes(OnceLock<Box<Answers>>);
+
+/// In this order, so that a code that was seen first has its class on the same line of memory.
+#[derive(Debug, Default)]
+#[repr(C)]
+struct Answers {
     classes: [Counter; 5],
-    exact: OnceLock<Box<[(AtomicU64, Counter); Self::SLOTS]>>,
+    exact: [(AtomicU64, Counter); Codes::SLOTS],
 }
 
 impl Codes {
     pub const SLOTS: usize = 12;
 
     pub fn record(&self, status: u16) {
-        if let Some(class) = self.classes.get(usize::from(status / 100).wrapping_sub(1)) {
+        let Answers { classes, exact } = &**self.0.get_or_init(Box::default);
+        if let Some(class) = classes.get(usize::from(status / 100).wrapping_sub(1)) {
             class.inc();
         }
-        for (code, count) in &**self.exact.get_or_init(Box::default) {
+        for (code, count) in exact {
             let seen = code.load(Relaxed);
             let ours = seen == u64::from(status)
                 || (seen == 0
@@ -121,15 +134,17 @@ impl Codes {
     }
 
     pub(super) fn visit(&self, prefix: &str, exact: bool, f: &mut Visitor<'_>) {
-        for (i, class) in self.classes.iter().enumerate() {
+        static NONE: LazyLock<Box<Answers>> = LazyLock::new(Box::default);
+        let seen = self.0.get();
+        for (i, class) in seen.unwrap_or(&NONE).classes.iter().enumerate() {
             // Where exact codes are shown, Envoy shows of the classes only those it has seen.
             if exact && class.value() == 0 {
                 continue;
             }
             f(&format!("{prefix}{}xx", i + 1), Value::Counter(class));
         }
-        let seen = self.exact.get().filter(|_| exact).into_iter();
-        let seen = seen.flat_map(|table| table.iter());
+        let seen = seen.filter(|_| exact).into_iter();
+        let seen = seen.flat_map(|answers| answers.exact.iter());
         for (code, count) in seen.filter(|(code, _)| code.load(Relaxed) != 0) {
             f(
                 &format!("{prefix}{}", code.load(Relaxed)),
