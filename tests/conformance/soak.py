@@ -545,6 +545,10 @@ bind_port_range = [{self.first}, {self.first + PORTS - 1}]
             session.forget(stream)
             if what == "die":
                 return
+            if post and status != 0x88:
+                # As with HTTP/1: a kept connection that ended at that moment.
+                self.counts["upload: not sent"] += 1
+                return
             # 0x88 is the status 200.
             if status != 0x88 or wanted and what == "bytes" and got != (BLOCK * 4)[:wanted] or post and got != b"%08x" % zlib.crc32((BLOCK * 2)[:wanted]):
                 raise Wrong(f"HTTP/2 {what}: {status} {len(got)} bytes")
@@ -914,6 +918,8 @@ bind_port_range = [{self.first}, {self.first + PORTS - 1}]
             await self.end()
             await asyncio.gather(*threads, *work)
         finally:
+            # Threads look at it, and are waited for.
+            self.over = True
             for proxy in self.proxies + [self.origin]:
                 getattr(proxy, "process", proxy).kill()
         return 1 if self.failures else 0
