@@ -45,7 +45,7 @@ DEADLINE = 60
 PORTS = 30
 CHURNED = 1000
 PHASE_MB = 16
-# Seconds without a request, a change or a scrape, before it is measured.
+# Seconds with hardly a request, a change or a scrape, before it is measured.
 REST = 30
 # Lines at level WARN that say what these clients and kernels do.
 EXPECTED = re.compile(r"connection of a TCP proxy failed|endpoint is (un)?healthy|endpoint is ejected|no longer ejected")
@@ -786,11 +786,14 @@ bind_port_range = [{self.first}, {self.first + PORTS - 1}]
                 await self.worker.call(f"/v1/circuits/{uuid(CHURNED + n)}", "DELETE")
             except urllib.error.HTTPError:
                 pass
-        # The allocator gives back what nobody has used for some seconds, when somebody next asks it for something.
+        # The allocator gives back what nobody has used for some seconds, when somebody next asks it for something: so
+        # every thread gets something to do.
         rest = collections.defaultdict(list)
         for _ in range(REST // 5):
             await asyncio.sleep(5)
+            await asyncio.gather(*(self.run_job("once") for _ in range(16)))
             for proxy in self.proxies:
+                await proxy.call("/stats")
                 rest[proxy].append(proxy.sample(self.started)[1:])
         found = {}
         for proxy in self.proxies:
