@@ -158,6 +158,52 @@ async fn an_answer_is_passed_on_when_its_endpoint_leaves_without_having_read_the
     }
 }
 
+/// The danger: a connection that is idle, and for another client, takes the room until it grows old.
+#[tokio::test]
+async fn a_connection_that_is_for_another_client_makes_room_once_it_is_idle() {
+    const SOCKETS: &str = "type.googleapis.com/envoy.extensions.transport_sockets";
+    let origin = Origin::tcp(|mut stream| async move {
+        let mut seen = Vec::new();
+        let mut piece = [0; 4096];
+        while let Ok(length @ 1..) = stream.read(&mut piece).await {
+            seen.extend_from_slice(&piece[..length]);
+            if seen.ends_with(b"\r\n\r\n") {
+                // So that the others wait.
+                tokio::time::sleep(A_MOMENT).await;
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+                seen.clear();
+            }
+        }
+    })
+    .await;
+    let mut cluster = limited(origin.address);
+    // Less than such a connection may be idle.
+    cluster["metadata"] = json!({"filter_metadata": {"causeway": {"queue_timeout": "8s"}}});
+    cluster["transport_socket"] = json!({
+        "name": "proxy_protocol",
+        "typed_config": {
+            "@type": format!("{SOCKETS}.proxy_protocol.v3.ProxyProtocolUpstreamTransport"),
+            "config": {"version": "V1"},
+            "transport_socket": {
+                "name": "raw",
+                "typed_config": {"@type": format!("{SOCKETS}.raw_buffer.v3.RawBuffer")},
+            },
+        },
+    });
+    let text = bootstrap(&[forwarding("web", "a")], &[cluster]).to_string();
+    let app = TestApp::bootstrap(&text).await;
+    // Of five, some are served by one thread.
+    let mut clients = JoinSet::new();
+    for _ in 0..5 {
+        let client = Http2::connect(app.listener("web")).await;
+        clients.spawn(async move { (client.get("any.example", "/").await.status, client) });
+    }
+    for (status, _open) in clients.join_all().await {
+        assert_eq!(status, 200);
+    }
+}
+
 #[tokio::test]
 async fn who_waits_too_long_for_a_connection_is_told_so() {
     let go = Arc::new(Semaphore::new(0));
