@@ -29,7 +29,7 @@ use crate::config::{self, Logging, Process, WorkerConfig, search};
 use crate::demo;
 use crate::net::descriptors;
 use crate::runtime::threads;
-use crate::telemetry::logging;
+use crate::telemetry::{access_log, logging};
 
 /// Runs the command line to its end.
 pub fn main() -> ExitCode {
@@ -337,6 +337,8 @@ async fn serve(
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// Access logs have been moved away.
+    moved: Signal,
 }
 
 impl Signals {
@@ -344,6 +346,7 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            moved: signal(SignalKind::user_defined1())?,
         })
     }
 }
@@ -352,11 +355,15 @@ async fn until_stopped(mut running: Running, signals: Signals) -> Result<()> {
     let Signals {
         mut terminate,
         mut interrupt,
+        mut moved,
     } = signals;
-    let why = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-        () = running.asked_to_quit() => "quitquitquit",
+    let why = loop {
+        tokio::select! {
+            _ = terminate.recv() => break "SIGTERM",
+            _ = interrupt.recv() => break "SIGINT",
+            () = running.asked_to_quit() => break "quitquitquit",
+            _ = moved.recv() => access_log::reopen(),
+        }
     };
     tracing::info!(why, "draining");
     tokio::select! {

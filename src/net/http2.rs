@@ -18,7 +18,7 @@ use tokio::task::AbortHandle;
 
 pub use self::received::{Received, Wanted};
 pub use self::tunnel::Tunnel;
-use super::Io;
+use super::{Heard, Io};
 
 /// Of one stream, when the configuration gives none, in bytes. It bounds what a peer that does not
 /// read makes us hold for one exchange.
@@ -116,8 +116,8 @@ impl TunnelStream {
 
 /// The end of a connection to an endpoint that has been switched, and what was read of it already.
 pub fn upstream_parts(upgraded: Upgraded) -> (Io, Bytes) {
-    match upgraded.downcast::<TokioIo<Io>>() {
-        Ok(parts) => (parts.io.into_inner(), parts.read_buf),
+    match upgraded.downcast::<TokioIo<Heard<Io>>>() {
+        Ok(parts) => (parts.io.into_inner().into_inner(), parts.read_buf),
         // A stream of HTTP/2 has no socket of its own.
         Err(stream) => (
             Io::Stream(Box::new(TunnelStream::new(stream))),

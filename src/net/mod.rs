@@ -4,6 +4,7 @@
 pub mod body;
 pub mod copy;
 pub mod descriptors;
+mod heard;
 pub mod http2;
 pub mod listen;
 mod own;
@@ -16,6 +17,7 @@ pub mod stream;
 mod unchecked;
 pub mod websocket;
 
+pub use heard::Heard;
 pub use own::own_address;
 pub use roots::system_roots;
 pub use source::Source;
