@@ -12,6 +12,7 @@ use causeway_xds::{FieldPath, ResourceType};
 use super::{Compiled, Compiler, Failed, Resources, Retired, resource, secrets};
 use crate::cluster::outlier::Detection;
 use crate::cluster::{Checks, Cluster, EndpointSet, Former, OriginalDst, Peers, Recipe};
+use crate::route::hash::Hashing;
 use crate::snapshot::Snapshot;
 use crate::telemetry::stats::Counter;
 use crate::tls::{ClientTls, PerRequest};
@@ -94,6 +95,10 @@ impl Compiler {
             transport,
             endpoints: Arc::new(endpoints),
             former,
+            hashing: match &*model.http.hash_policy {
+                [] => None,
+                policies => Some(Arc::new(Hashing::compile(policies))),
+            },
             model: Arc::clone(model),
         };
         cluster.gauge_members();

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::proto::Any;
 use crate::proto::UInt32Value;
-use crate::proto::core::TypedExtensionConfig;
+use crate::proto::core::{HealthStatusSet, RuntimeDouble, TypedExtensionConfig};
 use crate::proto::envoy::config::cluster::v3::cluster::{
     CommonLbConfig, LbConfig, LbPolicy, LbSubsetConfig, LeastRequestLbConfig, MaglevLbConfig,
     RingHashLbConfig, RoundRobinLbConfig,
@@ -32,9 +32,10 @@ use crate::proto::envoy::r#type::v3::Percent;
 use crate::proto::google::protobuf::UInt64Value;
 use crate::reject::Invalid;
 use crate::resource::context::{
-    At, Context, accept, enumeration, fault, flag, number, percent, refuse, required, unknown_type,
-    unpack,
+    At, Context, accept, each, enumeration, fault, flag, not_empty, number, percent, refuse,
+    required, unknown_type, unpack,
 };
+use crate::resource::load_assignment::EndpointHealth;
 use crate::type_url::message_name;
 
 /// The most points of a ring, and its default bound.
@@ -82,6 +83,8 @@ impl Balancing {
             balancing.subsets = Subsets::classic(subsets).at("lb_subset_config")?;
         }
         balancing.slow_start = slow_start(fields.lb_policy, fields.lb_config.as_mut())?;
+        let bias = request_bias(fields.lb_config.as_mut())?;
+        balancing.request_bias = bias.filter(|_| fields.lb_policy == LbPolicy::LeastRequest as i32);
         balancing.policy = classic(fields.lb_policy, fields.lb_config, hashing)?;
         Ok(balancing)
     }
@@ -205,7 +208,7 @@ impl Balancing {
             enable_full_scan,
             selection_method,
         } = message;
-        refuse!(active_request_bias);
+        self.request_bias = active_request_bias.map(bias).transpose()?;
         self.slow_start = SlowStart::listed(slow_start_config)?;
         self.locality(locality_lb_config)?;
         let choices = choices_of(choice_count)?;
@@ -269,7 +272,13 @@ impl Balancing {
             override_host_status,
             locality_config_specifier,
         } = message;
-        refuse!(close_connections_on_host_set_change, override_host_status);
+        refuse!(close_connections_on_host_set_change);
+        if let Some(HealthStatusSet { statuses }) = override_host_status {
+            let statuses = each("statuses", statuses, |status| {
+                EndpointHealth::decode(status, "")
+            });
+            self.named_status = Some(statuses.at("override_host_status")?);
+        }
         accept!(ctx, "CommonLbConfig": ignore_new_hosts_until_first_hc);
         if let Some(threshold) = percent(healthy_panic_threshold, "healthy_panic_threshold")? {
             // Envoy takes the whole part of it.
@@ -394,14 +403,37 @@ fn slow_start(policy: i32, config: Option<&mut LbConfig>) -> Result<Option<SlowS
     Ok(slow_start.filter(|_| policy == of as i32))
 }
 
+fn request_bias(config: Option<&mut LbConfig>) -> Result<Option<f64>, Invalid> {
+    let Some(LbConfig::LeastRequestLbConfig(config)) = config else {
+        return Ok(None);
+    };
+    let found = config.active_request_bias.take().map(bias).transpose();
+    found.at("least_request_lb_config")
+}
+
+/// Only the default is read: the runtime has no decimal numbers.
+fn bias(message: RuntimeDouble) -> Result<f64, Invalid> {
+    let read = || {
+        let RuntimeDouble {
+            default_value,
+            runtime_key,
+        } = message;
+        not_empty(runtime_key, "runtime_key")?;
+        match default_value >= 0.0 && default_value.is_finite() {
+            true => Ok(default_value),
+            false => Err(Invalid::at("default_value", "must be at least 0")),
+        }
+    };
+    read().at("active_request_bias")
+}
+
 fn least_request(message: LeastRequestLbConfig) -> Result<u32, Invalid> {
     let LeastRequestLbConfig {
         choice_count,
-        active_request_bias,
-        // Taken out already.
+        // Taken out already, both of them.
+        active_request_bias: _,
         slow_start_config: _,
     } = message;
-    refuse!(active_request_bias);
     choices_of(choice_count)
 }
 

@@ -180,6 +180,8 @@ fn limits_and_keepalive_are_read() {
 
 #[test]
 fn the_protocol_is_read_from_either_place() {
+    use crate::proto::route::route_action::hash_policy::{self, PolicySpecifier};
+    use crate::resource::route::HashBy;
     let mut options = http2_options();
     options.common_http_protocol_options = Some(core::HttpProtocolOptions {
         idle_timeout: seconds(0),
@@ -188,7 +190,15 @@ fn the_protocol_is_read_from_either_place() {
         max_stream_duration: seconds(6),
         ..Default::default()
     });
+    let by_address = crate::proto::route::route_action::HashPolicy {
+        policy_specifier: Some(PolicySpecifier::ConnectionProperties(
+            hash_policy::ConnectionProperties { source_ip: true },
+        )),
+        terminal: false,
+    };
+    options.hash_policy = vec![by_address];
     let http = typed(&with_http(options)).http.clone();
+    assert_eq!(http.hash_policy[0].by, HashBy::SourceIp);
     assert_eq!(
         http.protocol,
         UpstreamProtocol::Http2(Http2Options::default())
@@ -322,10 +332,10 @@ fn a_cluster_is_refused_by_path() {
                 |c| least_request(c, |l| l.choice_count = uint(1)),
             ),
             (
-                "common_lb_config.override_host_status: not supported yet",
+                "common_lb_config.override_host_status.statuses[0]: 9 is not a known value",
                 |c| {
                     c.common_lb_config = Some(inner::CommonLbConfig {
-                        override_host_status: Some(Default::default()),
+                        override_host_status: Some(core::HealthStatusSet { statuses: vec![9] }),
                         ..Default::default()
                     });
                 },
