@@ -370,7 +370,7 @@ mod tests {
         let at = "custom_response_matcher.matcher_list.matchers[0].on_match.action.typed_config";
         let input = "HttpResponseStatusCodeMatchInput";
         for (fields, told) in [
-            (json!({}), "redirect_action_specifier: required"),
+            (json!({}), "redirect_action_specifier: must be given"),
             (json!({"uri": "/404"}), "uri: \"/404\" is no URL of HTTP"),
             (
                 json!({"redirect_action": {"prefix_rewrite": "/a"}}),
