@@ -29,6 +29,7 @@ use outlier::{Detection, Outcome};
 pub use zones::{Home, Peers};
 
 use crate::error::{Failure, ResponseFlag};
+use crate::route::hash::Hashing;
 use crate::upstream::endpoint::{Availability, EndpointStats};
 use crate::upstream::{Endpoint, Transport};
 
@@ -51,6 +52,8 @@ pub struct Cluster {
     pub outlier: Option<Arc<Detection>>,
     /// Of a cluster without endpoints of its own: they are where clients want to go.
     pub original_dst: Option<Arc<OriginalDst>>,
+    /// By what its endpoints are chosen, whatever routes say; `None`: they say it.
+    pub hashing: Option<Arc<Hashing>>,
 }
 
 /// An endpoint that is gone. What runs to it goes on until its cluster is gone as well.
@@ -145,6 +148,7 @@ impl Cluster {
             overrides: self.overrides,
             outlier: self.outlier.clone(),
             original_dst: self.original_dst.clone(),
+            hashing: self.hashing.clone(),
         }
     }
 
@@ -246,11 +250,14 @@ impl Cluster {
             .ok_or(PickError::NoneEligible(all.len()))
     }
 
-    /// The endpoint at this address, if it may be chosen.
+    /// The endpoint at this address, if it may be chosen by name.
     pub fn at(&self, address: std::net::SocketAddr) -> Option<&Arc<Endpoint>> {
         let mut all = self.endpoints.all().iter();
         all.find(|e| e.socket_address() == Some(address))
-            .filter(|e| e.availability() != Availability::Unhealthy)
+            .filter(|e| match &self.model.balancing.named_status {
+                None => e.availability() != Availability::Unhealthy,
+                Some(named) => named.contains(&e.status()),
+            })
     }
 
     /// Chooses an endpoint that was not tried, and draws up to `draws` times more for one that

@@ -58,6 +58,7 @@ const READ: &[(&str, &[&str])] = &[
             "ports_at_start",
             "kernel_check_period",
             "kernel_ejection",
+            "dns_servers",
             "max_connections",
             "tcp_idle_timeout",
             "tcp_log",

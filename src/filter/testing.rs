@@ -338,6 +338,7 @@ pub async fn descend(
                 let reply = held.map(|held| match held {
                     Held::Replied(reply) => *reply,
                     Held::Paused(_) => unreachable!("seen to before"),
+                    Held::Detour(_) => unreachable!("a chain alone has no routes"),
                 });
                 return Answered {
                     status,

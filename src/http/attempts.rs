@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use causeway_xds::resource::http_manager::SchemeRule;
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
@@ -25,7 +26,7 @@ use super::failures;
 use super::head::{UpgradeRequest, strip_response};
 use super::outcome;
 use super::replay::Replay;
-use super::request::prepare;
+use super::request::{match_upstream, prepare};
 use super::retry::{Reset, Retries, Verdict};
 use super::timeouts::{EXPECTED_TIMEOUT, Timeouts};
 use crate::cluster::{Cluster, PickError, Picked, Wish};
@@ -392,6 +393,10 @@ impl<'a> Attempts<'a> {
         } = self.ask;
         let bodyless = self.progress.request_ended.get() && self.progress.received.get() == 0;
         prepare(&mut head, lease, forward, upgrade, tell, bodyless);
+        if exchange.connection.manager.model.scheme == SchemeRule::Upstream {
+            let socket = lease.endpoint().attributes.socket;
+            match_upstream(&mut head, self.cluster.transport.tls_of(socket).is_some());
+        }
         let request = Request::from_parts(head, self.body.next());
         exchange
             .watch

@@ -4,12 +4,12 @@ use http::header::{
     CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, VIA,
 };
 use http::request::Parts;
-use http::uri::{Authority, PathAndQuery};
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Uri, Version};
 use hyper::ext::Protocol;
 
 use super::exchange::Exchange;
-use super::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PREFIX};
+use super::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PREFIX, X_FORWARDED_PROTO};
 use super::head::{UpgradeRequest, say_upgrade, unsay_upgrade};
 use super::observed::Observed;
 use crate::formatter::Facts;
@@ -184,7 +184,7 @@ pub fn suit(head: &mut Parts, http2: bool) {
         // It is for an authority and nothing else (RFC 9113 section 8.5).
         Method::CONNECT => uri.path_and_query = None,
         _ => {
-            uri.scheme = Some(http::uri::Scheme::HTTP);
+            uri.scheme = Some(scheme(is_for_https(&head.headers)));
             uri.path_and_query = path;
         }
     }
@@ -192,6 +192,30 @@ pub fn suit(head: &mut Parts, http2: bool) {
     if let Some(host) = head.headers.remove(HOST) {
         uri.authority = host.to_str().ok().and_then(|h| h.parse().ok());
     }
+    head.uri = Uri::from_parts(uri).unwrap_or_default();
+}
+
+fn scheme(https: bool) -> Scheme {
+    match https {
+        true => Scheme::HTTPS,
+        false => Scheme::HTTP,
+    }
+}
+
+/// What the first proxy has said of the client's connection.
+fn is_for_https(headers: &HeaderMap) -> bool {
+    headers
+        .get(&X_FORWARDED_PROTO)
+        .is_some_and(|proto| proto == "https")
+}
+
+/// `:scheme` says how the endpoint is connected to (`SchemeHeaderTransformation.match_upstream`).
+pub fn match_upstream(head: &mut Parts, tls: bool) {
+    if head.version != Version::HTTP_2 || head.uri.scheme().is_none() {
+        return;
+    }
+    let mut uri = std::mem::take(&mut head.uri).into_parts();
+    uri.scheme = Some(scheme(tls));
     head.uri = Uri::from_parts(uri).unwrap_or_default();
 }
 

@@ -109,7 +109,8 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Forwarded {
     let hashed = match &cluster {
         Some(cluster) if cluster.hashes => {
             let known_by = || *connection.known_by.get_or_init(|| fastrand::u64(..));
-            forward.hashing.of(&View::of(head), client, known_by)
+            let hashing = cluster.hashing.as_deref().unwrap_or(&forward.hashing);
+            hashing.of(&View::of(head), client, known_by)
         }
         _ => Hashed::default(),
     };

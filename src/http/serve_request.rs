@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use causeway_xds::resource::http_manager::SchemeRule;
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRAILER};
 use http::request::Parts;
 use http::{Method, Response, StatusCode, Version};
@@ -13,10 +14,11 @@ use super::attempts;
 use super::body::Body;
 use super::client_cert;
 use super::connection_manager::Connection;
-use super::descent::{self, Descent, Way};
+use super::descent::{self, Descent, Gone, Way};
 use super::exchange::Exchange;
 use super::forwarded::{self, X_FORWARDED_PROTO, X_REQUEST_ID};
 use super::head::{self, UpgradeRequest, unsay_upgrade};
+use super::internal_redirect::Again;
 use super::names::Names;
 use super::reply::{self, Manner};
 use super::request::{edit_head, edit_response};
@@ -29,7 +31,7 @@ use crate::error::{Failure, ResponseFlag};
 use crate::filter::{Flow, LocalReply, Stream, Then};
 use crate::route::redirect::Redirect;
 use crate::route::{Action, Chosen, PerRoute};
-use crate::snapshot::HttpManagerSpec;
+use crate::snapshot::{HttpManagerSpec, PROXY_STATUS, ProxyStatus};
 use crate::upstream::body::{ClientBody, Incoming};
 
 /// Why a stream ends without an answer (HTTP/2): the request is not one, as its codec sees it.
@@ -130,9 +132,7 @@ pub async fn handle(
                     Forwarded::Answer(response) => response,
                     Forwarded::Again(again) => {
                         let next = *again;
-                        // What follows has come whole.
-                        manner.close = connection.is_ending();
-                        manner.grpc &= reply::is_grpc(&next.parts.headers);
+                        manner = again_as(manner, &next, &connection);
                         routed = next.decided.is_none().then_some(next.routed);
                         settled = next.decided.map(|decided| decided.map(Decided::moved));
                         (head, body, exchange) = (Some(next.parts), next.body, next.exchange);
@@ -178,14 +178,34 @@ pub async fn handle(
                     manner,
                 };
                 match descent::begin(response, &way) {
-                    Descent::Done(response) => response,
+                    Descent::Done(response) => Gone::Down(response),
                     // Rare, and large: it has a place of its own.
                     Descent::Paused(paused) => Box::pin(paused.go_on(&way)).await,
+                    Descent::Again(again) => Gone::Again(again),
                 }
             }
-            _ => response,
+            _ => Gone::Down(response),
+        };
+        let response = match response {
+            Gone::Down(response) => response,
+            Gone::Again(again) => {
+                let next = *again;
+                manner = again_as(manner, &next, &connection);
+                routed = Some(next.routed);
+                (head, body, exchange) = (Some(next.parts), next.body, next.exchange);
+                continue;
+            }
         };
         return Ok(ending.apply(response));
+    }
+}
+
+/// What follows has come whole.
+fn again_as(manner: Manner, next: &Again, connection: &Connection) -> Manner {
+    Manner {
+        close: connection.is_ending(),
+        grpc: manner.grpc && reply::is_grpc(&next.parts.headers),
+        ..manner
     }
 }
 
@@ -213,6 +233,9 @@ impl<'c> Ending<'c> {
     }
 
     fn apply(self, mut response: Response<Body>) -> Response<Body> {
+        if let Some(status) = &self.manager.proxy_status {
+            tell_failure(status, &mut response);
+        }
         // Over HTTP/1 the codec sees to it.
         if self.http2 {
             let (status, head) = (response.status(), self.is_head);
@@ -233,6 +256,29 @@ impl<'c> Ending<'c> {
             kept.response(response.headers(), &self.manager.wants);
         }
         response
+    }
+}
+
+/// What went wrong, in the words of RFC 9209.
+fn tell_failure(proxy: &ProxyStatus, response: &mut Response<Body>) {
+    let Some(exchange) = response.body().exchange() else {
+        return;
+    };
+    let Some(flag) = exchange.flagged() else {
+        return;
+    };
+    let told = proxy.told(flag, exchange.details().as_deref());
+    // The status of an answer over gRPC says nothing of the call.
+    let status = match response.headers().contains_key("grpc-status") {
+        true => None,
+        false => proxy.status(flag),
+    };
+    if let Some(status) = status {
+        exchange.answered(status);
+        *response.status_mut() = status;
+    }
+    if let Some(told) = told {
+        response.headers_mut().append(PROXY_STATUS, told);
     }
 }
 
@@ -377,6 +423,14 @@ fn begin(
     forwarded::request_id(&mut parts.headers, names, &manager.model, client);
     let client = client.ip;
     exchange.client.set(Some(client));
+    let scheme = match manager.model.scheme {
+        SchemeRule::Http => Some(HeaderValue::from_static("http")),
+        SchemeRule::Https => Some(HeaderValue::from_static("https")),
+        SchemeRule::Keep | SchemeRule::Upstream => None,
+    };
+    if let Some(scheme) = scheme {
+        parts.headers.insert(X_FORWARDED_PROTO, scheme);
+    }
 
     let routed = routed.insert(Routed::new(client, names.internal));
     if let Some(asked) = facts.upgrade {

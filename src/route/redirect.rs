@@ -55,6 +55,18 @@ impl Redirect {
         }
     }
 
+    /// Of no route: what routes rewrite (`RedirectPath::Prefix`, `RedirectPath::Regex`) stays.
+    pub fn of_any_route(model: &model::Redirect) -> Self {
+        let path = match &model.path {
+            RedirectPath::Path(path) => RedirectTo::Path(path.clone()),
+            _ => RedirectTo::Keep,
+        };
+        Self {
+            path,
+            ..Self::from(model)
+        }
+    }
+
     /// To the same place over TLS (`require_tls`).
     pub fn to_https() -> Self {
         Self::from(&model::Redirect {

@@ -293,20 +293,27 @@ impl Endpoint {
     }
 
     pub fn availability(&self) -> Availability {
-        if self.is_found(Finding::FailedActive) || self.is_found(Finding::FailedOutlier) {
-            return Availability::Unhealthy;
-        }
-        match self.attributes.health {
-            EndpointHealth::Unknown | EndpointHealth::Healthy
-                if self.is_found(Finding::DegradedActive) =>
-            {
-                Availability::Degraded
-            }
+        match self.status() {
             EndpointHealth::Unknown | EndpointHealth::Healthy => Availability::Healthy,
             EndpointHealth::Degraded => Availability::Degraded,
             EndpointHealth::Unhealthy | EndpointHealth::Draining | EndpointHealth::Timeout => {
                 Availability::Unhealthy
             }
+        }
+    }
+
+    /// As the API tells it, checks and outlier detection before what was configured.
+    pub fn status(&self) -> EndpointHealth {
+        if self.is_found(Finding::FailedActive) || self.is_found(Finding::FailedOutlier) {
+            return EndpointHealth::Unhealthy;
+        }
+        match self.attributes.health {
+            EndpointHealth::Unknown | EndpointHealth::Healthy
+                if self.is_found(Finding::DegradedActive) =>
+            {
+                EndpointHealth::Degraded
+            }
+            configured => configured,
         }
     }
 

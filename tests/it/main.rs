@@ -44,6 +44,7 @@ mod kernels;
 mod load_report;
 mod policies;
 mod pool;
+mod proxy_status;
 mod redis_bus;
 mod redis_inference;
 mod redis_marks;

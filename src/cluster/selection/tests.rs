@@ -291,3 +291,35 @@ fn a_new_endpoint_gets_its_share_little_by_little() {
     let new = new.count();
     assert!((90..=280).contains(&new), "{new}");
 }
+
+#[test]
+fn requests_under_way_count_against_uneven_weights() {
+    let least = |request_bias| Balancing {
+        policy: Policy::LeastRequest { choices: Some(2) },
+        request_bias,
+        ..Balancing::default()
+    };
+    let mut of = assignment(vec![group(0, 0, &[(1, HEALTHY), (2, HEALTHY)])]);
+    let picked = |of: &LoadAssignment, balancing: &Balancing| {
+        let none = EndpointSet::default();
+        let set = EndpointSet::build(of, &Recipe::plain(balancing), &none);
+        set.all()[0].stats.rq_active.set(3);
+        let choose = || {
+            set.selection()
+                .choose(set.all(), &balancing.policy, None)
+                .place
+        };
+        (0..4000).filter(|_| choose() == Some(0)).count()
+    };
+    // With weights that are equal the less busy one is taken whenever it is drawn.
+    let even = picked(&of, &least(Some(0.0)));
+    assert!(even < 1_400, "{even}");
+    of.localities[0].endpoints[0].weight = 12;
+    // 12 to 1, and 12 / 4 to 1: 3,692 and 3,000 on average.
+    let (by_weight, by_both) = (
+        picked(&of, &least(Some(0.0))),
+        picked(&of, &least(Some(1.0))),
+    );
+    assert!((3_550..=3_850).contains(&by_weight), "{by_weight}");
+    assert!((2_800..=3_200).contains(&by_both), "{by_both}");
+}

@@ -12,6 +12,7 @@ use causeway_xds::{FieldPath, ResourceType};
 use super::{Compiled, Compiler, Failed, Resources, Retired, resource, secrets};
 use crate::cluster::outlier::Detection;
 use crate::cluster::{Checks, Cluster, EndpointSet, Former, OriginalDst, Peers, Recipe};
+use crate::route::hash::Hashing;
 use crate::snapshot::Snapshot;
 use crate::telemetry::stats::Counter;
 use crate::tls::{ClientTls, PerRequest};
@@ -96,6 +97,10 @@ impl Compiler {
             former,
             hashes: model.balancing.policy.hashes(),
             overrides: model.balancing.override_host.is_some(),
+            hashing: match &*model.http.hash_policy {
+                [] => None,
+                policies => Some(Arc::new(Hashing::compile(policies))),
+            },
             model: Arc::clone(model),
         };
         cluster.gauge_members();

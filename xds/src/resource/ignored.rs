@@ -78,6 +78,10 @@ pub const IGNORED: &[(&str, &str)] = &[
         "without effect on responses, in Envoy too",
     ),
     (
+        "Cluster.HttpProtocolOptions.max_connection_duration_jitter",
+        "without effect on connections to endpoints, in Envoy too",
+    ),
+    (
         "Cluster.HttpProtocolOptions.max_headers_count",
         "the limits of the HTTP client are fixed",
     ),
@@ -233,7 +237,7 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "HttpConnectionManager.http1_safe_max_connection_duration",
-        "only matters with max_connection_duration, which is refused",
+        "no connection is ended by max_connection_duration while a request is on it",
     ),
     (
         "HttpConnectionManager.http3_protocol_options",

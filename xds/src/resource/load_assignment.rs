@@ -283,7 +283,7 @@ impl Endpoint {
             metadata: told.all,
             weight: number(load_balancing_weight, "load_balancing_weight", 1..=u32::MAX)?
                 .unwrap_or(1),
-            health: EndpointHealth::decode(health_status)?,
+            health: EndpointHealth::decode(health_status, "health_status")?,
             check,
         })
     }
@@ -401,8 +401,8 @@ impl EndpointCheck {
 }
 
 impl EndpointHealth {
-    fn decode(status: i32) -> Result<Self, Invalid> {
-        Ok(match enumeration(status, "health_status")? {
+    pub(super) fn decode(status: i32, field: &str) -> Result<Self, Invalid> {
+        Ok(match enumeration(status, field)? {
             HealthStatus::Unknown => Self::Unknown,
             HealthStatus::Healthy => Self::Healthy,
             HealthStatus::Unhealthy => Self::Unhealthy,

@@ -5,6 +5,7 @@ mod listed;
 
 use super::{Balancing, HashFunction, Hashing, RingHash, Subsets, ZoneAware};
 use crate::proto::UInt32Value;
+use crate::proto::core::RuntimeDouble;
 use crate::proto::envoy::config::cluster::v3::LoadBalancingPolicy;
 use crate::proto::envoy::config::cluster::v3::cluster::{
     CommonLbConfig, LbConfig, LbPolicy, LbSubsetConfig,
@@ -12,9 +13,9 @@ use crate::proto::envoy::config::cluster::v3::cluster::{
 use crate::proto::envoy::r#type::v3::Percent;
 use crate::proto::google::protobuf::UInt64Value;
 use crate::reject::Invalid;
-use crate::resource::context::{At, Context, number, percent};
+use crate::resource::context::{At, Context, not_empty, number, percent};
 use crate::type_url::message_name;
-use classic::{classic, slow_start};
+use classic::{classic, request_bias, slow_start};
 
 /// The most points of a ring, and its default bound.
 const MAX_RING: u64 = 8 << 20;
@@ -59,6 +60,8 @@ impl Balancing {
             balancing.subsets = Subsets::classic(subsets).at("lb_subset_config")?;
         }
         balancing.slow_start = slow_start(fields.lb_policy, fields.lb_config.as_mut())?;
+        let bias = request_bias(fields.lb_config.as_mut())?;
+        balancing.request_bias = bias.filter(|_| fields.lb_policy == LbPolicy::LeastRequest as i32);
         balancing.policy = classic(fields.lb_policy, fields.lb_config, hashing)?;
         Ok(balancing)
     }
@@ -88,6 +91,22 @@ fn check_provided(fields: &Fields) -> Result<(), Invalid> {
         return Err(Invalid::at("lb_subset_config", reason));
     }
     Ok(())
+}
+
+/// Only the default is read: the runtime has no decimal numbers.
+fn bias(message: RuntimeDouble) -> Result<f64, Invalid> {
+    let read = || {
+        let RuntimeDouble {
+            default_value,
+            runtime_key,
+        } = message;
+        not_empty(runtime_key, "runtime_key")?;
+        match default_value >= 0.0 && default_value.is_finite() {
+            true => Ok(default_value),
+            false => Err(Invalid::at("default_value", "must be at least 0")),
+        }
+    };
+    read().at("active_request_bias")
 }
 
 fn choices_of(given: Option<crate::proto::UInt32Value>) -> Result<u32, Invalid> {

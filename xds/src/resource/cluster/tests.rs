@@ -284,10 +284,10 @@ fn a_cluster_is_refused_by_path() {
                 |c| least_request(c, |l| l.choice_count = uint(1)),
             ),
             (
-                "common_lb_config.override_host_status: not supported yet",
+                "common_lb_config.override_host_status.statuses[0]: 9 is not a known value",
                 |c| {
                     c.common_lb_config = Some(inner::CommonLbConfig {
-                        override_host_status: Some(Default::default()),
+                        override_host_status: Some(core::HealthStatusSet { statuses: vec![9] }),
                         ..Default::default()
                     });
                 },

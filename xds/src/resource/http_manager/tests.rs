@@ -58,6 +58,53 @@ fn a_small_manager_gets_envoys_defaults() {
 }
 
 #[test]
+fn what_is_told_of_failures_and_of_the_scheme_is_read() {
+    use crate::proto::core::{SchemeHeaderTransformation, scheme_header_transformation};
+    use crate::proto::hcm::http_connection_manager::{ProxyStatusConfig, proxy_status_config};
+    use proxy_status_config::ProxyName as Name;
+    let told = |name: Option<Name>| {
+        let mut message = manager();
+        message.proxy_status_config = Some(ProxyStatusConfig {
+            remove_response_flags: true,
+            proxy_name: name,
+            ..Default::default()
+        });
+        typed(message).proxy_status
+    };
+    for (name, expected) in [
+        (None, ProxyName::Server),
+        (Some(Name::UseNodeId(true)), ProxyName::Node),
+        (
+            Some(Name::LiteralProxyName("a \"b\"".into())),
+            ProxyName::Literal("a \"b\"".into()),
+        ),
+    ] {
+        let expected = ProxyStatus {
+            name: expected,
+            details: true,
+            flags: false,
+            recommended_status: false,
+        };
+        assert_eq!(told(name), Some(expected));
+    }
+    assert_eq!(typed(manager()).proxy_status, None);
+
+    let scheme = |match_upstream: bool, to: Option<&str>| {
+        let mut message = manager();
+        let to = to.map(str::to_owned);
+        message.scheme_header_transformation = Some(SchemeHeaderTransformation {
+            match_upstream,
+            transformation: to.map(scheme_header_transformation::Transformation::SchemeToOverwrite),
+        });
+        typed(message).scheme
+    };
+    assert_eq!(scheme(false, None), SchemeRule::Keep);
+    assert_eq!(scheme(true, None), SchemeRule::Upstream);
+    assert_eq!(scheme(true, Some("http")), SchemeRule::Http);
+    assert_eq!(scheme(false, Some("https")), SchemeRule::Https);
+}
+
+#[test]
 fn malformed_requests_end_what_the_first_of_three_fields_says() {
     for (own, both, older, resets) in [
         (None, None, false, false),

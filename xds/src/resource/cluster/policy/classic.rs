@@ -1,6 +1,7 @@
 //! The classic fields: `lb_policy` and what goes with each.
 
-use super::{DEFAULT_TABLE, choices_of, table_of};
+use super::{DEFAULT_TABLE, bias, choices_of, table_of};
+use crate::proto::core::HealthStatusSet;
 use crate::proto::envoy::config::cluster::v3::cluster::{
     CommonLbConfig, LbConfig, LbPolicy, LeastRequestLbConfig, MaglevLbConfig, RingHashLbConfig,
     RoundRobinLbConfig,
@@ -14,7 +15,8 @@ use crate::reject::Invalid;
 use crate::resource::cluster::{
     Balancing, HashFunction, Hashing, Maglev, Policy, RingHash, SlowStart, ZoneAware,
 };
-use crate::resource::context::{At, Context, accept, enumeration, percent, refuse};
+use crate::resource::context::{At, Context, accept, each, enumeration, percent, refuse};
+use crate::resource::load_assignment::EndpointHealth;
 
 impl Balancing {
     /// What is said for every policy. Returns what is for those that hash.
@@ -32,7 +34,13 @@ impl Balancing {
             override_host_status,
             locality_config_specifier,
         } = message;
-        refuse!(close_connections_on_host_set_change, override_host_status);
+        refuse!(close_connections_on_host_set_change);
+        if let Some(HealthStatusSet { statuses }) = override_host_status {
+            let statuses = each("statuses", statuses, |status| {
+                EndpointHealth::decode(status, "")
+            });
+            self.named_status = Some(statuses.at("override_host_status")?);
+        }
         accept!(ctx, "CommonLbConfig": ignore_new_hosts_until_first_hc);
         if let Some(threshold) = percent(healthy_panic_threshold, "healthy_panic_threshold")? {
             // Envoy takes the whole part of it.
@@ -138,14 +146,21 @@ pub(super) fn slow_start(
     Ok(slow_start.filter(|_| policy == of as i32))
 }
 
+pub(super) fn request_bias(config: Option<&mut LbConfig>) -> Result<Option<f64>, Invalid> {
+    let Some(LbConfig::LeastRequestLbConfig(config)) = config else {
+        return Ok(None);
+    };
+    let found = config.active_request_bias.take().map(bias).transpose();
+    found.at("least_request_lb_config")
+}
+
 fn least_request(message: LeastRequestLbConfig) -> Result<u32, Invalid> {
     let LeastRequestLbConfig {
         choice_count,
-        active_request_bias,
-        // Taken out already.
+        // Taken out already, both of them.
+        active_request_bias: _,
         slow_start_config: _,
     } = message;
-    refuse!(active_request_bias);
     choices_of(choice_count)
 }
 

@@ -1,6 +1,6 @@
 //! The list of extensions, `load_balancing_policy`.
 
-use super::{choices_of, table_of};
+use super::{bias, choices_of, table_of};
 use crate::proto::Any;
 use crate::proto::core::TypedExtensionConfig;
 use crate::proto::envoy::config::cluster::v3::{LoadBalancingPolicy, load_balancing_policy};
@@ -152,7 +152,7 @@ impl Balancing {
             enable_full_scan,
             selection_method,
         } = message;
-        refuse!(active_request_bias);
+        self.request_bias = active_request_bias.map(bias).transpose()?;
         self.slow_start = SlowStart::listed(slow_start_config)?;
         self.locality(locality_lb_config)?;
         let choices = choices_of(choice_count)?;

@@ -4,6 +4,8 @@ use super::*;
 
 #[test]
 fn the_protocol_is_read_from_either_place() {
+    use crate::proto::route::route_action::hash_policy::{self, PolicySpecifier};
+    use crate::resource::route::HashBy;
     let mut options = http2_options();
     options.common_http_protocol_options = Some(core::HttpProtocolOptions {
         idle_timeout: seconds(0),
@@ -12,7 +14,15 @@ fn the_protocol_is_read_from_either_place() {
         max_stream_duration: seconds(6),
         ..Default::default()
     });
+    let by_address = crate::proto::route::route_action::HashPolicy {
+        policy_specifier: Some(PolicySpecifier::ConnectionProperties(
+            hash_policy::ConnectionProperties { source_ip: true },
+        )),
+        terminal: false,
+    };
+    options.hash_policy = vec![by_address];
     let http = typed(&with_http(options)).http.clone();
+    assert_eq!(http.hash_policy[0].by, HashBy::SourceIp);
     assert_eq!(
         http.protocol,
         UpstreamProtocol::Http2(Http2Options::default())

@@ -32,6 +32,31 @@ fn a_manager_is_refused_by_path() {
                     ..Default::default()
                 }));
             }),
+            (
+                "proxy_status_config.literal_proxy_name: must be printable ASCII, and not empty",
+                |m| {
+                    use proto::hcm::http_connection_manager::proxy_status_config::ProxyName;
+                    let config = m.proxy_status_config.get_or_insert_default();
+                    config.proxy_name = Some(ProxyName::LiteralProxyName("\u{e9}".into()));
+                },
+            ),
+            (
+                "scheme_header_transformation.scheme_to_overwrite: \"ftp\" is neither http nor https",
+                |m| {
+                    use proto::core::scheme_header_transformation::Transformation;
+                    let scheme = m.scheme_header_transformation.get_or_insert_default();
+                    scheme.transformation = Some(Transformation::SchemeToOverwrite("ftp".into()));
+                },
+            ),
+            (
+                "common_http_protocol_options.max_connection_duration_jitter: \
+                 101 is not within 0 and 100",
+                |m| {
+                    let common = m.common_http_protocol_options.get_or_insert_default();
+                    common.max_connection_duration_jitter =
+                        Some(proto::envoy::r#type::v3::Percent { value: 101.0 });
+                },
+            ),
             ("http_filters: must end with the router", |m| {
                 m.http_filters.clear()
             }),
