@@ -78,7 +78,11 @@ impl EndpointSet {
         } = *recipe;
         let before: HashMap<&EndpointKey, &Arc<Endpoint>> =
             previous.all.iter().map(|e| (&e.key, e)).collect();
-        let mut all = Vec::new();
+        let count = assignment
+            .localities
+            .iter()
+            .map(|group| group.endpoints.len());
+        let mut all = Vec::with_capacity(count.sum());
         for group in &assignment.localities {
             for endpoint in &group.endpoints {
                 let key = EndpointKey {

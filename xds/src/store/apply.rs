@@ -10,10 +10,13 @@ use super::{Applied, Changes, ResourceStore, is_reserved};
 use crate::extension::Extensions;
 use crate::proto::Any;
 use crate::reject::{FieldPath, Invalid, Rejected};
-use crate::resource::{Decoded, Raw, Resource, decode_again, decode_noting, effective_name};
+use crate::resource::{Decoded, Resource, decode_again, decode_noting, effective_name, name_in};
 use crate::source::{Extent, Origin, Update};
 use crate::text::{Listing, Location, Passage, Tree};
 use crate::type_url::ResourceType;
+
+/// How often each name is in an update.
+type Times = HashMap<Arc<str>, usize, ahash::RandomState>;
 
 /// A batch on its way into the store.
 pub(super) struct Transaction<'a> {
@@ -22,7 +25,7 @@ pub(super) struct Transaction<'a> {
     now: SystemTime,
     /// What was known about each name before this batch touched it: the way back, and what the net
     /// changes are counted from.
-    before: BTreeMap<(ResourceType, Arc<str>), Option<Entry>>,
+    before: BTreeMap<(ResourceType, Arc<str>), Option<Box<Entry>>>,
     rejected: Vec<Rejected>,
 }
 
@@ -98,9 +101,9 @@ impl<'a> Transaction<'a> {
                 }
             }
         }
-        let mut times: HashMap<String, usize> = HashMap::new();
+        let mut times: Times = Times::with_capacity_and_hasher(named.len(), Default::default());
         for (_, name, _) in &named {
-            *times.entry(name.clone()).or_default() += 1;
+            *times.entry(Arc::clone(name)).or_default() += 1;
         }
         for (index, name, any) in named {
             match times.get_mut(&name) {
@@ -115,7 +118,7 @@ impl<'a> Transaction<'a> {
             }
         }
         for name in &removals {
-            self.remove(&delivery, name);
+            self.remove(&delivery, &Arc::from(name.as_str()));
         }
         // A resource without a readable name may be any of those that seem to be missing.
         if extent == Extent::StateOfTheWorld && all_named {
@@ -123,7 +126,7 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    fn upsert(&mut self, delivery: &Delivery<'_>, index: usize, name: &str, any: Any) {
+    fn upsert(&mut self, delivery: &Delivery<'_>, index: usize, name: &Arc<str>, any: Any) {
         if let Err(reason) = self.may_own(delivery, name) {
             self.refuse(delivery, index, name, reason);
             return;
@@ -153,11 +156,11 @@ impl<'a> Transaction<'a> {
                 }
                 Ok(decoded) => {
                     let equal = earlier.filter(|e| e.resource == decoded.resource);
-                    let raw = Raw::new(delivery.kind, any);
                     let since = equal.map_or(self.now, |e| e.since);
                     // The same `Arc` as before tells everybody at a glance that it is equal.
                     let same = equal.map(|e| e.resource.clone());
                     let is_new = same.is_none();
+                    let raw = self.store.shared.keep(delivery.kind, any);
                     let resource = same.unwrap_or_else(|| {
                         let packed = decoded.resource.packed(&raw, self.extensions);
                         self.store.shared.put(packed)
@@ -174,6 +177,11 @@ impl<'a> Transaction<'a> {
                     (accepted, is_new)
                 }
             },
+        };
+        let name = match &accepted.resource {
+            // It has a copy of its own; one does for both.
+            Resource::VirtualHost { name, .. } => &Arc::clone(name),
+            _ => name,
         };
         self.edit(delivery.kind, name, |entry| {
             entry.forgive(&accepted.origin);
@@ -203,9 +211,9 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    fn refuse(&mut self, delivery: &Delivery<'_>, index: usize, name: &str, reason: Invalid) {
+    fn refuse(&mut self, delivery: &Delivery<'_>, index: usize, name: &Arc<str>, reason: Invalid) {
         let location = delivery.locate(index, &reason);
-        let rejected = Rejected::new(delivery.kind, name, reason.clone());
+        let rejected = Rejected::new(delivery.kind, &**name, reason.clone());
         self.rejected.push(rejected.located(location.clone()));
         let refusal = Refusal {
             origin: delivery.origin.clone(),
@@ -219,7 +227,7 @@ impl<'a> Transaction<'a> {
 
     /// Takes back everything that the origin ever said about a name. Another origin's resource
     /// stays.
-    fn remove(&mut self, delivery: &Delivery<'_>, name: &str) {
+    fn remove(&mut self, delivery: &Delivery<'_>, name: &Arc<str>) {
         let origin = &delivery.origin;
         let known = self.store.entry(delivery.kind, name);
         if !known.is_some_and(|entry| entry.origins().any(|o| o == origin)) {
@@ -233,12 +241,12 @@ impl<'a> Transaction<'a> {
         });
     }
 
-    fn remove_all_but(&mut self, delivery: &Delivery<'_>, kept: &HashMap<String, usize>) {
+    fn remove_all_but(&mut self, delivery: &Delivery<'_>, kept: &Times) {
         let names = self.store.of(delivery.kind).by_origin.get(&delivery.origin);
         let gone: Vec<Arc<str>> = names
             .into_iter()
             .flatten()
-            .filter(|name| !kept.contains_key(&***name))
+            .filter(|name| !kept.contains_key(*name))
             .cloned()
             .collect();
         for name in gone {
@@ -247,16 +255,13 @@ impl<'a> Transaction<'a> {
     }
 
     /// Changes what is known about a name, remembering what was known before this batch.
-    fn edit(&mut self, kind: ResourceType, name: &str, edit: impl FnOnce(&mut Entry)) {
-        let known = self.store.of(kind).entries.get_key_value(name);
-        let (name, entry) = match known {
-            Some((name, entry)) => (name.clone(), Some(Entry::clone(entry))),
-            None => (Arc::from(name), None),
-        };
-        let mut edited = entry.clone().unwrap_or_default();
-        self.before.entry((kind, name.clone())).or_insert(entry);
+    fn edit(&mut self, kind: ResourceType, name: &Arc<str>, edit: impl FnOnce(&mut Entry)) {
+        let known = self.store.of_mut(kind).take(name);
+        let mut edited = known.clone().unwrap_or_default();
+        let key = (kind, Arc::clone(name));
+        self.before.entry(key).or_insert(known);
         edit(&mut edited);
-        self.store.of_mut(kind).set(&name, Some(edited));
+        self.store.of_mut(kind).put(name, edited);
     }
 
     pub(super) fn finish(self, all_or_nothing: bool) -> Applied {
@@ -269,7 +274,11 @@ impl<'a> Transaction<'a> {
         let mut changes = Changes::default();
         if all_or_nothing && !rejected.is_empty() {
             for ((kind, name), entry) in before {
-                store.of_mut(kind).set(&name, entry);
+                let kind = store.of_mut(kind);
+                kind.take(&name);
+                if let Some(entry) = entry {
+                    kind.put(&name, entry);
+                }
             }
             return Applied { changes, rejected };
         }
@@ -323,7 +332,7 @@ fn same(a: &Resource, b: &Resource) -> bool {
 }
 
 /// The name of a packed resource, if it is of the kind it was announced as.
-fn name_of(kind: ResourceType, any: &Any) -> Result<String, Invalid> {
+fn name_of(kind: ResourceType, any: &Any) -> Result<Arc<str>, Invalid> {
     if ResourceType::from_type_url(&any.type_url) != Some(kind) {
         let reason = format!(
             "is of type {:?} among resources of type {kind}",
@@ -331,7 +340,11 @@ fn name_of(kind: ResourceType, any: &Any) -> Result<String, Invalid> {
         );
         return Err(fault(reason));
     }
-    match effective_name(kind, any) {
+    let name: Option<Arc<str>> = match kind {
+        ResourceType::Listener => effective_name(kind, any).map(Arc::from),
+        _ => name_in(any).map(Arc::from),
+    };
+    match name {
         None => Err(fault("bytes do not parse")),
         Some(name) if name.is_empty() => Err(Invalid::at("name", "must not be empty")),
         Some(name) => Ok(name),

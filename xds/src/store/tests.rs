@@ -377,7 +377,7 @@ fn dump(store: &ResourceStore) -> BTreeMap<String, Entry> {
 /// The index by origin and the count say what the entries say.
 fn check_index(store: &ResourceStore) {
     let kind = store.of(ResourceType::Cluster);
-    let mut expected: HashMap<Origin, HashSet<Arc<str>>> = HashMap::new();
+    let mut expected: Map<Origin, HashSet<Arc<str>, ahash::RandomState>> = Map::default();
     for (name, entry) in &kind.entries {
         assert!(!entry.is_empty(), "{name}");
         for origin in entry.origins() {
