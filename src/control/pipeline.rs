@@ -479,7 +479,7 @@ fn locate(store: &ResourceStore, rejected: &mut [Rejected]) {
     for rejected in rejected {
         let entry = store.entry(rejected.kind, &rejected.name);
         let accepted = entry.and_then(|entry| entry.accepted.as_ref());
-        let Some(Passage { listing, index }) = accepted.and_then(|a| a.passage.as_deref()) else {
+        let Some(Passage { listing, index }) = accepted.and_then(Accepted::passage) else {
             continue;
         };
         let tree = trees

@@ -27,7 +27,7 @@ use crate::resource::Resource;
 use crate::source::{Batch, OnRejection, Origin};
 use crate::type_url::ResourceType;
 
-pub use entry::{Accepted, Entry, Refusal};
+pub use entry::{Accepted, Delivered, Entry, Refusal};
 
 use apply::Transaction;
 use shared::Shared;

@@ -11,7 +11,7 @@ use causeway_xds::{FieldPath, ResourceType};
 
 use super::{Compiled, Compiler, Failed, Resources, Retired, resource, secrets};
 use crate::cluster::outlier::Detection;
-use crate::cluster::{Checks, Cluster, EndpointSet, Former, OriginalDst, Peers, Recipe};
+use crate::cluster::{Checks, Cluster, EndpointSet, Former, OriginalDst, Peers, Recipe, stat_name};
 use crate::snapshot::Snapshot;
 use crate::telemetry::stats::Counter;
 use crate::tls::{ClientTls, PerRequest};
@@ -211,10 +211,11 @@ impl Compiler {
         limits.set(&model.limits);
         let high_limits = Limits::default();
         high_limits.set(&model.high_limits);
+        let cluster: Arc<str> = Arc::from(model.name.as_str());
         Ok(Transport {
-            cluster: Arc::from(model.name.as_str()),
+            stats: self.stats.cluster(stat_name(&cluster, model)),
+            cluster,
             settings,
-            stats: self.stats.cluster(model.stat_name()),
             limits,
             high_limits,
             dropped: Counter::default(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::entry::{Accepted, Entry, Refusal};
+use super::entry::{Accepted, Delivered, Entry, Refusal};
 use super::{Applied, Changes, ResourceStore, is_reserved};
 use crate::extension::Extensions;
 use crate::proto::Any;
@@ -31,9 +31,8 @@ pub(super) struct Transaction<'a> {
 
 /// Who says something, under which version, and where it is written.
 struct Delivery<'t> {
-    origin: Origin,
+    by: Arc<Delivered>,
     kind: ResourceType,
-    version: Arc<str>,
     listing: Option<&'t Listing>,
     /// Of the listing's text, which is read only if there is something to be found in it.
     tree: OnceCell<Tree<'t>>,
@@ -48,10 +47,10 @@ impl Delivery<'_> {
 
     /// Kept for what is looked at again when it is brought into use. Of the other kinds there may
     /// be a great many, in large texts.
-    fn passage(&self, index: usize) -> Option<Box<Passage>> {
+    fn passage(&self, index: usize) -> Option<Passage> {
         let kept = matches!(self.kind, ResourceType::Cluster | ResourceType::Listener);
         let listing = self.listing.filter(|_| kept)?.clone();
-        Some(Box::new(Passage { listing, index }))
+        Some(Passage { listing, index })
     }
 }
 
@@ -80,10 +79,10 @@ impl<'a> Transaction<'a> {
             listing,
             removals,
         } = update;
+        let version = version.into();
         let delivery = Delivery {
-            origin,
+            by: Arc::new(Delivered { origin, version }),
             kind,
-            version: version.into(),
             listing: listing.as_ref(),
             tree: OnceCell::new(),
         };
@@ -136,12 +135,8 @@ impl<'a> Transaction<'a> {
         let (accepted, is_new) = match accepted {
             // Sent again: nothing to decode.
             Some(same) if same.raw.is(&any) => {
-                let again = Accepted {
-                    version: Arc::clone(&delivery.version),
-                    passage: delivery.passage(index),
-                    ..same.clone()
-                };
-                (again, false)
+                let passage = delivery.passage(index);
+                (same.again(&delivery.by, passage), false)
             }
             earlier => match decode_after(earlier, &any, self.extensions) {
                 Err(rejected) => {
@@ -165,15 +160,8 @@ impl<'a> Transaction<'a> {
                         let packed = decoded.resource.packed(&raw, self.extensions);
                         self.store.shared.put(packed)
                     });
-                    let accepted = Accepted {
-                        origin: delivery.origin.clone(),
-                        version: Arc::clone(&delivery.version),
-                        passage: delivery.passage(index),
-                        since,
-                        resource,
-                        raw,
-                        ignored: decoded.ignored.into(),
-                    };
+                    let notes = (delivery.passage(index), decoded.ignored);
+                    let accepted = Accepted::new(&delivery.by, (raw, resource), since, notes);
                     (accepted, is_new)
                 }
             },
@@ -194,17 +182,17 @@ impl<'a> Transaction<'a> {
 
     /// Strictness is for what others write; the Coordinator's resources are our own translation.
     fn is_too_much(&self, delivery: &Delivery<'_>, ignored: &[&str]) -> bool {
-        let strict = self.extensions.is_strict() && delivery.origin != Origin::Coordinator;
+        let strict = self.extensions.is_strict() && delivery.by.origin != Origin::Coordinator;
         strict && !ignored.is_empty()
     }
 
     fn may_own(&self, delivery: &Delivery<'_>, name: &str) -> Result<(), Invalid> {
-        if is_reserved(name) && delivery.origin != Origin::Coordinator {
+        if is_reserved(name) && delivery.by.origin != Origin::Coordinator {
             return Err(fault("is a name that is reserved for the Coordinator"));
         }
         let owner = self.store.entry(delivery.kind, name).and_then(Entry::owner);
         match owner {
-            Some(owner) if *owner != delivery.origin => {
+            Some(owner) if *owner != delivery.by.origin => {
                 Err(fault(format!("the name is owned by {owner}")))
             }
             _ => Ok(()),
@@ -216,8 +204,8 @@ impl<'a> Transaction<'a> {
         let rejected = Rejected::new(delivery.kind, &**name, reason.clone());
         self.rejected.push(rejected.located(location.clone()));
         let refusal = Refusal {
-            origin: delivery.origin.clone(),
-            version: delivery.version.to_string(),
+            origin: delivery.by.origin.clone(),
+            version: delivery.by.version.to_string(),
             reason,
             location,
             at: self.now,
@@ -228,7 +216,7 @@ impl<'a> Transaction<'a> {
     /// Takes back everything that the origin ever said about a name. Another origin's resource
     /// stays.
     fn remove(&mut self, delivery: &Delivery<'_>, name: &Arc<str>) {
-        let origin = &delivery.origin;
+        let origin = &delivery.by.origin;
         let known = self.store.entry(delivery.kind, name);
         if !known.is_some_and(|entry| entry.origins().any(|o| o == origin)) {
             return;
@@ -242,7 +230,11 @@ impl<'a> Transaction<'a> {
     }
 
     fn remove_all_but(&mut self, delivery: &Delivery<'_>, kept: &Times) {
-        let names = self.store.of(delivery.kind).by_origin.get(&delivery.origin);
+        let names = self
+            .store
+            .of(delivery.kind)
+            .by_origin
+            .get(&delivery.by.origin);
         let gone: Vec<Arc<str>> = names
             .into_iter()
             .flatten()
@@ -318,12 +310,10 @@ fn decode_after(
 ) -> Result<Decoded, Rejected> {
     match earlier {
         None => decode_noting(any, None, extensions),
-        Some(Accepted {
-            raw,
-            resource,
-            ignored,
-            ..
-        }) => decode_again(any, (raw, resource, ignored), extensions),
+        Some(accepted) => {
+            let earlier = (&accepted.raw, &accepted.resource, accepted.ignored());
+            decode_again(any, earlier, extensions)
+        }
     }
 }
 

@@ -103,7 +103,7 @@ impl Model {
             let before = self.before(message, place, at, at - written);
             let (start, from) = (at - before, place - before);
             literal(&message[written..start], &mut out);
-            encode_varint(((length + before) as u64) << 1 | 1, &mut out);
+            encode_varint(((length + before) as u64) * 2 + 1, &mut out);
             encode_varint(from as u64, &mut out);
             if out.len() > most {
                 return None;
@@ -151,7 +151,7 @@ impl Model {
 
 fn literal(bytes: &[u8], out: &mut Vec<u8>) {
     if !bytes.is_empty() {
-        encode_varint((bytes.len() as u64) << 1, out);
+        encode_varint(bytes.len() as u64 * 2, out);
         out.extend_from_slice(bytes);
     }
 }
@@ -208,8 +208,8 @@ fn parts<'d>(mut difference: &'d [u8], mut each: impl FnMut(Part<'d>) -> Option<
     let number = |rest: &mut &'d [u8]| usize::try_from(decode_varint(rest).ok()?).ok();
     while !difference.is_empty() {
         let begin = number(&mut difference)?;
-        let length = begin >> 1;
-        each(if begin & 1 == 1 {
+        let length = begin / 2;
+        each(if begin % 2 == 1 {
             let from = number(&mut difference)?;
             Part::Earlier { from, length }
         } else {
