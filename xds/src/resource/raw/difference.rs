@@ -18,28 +18,30 @@ const GRAM: usize = 8;
 const MAX: usize = 8192;
 /// Smaller ones as well, as there is nothing to be gained.
 const MIN: usize = 48;
-/// Entries of a table of places. A power of two.
-const PLACES: usize = 1024;
+/// Entries of the tables of places in a model, and in what is different in a message, which is little.
+/// Powers of two.
+const IN_MODEL: usize = 1024;
+const IN_MESSAGE: usize = 128;
 
 /// Where a few bytes were seen last, by what they are; 0 is nowhere, and places count from 1.
 #[derive(Debug)]
-struct Places(Box<[u16; PLACES]>);
+struct Places<const N: usize>([u16; N]);
 
 /// A message that others are compared with.
 #[derive(Debug)]
 pub struct Model {
     bytes: Arc<Box<[u8]>>,
-    places: Places,
+    places: Box<Places<IN_MODEL>>,
 }
 
-impl Places {
+impl<const N: usize> Places<N> {
     fn new() -> Self {
-        Self(Box::new([0; PLACES]))
+        Self([0; N])
     }
 
     fn slot(gram: u64) -> usize {
         // Fibonacci hashing: the upper bits of the product depend on all of the number.
-        (gram.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - PLACES.ilog2())) as usize
+        (gram.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - N.ilog2())) as usize
     }
 
     fn note(&mut self, gram: u64, place: usize) {
@@ -58,7 +60,11 @@ fn gram(bytes: &[u8], at: usize) -> Option<u64> {
 
 /// How many bytes are the same from these places on.
 fn same(a: &[u8], b: &[u8]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+    let (words_of_a, words_of_b) = (a.as_chunks::<8>().0, b.as_chunks::<8>().0);
+    let words = words_of_a.iter().zip(words_of_b);
+    let done = 8 * words.take_while(|(a, b)| a == b).count();
+    let rest = a[done..].iter().zip(&b[done..]);
+    done + rest.take_while(|(a, b)| a == b).count()
 }
 
 impl Model {
@@ -67,7 +73,7 @@ impl Model {
         if !(MIN..=MAX).contains(&bytes.len()) {
             return None;
         }
-        let mut places = Places::new();
+        let mut places = Box::new(Places::new());
         for at in 0..bytes.len() {
             if let Some(gram) = gram(bytes, at) {
                 places.note(gram, at);
@@ -118,7 +124,7 @@ impl Model {
     /// Where what is at `at` was seen before, and how much of it.
     fn longest(
         &self,
-        own: &Places,
+        own: &Places<IN_MESSAGE>,
         message: &[u8],
         gram: u64,
         at: usize,
