@@ -264,7 +264,7 @@ fn hash_key(endpoint: &Endpoint, use_hostname: bool) -> String {
     } else if use_hostname {
         endpoint.attributes.hostname.clone()
     } else {
-        endpoint.key.address.to_string()
+        endpoint.attributes.address.to_string()
     }
 }
 

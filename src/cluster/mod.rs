@@ -134,6 +134,14 @@ impl From<PickError> for Failure {
     }
 }
 
+/// What the cluster of this name is called in statistics: that, unless its model says otherwise.
+pub fn stat_name(name: &Arc<str>, model: &model::Cluster) -> Arc<str> {
+    match model.alt_stat_name.as_str() {
+        "" => Arc::clone(name),
+        given => given.into(),
+    }
+}
+
 impl Cluster {
     /// The same with other knowledge of its endpoints.
     #[must_use]
@@ -156,6 +164,11 @@ impl Cluster {
     pub fn override_host(&self) -> Option<&model::OverrideHost> {
         let model = self.overrides.then_some(&self.model)?;
         model.balancing.override_host.as_ref()
+    }
+
+    /// What it is called in statistics.
+    pub fn stat_name(&self) -> Arc<str> {
+        stat_name(&self.name, &self.model)
     }
 
     /// Where a request or a connection is to go, where the cluster leaves that to it.

@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 use causeway_xds::reject::{Invalid, Rejected};
 use causeway_xds::resource::WatchedFiles;
 use causeway_xds::source::{Batch, OnRejection, Outcome};
-use causeway_xds::store::{Changes, ResourceStore};
+use causeway_xds::store::{Accepted, Changes, ResourceStore};
 use causeway_xds::text::Passage;
 use causeway_xds::{FieldPath, ResourceType};
 use tracing::{info, warn};
@@ -354,7 +354,7 @@ fn locate(store: &ResourceStore, rejected: &mut [Rejected]) {
     for rejected in rejected {
         let entry = store.entry(rejected.kind, &rejected.name);
         let accepted = entry.and_then(|entry| entry.accepted.as_ref());
-        let Some(Passage { listing, index }) = accepted.and_then(|a| a.passage.as_deref()) else {
+        let Some(Passage { listing, index }) = accepted.and_then(Accepted::passage) else {
             continue;
         };
         let tree = trees

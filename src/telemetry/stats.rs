@@ -21,7 +21,8 @@ pub use groups::*;
 pub use metric::{BUCKETS, Codes, Counter, Gauge, Histogram, Value, Visitor};
 pub use named::Named;
 
-type Scopes<T> = Mutex<BTreeMap<String, Arc<T>>>;
+/// Names are shared with what they are of, where that is many.
+type Scopes<T> = Mutex<BTreeMap<Arc<str>, Arc<T>>>;
 
 /// All statistics of the process.
 #[derive(Debug, Default)]
@@ -46,13 +47,13 @@ pub struct Stats {
     pub pipeline: PipelineStats,
 }
 
-fn handle<T: Default>(scopes: &Scopes<T>, name: &str) -> Arc<T> {
+fn handle<T: Default>(scopes: &Scopes<T>, name: impl AsRef<str> + Into<Arc<str>>) -> Arc<T> {
     let mut scopes = scopes.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(found) = scopes.get(name) {
+    if let Some(found) = scopes.get(name.as_ref()) {
         return Arc::clone(found);
     }
     let made = Arc::<T>::default();
-    scopes.insert(name.to_owned(), Arc::clone(&made));
+    scopes.insert(name.into(), Arc::clone(&made));
     made
 }
 
@@ -67,7 +68,7 @@ fn copy<T>(scopes: &Scopes<T>) -> Vec<(String, Arc<T>)> {
     let scopes = scopes.lock().unwrap_or_else(PoisonError::into_inner);
     scopes
         .iter()
-        .map(|(name, stats)| (name.clone(), Arc::clone(stats)))
+        .map(|(name, stats)| (name.to_string(), Arc::clone(stats)))
         .collect()
 }
 
@@ -75,17 +76,17 @@ impl Stats {
     pub fn http(&self, stat_prefix: &str) -> Arc<HttpStats> {
         handle(&self.http, stat_prefix)
     }
-    pub fn cluster(&self, name: &str) -> Arc<ClusterStats> {
+    pub fn cluster(&self, name: impl AsRef<str> + Into<Arc<str>>) -> Arc<ClusterStats> {
         handle(&self.clusters, name)
     }
-    pub fn health_check(&self, cluster: &str) -> Arc<HealthCheckStats> {
-        handle(&self.health_checks, &format!("{cluster}.health_check"))
+    pub fn health_check(&self, cluster: impl AsRef<str> + Into<Arc<str>>) -> Arc<HealthCheckStats> {
+        handle(&self.health_checks, cluster)
     }
     pub fn forget_health_check(&self, cluster: &str) {
-        forget(&self.health_checks, &format!("{cluster}.health_check"));
+        forget(&self.health_checks, cluster);
     }
     pub fn outlier_detection(&self, cluster: &str) -> Arc<OutlierStats> {
-        handle(&self.outliers, &format!("{cluster}.outlier_detection"))
+        handle(&self.outliers, format!("{cluster}.outlier_detection"))
     }
     pub fn forget_outlier_detection(&self, cluster: &str) {
         forget(&self.outliers, &format!("{cluster}.outlier_detection"));
@@ -96,7 +97,7 @@ impl Stats {
     pub fn listener_http(&self, listener: &str, stat_prefix: &str) -> Arc<ListenerHttpStats> {
         handle(
             &self.listener_http,
-            &format!("{listener}.http.{stat_prefix}"),
+            format!("{listener}.http.{stat_prefix}"),
         )
     }
     pub fn tcp(&self, stat_prefix: &str) -> Arc<TcpStats> {
@@ -139,7 +140,7 @@ impl Stats {
     pub fn note_management(&self, origin: String, status: Arc<client::Status>) {
         let scopes = self.management.lock();
         let mut scopes = scopes.unwrap_or_else(PoisonError::into_inner);
-        scopes.insert(origin, status);
+        scopes.insert(origin.into(), status);
     }
     pub fn forget_management(&self, origin: &str) {
         forget(&self.management, origin);
@@ -186,12 +187,11 @@ impl Stats {
         }
         scoped("http", self.http_managers(), HttpStats::visit, f);
         scoped("cluster", self.clusters(), ClusterStats::visit, f);
-        scoped(
-            "cluster",
-            copy(&self.health_checks),
-            HealthCheckStats::visit,
-            f,
-        );
+        for (cluster, stats) in copy(&self.health_checks) {
+            stats.visit(&mut |stat, value| {
+                f(&format!("cluster.{cluster}.health_check.{stat}"), value);
+            });
+        }
         scoped("cluster", copy(&self.outliers), OutlierStats::visit, f);
         scoped("listener", self.listeners(), ListenerStats::visit, f);
         scoped("tcp", self.tcp_proxies(), TcpStats::visit, f);

@@ -6,8 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use causeway_xds::resource::Address;
-use causeway_xds::resource::load_assignment::{EndpointCheck, EndpointHealth, Locality};
-use causeway_xds::resource::metadata::Namespaces;
+use causeway_xds::resource::load_assignment::{self as model, EndpointHealth, Locality};
 use tokio::time::Instant;
 
 use super::diagnosis::Diagnosis;
@@ -16,13 +15,23 @@ use crate::telemetry::stats::{Counter, Gauge};
 
 /// What makes an endpoint the same one in the next snapshot. The id is part of it: agents reuse
 /// host ports, and a new kernel at an old address must not inherit its predecessor's connections.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct EndpointKey {
-    pub address: Address,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EndpointKey<'e> {
+    address: &'e Address,
     /// Where else it is, for connections; what is said of it, and checked, is `address`. One that is
     /// dropped may be somebody else's soon, so they are part of the identity.
-    pub additional: Box<[SocketAddr]>,
-    pub id: String,
+    additional: &'e [SocketAddr],
+    id: &'e str,
+}
+
+impl<'e> From<&'e model::Endpoint> for EndpointKey<'e> {
+    fn from(model: &'e model::Endpoint) -> Self {
+        Self {
+            address: &model.address,
+            additional: &model.additional_addresses,
+            id: &model.id,
+        }
+    }
 }
 
 /// What every request asks comes first, and on one line of memory: of many endpoints each is out of
@@ -36,7 +45,6 @@ pub struct Endpoint {
     state: Arc<State>,
     knowledge: Arc<Knowledge>,
     pub attributes: Attributes,
-    pub key: EndpointKey,
 }
 
 /// How far an endpoint may be used, by all that is known of it.
@@ -68,7 +76,8 @@ struct Knowledge {
     checked: AtomicBool,
     /// On [`clock_ms`]: it became known, or passed its health checks after it had failed them.
     fresh_since: AtomicU64,
-    outcomes: Outcomes,
+    /// From the first one on that is counted.
+    outcomes: OnceLock<Box<Outcomes>>,
     diagnosis: Diagnosis,
 }
 
@@ -124,34 +133,51 @@ pub struct EndpointStats {
     pub cx_connect_fail: Counter,
 }
 
-/// What a load assignment says about an endpoint apart from its identity.
+/// What a load assignment says about an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attributes {
-    /// For `auto_host_rewrite` and `auto_host_sni`; may be empty.
-    pub hostname: String,
-    /// What consistent hashing hashes instead of the address; may be empty.
-    pub hash_key: String,
-    pub health: EndpointHealth,
-    pub weight: u32,
+    pub said: Arc<model::Endpoint>,
     pub priority: u32,
-    pub locality: Locality,
-    pub check: EndpointCheck,
+    pub locality: Arc<Locality>,
     /// Which of the cluster's sockets it is connected to by; `None`: the one of all others.
     pub socket: Option<usize>,
-    /// For formats.
-    pub metadata: Namespaces,
+}
+
+impl Attributes {
+    /// Those of one of which nothing is said but this.
+    pub fn plain(said: model::Endpoint) -> Self {
+        Self {
+            said: Arc::new(said),
+            priority: 0,
+            locality: Arc::default(),
+            socket: None,
+        }
+    }
+}
+
+impl std::ops::Deref for Attributes {
+    type Target = model::Endpoint;
+
+    fn deref(&self) -> &model::Endpoint {
+        &self.said
+    }
 }
 
 impl Endpoint {
     /// `None` for a Unix socket.
     pub fn socket_address(&self) -> Option<SocketAddr> {
-        match &self.key.address {
+        match &self.attributes.address {
             Address::Socket(address) => Some(*address),
             _ => None,
         }
     }
 
-    pub fn new(key: EndpointKey, attributes: Attributes) -> Self {
+    /// What makes it the same one as in another set.
+    pub fn key(&self) -> EndpointKey<'_> {
+        EndpointKey::from(&*self.attributes.said)
+    }
+
+    pub fn new(attributes: Attributes) -> Self {
         let uid = next_number();
         let knowledge = Knowledge {
             identity: uid,
@@ -160,7 +186,6 @@ impl Endpoint {
         };
         Self {
             uid,
-            key,
             attributes,
             stats: Arc::default(),
             state: Arc::default(),
@@ -173,7 +198,6 @@ impl Endpoint {
     pub fn with(&self, attributes: Attributes) -> Self {
         Self {
             uid: self.uid,
-            key: self.key.clone(),
             attributes,
             stats: Arc::clone(&self.stats),
             state: Arc::clone(&self.state),
@@ -187,7 +211,6 @@ impl Endpoint {
     pub fn reconnected(&self, attributes: Attributes) -> Self {
         Self {
             uid: next_number(),
-            key: self.key.clone(),
             attributes,
             stats: Arc::default(),
             state: Arc::default(),
@@ -284,7 +307,12 @@ impl Endpoint {
 
     /// What requests to it came to, for outlier detection.
     pub fn outcomes(&self) -> &Outcomes {
-        &self.knowledge.outcomes
+        self.knowledge.outcomes.get_or_init(Box::default)
+    }
+
+    /// The same for whoever only looks.
+    pub fn seen_outcomes(&self) -> Option<&Outcomes> {
+        self.knowledge.outcomes.get().map(|outcomes| &**outcomes)
     }
 
     /// Why its health is what it is.
@@ -328,6 +356,6 @@ impl Endpoint {
 
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.key.address.fmt(f)
+        self.attributes.address.fmt(f)
     }
 }

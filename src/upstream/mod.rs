@@ -17,7 +17,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_xds::resource::cluster::{
-    AutoSni, HappyEyeballs, Http2Options, Preconnect, ProxyProtocol, SourceAddresses, TcpKeepalive,
+    AutoSni, HappyEyeballs, Http2Options, Options, Preconnect, ProxyProtocol, SourceAddresses,
+    TcpKeepalive,
 };
 use causeway_xds::resource::headers::HeaderCase;
 use causeway_xds::resource::route::Priority;
@@ -37,24 +38,30 @@ use crate::tls::ClientTls;
 #[repr(C)]
 pub struct Transport {
     pub stats: Arc<ClusterStats>,
-    pub limits: Arc<Limits>,
-    /// Of one request, from when it is sent; zero is no limit.
-    pub max_stream_duration: Duration,
-    /// Whether connections to one endpoint may differ in what they are for: there is `auto_sni` or
-    /// `proxy_protocol`.
-    pub varies: bool,
-    /// Requests after which a connection is closed; zero is no limit.
-    pub max_requests: u32,
-    /// After which a connection takes no more requests; zero is no limit.
-    pub max_connection_duration: Duration,
-    /// Connections that are opened ahead of need; not where they differ in what they are for
-    /// ([`Self::varies`]).
-    pub preconnect: Option<Preconnect>,
+    /// What other clusters may have as well.
+    pub settings: Arc<Settings>,
+    pub limits: Limits,
     pub cluster: Arc<str>,
+    /// Of routes with priority HIGH, for requests and retries.
+    pub high_limits: Limits,
+    /// Requests that no endpoint got because of a limit, for reports of load. Statistics do not do
+    /// for that: clusters can share them.
+    pub dropped: Counter,
+}
+
+/// Of a [`Transport`], what depends on nothing but the options of the cluster and on secrets. Of very many
+/// clusters most have the same.
+#[derive(Debug)]
+pub struct Settings {
+    /// What it was made from.
+    pub options: Arc<Options>,
     pub protocol: Protocol,
     pub tls: Option<ClientTls>,
     /// Instead of `tls`, for endpoints that match one.
     pub sockets: Vec<Option<ClientTls>>,
+    /// Whether connections to one endpoint may differ in what they are for: there is `auto_sni` or
+    /// `proxy_protocol`.
+    pub varies: bool,
     /// Only where there is TLS.
     pub auto_sni: Option<AutoSni>,
     pub proxy_protocol: Option<ProxyProtocol>,
@@ -62,24 +69,51 @@ pub struct Transport {
     /// How long a request waits for a connection that comes free, or that another request opens.
     pub queue_timeout: Duration,
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Connections that are opened ahead of need; not where they differ in what they are for
+    /// ([`Self::varies`]).
+    pub preconnect: Option<Preconnect>,
     /// Of endpoints with several addresses.
     pub happy_eyeballs: HappyEyeballs,
     /// Where connections come from, one of a family; empty leaves it to the system.
     pub source_addresses: SourceAddresses,
     /// How long an unused connection is kept; zero keeps it.
     pub idle_timeout: Duration,
+    /// Requests after which a connection is closed; zero is no limit.
+    pub max_requests: u32,
+    /// After which a connection takes no more requests; zero is no limit.
+    pub max_connection_duration: Duration,
+    /// Of one request, from when it is sent; zero is no limit.
+    pub max_stream_duration: Duration,
     /// Bytes that the head of a response may have, where the cluster says so.
     pub max_response_head: Option<usize>,
     /// HTTP/1: how the names of fields are written.
     pub header_case: HeaderCase,
-    /// Of routes with priority HIGH, for requests and retries.
-    pub high_limits: Arc<Limits>,
-    /// Requests that no endpoint got because of a limit, for reports of load. Statistics do not do
-    /// for that: clusters can share them.
-    pub dropped: Counter,
+}
+
+impl std::ops::Deref for Transport {
+    type Target = Settings;
+
+    fn deref(&self) -> &Settings {
+        &self.settings
+    }
 }
 
 impl Transport {
+    pub fn limits_of(&self, priority: Priority) -> &Limits {
+        match priority {
+            Priority::Default => &self.limits,
+            Priority::High => &self.high_limits,
+        }
+    }
+
+    /// Counts a request for which a limit left no room.
+    pub fn overflowed(&self) {
+        self.stats.upstream_rq_pending_overflow.inc();
+        self.dropped.inc();
+    }
+}
+
+impl Settings {
     /// Of connections by this one of `sockets`, or none of them.
     pub fn tls_of(&self, socket: Option<usize>) -> Option<&ClientTls> {
         match socket {
@@ -93,26 +127,11 @@ impl Transport {
         self.proxy_protocol.as_ref().filter(|_| socket.is_none())
     }
 
-    pub fn limits_of(&self, priority: Priority) -> &Limits {
-        match priority {
-            Priority::Default => &self.limits,
-            Priority::High => &self.high_limits,
-        }
-    }
-}
-
-impl Transport {
     /// Whether a connection takes no more requests.
     pub fn is_spent(&self, served: u32, opened: Instant) -> bool {
         let (requests, duration) = (self.max_requests, self.max_connection_duration);
         (requests != 0 && served >= requests)
             || (!duration.is_zero() && opened.elapsed() >= duration)
-    }
-
-    /// Counts a request for which a limit left no room.
-    pub fn overflowed(&self) {
-        self.stats.upstream_rq_pending_overflow.inc();
-        self.dropped.inc();
     }
 }
 

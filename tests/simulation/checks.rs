@@ -96,14 +96,13 @@ impl World {
                 checked += 1;
                 let checker = Checker {
                     check: Arc::clone(check),
-                    cluster: Arc::clone(&cluster.name),
                     endpoint: Arc::clone(endpoint),
                     transport: Arc::clone(&cluster.transport),
                     stats: self.stats.health_check("kernels"),
                     outlier: cluster.outlier.clone(),
                     changes: Arc::clone(&changes),
                     pace: Arc::clone(&pace),
-                    events: Vec::new(),
+                    events: Box::default(),
                 };
                 // Held for as long as the test.
                 match checker.goes_rounds() {

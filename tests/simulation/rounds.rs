@@ -59,14 +59,13 @@ impl Queue {
         };
         let checker = Checker {
             check: Arc::new(check),
-            cluster: Arc::clone(&cluster.name),
             endpoint: Arc::clone(&cluster.endpoints.all()[0]),
             transport: Arc::clone(&cluster.transport),
             stats: self.world.stats.health_check(name),
             outlier: None,
             changes: Arc::<Changes>::default(),
             pace: Arc::clone(&self.pace),
-            events: Vec::new(),
+            events: Box::default(),
         };
         assert!(checker.goes_rounds());
         self.rounds.add(checker)

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use causeway_xds::ResourceType;
-use causeway_xds::resource::resource_name;
+use causeway_xds::resource::name_in;
 use causeway_xds::source::{Batch, Extent, OnRejection, Origin, Update};
 use causeway_xds::store::{Accepted, Changes};
 use tracing::info;
@@ -20,10 +20,14 @@ impl Pipeline {
     pub(super) fn before(&self, batch: &Batch) -> Before {
         let mut before = Before::new();
         let undoable = batch.on_rejection == OnRejection::ApplyNothing;
-        let mut note = |key: Key| {
-            let accepted = self.store.entry(key.0, &key.1);
+        let mut note = |kind: ResourceType, name: &str| {
+            let accepted = self.store.entry(kind, name);
             let accepted = accepted.and_then(|entry| entry.accepted.clone());
-            before.insert(key, accepted);
+            let key = || (kind, name.to_owned());
+            // Of a name that stood for nothing there is nothing to be said, unless that was in vain.
+            if accepted.is_some() || !self.failed.is_empty() && self.failed.contains(&key()) {
+                before.insert(key(), accepted);
+            }
         };
         for update in &batch.updates {
             let lingers =
@@ -32,13 +36,13 @@ impl Pipeline {
                 for (name, entry) in self.store.entries(update.kind) {
                     let owner = entry.accepted.as_ref().map(|a| &a.origin);
                     if owner == Some(&update.origin) {
-                        note((update.kind, name.to_owned()));
+                        note(update.kind, name);
                     }
                 }
             }
-            let upserts = update.upserts.iter().filter_map(resource_name);
-            for name in upserts.chain(update.removals.iter().cloned()) {
-                note((update.kind, name));
+            let upserts = update.upserts.iter().filter_map(name_in);
+            for name in upserts.chain(update.removals.iter().map(String::as_str)) {
+                note(update.kind, name);
             }
         }
         before

@@ -1,7 +1,7 @@
 //! What a statistic is made of: counters, gauges, histograms and codes of answers.
 
-use std::sync::{LazyLock, OnceLock};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{LazyLock, OnceLock};
 
 /// Only ever grows (until an operator resets it).
 #[derive(Debug, Default)]

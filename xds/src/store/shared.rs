@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
-use crate::resource::Resource;
+use crate::proto::Any;
 use crate::resource::cluster::Options;
+use crate::resource::{Models, Raw, Resource};
+use crate::type_url::ResourceType;
 
 /// How many different parts are looked through. Where there are very many clusters, they are made by a
 /// program from a few patterns.
@@ -14,9 +16,15 @@ const RECENT: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     options: VecDeque<Weak<Options>>,
+    models: [Models; ResourceType::ALL.len()],
 }
 
 impl Shared {
+    /// A message to be kept.
+    pub fn keep(&mut self, kind: ResourceType, any: Any) -> Raw {
+        self.models[kind as usize].keep(kind, any)
+    }
+
     /// The same resource, with what it has in common with others in the place of its own.
     pub fn put(&mut self, mut resource: Resource) -> Resource {
         if let Resource::Cluster(cluster) = &mut resource

@@ -113,7 +113,8 @@ impl PartialEq for HostSource {
 
 impl PackedHost {
     fn decode(&self) -> Option<VirtualHost> {
-        let message: proto::VirtualHost = proto::VirtualHost::decode(self.message.bytes()).ok()?;
+        let message: proto::VirtualHost =
+            proto::VirtualHost::decode(&*self.message.bytes()).ok()?;
         VirtualHost::decode_alone(message, &Context::new(&Unchecked)).ok()
     }
 }
