@@ -15,7 +15,6 @@ use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
-use hyper::body::Incoming;
 
 use self::ask::{Answer, Sending};
 use self::clock::{PER_TRY_IDLE, TryClock};
@@ -30,6 +29,7 @@ use super::retry::{Reset, Retries, Verdict};
 use super::timeouts::{EXPECTED_TIMEOUT, Timeouts};
 use crate::cluster::{Cluster, PickError, Picked, Wish};
 use crate::error::Failure;
+use crate::net::Incoming;
 use crate::route::Chosen;
 use crate::route::action::{Forward, milliseconds};
 use crate::upstream::body::{Kept, Progress, RequestBody};
@@ -407,7 +407,7 @@ impl<'a> Attempts<'a> {
                 .map_err(Lost::finally)?,
             _ => self.timed(sent, exchange).await?,
         };
-        match answered.map_err(SendError::from) {
+        match answered {
             Ok(mut response) => {
                 // What a switched connection says about itself is looked at later.
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS
@@ -445,7 +445,7 @@ impl<'a> Attempts<'a> {
             }
             Err(error) => {
                 self.tried.push(lease.endpoint().uid);
-                let reset = match failures::is_refused(&error) {
+                let reset = match error.error.is_refused() {
                     true => Reset::Refused,
                     false => Reset::Broken,
                 };

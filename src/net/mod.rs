@@ -5,6 +5,7 @@ pub mod body;
 pub mod copy;
 pub mod descriptors;
 pub mod http2;
+mod incoming;
 pub mod listen;
 mod own;
 pub mod peek;
@@ -16,6 +17,7 @@ pub mod stream;
 mod unchecked;
 pub mod websocket;
 
+pub use incoming::{Incoming, NotSwitched, Switching, WireError};
 pub use own::own_address;
 pub use roots::system_roots;
 pub use source::Source;

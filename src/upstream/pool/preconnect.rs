@@ -129,8 +129,7 @@ fn count(n: usize) -> f64 {
 fn spare(pool: &Pool, transport: &Transport) -> Option<usize> {
     match speaks_http1(pool, transport) {
         true => Some(pool.idle.len() + pool.ahead),
-        false if pool.opening.is_some() || pool.ahead > 0 => None,
-        false => multiplex::room(&pool.http2),
+        false => multiplex::spare(pool),
     }
 }
 
