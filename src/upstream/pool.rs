@@ -22,7 +22,6 @@ use std::time::{Duration, Instant};
 use futures_util::future::{Either, TryFutureExt as _};
 use http::{Request, Response};
 use hyper::client::conn::TrySendError;
-use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use self::http1::Http1;
