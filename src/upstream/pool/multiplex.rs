@@ -182,8 +182,8 @@ pub(super) fn spare(pool: &Pool) -> Option<usize> {
     Some(all.saturating_sub(waiting))
 }
 
-/// Opens a connection for requests to come, unless one is being opened that may do; one of HTTP/1 if the endpoint
-/// wants that.
+/// Opens a connection for requests to come, unless one is being opened that may do; one of HTTP/1 if
+/// the endpoint wants that.
 pub(super) async fn open_ahead(
     endpoint: &Arc<Endpoint>,
     transport: &Arc<Transport>,

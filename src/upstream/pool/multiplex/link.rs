@@ -246,6 +246,7 @@ impl Running {
 
     /// And whether the peer has changed how many streams it takes.
     fn poll(&mut self, cx: &mut Context<'_>) -> (Poll<Result<(), Ended>>, bool) {
+        // What comes besides is not counted here: only an answer is one.
         if let Some(pings) = &mut self.pings
             && pings.poll(cx, 0)
         {
