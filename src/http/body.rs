@@ -14,6 +14,7 @@ use super::watch::Fired;
 use crate::error::ResponseFlag;
 use crate::filter::body::{Transform, Transformed, Whole};
 use crate::filter::{self, NewBody};
+use crate::net::http2::Breaks;
 use crate::net::{Incoming, WireError};
 use crate::upstream::pool::{self, Lease};
 
@@ -88,6 +89,8 @@ pub enum BodyError {
     #[error("filter: {0}")]
     Filter(#[from] filter::body::BodyError),
 }
+
+impl Breaks for BodyError {}
 
 impl Body {
     pub fn relay(inner: Incoming, lease: Lease, tail: Tail, exchange: Box<Exchange>) -> Self {

@@ -1,5 +1,7 @@
 //! What goes wrong on the way to an endpoint, as the client is told.
 
+use std::io::{self, ErrorKind};
+
 use http::StatusCode;
 
 use super::exchange::Exchange;
@@ -101,16 +103,22 @@ pub fn overflow(max: u32) -> Failure {
 
 /// The peer closed a connection that it had kept open between requests: it has not seen this one.
 pub fn is_stale(error: &SendError) -> bool {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
-    let left = match &error.error {
+    match &error.error {
         WireError::Http1(error) => {
-            error.is_canceled() || error.is_closed() || error.is_incomplete_message()
+            let io = std::error::Error::source(error).and_then(|e| e.downcast_ref());
+            error.is_canceled()
+                || error.is_closed()
+                || error.is_incomplete_message()
+                || io.is_some_and(|io: &io::Error| {
+                    matches!(
+                        io.kind(),
+                        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+                    )
+                })
         }
-        // A goodbye that leaves it out.
+        // A goodbye that leaves it out. A connection that breaks off may have been busy with it.
         WireError::Http2(error) => error.is_go_away() && error.is_remote(),
-    };
-    let io = error.error.io().map(std::io::Error::kind);
-    left || matches!(io, Some(ConnectionReset | BrokenPipe))
+    }
 }
 
 /// What the upstream sent is not HTTP.

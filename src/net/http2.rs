@@ -9,7 +9,7 @@ mod tunnel;
 pub use self::fields::{length, strip};
 pub use self::pings::Pings;
 pub use self::received::{Received, Wanted};
-pub use self::sending::{Sending, Unfinished};
+pub use self::sending::{Breaks, Sending, Unfinished};
 pub use self::tunnel::Tunnel;
 
 /// Largest frame that is taken, in bytes (RFC 9113 section 4.2).

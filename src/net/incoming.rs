@@ -40,14 +40,6 @@ impl WireError {
             }
         }
     }
-
-    /// The error of the connection below, where that is what has ended it.
-    pub fn io(&self) -> Option<&std::io::Error> {
-        match self {
-            Self::Http1(error) => std::error::Error::source(error)?.downcast_ref(),
-            Self::Http2(error) => error.get_io(),
-        }
-    }
 }
 
 impl Body for Incoming {

@@ -9,12 +9,14 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
+use h2::Reason;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
 use self::kept::Reader;
 pub use self::kept::{Kept, Piece};
 use crate::filter::body::{BodyError, BodySlot, BoxBody, Whole};
+use crate::net::http2::Breaks;
 use crate::net::{Incoming, WireError};
 
 /// What both directions of a stream note down while they move, for its idle deadline, its access
@@ -192,6 +194,18 @@ pub enum Lost {
     /// Another attempt sends it now.
     #[error("the request is sent again elsewhere")]
     Superseded,
+}
+
+impl Breaks for Lost {
+    /// What the client says, unless many take it for an end (RFC 9113 section 8.1).
+    fn reason(&self) -> Reason {
+        let said = match self {
+            Self::Client(WireError::Http2(error)) => error.reason(),
+            _ => None,
+        };
+        said.filter(|said| !matches!(*said, Reason::NO_ERROR | Reason::CANCEL))
+            .unwrap_or(Reason::INTERNAL_ERROR)
+    }
 }
 
 /// Streams the client's body, counting.

@@ -191,14 +191,19 @@ impl Drop for Connecting {
 
 /// For drops. There may be room now: a request that loses its place in the queue looks again.
 fn leave(endpoint: u64, left: impl FnOnce(&mut Pool)) {
-    let next = |pools: &RefCell<Uids<Pool>>| {
-        let mut pools = pools.try_borrow_mut().ok()?;
-        let pool = pools.get_mut(&endpoint)?;
+    with_known_pool(endpoint, |pool| {
         left(pool);
         pool.next_waiting()
+    });
+}
+
+/// For drops: at thread exit the pools may be gone already.
+fn with_known_pool<R>(endpoint: u64, f: impl FnOnce(&mut Pool) -> R) -> Option<R> {
+    let known = |pools: &RefCell<Uids<Pool>>| {
+        let mut pools = pools.try_borrow_mut().ok()?;
+        pools.get_mut(&endpoint).map(f)
     };
-    // At thread exit the pools may be gone already.
-    POOLS.try_with(next).ok();
+    POOLS.try_with(known).ok().flatten()
 }
 
 fn with_pool<R>(endpoint: u64, f: impl FnOnce(&mut Pool) -> R) -> R {

@@ -101,7 +101,9 @@ async fn next(told: &mut mpsc::UnboundedReceiver<Came>, kind: u8) -> Frame {
     within("a frame", async {
         loop {
             let (_, frame) = told.recv().await.unwrap();
-            if frame.kind == kind && frame.flags & ACK == 0 {
+            // What is ACK for some ends a stream for others.
+            let answers = matches!(frame.kind, SETTINGS | PING) && frame.flags & ACK != 0;
+            if frame.kind == kind && !answers {
                 return frame;
             }
         }

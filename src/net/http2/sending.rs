@@ -20,6 +20,14 @@ pub enum Unfinished<E> {
     Stalled,
 }
 
+/// What breaks off a body.
+pub trait Breaks {
+    /// What its stream is reset with: never what could be taken for an end.
+    fn reason(&self) -> Reason {
+        Reason::INTERNAL_ERROR
+    }
+}
+
 /// Sends a body as fast as the peer takes it.
 #[derive(Debug)]
 pub struct Sending {
@@ -41,7 +49,7 @@ impl Sending {
     ///
     /// # Errors
     /// [`Unfinished`]. A body that broke off has reset the stream.
-    pub fn poll<B: Body<Data = Bytes> + Unpin>(
+    pub fn poll<B: Body<Data = Bytes, Error: Breaks> + Unpin>(
         &mut self,
         body: &mut B,
         stalled: impl FnOnce(&mut B, &mut Context<'_>) -> Poll<()>,
@@ -81,8 +89,7 @@ impl Sending {
                     return Poll::Ready(Ok(()));
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    // Never an end that could be taken for one.
-                    self.stream.send_reset(Reason::INTERNAL_ERROR);
+                    self.stream.send_reset(error.reason());
                     return Poll::Ready(Err(Unfinished::Body(error)));
                 }
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {

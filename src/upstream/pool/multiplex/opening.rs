@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 
 use crate::upstream::connect::ConnectError;
-use crate::upstream::pool::{Pool, with_pool};
+use crate::upstream::pool::{Pool, with_known_pool, with_pool};
 
 /// A connection that is being opened, until it is known how many streams it takes.
 pub(in crate::upstream::pool) struct Opened {
@@ -76,11 +76,12 @@ impl Opening {
     }
 
     fn end(&self) -> Option<Opened> {
-        with_pool(self.endpoint, |pool| {
+        with_known_pool(self.endpoint, |pool| {
             let mut all = pool.openings.iter();
             let index = all.position(|opened| opened.number == self.number)?;
             Some(pool.openings.swap_remove(index))
         })
+        .flatten()
     }
 
     /// All who wait fail alike: one by one, each would wait for its own attempt.
