@@ -25,6 +25,7 @@ use crate::config::WorkerConfig;
 use crate::config::bootstrap::BootstrapConfig;
 use crate::control::sources::NoServers;
 use crate::control::{BindFailure, Control, ControlHandle, Reconcile, Start};
+use crate::coordinator::resolve::Resolver;
 use crate::coordinator::{Circuits, Frame, follow_names, shim};
 use crate::filter::{Context, Factory, Registry};
 use crate::listener::{Addresses, Admission, Listeners, run_worker};
@@ -210,10 +211,14 @@ pub async fn start(mut config: Config, options: Options) -> Result<Running> {
 
     let circuits = match &config {
         Config::Worker(worker) => {
-            let circuits = Circuits::new(
+            let circuits = Circuits::resolving(
                 Frame::from(&**worker),
                 handle.batches.clone(),
                 Arc::clone(&activities),
+                match &*worker.causeway.dns_servers {
+                    [] => Resolver::default(),
+                    servers => Resolver::of_servers(servers.to_vec()),
+                },
             );
             circuits
                 .install_frame()

@@ -28,7 +28,8 @@ use crate::config::bootstrap::{BootstrapConfig, Overrides, grpc, looks_like_boot
 use crate::config::{self, Logging, Process, WorkerConfig, search};
 use crate::demo;
 use crate::net::descriptors;
-use crate::telemetry::logging;
+use crate::runtime::threads;
+use crate::telemetry::{access_log, logging};
 
 /// Runs the command line to its end.
 pub fn main() -> ExitCode {
@@ -223,11 +224,13 @@ fn start(args: &ServeArgs) -> Result<()> {
     served.with_context(|| source(args))
 }
 
-/// For everything but user traffic.
+/// For everything but user traffic, to which its threads leave the processor. Data threads are started
+/// by whoever blocks on it, which is none of them.
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("control")
+        .on_thread_start(threads::background())
         .enable_all()
         .build()
         .context("cannot start the control thread")
@@ -334,6 +337,8 @@ async fn serve(
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// Access logs have been moved away.
+    moved: Signal,
 }
 
 impl Signals {
@@ -341,6 +346,7 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            moved: signal(SignalKind::user_defined1())?,
         })
     }
 }
@@ -349,11 +355,15 @@ async fn until_stopped(mut running: Running, signals: Signals) -> Result<()> {
     let Signals {
         mut terminate,
         mut interrupt,
+        mut moved,
     } = signals;
-    let why = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-        () = running.asked_to_quit() => "quitquitquit",
+    let why = loop {
+        tokio::select! {
+            _ = terminate.recv() => break "SIGTERM",
+            _ = interrupt.recv() => break "SIGINT",
+            () = running.asked_to_quit() => break "quitquitquit",
+            _ = moved.recv() => access_log::reopen(),
+        }
     };
     tracing::info!(why, "draining");
     tokio::select! {

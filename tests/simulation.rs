@@ -23,6 +23,8 @@ mod fleet;
 mod invariants;
 #[path = "simulation/report.rs"]
 mod report;
+#[path = "simulation/rounds.rs"]
+mod rounds;
 #[path = "simulation/routes.rs"]
 mod routes;
 #[path = "simulation/scenario.rs"]

@@ -12,9 +12,16 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{Metadata, MetadataCommand};
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
+use prost::DecodeError;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use prost::encoding::{encode_key, encode_varint};
 
 /// Where `envoy-types` keeps its descriptor set.
 const DESCRIPTOR_SET: &str = "src/generated/types.bin";
+/// `FileDescriptorSet.file`.
+const FILE: u32 = 1;
+/// `FileDescriptorProto.source_code_info`.
+const SOURCE_CODE_INFO: u32 = 9;
 /// Where it keeps the sources that ours import.
 const SOURCES: [&str; 1] = ["proto/xds"];
 
@@ -46,6 +53,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         )
     })?;
     check(&bytes).map_err(|e| format!("{} {e}", set.display()))?;
+    let bytes = without_source_info(&bytes).map_err(|e| format!("{}: {e}", set.display()))?;
 
     let target = Path::new(&variable("OUT_DIR")?).join("descriptors.zlib");
     let mut encoder = ZlibEncoder::new(fs::File::create(target)?, Compression::best());
@@ -158,6 +166,41 @@ fn check(bytes: &[u8]) -> Result<(), &'static str> {
         return Err("does not describe envoy.config.bootstrap.v3");
     }
     Ok(())
+}
+
+/// The set without comments and places in the sources of the messages. They are four fifths of it, nobody
+/// asks for them, and loaded they take room and time like everything else.
+fn without_source_info(set: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
+    let mut out = Vec::with_capacity(set.len());
+    let mut files = set;
+    while !files.is_empty() {
+        let (FILE, WireType::LengthDelimited) = decode_key(&mut files)? else {
+            return Err("holds something else than files".into());
+        };
+        let length = usize::try_from(decode_varint(&mut files)?)?;
+        let (file, rest) = files.split_at_checked(length).ok_or("ends too early")?;
+        files = rest;
+        let kept = without_field(file, SOURCE_CODE_INFO)?;
+        encode_key(FILE, WireType::LengthDelimited, &mut out);
+        encode_varint(kept.len() as u64, &mut out);
+        out.extend(kept);
+    }
+    Ok(out)
+}
+
+/// The bytes of a message without those of one of its fields.
+fn without_field(message: &[u8], field: u32) -> Result<Vec<u8>, DecodeError> {
+    let mut kept = Vec::with_capacity(message.len());
+    let mut rest = message;
+    while !rest.is_empty() {
+        let from_here = rest;
+        let (tag, wire_type) = decode_key(&mut rest)?;
+        skip_field(wire_type, tag, &mut rest, DecodeContext::default())?;
+        if tag != field {
+            kept.extend_from_slice(&from_here[..from_here.len() - rest.len()]);
+        }
+    }
+    Ok(kept)
 }
 
 fn variable(name: &str) -> Result<String, String> {

@@ -133,10 +133,13 @@ fn cluster_text(cluster: &Cluster, added: bool, out: &mut String) {
 
 /// Of the last interval of outlier detection, where there were requests enough.
 fn rates(endpoint: &Endpoint) -> [(&'static str, Option<f64>); 2] {
-    let outcomes = endpoint.outcomes();
+    let outcomes = endpoint.seen_outcomes();
     [
-        ("success_rate", outcomes.external.shown()),
-        ("local_origin_success_rate", outcomes.local_origin.shown()),
+        ("success_rate", outcomes.and_then(|o| o.external.shown())),
+        (
+            "local_origin_success_rate",
+            outcomes.and_then(|o| o.local_origin.shown()),
+        ),
     ]
 }
 
@@ -304,7 +307,7 @@ fn host_value(cluster: &Cluster, endpoint: &Endpoint) -> Value {
         EndpointHealth::Degraded => "DEGRADED",
     };
     let mut value = json!({
-        "address": address_value(&endpoint.key.address),
+        "address": address_value(&endpoint.attributes.address),
         "stats": stats,
         "health_status": {"eds_health_status": health},
         "weight": attributes.weight,

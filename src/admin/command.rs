@@ -8,6 +8,7 @@ use http::StatusCode;
 use tracing::info;
 
 use super::{AdminCommand, AdminState, reply};
+use crate::telemetry::access_log;
 
 type Params = Query<HashMap<String, String>>;
 
@@ -57,6 +58,11 @@ pub async fn logging(State(state): State<AdminState>, params: Params) -> Respons
         Ok(()) => reply::text(format!("level: {level}\n")),
         Err(reason) => reply::refused(StatusCode::BAD_REQUEST, format!("{reason}\n")),
     }
+}
+
+pub async fn reopen_logs() -> Response {
+    access_log::reopen();
+    reply::text("OK\n")
 }
 
 /// Sets runtime values, which take effect at once; an empty one removes what was set here before.

@@ -153,6 +153,10 @@ const HELP: &[(&str, &str)] = &[
     ("/metrics", "metrics for Prometheus, under Causeway's names"),
     ("/quitquitquit (POST)", "end the process"),
     ("/ready", "LIVE once traffic is served"),
+    (
+        "/reopen_logs (POST)",
+        "open the files of access logs anew, once they have been moved away",
+    ),
     ("/reset_counters (POST)", "set every counter to zero"),
     ("/runtime", "runtime values and their layers"),
     (
@@ -195,6 +199,7 @@ pub fn router(state: AdminState) -> Router {
         .route("/clusters", get(clusters::clusters))
         .route("/listeners", get(clusters::listeners))
         .route("/logging", post(command::logging))
+        .route("/reopen_logs", post(command::reopen_logs))
         .route("/drain_listeners", post(command::drain_listeners))
         .route("/quitquitquit", post(command::quit))
         .route("/healthcheck/fail", post(command::healthcheck_fail))

@@ -182,6 +182,7 @@ async fn what_changes_something_is_post_only() {
         "/logging",
         "/drain_listeners",
         "/reset_counters",
+        "/reopen_logs",
         "/healthcheck/fail",
     ] {
         let answer = port.get(path).await;
@@ -202,6 +203,7 @@ async fn what_changes_something_is_post_only() {
     assert_eq!(port.ask("POST", "/quitquitquit").await.body, "OK\n");
     assert_eq!(port.commands.try_recv(), Ok(AdminCommand::Quit));
     assert_eq!(port.ask("POST", "/logging?level=debug").await.status, 400);
+    assert_eq!(port.ask("POST", "/reopen_logs").await.body, "OK\n");
     let unknown = port.get("/nope").await;
     assert_eq!((unknown.status, &*unknown.content_type), (404, TEXT));
     assert!(port.get("/help").await.body.contains("/config_dump"));

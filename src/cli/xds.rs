@@ -156,7 +156,7 @@ impl Watch {
         }
         let entry = self.store.entry(kind, name);
         let accepted = entry.and_then(|entry| entry.accepted.as_ref());
-        match accepted.map(|accepted| accepted.ignored.join(", ")) {
+        match accepted.map(|accepted| accepted.ignored().join(", ")) {
             Some(ignored) if !ignored.is_empty() => {
                 format!("  ok        {kind} {name:?} (without effect: {ignored})\n")
             }

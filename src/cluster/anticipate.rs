@@ -39,7 +39,7 @@ impl Cluster {
             && matches!(policy, Policy::RoundRobin | Policy::Random)
             && self.endpoints.subsets().is_none()
             && wish.destination.is_none()
-            && !self.transport.varies()
+            && !self.transport.varies
     }
 
     /// The endpoint that was chosen for this request before it came.

@@ -76,33 +76,27 @@ impl EndpointSet {
         let Recipe {
             balancing, sockets, ..
         } = *recipe;
-        let before: HashMap<&EndpointKey, &Arc<Endpoint>> =
-            previous.all.iter().map(|e| (&e.key, e)).collect();
-        let mut all = Vec::new();
+        let before: HashMap<EndpointKey<'_>, &Arc<Endpoint>> =
+            previous.all.iter().map(|e| (e.key(), e)).collect();
+        let count = assignment
+            .localities
+            .iter()
+            .map(|group| group.endpoints.len());
+        let mut all = Vec::with_capacity(count.sum());
         for group in &assignment.localities {
             for endpoint in &group.endpoints {
-                let key = EndpointKey {
-                    address: endpoint.address.clone(),
-                    additional: endpoint.additional_addresses.as_slice().into(),
-                    id: endpoint.id.clone(),
-                };
                 let attributes = Attributes {
-                    hostname: endpoint.hostname.clone(),
-                    hash_key: endpoint.hash_key.clone(),
-                    health: endpoint.health,
-                    weight: endpoint.weight,
+                    said: Arc::clone(endpoint),
                     priority: group.priority,
-                    locality: group.locality.clone(),
-                    check: endpoint.check.clone(),
+                    locality: Arc::clone(&group.locality),
                     socket: SocketMatch::find(
                         sockets,
                         &endpoint.socket_labels,
                         &group.socket_labels,
                     ),
-                    metadata: endpoint.metadata.clone(),
                 };
                 let checked = recipe.checks != Checks::None && !endpoint.check.disabled;
-                let endpoint = match before.get(&key) {
+                let endpoint = match before.get(&EndpointKey::from(&**endpoint)) {
                     // Another socket is another kind of connection.
                     Some(same)
                         if recipe.reconnect || same.attributes.socket != attributes.socket =>
@@ -111,7 +105,7 @@ impl EndpointSet {
                     }
                     Some(same) if same.attributes == attributes => Arc::clone(same),
                     Some(same) => Arc::new(same.with(attributes)),
-                    None => Arc::new(Endpoint::new(key, attributes)),
+                    None => Arc::new(Endpoint::new(attributes)),
                 };
                 endpoint.await_check(checked, recipe.checks == Checks::Background);
                 all.push(endpoint);

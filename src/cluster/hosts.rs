@@ -7,7 +7,7 @@ use causeway_xds::resource::cluster::{Balancing, Hashing, Policy};
 
 use super::hashing::{Candidate, HashTable};
 use super::schedule::schedule;
-use super::slow_start::SlowStart;
+use super::slow_start::{SlowStart, drawn};
 use crate::upstream::Endpoint;
 
 /// Draws of one choice, whatever the configuration says: it bounds what a request can cost.
@@ -20,6 +20,8 @@ pub struct Hosts {
     turns: Turns,
     table: Option<Table>,
     slow_start: Option<Box<SlowStart>>,
+    /// The weights differ, and so much do requests under way count against them.
+    request_bias: Option<f64>,
 }
 
 /// For policies that hash.
@@ -82,6 +84,7 @@ impl Hosts {
             Policy::RoundRobin | Policy::LeastRequest { choices: Some(_) } => Turns::new(&weights),
             _ => Turns::default(),
         };
+        let even = weights.iter().all(|weight| *weight == weights[0]);
         let slow_start = balancing.slow_start.as_ref();
         let slow_start = slow_start.and_then(|model| SlowStart::of(model, all, &members));
         Self {
@@ -89,6 +92,7 @@ impl Hosts {
             turns,
             table,
             slow_start: slow_start.map(Box::new),
+            request_bias: balancing.request_bias.filter(|_| !even),
         }
     }
 
@@ -99,6 +103,7 @@ impl Hosts {
             turns: Turns::default(),
             table: hash_table(all, shares, policy),
             slow_start: None,
+            request_bias: None,
         }
     }
 
@@ -111,6 +116,13 @@ impl Hosts {
             && let Some(place) = slow_start.pick(all, &self.members, policy)
         {
             return Some(place);
+        }
+        if let Some(bias) = self.request_bias {
+            let weight = |place: &u32| {
+                let endpoint = &all[*place as usize];
+                biased(endpoint.attributes.weight, active(all, *place), bias)
+            };
+            return drawn(&self.members, weight, fastrand::f64());
         }
         let member = |turn: u32| self.members.get(turn as usize).copied();
         let busy = |place: u32| all[place as usize].stats.rq_active.value();
@@ -228,6 +240,12 @@ fn shuffled<T: Copy>(all: &[T], hash: u64) -> impl Iterator<Item = T> {
     })
 }
 
+/// The weight of an endpoint that has so many requests under way.
+#[expect(clippy::cast_precision_loss, reason = "numbers of requests")]
+fn biased(weight: u32, active: u64, bias: f64) -> f64 {
+    f64::from(weight.max(1)) / (active as f64 + 1.0).powf(bias)
+}
+
 /// Requests under way.
 fn active(all: &[Arc<Endpoint>], place: u32) -> u64 {
     let active = all[place as usize].stats.rq_active.value();
@@ -246,13 +264,22 @@ fn hash_key(endpoint: &Endpoint, use_hostname: bool) -> String {
     } else if use_hostname {
         endpoint.attributes.hostname.clone()
     } else {
-        endpoint.key.address.to_string()
+        endpoint.attributes.address.to_string()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_under_way_count_against_a_weight_as_the_bias_says() {
+        let close = |a: f64, b: f64| (a - b).abs() < 1e-9;
+        for (bias, expected) in [(0.0, 6.0), (1.0, 2.0), (2.0, 6.0 / 9.0)] {
+            assert!(close(biased(6, 2, bias), expected), "{bias}");
+        }
+        assert!(close(biased(0, 0, 1.0), 1.0));
+    }
 
     /// Numbers of the reference generator, seed 5489: 3499211612, 581869302, 3890346734, 3586334585.
     #[test]

@@ -29,6 +29,7 @@ use outlier::{Detection, Outcome};
 pub use zones::{Home, Peers};
 
 use crate::error::{Failure, ResponseFlag};
+use crate::route::hash::Hashing;
 use crate::upstream::endpoint::{Availability, EndpointStats};
 use crate::upstream::{Endpoint, Transport};
 
@@ -42,10 +43,17 @@ pub struct Cluster {
     /// Endpoints that it had, for as long as something still runs to them.
     pub former: Vec<Former>,
     pub model: Arc<model::Cluster>,
+    /// Whether the policy of the model hashes. Every request asks this and the next, and the model
+    /// is far away.
+    pub hashes: bool,
+    /// Whether requests may name their endpoint: see [`Self::override_host`].
+    pub overrides: bool,
     /// What is told of each attempt, if somebody wants to know.
     pub outlier: Option<Arc<Detection>>,
     /// Of a cluster without endpoints of its own: they are where clients want to go.
     pub original_dst: Option<Arc<OriginalDst>>,
+    /// By what its endpoints are chosen, whatever routes say; `None`: they say it.
+    pub hashing: Option<Arc<Hashing>>,
 }
 
 /// An endpoint that is gone. What runs to it goes on until its cluster is gone as well.
@@ -126,6 +134,14 @@ impl From<PickError> for Failure {
     }
 }
 
+/// What the cluster of this name is called in statistics: that, unless its model says otherwise.
+pub fn stat_name(name: &Arc<str>, model: &model::Cluster) -> Arc<str> {
+    match model.alt_stat_name.as_str() {
+        "" => Arc::clone(name),
+        given => given.into(),
+    }
+}
+
 impl Cluster {
     /// The same with other knowledge of its endpoints.
     #[must_use]
@@ -136,9 +152,23 @@ impl Cluster {
             endpoints: Arc::new(endpoints),
             former: self.former.clone(),
             model: Arc::clone(&self.model),
+            hashes: self.hashes,
+            overrides: self.overrides,
             outlier: self.outlier.clone(),
             original_dst: self.original_dst.clone(),
+            hashing: self.hashing.clone(),
         }
+    }
+
+    /// How requests name their endpoint, where they may.
+    pub fn override_host(&self) -> Option<&model::OverrideHost> {
+        let model = self.overrides.then_some(&self.model)?;
+        model.balancing.override_host.as_ref()
+    }
+
+    /// What it is called in statistics.
+    pub fn stat_name(&self) -> Arc<str> {
+        stat_name(&self.name, &self.model)
     }
 
     /// Where a request or a connection is to go, where the cluster leaves that to it.
@@ -233,11 +263,14 @@ impl Cluster {
             .ok_or(PickError::NoneEligible(all.len()))
     }
 
-    /// The endpoint at this address, if it may be chosen.
+    /// The endpoint at this address, if it may be chosen by name.
     pub fn at(&self, address: std::net::SocketAddr) -> Option<&Arc<Endpoint>> {
         let mut all = self.endpoints.all().iter();
         all.find(|e| e.socket_address() == Some(address))
-            .filter(|e| e.availability() != Availability::Unhealthy)
+            .filter(|e| match &self.model.balancing.named_status {
+                None => e.availability() != Availability::Unhealthy,
+                Some(named) => named.contains(&e.status()),
+            })
     }
 
     /// Chooses an endpoint that was not tried, and draws up to `draws` times more for one that

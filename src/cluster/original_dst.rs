@@ -8,13 +8,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use causeway_xds::resource::Address;
 use causeway_xds::resource::cluster::OriginalDst as Model;
-use causeway_xds::resource::load_assignment::{EndpointCheck, EndpointHealth, Locality};
-use causeway_xds::resource::metadata::Namespaces;
+use causeway_xds::resource::load_assignment as model;
 use http::header::HeaderMap;
 
 use crate::telemetry::stats::{ClusterStats, Counter};
+use crate::upstream::Endpoint;
 use crate::upstream::endpoint::Attributes;
-use crate::upstream::{Endpoint, EndpointKey};
 
 /// Endpoints of one cluster at one time. Where fields of requests name them, clients could make any
 /// number.
@@ -122,26 +121,11 @@ impl OriginalDst {
     }
 
     fn make(&self, address: SocketAddr) -> Endpoint {
-        let key = EndpointKey {
-            address: Address::Socket(address),
-            additional: Box::default(),
-            id: String::new(),
-        };
-        Endpoint::new(
-            key,
-            Attributes {
-                // As in Envoy.
-                hostname: format!("{}{address}", self.cluster),
-                hash_key: String::new(),
-                health: EndpointHealth::Unknown,
-                weight: 1,
-                priority: 0,
-                locality: Locality::default(),
-                check: EndpointCheck::default(),
-                socket: None,
-                metadata: Namespaces::new(),
-            },
-        )
+        Endpoint::new(Attributes::plain(model::Endpoint {
+            // As in Envoy.
+            hostname: format!("{}{address}", self.cluster),
+            ..model::Endpoint::at(Address::Socket(address))
+        }))
     }
 
     /// Forgets the endpoints that nobody asked for since the last time, and that have no

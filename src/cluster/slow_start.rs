@@ -60,13 +60,7 @@ impl SlowStart {
             let age = now.saturating_sub(endpoint.fresh_since());
             f64::from(endpoint.attributes.weight.max(1)) * self.part(age)
         };
-        let mut left = point * members.iter().map(weight).sum::<f64>();
-        let found = members.iter().find(|place| {
-            left -= weight(place);
-            left < 0.0
-        });
-        // The sum may be missed by what rounding takes.
-        found.or(members.last()).copied()
+        drawn(members, weight, point)
     }
 
     /// The part of its weight that an endpoint of this age has.
@@ -78,6 +72,21 @@ impl SlowStart {
         let time = age.max(1) as f64 / self.window as f64;
         time.powf(1.0 / self.model.aggression).max(self.model.least)
     }
+}
+
+/// One of them by the weights of the moment; `point` is from 0 to below 1.
+pub(super) fn drawn(
+    members: &[u32],
+    weight: impl Fn(&u32) -> f64 + Copy,
+    point: f64,
+) -> Option<u32> {
+    let mut left = point * members.iter().map(weight).sum::<f64>();
+    let found = members.iter().find(|place| {
+        left -= weight(place);
+        left < 0.0
+    });
+    // The sum may be missed by what rounding takes.
+    found.or(members.last()).copied()
 }
 
 #[cfg(test)]

@@ -121,7 +121,7 @@ impl Home {
         let mut healthy = BTreeMap::<Locality, Amount>::new();
         let mut zones = std::collections::BTreeSet::new();
         for endpoint in first {
-            let locality = &endpoint.attributes.locality;
+            let locality: &Locality = &endpoint.attributes.locality;
             zones.insert(locality);
             all += 1;
             available += usize::from(endpoint.is_available());

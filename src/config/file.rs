@@ -1,6 +1,6 @@
 //! The file as written, and the checks that turn it into a [`WorkerConfig`].
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -72,6 +72,7 @@ struct CausewayTable {
     ports_at_start: Option<bool>,
     kernel_check_period: Option<Spanned<f64>>,
     kernel_ejection: Option<bool>,
+    dns_servers: Vec<Spanned<String>>,
     max_connections: Option<u32>,
     tcp_idle_timeout: Option<Spanned<f64>>,
     tcp_log: Option<bool>,
@@ -285,6 +286,7 @@ impl CausewayTable {
                 default.kernel_check_period,
             )?,
             kernel_ejection: self.kernel_ejection.unwrap_or(default.kernel_ejection),
+            dns_servers: dns_servers(&self.dns_servers, at)?,
             max_connections: self.max_connections.filter(|most| *most > 0),
             tcp_idle_timeout,
             tcp_log: self.tcp_log.unwrap_or(default.tcp_log),
@@ -294,6 +296,34 @@ impl CausewayTable {
             acme: None,
         })
     }
+}
+
+/// What one name may wait for is shared among them.
+const MAX_DNS_SERVERS: usize = 8;
+
+fn dns_servers(
+    servers: &[Spanned<String>],
+    at: &Place<'_>,
+) -> Result<Vec<SocketAddr>, ConfigError> {
+    let wrong = |server: &Spanned<String>, reason: &str| {
+        at.error(
+            Some(server.span()),
+            format!("causeway.dns_servers: {reason}"),
+            Some("at most 8 IP addresses, with a port (\"10.0.0.2:5353\") where it is not 53"),
+        )
+    };
+    if let Some(server) = servers.get(MAX_DNS_SERVERS) {
+        return Err(wrong(server, "too many"));
+    }
+    let read = |server: &Spanned<String>| {
+        let text = server.get_ref();
+        let plain = text.parse().map(|ip: IpAddr| SocketAddr::new(ip, 53)).ok();
+        let found = plain
+            .or_else(|| socket(text))
+            .filter(|server| server.port() != 0);
+        found.ok_or_else(|| wrong(server, "not an address"))
+    };
+    servers.iter().map(read).collect()
 }
 
 fn address(

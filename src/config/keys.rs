@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use causeway_xds::text::distance;
+
 use super::legacy::WITHOUT_EFFECT;
 
 /// A key that means nothing to this program.
@@ -56,6 +58,7 @@ const READ: &[(&str, &[&str])] = &[
             "ports_at_start",
             "kernel_check_period",
             "kernel_ejection",
+            "dns_servers",
             "max_connections",
             "tcp_idle_timeout",
             "tcp_log",
@@ -302,20 +305,4 @@ pub(super) fn read() -> impl Iterator<Item = String> {
     READ.iter()
         .filter(|(table, _)| !table.is_empty())
         .flat_map(|(table, keys)| keys.iter().map(move |key| format!("{table}.{key}")))
-}
-
-/// Edits between two words (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

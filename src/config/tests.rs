@@ -131,7 +131,8 @@ fn an_unknown_key_is_named_with_the_one_that_was_meant() {
 fn the_additions_of_causeway_are_read() {
     let text = "[secrets]\napi_secret=\"s\"\n[causeway]\nrelist_period = 5\nbus = false\n\
                 usage_period = 0.5\nstate_file = \"/tmp/s\"\ndrain_time = 0\n\
-                ports_at_start = false\nkernel_check_period = 0\nkernel_ejection = false\nmax_connections = 9\n\
+                ports_at_start = false\nkernel_check_period = 0\nkernel_ejection = false\n\
+                dns_servers = [\"192.0.2.1\", \"[2001:db8::1]:5353\"]\nmax_connections = 9\n\
                 tcp_idle_timeout = 900\ntcp_log = false\n\
                 tcp_websocket_origins = [\"https://p.test\"]\ncoordinator_timeout = 3\ntraefik_poll_period = 2\n";
     let causeway = parse(text).unwrap().causeway;
@@ -145,6 +146,10 @@ fn the_additions_of_causeway_are_read() {
         ports_at_start: false,
         kernel_check_period: Duration::ZERO,
         kernel_ejection: false,
+        dns_servers: vec![
+            "192.0.2.1:53".parse().unwrap(),
+            "[2001:db8::1]:5353".parse().unwrap(),
+        ],
         max_connections: Some(9),
         tcp_idle_timeout: Duration::from_secs(900),
         tcp_log: false,
@@ -153,6 +158,11 @@ fn the_additions_of_causeway_are_read() {
         ..Causeway::default()
     };
     assert_eq!(causeway, expected);
+    for server in ["dns.test", "192.0.2.1:0", ""] {
+        let error = parse(&text.replace("192.0.2.1", server)).unwrap_err();
+        let told = "causeway.dns_servers: not an address";
+        assert!(error.contains(told), "{error}");
+    }
     let error = parse(&text.replace("= 0.5", "= -1")).unwrap_err();
     assert!(
         error.contains("causeway.usage_period: must be more than 0"),

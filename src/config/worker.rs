@@ -100,6 +100,9 @@ pub struct Causeway {
     /// Whether a kernel that cannot be connected to is left out for a while, where there are others.
     /// Default true.
     pub kernel_ejection: bool,
+    /// Servers of DNS that are asked where kernels are that are announced by name, in their order.
+    /// Empty: the system is asked.
+    pub dns_servers: Vec<SocketAddr>,
     /// Connections that clients may have with the frontends at one time; `None`: any number.
     pub max_connections: Option<u32>,
     /// How long a connection of a TCP circuit may be silent; zero: for ever, the default.
@@ -135,6 +138,7 @@ impl Default for Causeway {
             ports_at_start: true,
             kernel_check_period: Duration::from_secs(30),
             kernel_ejection: true,
+            dns_servers: Vec::new(),
             max_connections: None,
             tcp_idle_timeout: Duration::ZERO,
             tcp_log: true,

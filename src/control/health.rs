@@ -11,7 +11,7 @@ use crate::cluster::Cluster;
 use crate::cluster::health_check::{Changes, Checker, Pace, Rounds, Urgency, Watched};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access_log::{LogFile, LogFiles};
-use crate::telemetry::stats::Stats;
+use crate::telemetry::stats::{HealthCheckStats, Stats};
 use crate::upstream::endpoint::Finding;
 
 /// The checks that run.
@@ -91,7 +91,7 @@ impl Health {
             }
             _ => HashMap::new(),
         };
-        let counts = stats.health_check(cluster.model.stat_name());
+        let counts = stats.health_check(cluster.stat_name());
         let events = self.open(&cluster.name, &check.event_logs);
         let check = Arc::clone(check);
         let mut checks = Vec::with_capacity(cluster.endpoints.all().len());
@@ -102,7 +102,6 @@ impl Health {
             let check = kept.remove(&endpoint.uid).unwrap_or_else(|| {
                 let checker = Checker {
                     check: Arc::clone(&check),
-                    cluster: Arc::clone(&cluster.name),
                     endpoint: Arc::clone(endpoint),
                     transport: Arc::clone(&cluster.transport),
                     stats: Arc::clone(&counts),
@@ -120,7 +119,7 @@ impl Health {
             checks: checks.into(),
             told,
         };
-        gauge(cluster, stats);
+        gauge(cluster, &counts);
         self.clusters.insert(Arc::clone(&cluster.name), checked);
     }
 
@@ -139,7 +138,7 @@ impl Health {
     }
 
     /// Checks do not wait for a file that cannot be written; it is said once for each change.
-    fn open(&self, cluster: &str, sinks: &[Sink]) -> Vec<Arc<LogFile>> {
+    fn open(&self, cluster: &str, sinks: &[Sink]) -> Box<[Arc<LogFile>]> {
         let opened = sinks.iter().filter_map(|sink| match self.files.open(sink) {
             Ok(file) => file,
             Err(error) => {
@@ -163,7 +162,8 @@ impl Health {
             let Some(checked) = self.clusters.get(&name) else {
                 continue;
             };
-            gauge(&checked.cluster, stats);
+            let cluster = &checked.cluster;
+            gauge(cluster, &stats.health_check(cluster.stat_name()));
             let window = checked.cluster.model.merge_window;
             let open = checked.told.map(|told| told + window);
             match open.filter(|open| urgency == Urgency::Mergeable && *open > now) {
@@ -216,14 +216,13 @@ fn is_same(a: &Cluster, b: &Cluster) -> bool {
 }
 
 /// How many are healthy, at once: statistics do not wait for balancers.
-fn gauge(cluster: &Cluster, stats: &Stats) {
+fn gauge(cluster: &Cluster, counts: &HealthCheckStats) {
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     cluster.gauge_members();
     let found = |finding, holds| {
         let all = cluster.endpoints.all().iter();
         count(all.filter(|e| e.is_found(finding) == holds).count())
     };
-    let counts = stats.health_check(cluster.model.stat_name());
     counts.healthy.set(found(Finding::FailedActive, false));
     counts.degraded.set(found(Finding::DegradedActive, true));
 }

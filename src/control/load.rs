@@ -162,10 +162,10 @@ fn load(cluster: &Cluster) -> ClusterLoad {
         let stats = &endpoint.stats;
         // In this order, so that no request is seen finished before it is seen issued.
         let (succeeded, failed) = (stats.rq_success.value(), stats.rq_error.value());
-        let place = (endpoint.attributes.priority, &endpoint.attributes.locality);
+        let place = (endpoint.attributes.priority, &*endpoint.attributes.locality);
         groups.entry(place).or_default().push(EndpointLoad {
             id: endpoint.uid,
-            address: endpoint.key.address.clone(),
+            address: endpoint.attributes.address.clone(),
             in_progress: u64::try_from(stats.rq_active.value()).unwrap_or(0),
             counts: Counts {
                 issued: stats.rq_total.value(),

@@ -6,6 +6,7 @@
 //! | [`warming`] | what waits for what, as a pure state machine |
 //! | [`cache`] | the last good configuration, on disk |
 //! | `guard` | how much a management server may take away at once |
+//! | `handle` | how others reach it |
 //! | `health` | health checks of the endpoints in use |
 //! | `keeper` | when the cache is read and written |
 //! | `load` | reports of load to management servers |
@@ -14,6 +15,7 @@
 //! | `view` | the store as the compiler is to see it: what waits shows its earlier version |
 //! | [`dns`] | the addresses of names, as a source |
 //! | `subscriptions` | what accepted resources refer to elsewhere |
+//! | `roots` | what the process starts with, and waits for |
 //! | [`sources`] | the files, names and management servers that are asked for it |
 //! | [`status`] | what an operator may know of each resource, and readiness |
 //!
@@ -23,12 +25,14 @@ pub mod cache;
 mod destinations;
 pub mod dns;
 mod guard;
+mod handle;
 mod health;
 mod keeper;
 mod linger;
 mod load;
 mod outlier;
 mod pipeline;
+mod roots;
 pub mod sources;
 pub mod status;
 mod subscriptions;
@@ -43,12 +47,16 @@ use std::time::{Duration, Instant};
 use causeway_xds::ResourceType;
 use causeway_xds::resource::api_source::ApiSource;
 use causeway_xds::resource::dns_resolver::DnsResolver;
-use causeway_xds::source::{Batch, Batches, OnRejection, Origin, Outcome, Source, Update};
-use tokio::sync::{mpsc, oneshot};
+use causeway_xds::source::{Batch, Batches, Outcome, Update};
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 pub use guard::Deletions;
+use handle::Query;
+pub use handle::{ControlHandle, Stopped};
 pub use pipeline::Pipeline;
+use roots::Awaited;
+pub use roots::{Root, RootSource};
 pub use status::{Readiness, Rejection, ResourceStatus, State, Version};
 
 use crate::cluster::Home;
@@ -63,7 +71,7 @@ use destinations::Destinations;
 use health::Health;
 use keeper::{Keeper, Task};
 use outlier::Outliers;
-use pipeline::{Parts, Roots};
+use pipeline::Parts;
 use sources::{Servers, Sources};
 pub use subscriptions::ServerKey;
 
@@ -114,32 +122,6 @@ pub struct Start {
     pub home: Option<Home>,
 }
 
-/// A source of everything of a type.
-pub struct Root {
-    pub kind: ResourceType,
-    pub from: RootSource,
-    /// How long the start waits for it; zero waits for ever.
-    pub initial_fetch_timeout: Duration,
-}
-
-pub enum RootSource {
-    /// One that runs from the start.
-    Source(Box<dyn Source>),
-    /// Management servers, and the names they are asked for; none asks for all.
-    Server(ServerKey, Vec<String>),
-}
-
-/// A root that has not spoken yet.
-struct Awaited {
-    origin: Origin,
-    kind: ResourceType,
-    timeout: Duration,
-    /// From the moment it is asked on; a timeout of zero has none.
-    deadline: Option<Instant>,
-}
-
-type Query = Box<dyn FnOnce(&Pipeline) + Send>;
-
 /// The control task.
 pub struct Control {
     pipeline: Pipeline,
@@ -159,20 +141,6 @@ pub struct Control {
     /// For the sources that control starts.
     sender: Batches,
 }
-
-/// How the rest of the program reaches the control task.
-#[derive(Clone, Debug)]
-pub struct ControlHandle {
-    /// Where sources put their batches.
-    pub batches: Batches,
-    pub readiness: Readiness,
-    queries: mpsc::Sender<Query>,
-}
-
-/// The control task has ended.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the control task has ended")]
-pub struct Stopped;
 
 impl Control {
     pub fn new(start: Start) -> (Self, ControlHandle) {
@@ -282,29 +250,6 @@ impl Control {
         self.sources.stop_all();
     }
 
-    /// Asks the roots whose turn it is. Management servers are asked for listeners only once the
-    /// first clusters are in use, so that nothing listens before it can be served.
-    fn ask_roots(&mut self) {
-        let waits =
-            self.awaits(ResourceType::Cluster) || self.pipeline.waiting(ResourceType::Cluster) > 0;
-        let turn =
-            |root: &mut Root| root.kind != ResourceType::Listener || root.is_local() || !waits;
-        let due: Vec<Root> = self.roots.extract_if(.., turn).collect();
-        for root in due {
-            for awaited in self.awaited.iter_mut().filter(|a| a.kind == root.kind) {
-                let timed = !awaited.timeout.is_zero();
-                awaited.deadline = timed.then(|| Instant::now() + awaited.timeout);
-            }
-            match root.from {
-                RootSource::Source(source) => {
-                    info!(origin = %source.origin(), "source started");
-                    tokio::spawn(source.run(self.sender.clone()));
-                }
-                RootSource::Server(server, names) => self.sources.ask(&server, root.kind, &names),
-            }
-        }
-    }
-
     fn batch(&mut self, mut batch: Batch) {
         if let Some(keeper) = &mut self.keeper {
             keeper.heard(&batch.updates, Instant::now());
@@ -393,21 +338,6 @@ impl Control {
         }
     }
 
-    fn awaits(&self, kind: ResourceType) -> bool {
-        self.awaited.iter().any(|awaited| awaited.kind == kind)
-    }
-
-    fn note_roots(&mut self) {
-        let all = self.awaited.is_empty();
-        let local = self.awaited.iter().all(|awaited| {
-            awaited.kind == ResourceType::Listener && matches!(awaited.origin, Origin::Xds(_))
-        });
-        self.pipeline.set_roots(Roots {
-            clusters: all || local || !self.gated,
-            all: all || !self.gated,
-        });
-    }
-
     /// Starts and stops sources as the resources now in use refer to files and servers.
     fn follow_sources(&mut self) {
         loop {
@@ -465,20 +395,6 @@ impl Control {
     }
 }
 
-impl Root {
-    fn origin(&self) -> Origin {
-        match &self.from {
-            RootSource::Source(source) => source.origin(),
-            RootSource::Server(server, _) => server.origin(),
-        }
-    }
-
-    /// Whether it is there at once, and asking it early does no harm.
-    fn is_local(&self) -> bool {
-        matches!(self.from, RootSource::Source(_))
-    }
-}
-
 /// Waits for reports; for ever if nobody can make any.
 async fn receive(reported: &mut Option<Received>, reports: &mut Vec<Report>) {
     const AT_ONCE: usize = 256;
@@ -495,45 +411,6 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-impl ControlHandle {
-    /// Applies updates as one batch and waits until they are live or refused.
-    ///
-    /// # Errors
-    /// [`Stopped`]
-    pub async fn apply(
-        &self,
-        updates: Vec<Update>,
-        on_rejection: OnRejection,
-    ) -> Result<Outcome, Stopped> {
-        let (answer, outcome) = oneshot::channel();
-        let batch = Batch {
-            updates,
-            touched: Vec::new(),
-            on_rejection,
-            answer: Some(answer),
-        };
-        self.batches.send(batch).await.map_err(|_| Stopped)?;
-        outcome.await.map_err(|_| Stopped)
-    }
-
-    /// Runs `look` on the control task. It holds up every change meanwhile: it copies what it
-    /// needs and leaves the work for later.
-    ///
-    /// # Errors
-    /// [`Stopped`]
-    pub async fn query<T: Send + 'static>(
-        &self,
-        look: impl FnOnce(&Pipeline) -> T + Send + 'static,
-    ) -> Result<T, Stopped> {
-        let (answer, answered) = oneshot::channel();
-        let query: Query = Box::new(move |pipeline| {
-            let _ = answer.send(look(pipeline));
-        });
-        self.queries.send(query).await.map_err(|_| Stopped)?;
-        answered.await.map_err(|_| Stopped)
     }
 }
 

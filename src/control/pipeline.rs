@@ -8,16 +8,16 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use causeway_xds::reject::{Invalid, Rejected};
-use causeway_xds::resource::{WatchedFiles, resource_name};
-use causeway_xds::source::{Batch, Extent, OnRejection, Origin, Outcome, Update};
-use causeway_xds::store::{Accepted, Changes, Entry, ResourceStore};
+use causeway_xds::resource::WatchedFiles;
+use causeway_xds::source::{Batch, OnRejection, Outcome};
+use causeway_xds::store::{Accepted, Changes, ResourceStore};
 use causeway_xds::text::Passage;
 use causeway_xds::{FieldPath, ResourceType};
 use tracing::{info, warn};
 
 use super::guard::{Deletions, Guard};
 use super::linger::Lingering;
-use super::status::{Notes, Readiness, Rejection, ResourceStatus, State, Version};
+use super::status::{Notes, Readiness, State};
 use super::subscriptions::{Change, Subscriptions};
 use super::view::{Held, View};
 use super::warming::{Key, Warming};
@@ -30,6 +30,10 @@ use crate::snapshot::{Compiled, Compiler, Publisher, Retired, Snapshot};
 use crate::telemetry::stats::Stats;
 
 mod admit;
+mod outputs;
+mod undo;
+
+use undo::Before;
 
 /// Everything between an update and a published snapshot.
 pub struct Pipeline {
@@ -86,9 +90,6 @@ enum FirstChecks {
     /// Not any longer, whatever else listeners wait for.
     Over,
 }
-
-/// What the names of a batch stood for before it was applied.
-type Before = HashMap<Key, Option<Accepted>>;
 
 impl Pipeline {
     pub(super) fn new(parts: Parts) -> Self {
@@ -261,92 +262,6 @@ impl Pipeline {
         changes
     }
 
-    // ---- what there is, for outputs
-
-    pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.publisher.current()
-    }
-
-    /// Everything known of a kind, sorted by name. Messages are shared, not copied.
-    pub fn resources(&self, kind: ResourceType) -> Vec<ResourceStatus> {
-        let status = |(name, entry): (&str, &Entry)| {
-            let key = (kind, name.to_owned());
-            let refused = entry.rejected().map(Rejection::from);
-            ResourceStatus {
-                accepted: entry.accepted.as_ref().map(Version::from),
-                earlier: self.held.earlier(&key).map(Version::from),
-                active_since: Some(entry.mark).filter(|generation| *generation != 0),
-                warming_for: self.warming.waits_for(&key),
-                rejected: refused.or_else(|| self.notes.unusable(&key).cloned()),
-                kind,
-                name: key.1,
-            }
-        };
-        let mut all: Vec<_> = self.store.entries(kind).map(status).collect();
-        all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        all
-    }
-
-    /// The names of a kind that management servers were asked for and that are not here, sorted; with
-    /// each, whether they said that there is no such thing.
-    pub fn requested(&self, kind: ResourceType) -> Vec<(String, bool)> {
-        let names = self.subscriptions.names(kind);
-        let missing = names.filter(|name| self.store.entry(kind, name).is_none());
-        let mut all: Vec<(String, bool)> = missing
-            .map(|name| {
-                let absent = self.absent.contains(&(kind, name.to_owned()));
-                (name.to_owned(), absent)
-            })
-            .collect();
-        all.sort_unstable();
-        all
-    }
-
-    /// The clusters that do not come from the bootstrap.
-    pub fn dynamic_clusters(&self) -> HashSet<String> {
-        let entries = self.store.entries(ResourceType::Cluster);
-        let dynamic = entries.filter(|(_, entry)| {
-            let accepted = entry.accepted.as_ref();
-            accepted.is_some_and(|a| a.origin != Origin::Static)
-        });
-        dynamic.map(|(name, _)| name.to_owned()).collect()
-    }
-
-    /// How many resources of a kind wait.
-    pub fn waiting(&self, kind: ResourceType) -> usize {
-        self.warming.count(kind)
-    }
-
-    // ---- steps
-
-    /// What the batch names, as the store has it now: all of it where it may have to be undone.
-    fn before(&self, batch: &Batch) -> Before {
-        let mut before = Before::new();
-        let undoable = batch.on_rejection == OnRejection::ApplyNothing;
-        let mut note = |key: Key| {
-            let accepted = self.store.entry(key.0, &key.1);
-            let accepted = accepted.and_then(|entry| entry.accepted.clone());
-            before.insert(key, accepted);
-        };
-        for update in &batch.updates {
-            let lingers =
-                update.kind == ResourceType::Cluster && matches!(update.origin, Origin::Xds(_));
-            if (undoable || lingers) && update.extent == Extent::StateOfTheWorld {
-                for (name, entry) in self.store.entries(update.kind) {
-                    let owner = entry.accepted.as_ref().map(|a| &a.origin);
-                    if owner == Some(&update.origin) {
-                        note((update.kind, name.to_owned()));
-                    }
-                }
-            }
-            let upserts = update.upserts.iter().filter_map(resource_name);
-            for name in upserts.chain(update.removals.iter().cloned()) {
-                note((update.kind, name));
-            }
-        }
-        before
-    }
-
     /// Compile, publish, reconcile.
     fn bring_into_use(&mut self, admitted: &Changes) -> Outcome {
         let previous = self.publisher.current();
@@ -417,42 +332,6 @@ impl Pipeline {
         self.reconcile.reconcile(previous, &next, retired)
     }
 
-    /// Puts back what a batch changed that must apply whole or not at all. Decoding refuses before
-    /// anything changes; this is for what only shows in use, such as a port that is taken.
-    fn undo(&mut self, touched: &Changes, before: &Before, now: Instant) {
-        let mut updates: HashMap<(Origin, ResourceType), Update> = HashMap::new();
-        let all = touched.added.iter().chain(&touched.changed);
-        for key in all.chain(&touched.removed) {
-            let earlier = before.get(key).and_then(Option::as_ref);
-            let current = self.store.entry(key.0, &key.1);
-            let current = current.and_then(|entry| entry.accepted.as_ref());
-            let Some(owner) = current.or(earlier).map(|a| a.origin.clone()) else {
-                continue;
-            };
-            let slot = updates
-                .entry((owner.clone(), key.0))
-                .or_insert_with(|| Update {
-                    origin: owner,
-                    kind: key.0,
-                    version: earlier.map(|a| a.version.to_string()).unwrap_or_default(),
-                    extent: Extent::Incremental,
-                    upserts: Vec::new(),
-                    listing: None,
-                    removals: Vec::new(),
-                });
-            match earlier {
-                Some(earlier) => slot.upserts.push(earlier.raw.any()),
-                None => slot.removals.push(key.1.clone()),
-            }
-        }
-        info!(
-            resources = touched.added.len() + touched.changed.len(),
-            "batch taken back"
-        );
-        let mut back = Batch::new(updates.into_values().collect());
-        self.apply(&mut back, now);
-    }
-
     fn gauge(&self) {
         let count = |kind| i64::try_from(self.warming.count(kind)).unwrap_or(i64::MAX);
         let clusters = count(ResourceType::Cluster);
@@ -475,7 +354,7 @@ fn locate(store: &ResourceStore, rejected: &mut [Rejected]) {
     for rejected in rejected {
         let entry = store.entry(rejected.kind, &rejected.name);
         let accepted = entry.and_then(|entry| entry.accepted.as_ref());
-        let Some(Passage { listing, index }) = accepted.and_then(|a| a.passage.as_deref()) else {
+        let Some(Passage { listing, index }) = accepted.and_then(Accepted::passage) else {
             continue;
         };
         let tree = trees

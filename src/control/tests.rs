@@ -4,7 +4,7 @@ mod management;
 use std::sync::Mutex;
 
 use causeway_xds::proto::Any;
-use causeway_xds::source::Extent;
+use causeway_xds::source::{Extent, OnRejection, Origin, Source};
 use causeway_xds::text;
 use tokio::sync::oneshot;
 

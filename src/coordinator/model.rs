@@ -19,7 +19,8 @@ pub struct Circuit {
     pub app_mode: AppMode,
     /// `frontend_mode` with the key that belongs to it.
     pub slot: Slot,
-    pub envs: Map<String, Value>,
+    /// `None` for none. Apart, as are the dates: there may be very many circuits, and few have any.
+    pub envs: Option<Box<Map<String, Value>>>,
     pub arguments: Option<String>,
     pub open_to_public: bool,
     pub allowed_client_ips: Option<String>,
@@ -30,8 +31,8 @@ pub struct Circuit {
     pub routes: Vec<KernelRoute>,
     pub session_ids: Vec<Uuid>,
     /// As received: a date in events, a number in tokens.
-    pub created_at: Option<Value>,
-    pub updated_at: Option<Value>,
+    pub created_at: Option<Box<Value>>,
+    pub updated_at: Option<Box<Value>>,
 }
 
 impl Circuit {

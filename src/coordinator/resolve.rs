@@ -10,6 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use causeway_xds::resource::cluster::DnsFamily;
+use causeway_xds::resource::dns_resolver::{DnsResolver, DnsServers};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
@@ -18,6 +20,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::model::{Circuit, KernelRoute};
+use crate::net::resolve::Resolvers;
 
 /// How long one name may take.
 const LOOKUP: Duration = Duration::from_secs(2);
@@ -109,6 +112,27 @@ impl Default for Resolver {
 }
 
 impl Resolver {
+    /// Asks servers of DNS, in their order, and none but them.
+    pub fn of_servers(addresses: Vec<SocketAddr>) -> Self {
+        // Each has been asked twice when a name has taken too long.
+        let turns = u32::try_from(addresses.len() * 2).unwrap_or(u32::MAX);
+        let servers = DnsServers {
+            timeout: LOOKUP / turns.max(1),
+            tries: 2,
+            addresses,
+            ..DnsServers::default()
+        };
+        let resolvers = Resolvers::new(Some(DnsResolver::Servers(servers)));
+        let lookup = resolvers.lookup(None, false);
+        Self::new(Box::new(move |name| {
+            let looking = lookup(name, DnsFamily::V4Preferred);
+            Box::pin(async move {
+                let answer = looking.await.map_err(io::Error::other)?;
+                Ok(answer.addresses)
+            })
+        }))
+    }
+
     pub fn new(lookup: Lookup) -> Self {
         Self {
             lookup,

@@ -35,8 +35,8 @@ pub struct WireCircuit {
     runtime_variant: Option<String>,
     route_info: Option<Vec<WireRoute>>,
     session_ids: Option<Vec<Uuid>>,
-    created_at: Option<Value>,
-    updated_at: Option<Value>,
+    created_at: Option<Box<Value>>,
+    updated_at: Option<Box<Value>>,
 }
 
 /// A kernel route as received. Kebab-case spellings are legal on input only.
@@ -84,7 +84,7 @@ impl TryFrom<WireCircuit> for Circuit {
             worker: wire.worker,
             app_mode: wire.app_mode,
             slot,
-            envs: wire.envs.unwrap_or_default(),
+            envs: wire.envs.filter(|envs| !envs.is_empty()).map(Box::new),
             arguments: wire.arguments,
             open_to_public: wire.open_to_public,
             allowed_client_ips: wire.allowed_client_ips,
@@ -188,7 +188,7 @@ impl From<&Circuit> for WireCircuit {
             worker: circuit.worker,
             app_mode: circuit.app_mode,
             frontend_mode: circuit.slot.mode(),
-            envs: Some(circuit.envs.clone()),
+            envs: Some(circuit.envs.as_deref().cloned().unwrap_or_default()),
             arguments: circuit.arguments.clone(),
             open_to_public: circuit.open_to_public,
             allowed_client_ips: circuit.allowed_client_ips.clone(),

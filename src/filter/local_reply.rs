@@ -52,15 +52,47 @@ impl LocalReply {
     }
 }
 
-/// What of a request decides how a failure is told. Kept from before the request is sent on.
+/// What of a request decides how a failure is told. Kept from before the request is sent on, once
+/// its head has been looked at, which gives it a host and an id.
 #[derive(Clone, Debug, Default)]
 pub struct Asked {
     pub accept: Option<HeaderValue>,
     pub accept_language: Option<HeaderValue>,
-    /// This and the next are known once the head has been looked at.
     pub host: Option<HeaderValue>,
-    pub request_id: Option<HeaderValue>,
+    pub request_id: RequestId,
     pub method: Method,
+}
+
+/// The id of a request, as text; it may have none. Those that are made here are copied: a second
+/// owner of a new value costs an allocation.
+#[derive(Clone, Debug, Default)]
+pub enum RequestId {
+    #[default]
+    None,
+    Uuid([u8; Self::UUID]),
+    Other(HeaderValue),
+}
+
+impl RequestId {
+    const UUID: usize = uuid::fmt::Hyphenated::LENGTH;
+
+    /// Empty if there is none.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::None => &[],
+            Self::Uuid(text) => text,
+            Self::Other(value) => value.as_bytes(),
+        }
+    }
+}
+
+impl From<&HeaderValue> for RequestId {
+    fn from(value: &HeaderValue) -> Self {
+        match value.as_bytes().try_into() {
+            Ok(text) => Self::Uuid(text),
+            Err(_) => Self::Other(value.clone()),
+        }
+    }
 }
 
 impl Asked {
@@ -74,28 +106,21 @@ impl Asked {
             let place = match *name {
                 ACCEPT => &mut asked.accept,
                 ACCEPT_LANGUAGE => &mut asked.accept_language,
-                _ => continue,
+                HOST => &mut asked.host,
+                _ => {
+                    if name.as_str() == "x-request-id"
+                        && matches!(asked.request_id, RequestId::None)
+                    {
+                        asked.request_id = value.into();
+                    }
+                    continue;
+                }
             };
-            first(place, value);
-        }
-        asked
-    }
-
-    /// What is known of a head that was looked at.
-    pub fn looked_at(&mut self, headers: &HeaderMap) {
-        for (name, value) in headers {
-            match *name {
-                HOST => first(&mut self.host, value),
-                _ if name.as_str() == "x-request-id" => first(&mut self.request_id, value),
-                _ => {}
+            // Of several fields of a name the first counts.
+            if place.is_none() {
+                *place = Some(value.clone());
             }
         }
-    }
-}
-
-/// Of several fields of a name the first counts.
-fn first(place: &mut Option<HeaderValue>, value: &HeaderValue) {
-    if place.is_none() {
-        *place = Some(value.clone());
+        asked
     }
 }

@@ -38,7 +38,7 @@ use ::http::{StatusCode, Uri};
 use bytes::Bytes;
 
 pub use chain::{Chain, RouterConfig, Slot};
-pub use local_reply::{Asked, LocalReply};
+pub use local_reply::{Asked, LocalReply, RequestId};
 pub use registry::{Context, Factory, Registry};
 pub use state::{Bridge, StreamState, WantedEndpoint};
 
@@ -451,6 +451,11 @@ impl<'a> Answer<'a> {
         self.held = Some(Held::Replied(Box::new(reply)));
     }
 
+    /// The answer to another request in the place of this one, once for each stream.
+    pub fn detour(&mut self, detour: Detour) {
+        self.held = Some(Held::Detour(Box::new(detour)));
+    }
+
     fn is_held(&self) -> bool {
         self.held.is_some()
     }
@@ -482,6 +487,21 @@ pub struct NewBody {
 pub enum Held {
     Paused(Box<dyn Pause>),
     Replied(Box<LocalReply>),
+    Detour(Box<Detour>),
+}
+
+/// A request without a body that begins anew, with routes and filters, in the place of one that was
+/// answered.
+pub struct Detour {
+    /// Its target is a path, its host the field.
+    pub request: Parts,
+    /// Whether it is for `https`.
+    pub https: bool,
+    /// What filters find in [`StreamState::stands_in`] from then on.
+    pub mark: Rc<dyn Any>,
+    /// The answer stays as it was, because the first request has not ended, or there is no route: what
+    /// the filter does then.
+    pub refused: Resume,
 }
 
 /// What a client asked for, in its own terms: before the route rewrote anything.

@@ -47,6 +47,8 @@ struct Known {
     endpoint: Cell<Option<WantedEndpoint>>,
     bridge: Cell<Option<Bridge>>,
     takes_trailers: Cell<bool>,
+    /// What a filter has left that had another request answered in the place of the client's.
+    stands_in: OnceCell<Rc<dyn Any>>,
     /// Whom connections to endpoints are to come from.
     source: Cell<Option<Source>>,
     /// Of the PROXY protocol header that the connection came with.
@@ -227,6 +229,17 @@ impl StreamState {
     pub fn takes_trailers(&self) -> bool {
         let known = self.known.get();
         known.is_some_and(|known| known.takes_trailers.get())
+    }
+
+    /// This stream is about another request than the client's, by the will of a filter, which has
+    /// left this.
+    pub fn stands_in(&self) -> Option<Rc<dyn Any>> {
+        self.known.get()?.stands_in.get().cloned()
+    }
+
+    /// Once; what is there stays.
+    pub fn stand_in(&self, mark: Rc<dyn Any>) {
+        let _ = self.known().stands_in.set(mark);
     }
 
     pub fn wanted_endpoint(&self) -> Option<WantedEndpoint> {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use causeway_xds::extension::TypedExtension;
 use causeway_xds::proto::Message;
 use causeway_xds::proto::core::RuntimeFractionalPercent;
@@ -14,12 +15,13 @@ use causeway_xds::reject::Invalid;
 use causeway_xds::resource::format::{Fact, Point};
 use causeway_xds::resource::metadata::MetadataValue;
 use futures_util::future::LocalBoxFuture;
-use http::header::{HOST, HeaderMap, HeaderName};
+use http::header::{HOST, HeaderMap};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
 
 use super::body::{BodySlot, BoxBody, Transformed, Whole, rejoined};
-use super::call::{CallError, Calls, Members};
+use super::call::{CallError, Calls, Members, framed};
 use super::registry::{FACTORIES, Link, LinkConfig};
 use super::{
     Answer, Around, Chain, Downstream, Flow, Held, LocalReply, Messages, Outcome, Registry, Stream,
@@ -116,6 +118,48 @@ impl Calls for NoCalls {
     }
 }
 
+/// A service, by the name of its cluster: what it makes of a request and its whole body.
+pub fn one_service<F>(cluster: &'static str, answer: F) -> Rc<dyn Calls>
+where
+    F: Fn(Parts, Bytes) -> Result<Response<BoxBody>, CallError> + Clone + 'static,
+{
+    Rc::new(OneService(cluster, answer))
+}
+
+struct OneService<F>(&'static str, F);
+
+impl<F> Calls for OneService<F>
+where
+    F: Fn(Parts, Bytes) -> Result<Response<BoxBody>, CallError> + Clone + 'static,
+{
+    fn call(
+        &self,
+        cluster: &str,
+        request: Request<BoxBody>,
+        _: Duration,
+    ) -> LocalBoxFuture<'static, Result<Response<BoxBody>, CallError>> {
+        assert_eq!(cluster, self.0);
+        let answer = self.1.clone();
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await.expect("whole").to_bytes();
+            answer(head, body)
+        })
+    }
+
+    fn members(&self, _: &str) -> Option<Members> {
+        None
+    }
+}
+
+/// What a service over gRPC answers.
+pub fn over_grpc(message: &[u8]) -> Response<BoxBody> {
+    let mut response = Response::new(Whole::new(framed(message)).boxed());
+    let ok = http::HeaderValue::from_static("0");
+    response.headers_mut().insert("grpc-status", ok);
+    response
+}
+
 impl Around for Nowhere {
     fn downstream(&self) -> Downstream<'_> {
         Downstream {
@@ -165,9 +209,6 @@ impl Facts for Plain<'_> {
     }
     fn response(&self, key: &Key) -> Value<'_> {
         self.0.response.map_or(Value::Missing, |h| field(h, key))
-    }
-    fn trailer(&self, _: &HeaderName) -> Value<'_> {
-        Value::Missing
     }
     fn fact(&self, _: Fact) -> Value<'_> {
         Value::Missing
@@ -297,6 +338,7 @@ pub async fn descend(
                 let reply = held.map(|held| match held {
                     Held::Replied(reply) => *reply,
                     Held::Paused(_) => unreachable!("seen to before"),
+                    Held::Detour(_) => unreachable!("a chain alone has no routes"),
                 });
                 return Answered {
                     status,

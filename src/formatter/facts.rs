@@ -174,14 +174,23 @@ fn write_ip(ip: IpAddr, out: &mut Vec<u8>) {
 
 /// What is known of a request, at the moment in which it is asked.
 pub trait Facts {
-    /// The first value of a request header.
-    fn request(&self, key: &Key) -> Value<'_>;
+    /// The first value of a request header; missing where there is no request.
+    fn request(&self, key: &Key) -> Value<'_> {
+        let _ = key;
+        Value::Missing
+    }
 
-    /// The first value of a response header.
-    fn response(&self, key: &Key) -> Value<'_>;
+    /// The first value of a response header; missing where there is no response, or none yet.
+    fn response(&self, key: &Key) -> Value<'_> {
+        let _ = key;
+        Value::Missing
+    }
 
-    /// The first value of a response trailer.
-    fn trailer(&self, name: &HeaderName) -> Value<'_>;
+    /// The first value of a response trailer; missing as that of a header.
+    fn trailer(&self, name: &HeaderName) -> Value<'_> {
+        let _ = name;
+        Value::Missing
+    }
 
     fn fact(&self, fact: Fact) -> Value<'_>;
 

@@ -5,6 +5,7 @@
 //! told from one that is empty.
 
 mod facts;
+mod grpc_status;
 mod json;
 mod template;
 mod text;
@@ -12,8 +13,9 @@ mod time;
 mod wants;
 
 pub use facts::{Facts, Key, Value};
+pub use grpc_status::grpc_status_number;
 pub use json::JsonTemplate;
-pub use template::{Template, grpc_status_number};
+pub use template::Template;
 pub use text::{BodyFormat, Text};
 pub use wants::Wants;
 

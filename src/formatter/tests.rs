@@ -6,7 +6,6 @@ use causeway_xds::resource::format::{
     Unit,
 };
 use causeway_xds::resource::metadata::MetadataValue;
-use http::header::HeaderName;
 
 use super::*;
 
@@ -31,12 +30,6 @@ impl Facts for Double {
             Key::Field(name) if name == "x" => Value::Bytes(b"ab\"\xff"[..].into()),
             _ => Value::Missing,
         }
-    }
-    fn response(&self, _: &Key) -> Value<'_> {
-        Value::Missing
-    }
-    fn trailer(&self, _: &HeaderName) -> Value<'_> {
-        Value::Missing
     }
     fn fact(&self, fact: Fact) -> Value<'_> {
         match fact {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use causeway_xds::resource::http_manager::SchemeRule;
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
@@ -24,7 +25,7 @@ use super::failures;
 use super::head::{UpgradeRequest, strip_response};
 use super::outcome;
 use super::replay::Replay;
-use super::request::prepare;
+use super::request::{match_upstream, prepare};
 use super::retry::{Reset, Retries, Verdict};
 use super::timeouts::{EXPECTED_TIMEOUT, Timeouts};
 use crate::cluster::{Cluster, PickError, Picked, Wish};
@@ -160,7 +161,7 @@ impl<'a> Attempts<'a> {
             let attempt = self.attempt(exchange).await;
             if let Some(detection) = &self.cluster.outlier
                 && let Some((endpoint, connected)) = self.asked.take()
-                && let Some(outcome) = outcome::of(attempt.as_ref().map(|(_, r)| r), connected)
+                && let Some(outcome) = outcome::of(attempt.as_ref().map(|(_, r)| &**r), connected)
             {
                 detection.note(&endpoint, outcome);
             }
@@ -310,7 +311,7 @@ impl<'a> Attempts<'a> {
                 return Err(Lost::of(failures::overflow(limit.max()), Reset::Overflow));
             };
             self.cluster.anticipate();
-            if let Some(rules) = &self.cluster.model.balancing.override_host {
+            if let Some(rules) = self.cluster.override_host() {
                 preferred::tell(rules, endpoint.socket_address(), &exchange.filters);
             }
             exchange.asked(endpoint, transport, permit);
@@ -370,7 +371,7 @@ impl<'a> Attempts<'a> {
         &mut self,
         lease: &mut Lease,
         exchange: &mut Exchange,
-    ) -> Result<Option<Response<Incoming>>, Lost> {
+    ) -> Result<Option<Box<Response<Incoming>>>, Lost> {
         let parts = &mut *self.ask.parts;
         let mut head = parts.take().expect(UNSENT);
         if self.ask.chosen.route.told.attempt {
@@ -392,6 +393,10 @@ impl<'a> Attempts<'a> {
         } = self.ask;
         let bodyless = self.progress.request_ended.get() && self.progress.received.get() == 0;
         prepare(&mut head, lease, forward, upgrade, tell, bodyless);
+        if exchange.connection.manager.model.scheme == SchemeRule::Upstream {
+            let socket = lease.endpoint().attributes.socket;
+            match_upstream(&mut head, self.cluster.transport.tls_of(socket).is_some());
+        }
         let request = Request::from_parts(head, self.body.next());
         exchange
             .watch
@@ -408,7 +413,8 @@ impl<'a> Attempts<'a> {
             _ => self.timed(sent, exchange).await?,
         };
         match answered {
-            Ok(mut response) => {
+            Ok(response) => {
+                let mut response = Box::new(response);
                 // What a switched connection says about itself is looked at later.
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS
                     && let Err(error) = strip_response(response.headers_mut())

@@ -23,6 +23,7 @@ use crate::snapshot::{HttpManagerSpec, Reader};
 use crate::tls::Session;
 use crate::upstream::Client;
 use crate::upstream::body::Progress;
+use crate::util::time::jittered;
 
 /// Later than anything is due.
 pub(super) const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -327,6 +328,9 @@ impl Lifetime {
 }
 
 pub(super) fn lifetime(model: &HttpManager) -> Option<Lifetime> {
-    let limit = model.timeouts.max_connection;
-    (!limit.is_zero()).then(|| Lifetime(Deadline::after(limit)))
+    let (limit, jitter) = (
+        model.timeouts.max_connection,
+        model.timeouts.max_connection_jitter,
+    );
+    (!limit.is_zero()).then(|| Lifetime(Deadline::after(jittered(limit, jitter))))
 }

@@ -7,7 +7,9 @@ use http::Response;
 
 use super::around::Surroundings;
 use super::body::{Body, Seen};
+use super::detour::{self, Refused};
 use super::failures;
+use super::internal_redirect::Again;
 use super::reply::{self, Manner};
 use super::router;
 use super::timeouts::Timeouts;
@@ -28,6 +30,8 @@ pub enum Descent {
     Done(Response<Body>),
     /// A filter waits.
     Paused(Box<Paused>),
+    /// Another request comes in the place of the one that was answered.
+    Again(Box<Again>),
 }
 
 pub struct Paused {
@@ -35,6 +39,12 @@ pub struct Paused {
     /// Of the filter that waits.
     place: usize,
     pause: Box<dyn Pause>,
+}
+
+/// How the way of an answer has ended.
+pub enum Gone {
+    Down(Response<Body>),
+    Again(Box<Again>),
 }
 
 /// Leads an answer through all filters, or to the first one that waits.
@@ -84,6 +94,13 @@ fn step(
     match held {
         None => Descent::Done(response),
         Some(Held::Replied(reply)) => Descent::Done(replied(response, *reply, way)),
+        Some(Held::Detour(detour)) => match detour::begin(response, *detour) {
+            Ok(again) => Descent::Again(again),
+            Err(refused) => {
+                let Refused { response, then } = *refused;
+                step(response, place, Some(then), way)
+            }
+        },
         Some(Held::Paused(pause)) => Descent::Paused(Box::new(Paused {
             response,
             place,
@@ -94,7 +111,7 @@ fn step(
 
 impl Paused {
     /// Waits as often as filters want to, within the deadlines of the stream.
-    pub async fn go_on(self, way: &Way<'_>) -> Response<Body> {
+    pub async fn go_on(self, way: &Way<'_>) -> Gone {
         let mut paused = self;
         loop {
             let Self {
@@ -120,11 +137,12 @@ impl Paused {
             });
             let resume = match waited.await {
                 Ok(resume) => resume,
-                Err(failure) => return failed(paused.response, &failure, way),
+                Err(failure) => return Gone::Down(failed(paused.response, &failure, way)),
             };
             match step(paused.response, place, Some(resume), way) {
-                Descent::Done(response) => return response,
+                Descent::Done(response) => return Gone::Down(response),
                 Descent::Paused(next) => paused = *next,
+                Descent::Again(again) => return Gone::Again(again),
             }
         }
     }

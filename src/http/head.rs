@@ -4,25 +4,29 @@
 //! fields, hop-by-hop fields, one form of target. After [`sanitise`] the target is in origin form
 //! and `Host` is there, whatever the protocol.
 
-use std::borrow::Cow;
+mod hop_by_hop;
+mod target;
+
 use std::sync::{Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use causeway_xds::resource::http_manager::{HttpManager, StripPort, Underscores};
+use causeway_xds::resource::http_manager::{HttpManager, Underscores};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
-    SEC_WEBSOCKET_KEY, TE, TRANSFER_ENCODING, UPGRADE,
+    CONTENT_LENGTH, COOKIE, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY,
+    TRANSFER_ENCODING,
 };
 use http::request::Parts;
-use http::uri::PathAndQuery;
-use http::{Method, StatusCode, Uri, Version};
+use http::{Method, StatusCode, Version};
 
 use super::framing::Heads;
-use super::names::{HOP_BY_HOP, Names};
-use super::path::{self, Outcome};
+use super::names::Names;
 use super::strict;
 use crate::error::{Failure, ResponseFlag};
+use hop_by_hop::hop_by_hop;
+pub use hop_by_hop::{TwoFramings, say_upgrade, strip_response, unsay_upgrade};
+pub use target::NO_HOST;
+use target::{host, normal_path, target};
 
 /// What a request asks its connection to become.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,63 +155,6 @@ fn version(parts: &Parts, manager: &HttpManager) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Brings absolute form and the HTTP/2 pseudo headers down to origin form plus `Host`.
-fn target(parts: &mut Parts, manager: &HttpManager) -> Result<(), Failure> {
-    if parts.method == Method::CONNECT {
-        return connect_target(parts, manager);
-    }
-    if let Some(authority) = parts.uri.authority() {
-        if parts.uri.scheme().is_none() {
-            // Authority form is for CONNECT alone (RFC 9112 section 3.2.3).
-            return Err(Failure::bad_request("invalid_path"));
-        }
-        if authority.as_str().contains('@') {
-            return Err(Failure::bad_request("userinfo_in_authority"));
-        }
-        let host = HeaderValue::from_str(authority.as_str())
-            .map_err(|_| Failure::bad_request("invalid_authority"))?;
-        let path = parts
-            .uri
-            .path_and_query()
-            .cloned()
-            .unwrap_or_else(|| PathAndQuery::from_static("/"));
-        parts.uri = Uri::from(path);
-        parts.headers.insert(HOST, host);
-    } else if parts.uri.path_and_query().is_none()
-        || !matches!(parts.uri.path().as_bytes().first(), Some(b'/' | b'*'))
-    {
-        return Err(Failure::bad_request("invalid_path"));
-    }
-    if parts.version == Version::HTTP_10
-        && !parts.headers.contains_key(HOST)
-        && let Ok(host) = HeaderValue::from_str(&manager.http1.default_host_for_http_10)
-        && !host.is_empty()
-    {
-        parts.headers.insert(HOST, host);
-    }
-    Ok(())
-}
-
-/// The target of a CONNECT is its host, and stays as it is (RFC 9112 section 3.2.3).
-fn connect_target(parts: &mut Parts, manager: &HttpManager) -> Result<(), Failure> {
-    if parts.version == Version::HTTP_2 && !manager.http2.allow_connect {
-        return Err(Failure::local(
-            StatusCode::NOT_FOUND,
-            ResponseFlag::NoRoute,
-            "connect_not_configured",
-        )
-        .closing());
-    }
-    let host = parts
-        .uri
-        .authority()
-        .filter(|a| parts.uri.path_and_query().is_none() && !a.as_str().contains('@'))
-        .and_then(|a| HeaderValue::from_str(a.as_str()).ok())
-        .ok_or_else(|| Failure::bad_request("invalid_authority"))?;
-    parts.headers.insert(HOST, host);
-    Ok(())
-}
-
 /// hyper takes any list that ends in `chunked`; the next hop might read it differently.
 fn framing(parts: &mut Parts, names: Names, heads: Option<&Mutex<Heads>>) -> Result<(), Failure> {
     if !names.transfer_encoding && !names.content_length {
@@ -271,144 +218,6 @@ fn underscores(headers: &mut HeaderMap, action: Underscores) -> Result<(), Failu
     Ok(())
 }
 
-/// The detail word of a request without a host.
-pub const NO_HOST: &str = "host_missing";
-
-/// Exactly one host, of characters a host can have (RFC 9112 section 3.2).
-fn host(parts: &mut Parts, manager: &HttpManager, local_port: Option<u16>) -> Result<(), Failure> {
-    let mut hosts = parts.headers.get_all(HOST).iter();
-    let Some(host) = hosts.next() else {
-        let missing = Failure {
-            body: Cow::Borrowed(""),
-            ..Failure::bad_request(NO_HOST)
-        };
-        return Err(missing);
-    };
-    if hosts.next().is_some() {
-        return Err(Failure::bad_request("host_repeated"));
-    }
-    let text = host.as_bytes();
-    if !text.iter().all(|b| HOST_BYTES[usize::from(*b)]) {
-        return Err(Failure::bad_request("host_invalid"));
-    }
-    let rules = &manager.host;
-    if rules.strip_port == StripPort::Keep && !rules.strip_trailing_dot {
-        return Ok(());
-    }
-    // Of ASCII by the check above.
-    let Ok(text) = std::str::from_utf8(text) else {
-        return Ok(());
-    };
-    let mut kept = text;
-    let (name, port) = crate::route::action::split_port(kept);
-    if let Some(port) = port.and_then(|p| p.parse::<u16>().ok()) {
-        let strip = match rules.strip_port {
-            StripPort::Keep => false,
-            StripPort::Any => true,
-            StripPort::Matching => Some(port) == local_port,
-        };
-        // What has several ports has none that could be meant.
-        if strip && (name.starts_with('[') || !name.contains(':')) {
-            kept = name;
-        }
-    }
-    if rules.strip_trailing_dot
-        && let Some(name) = kept.strip_suffix('.')
-        && !name.ends_with('.')
-    {
-        kept = name;
-    }
-    if kept.len() != text.len()
-        && let Ok(kept) = HeaderValue::from_str(kept)
-    {
-        parts.headers.insert(HOST, kept);
-    }
-    Ok(())
-}
-
-/// Which bytes a host can have; a table, because every byte of every host is looked up.
-const HOST_BYTES: [bool; 256] = {
-    let mut table = [false; 256];
-    let marks = b"-._~:[]%!$&'()*+,;=";
-    let mut i = 0;
-    while i < 256 {
-        table[i] = (i as u8).is_ascii_alphanumeric();
-        i += 1;
-    }
-    let mut i = 0;
-    while i < marks.len() {
-        table[marks[i] as usize] = true;
-        i += 1;
-    }
-    table
-};
-
-/// Removes what describes this connection (RFC 9110 section 7.6.1), and tells what upgrade was
-/// asked for. `TE: trailers` survives, because gRPC servers require it.
-fn hop_by_hop(parts: &mut Parts, names: Names) -> Result<Option<UpgradeRequest>, Failure> {
-    let headers = &mut parts.headers;
-    let mut wants_upgrade = false;
-    if names.connection {
-        let named = connection_options(headers)?;
-        for option in &named {
-            wants_upgrade |= option == UPGRADE;
-            if option != TE && option != UPGRADE {
-                headers.remove(option);
-            }
-        }
-        headers.remove(CONNECTION);
-    }
-    if names.hop_by_hop {
-        for name in HOP_BY_HOP {
-            headers.remove(name);
-        }
-    }
-    if names.te {
-        let trailers = headers.get_all(TE).iter().any(|v| {
-            v.to_str().is_ok_and(|v| {
-                v.split(',')
-                    .any(|t| t.trim().eq_ignore_ascii_case("trailers"))
-            })
-        });
-        headers.remove(TE);
-        if trailers {
-            headers.insert(TE, HeaderValue::from_static("trailers"));
-        }
-    }
-    if names.expect
-        && headers
-            .get(EXPECT)
-            .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-    {
-        // Answered by us, when the body is first asked for.
-        headers.remove(EXPECT);
-    }
-    let protocol = if names.upgrade {
-        headers.remove(UPGRADE)
-    } else {
-        None
-    };
-    let asked = wants_upgrade && parts.version == Version::HTTP_11;
-    Ok(protocol.filter(|_| asked).map(|protocol| UpgradeRequest {
-        protocol,
-        connect: false,
-        extended: false,
-        key: headers.get(SEC_WEBSOCKET_KEY).cloned(),
-    }))
-}
-
-/// The fields of an upgrade (RFC 9110 section 7.8), as they go on.
-pub fn say_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, protocol);
-}
-
-/// Of a request that gets no upgrade.
-pub fn unsay_upgrade(headers: &mut HeaderMap) {
-    headers.remove(CONNECTION);
-    headers.remove(UPGRADE);
-}
-
 /// HTTP/2 may split cookies over several fields; HTTP/1.1 may not (RFC 9113 section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(COOKIE).iter().nth(1).is_none() {
@@ -450,108 +259,6 @@ fn join_lists(headers: &mut HeaderMap) {
             headers.insert(name, value);
         }
     }
-}
-
-/// The fields named by `Connection`.
-///
-/// # Errors
-/// It names a field that the message depends on: dropping it would let a client change what the
-/// origin sees, a known smuggling trick.
-fn connection_options(headers: &HeaderMap) -> Result<Vec<HeaderName>, Failure> {
-    let mut named = Vec::new();
-    for value in headers.get_all(CONNECTION) {
-        // Nearly all messages that have the field say just this.
-        let alone = value.as_bytes();
-        if alone.eq_ignore_ascii_case(b"keep-alive") || alone.eq_ignore_ascii_case(b"close") {
-            continue;
-        }
-        let text = value
-            .to_str()
-            .map_err(|_| Failure::bad_request("connection_invalid"))?;
-        for option in text.split(',').map(str::trim).filter(|o| !o.is_empty()) {
-            if option.eq_ignore_ascii_case("close") || option.eq_ignore_ascii_case("keep-alive") {
-                continue;
-            }
-            let name: HeaderName = option
-                .parse()
-                .map_err(|_| Failure::bad_request("connection_invalid"))?;
-            if name == HOST || name == CONTENT_LENGTH || name == TRANSFER_ENCODING {
-                return Err(Failure::bad_request("connection_names_framing_field"));
-            }
-            named.push(name);
-        }
-    }
-    Ok(named)
-}
-
-fn normal_path(parts: &mut Parts, manager: &HttpManager) -> Result<Option<String>, Failure> {
-    let with_query = |path: &str, query: Option<&str>| match query {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
-    };
-    let (path, query) = (parts.uri.path(), parts.uri.query());
-    match path::apply(path, &manager.path) {
-        Outcome::Path(Cow::Borrowed(_)) => Ok(None),
-        Outcome::Path(Cow::Owned(normal)) if normal == path => Ok(None),
-        Outcome::Path(Cow::Owned(normal)) => {
-            let target = with_query(&normal, query);
-            parts.uri = Uri::try_from(target).map_err(|_| Failure::bad_request("invalid_path"))?;
-            Ok(None)
-        }
-        Outcome::Redirect(normal) => Ok(Some(with_query(&normal, query))),
-        Outcome::Reject(why) => Err(Failure {
-            close: false,
-            body: Cow::Borrowed(""),
-            ..Failure::bad_request(why)
-        }),
-    }
-}
-
-/// Both `Content-Length` and `Transfer-Encoding`: which of the two counts is where response
-/// splitting begins (RFC 9112 section 6.3).
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the response has both Content-Length and Transfer-Encoding")]
-pub struct TwoFramings;
-
-/// Removes connection fields from a response. Framing is decided anew for the client.
-///
-/// # Errors
-/// [`TwoFramings`]
-pub fn strip_response(headers: &mut HeaderMap) -> Result<(), TwoFramings> {
-    let (mut connection, mut fixed, mut length, mut coding) = (false, false, false, false);
-    for name in headers.keys() {
-        let name = name.as_str();
-        match name.len() {
-            7 => fixed |= name == "upgrade",
-            10 => {
-                connection |= name == "connection";
-                fixed |= name == "keep-alive";
-            }
-            14 => length |= name == "content-length",
-            16 => fixed |= name == "proxy-connection",
-            17 => coding |= name == "transfer-encoding",
-            _ => {}
-        }
-    }
-    if length && coding {
-        return Err(TwoFramings);
-    }
-    if connection {
-        // A response cannot smuggle by naming fields, so an odd list is simply dropped.
-        for name in connection_options(headers).unwrap_or_default() {
-            headers.remove(name);
-        }
-        headers.remove(CONNECTION);
-    }
-    if coding {
-        headers.remove(TRANSFER_ENCODING);
-    }
-    if fixed {
-        headers.remove(UPGRADE);
-        headers.remove("keep-alive");
-        headers.remove("proxy-connection");
-    }
-    Ok(())
 }
 
 #[cfg(test)]

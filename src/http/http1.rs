@@ -26,6 +26,8 @@ use crate::telemetry::stats::HttpStats;
 /// How long nothing has to happen before a connection is parked: more than the pauses between the
 /// requests of one page.
 const PARK: Duration = Duration::from_millis(250);
+/// A deadline of zero would be none.
+pub(super) const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// How a stretch of a connection ended.
 enum Stretch {
@@ -182,7 +184,8 @@ async fn stretch(
                     connection.expire();
                     clock.stop_idle();
                     let limits = &model.timeouts;
-                    expiry = Some(Deadline::after(limits.drain + limits.delayed_close));
+                    let left = limits.drain + limits.delayed_close;
+                    expiry = Some(Deadline::after(left.max(AT_ONCE)));
                     continue;
                 }
                 tick => Poll::Ready(Over::Tick(tick)),
@@ -206,8 +209,7 @@ async fn stretch(
         Over::Codec(Ok(())) => {
             if let Some(io) = leftover.as_mut().filter(|_| !held.is_empty()) {
                 // It was an answer like any other after all.
-                io.write_all(&held).await.ok();
-                io.shutdown().await.ok();
+                say_last(io, &held, model.timeouts.delayed_close).await;
             }
         }
         Over::Codec(Err(error)) => {
@@ -230,7 +232,7 @@ async fn stretch(
         Over::Tick(Tick::IdleTimeout) => {
             if let Some(io) = &mut leftover {
                 // Said before lingering: a client that does not know would send another request.
-                io.shutdown().await.ok();
+                say_last(io, b"", model.timeouts.delayed_close).await;
             }
         }
         Over::Tick(Tick::HeadTimeout) => {
@@ -238,10 +240,9 @@ async fn stretch(
             if let Some(mut io) = leftover {
                 let text = "HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain\r\n\
                             content-length: 22\r\nconnection: close\r\n\r\nrequest header timeout";
-                // Best effort: the client may be gone.
-                io.write_all(text.as_bytes()).await.ok();
-                io.shutdown().await.ok();
-                linger(io, connection.manager.model.timeouts.delayed_close).await;
+                let limit = model.timeouts.delayed_close;
+                say_last(&mut io, text.as_bytes(), limit).await;
+                linger(io, limit).await;
             }
             return Stretch::Closed;
         }
@@ -281,9 +282,23 @@ fn poll_quiet(cx: &mut Context<'_>, rest: &mut Deadline, connection: &Connection
 /// connection follows when the client has had time to read it.
 async fn refuse(mut io: Io, error: &hyper::Error, automatic: &[u8], connection: &Rc<Connection>) {
     let answer = unparsed::answer(error, automatic, connection);
-    // Best effort: the client may be gone.
-    io.write_all(&answer).await.ok();
-    linger(io, connection.manager.model.timeouts.delayed_close).await;
+    let limit = connection.manager.model.timeouts.delayed_close;
+    // Best effort: the client may be gone, or take nothing.
+    tokio::time::timeout(limit, io.write_all(&answer))
+        .await
+        .ok();
+    linger(io, limit).await;
+}
+
+/// Ends our side, after some last words. Best effort: the client may be gone, or take nothing of it,
+/// and then its connection must not stay for that.
+async fn say_last(io: &mut Io, words: &[u8], limit: Duration) {
+    let saying = async {
+        io.write_all(words).await?;
+        io.shutdown().await
+    };
+    // Asked once even where the limit, `delayed_close_timeout`, is zero.
+    tokio::time::timeout(limit, saying).await.ok();
 }
 
 /// Closes so that the peer sees a reset, and nothing that waits to be sent is kept.

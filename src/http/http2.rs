@@ -16,9 +16,10 @@ pub use self::malformed::Malformed;
 use super::clock::{Clock, Counted, Tick};
 use super::coalesce::Coalesced;
 use super::connection_manager::{Connection, lifetime};
-use super::http1::linger;
+use super::http1::{AT_ONCE, linger};
 use crate::net::Io;
 use crate::net::http2::{MAX_FRAME, MAX_RESETS, Pings, SEND_BUFFER, Windows};
+use crate::runtime::timer::Deadline;
 
 /// Streams per connection when the configuration gives none (Envoy's default since 1.36).
 const MAX_STREAMS: u32 = 1024;
@@ -39,6 +40,8 @@ enum Over {
     Broken(std::io::Error),
 }
 
+/// Serves a connection to its end: until the client or the codec ends it, a deadline fires, or it has
+/// drained.
 pub async fn serve(io: Io, connection: Rc<Connection>) {
     let activity = connection.shared_activity();
     let mut io = Coalesced::new(Counted::new(io, activity));
@@ -83,6 +86,9 @@ async fn drive(io: Wire, wire: &Wire, connection: &Rc<Connection>) -> Over {
     let mut clock = Clock::new(&model.timeouts, Duration::ZERO, connection.idle_since());
     let mut drained = std::pin::pin!(connection.drain.begun());
     let mut lifetime = lifetime(model);
+    // The codec ends a connection only once its peer has acknowledged that it is to end.
+    let patience = (model.timeouts.drain + model.timeouts.delayed_close).max(AT_ONCE);
+    let mut expiry = Deadline::never();
     std::future::poll_fn(|cx| {
         loop {
             if let Poll::Ready(over) = codec.poll(cx, wire, connection) {
@@ -97,11 +103,16 @@ async fn drive(io: Wire, wire: &Wire, connection: &Rc<Connection>) -> Over {
             if !codec.closing && (connection.is_spent() || drained.as_mut().poll(cx).is_ready()) {
                 connection.manager.stats.downstream_cx_drain_close.inc();
                 codec.shut_down();
+                expiry = Deadline::after(patience);
                 continue;
             }
             if !codec.closing && lifetime.as_mut().is_some_and(|l| l.poll_unpin(cx)) {
                 codec.shut_down();
+                expiry = Deadline::after(patience);
                 continue;
+            }
+            if Pin::new(&mut expiry).poll(cx).is_ready() && !connection.is_busy() {
+                return Poll::Ready(Over::Dead("the end of the connection is not acknowledged"));
             }
             match clock.poll(cx, connection) {
                 Tick::IdleTimeout if !codec.is_open() => {
@@ -111,6 +122,9 @@ async fn drive(io: Wire, wire: &Wire, connection: &Rc<Connection>) -> Over {
                 Tick::IdleTimeout if !codec.closing => {
                     connection.manager.stats.downstream_cx_idle_timeout.inc();
                     codec.shut_down();
+                    expiry = Deadline::after(patience);
+                    clock.stop_idle();
+                    continue;
                 }
                 Tick::WriteStalled => {
                     connection.manager.stats.downstream_rq_idle_timeout.inc();

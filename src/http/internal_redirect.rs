@@ -5,7 +5,6 @@ use std::rc::Rc;
 use causeway_xds::resource::http_manager::HttpManager;
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use http::request::Parts;
-use http::uri::{PathAndQuery, Scheme};
 use http::{Method, StatusCode, Uri};
 
 use super::attempts::Sent;
@@ -14,7 +13,7 @@ use super::forwarded::X_FORWARDED_PROTO;
 use super::head;
 use super::routed::Routed;
 use crate::error::Failure;
-use crate::route::internal_redirect::{InternalRedirect, Trail};
+use crate::route::internal_redirect::{InternalRedirect, Target, Trail};
 use crate::telemetry::stats::{Counter, HttpStats};
 use crate::upstream::body::{ClientBody, Piece};
 
@@ -23,45 +22,16 @@ const ORIGINAL_URL: HeaderName = HeaderName::from_static("x-envoy-original-url")
 
 /// A request that goes where an answer has sent it.
 pub struct Followed {
-    parts: Parts,
-    body: Vec<Piece>,
-    trail: Box<Trail>,
-    routed: Routed,
+    pub parts: Parts,
+    pub body: Vec<Piece>,
+    pub trail: Box<Trail>,
+    pub routed: Routed,
     /// Where to send the client instead, or why there is no way on.
-    decided: Option<Result<String, Failure>>,
+    pub decided: Option<Result<String, Failure>>,
 }
 
 /// Why a redirect is left to the client; Envoy counts each.
 type Reason = fn(&HttpStats) -> &Counter;
-
-/// Where a redirect leads.
-struct Target {
-    https: bool,
-    host: HeaderValue,
-    path: PathAndQuery,
-}
-
-impl Target {
-    /// An absolute URL of HTTP; what is behind a `#` is for the client alone. Envoy does not follow
-    /// relative ones either.
-    fn parse(location: &HeaderValue) -> Option<Self> {
-        let url = Uri::try_from(location.as_bytes()).ok()?;
-        let scheme = url.scheme()?;
-        let https = *scheme == Scheme::HTTPS;
-        if !https && *scheme != Scheme::HTTP {
-            return None;
-        }
-        let authority = url.authority().map(|a| a.as_str())?;
-        if authority.contains('@') {
-            return None;
-        }
-        Some(Self {
-            https,
-            host: HeaderValue::from_str(authority).ok()?,
-            path: url.path_and_query()?.clone(),
-        })
-    }
-}
 
 /// An answer that redirects.
 pub struct Redirect<'r> {
@@ -109,7 +79,7 @@ impl Redirect<'_> {
             mut body,
         } = sent;
         let location = self.answer.get(LOCATION).ok_or(None)?;
-        let target = Target::parse(location).ok_or(Some::<Reason>(|s| {
+        let target = Target::parse(location.as_bytes()).ok_or(Some::<Reason>(|s| {
             &s.passthrough_internal_redirect_bad_location
         }))?;
         let mut trail = exchange.trail.clone().unwrap_or_default();
@@ -218,6 +188,9 @@ impl Followed {
         exchange.start = answered.start;
         exchange.client.set(answered.client.get());
         exchange.trail = Some(trail);
+        if let Some(mark) = answered.filters.stands_in() {
+            exchange.filters.stand_in(mark);
+        }
         exchange.asked = manager.filters.asked(&parts);
         let progress = &exchange.progress;
         progress.received.set(answered.progress.received.get());
@@ -233,42 +206,6 @@ impl Followed {
             routed,
             exchange,
             decided,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_whole_urls_of_http_are_followed() {
-        let parse = |text: &str| {
-            let target = Target::parse(&text.parse().unwrap())?;
-            let host = target.host.to_str().unwrap().to_owned();
-            Some((target.https, host, target.path.to_string()))
-        };
-        for (url, https, host, path) in [
-            ("http://a", false, "a", "/"),
-            ("https://a:1/b?c=d", true, "a:1", "/b?c=d"),
-            ("http://a/./b//#c", false, "a", "/./b//"),
-            ("HTTP://a/#", false, "a", "/"),
-            ("http://[::1]:8/", false, "[::1]:8", "/"),
-        ] {
-            let expected = (https, host.to_owned(), path.to_owned());
-            assert_eq!(parse(url), Some(expected), "{url}");
-        }
-        for url in [
-            "",
-            "/a",
-            "a",
-            "//a/b",
-            "ftp://a/b",
-            "http://u@a/",
-            "http://a/ b",
-            "http:///b",
-        ] {
-            assert_eq!(parse(url), None, "{url}");
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod connection_manager;
 mod cut;
 mod date;
 mod descent;
+mod detour;
 mod exchange;
 pub mod explain;
 mod failures;

@@ -17,6 +17,7 @@ use http::{Method, StatusCode};
 
 use super::exchange::Exchange;
 use super::forwarded::{X_FORWARDED_PROTO, X_REQUEST_ID};
+use super::request::path_of;
 use crate::error::ResponseFlag;
 use crate::filter::network;
 use crate::formatter::{Facts, Key, Value, Wants};
@@ -142,7 +143,7 @@ impl Kept {
         if wants.request_head {
             *self.head.borrow_mut() = Some(Head {
                 method: parts.method.clone(),
-                path: parts.uri.path_and_query().cloned(),
+                path: path_of(parts),
                 authority: parts.headers.get(HOST).cloned(),
                 scheme: parts.headers.get(&X_FORWARDED_PROTO).cloned(),
             });
@@ -288,7 +289,9 @@ impl Facts for Observed<'_> {
             Key::Method => Value::Bytes(parts.method.as_str().as_bytes().into()),
             Key::Path => match parts.uri.path_and_query() {
                 Some(path) => Value::Bytes(path.as_str().as_bytes().into()),
-                None => Value::Missing,
+                None => path_of(parts).map_or(Value::Missing, |path| {
+                    Value::Text(path.as_str().to_owned().into())
+                }),
             },
             Key::Authority => Value::header(parts.headers.get(HOST)),
             Key::Scheme => Value::header(parts.headers.get(&X_FORWARDED_PROTO)),

@@ -5,11 +5,11 @@ use http::header::{
     CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, VIA,
 };
 use http::request::Parts;
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Uri, Version};
 
 use super::exchange::Exchange;
-use super::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PREFIX};
+use super::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PREFIX, X_FORWARDED_PROTO};
 use super::head::{UpgradeRequest, say_upgrade, unsay_upgrade};
 use super::observed::Observed;
 use crate::formatter::Facts;
@@ -82,7 +82,7 @@ pub fn edit_request(
         parts.headers.insert(X_FORWARDED_PREFIX, prefix);
     }
     if let Some(target) = rewrite.apply(parts.uri.path(), parts.uri.query())
-        && let Ok(rewritten) = target.parse::<PathAndQuery>()
+        && let Some(rewritten) = rewritten(target)
     {
         if envoy_headers
             && let Some(original) = parts.uri.path_and_query()
@@ -90,7 +90,30 @@ pub fn edit_request(
         {
             parts.headers.insert(ORIGINAL_PATH, original);
         }
-        parts.uri = Uri::from(rewritten);
+        parts.uri = rewritten;
+    }
+}
+
+/// The target that a rewrite has made. Rewrites may take the slash at the start of a path, and Envoy sends what they
+/// leave. A target may be a path or an authority (RFC 9112 section 3.2), so that a single word can be sent as it is,
+/// in the form of the latter; anything else gets its slash back.
+fn rewritten(mut target: String) -> Option<Uri> {
+    if !target.starts_with('/') {
+        let word = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        if !target.is_empty() && target.bytes().all(word) {
+            return target.parse::<Authority>().ok().map(Uri::from);
+        }
+        target.insert(0, '/');
+    }
+    target.parse::<PathAndQuery>().ok().map(Uri::from)
+}
+
+/// The path of a request, as the log has it; where a rewrite has left a single word, that with a slash.
+pub fn path_of(parts: &Parts) -> Option<PathAndQuery> {
+    match (parts.uri.path_and_query(), parts.uri.authority()) {
+        (Some(path), _) => Some(path.clone()),
+        (None, Some(word)) if parts.method != Method::CONNECT => format!("/{word}").parse().ok(),
+        (None, _) => None,
     }
 }
 
@@ -155,16 +178,44 @@ pub fn suit(head: &mut Parts, http2: bool) {
         return;
     }
     head.version = Version::HTTP_2;
+    let path = path_of(head);
     let mut uri = std::mem::take(&mut head.uri).into_parts();
     match head.method {
         // It is for an authority and nothing else (RFC 9113 section 8.5).
         Method::CONNECT => uri.path_and_query = None,
-        _ => uri.scheme = Some(http::uri::Scheme::HTTP),
+        _ => {
+            uri.scheme = Some(scheme(is_for_https(&head.headers)));
+            uri.path_and_query = path;
+        }
     }
     // Not there when the request comes back from a connection that did not send it.
     if let Some(host) = head.headers.remove(HOST) {
         uri.authority = host.to_str().ok().and_then(|h| h.parse().ok());
     }
+    head.uri = Uri::from_parts(uri).unwrap_or_default();
+}
+
+fn scheme(https: bool) -> Scheme {
+    match https {
+        true => Scheme::HTTPS,
+        false => Scheme::HTTP,
+    }
+}
+
+/// What the first proxy has said of the client's connection.
+fn is_for_https(headers: &HeaderMap) -> bool {
+    headers
+        .get(&X_FORWARDED_PROTO)
+        .is_some_and(|proto| proto == "https")
+}
+
+/// `:scheme` says how the endpoint is connected to (`SchemeHeaderTransformation.match_upstream`).
+pub fn match_upstream(head: &mut Parts, tls: bool) {
+    if head.version != Version::HTTP_2 || head.uri.scheme().is_none() {
+        return;
+    }
+    let mut uri = std::mem::take(&mut head.uri).into_parts();
+    uri.scheme = Some(scheme(tls));
     head.uri = Uri::from_parts(uri).unwrap_or_default();
 }
 

@@ -155,6 +155,10 @@ impl Retries {
 
     fn wants_another_answer(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         let on = self.on;
+        if !self.resend() {
+            // What was answered was sent, and its head need not be searched.
+            return false;
+        }
         // Whoever limits the rate has been asked often enough, unless the route knows better.
         if headers.contains_key(RATE_LIMITED) {
             return on.has(RetryOn::ENVOY_RATE_LIMITED);

@@ -90,10 +90,12 @@ impl Routed {
         else {
             return;
         };
-        let proto = parts.headers.get(&X_FORWARDED_PROTO);
-        if virtual_host.require_tls() != RequireTls::None && proto.is_none_or(|p| p != "https") {
-            self.to_https = true;
-            return;
+        if virtual_host.require_tls() != RequireTls::None {
+            let proto = parts.headers.get(&X_FORWARDED_PROTO);
+            if proto.is_none_or(|p| p != "https") {
+                self.to_https = true;
+                return;
+            }
         }
         let view = View::of(parts)
             .with(connection.session.as_deref())

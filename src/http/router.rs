@@ -107,9 +107,10 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Forwarded {
     exchange.keep_request(head, Some(chosen));
 
     let hashed = match &cluster {
-        Some(cluster) if cluster.model.balancing.policy.hashes() => {
+        Some(cluster) if cluster.hashes => {
             let known_by = || *connection.known_by.get_or_init(|| fastrand::u64(..));
-            forward.hashing.of(&View::of(head), client, known_by)
+            let hashing = cluster.hashing.as_deref().unwrap_or(&forward.hashing);
+            hashing.of(&View::of(head), client, known_by)
         }
         _ => Hashed::default(),
     };
@@ -219,7 +220,7 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Forwarded {
         {
             exchange.watch.upgraded();
             let ends = upgrade::Ends { lease, idle };
-            upgrade::switch(response, asked, downstream, ends, chosen.edits(), exchange)
+            upgrade::switch(*response, asked, downstream, ends, chosen.edits(), exchange)
         }
         // Any success would open the tunnel that the upstream did not.
         (Ok((_, response)), Some(asked), _) if asked.extended && response.status().is_success() => {
@@ -300,7 +301,7 @@ fn milliseconds(ms: u64) -> HeaderValue {
 
 /// `grpc`: the client understands a status of gRPC in trailers.
 fn respond(
-    mut response: Response<Incoming>,
+    mut response: Box<Response<Incoming>>,
     lease: Lease,
     (manner, grpc): (Manner, bool),
     exchange: Box<Exchange>,
@@ -331,8 +332,10 @@ fn respond(
     if manner.close && !manner.http2 {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    // What has a length has no trailers over HTTP/1 (RFC 9112 section 7.1.2), announced or not.
+    let sized = response.body().size_hint().exact().is_some();
     let tail = Tail {
-        trailers: lease.is_http2() || response.headers().contains_key(TRAILER),
+        trailers: lease.is_http2() || (!sized && response.headers().contains_key(TRAILER)),
         grpc: grpc && reply::is_grpc(response.headers()),
         bare: matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED),
     };

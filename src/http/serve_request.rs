@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use causeway_xds::resource::http_manager::SchemeRule;
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRAILER};
 use http::request::Parts;
 use http::{Method, Response, StatusCode, Version};
@@ -13,10 +14,11 @@ use super::attempts;
 use super::body::Body;
 use super::client_cert;
 use super::connection_manager::Connection;
-use super::descent::{self, Descent, Way};
+use super::descent::{self, Descent, Gone, Way};
 use super::exchange::Exchange;
 use super::forwarded::{self, X_FORWARDED_PROTO, X_REQUEST_ID};
 use super::head::{self, UpgradeRequest, unsay_upgrade};
+use super::internal_redirect::Again;
 use super::names::Names;
 use super::reply::{self, Manner};
 use super::request::{edit_head, edit_response};
@@ -30,7 +32,7 @@ use crate::filter::{Flow, LocalReply, Stream, Then};
 use crate::net::Incoming;
 use crate::route::redirect::Redirect;
 use crate::route::{Action, Chosen, PerRoute};
-use crate::snapshot::HttpManagerSpec;
+use crate::snapshot::{HttpManagerSpec, PROXY_STATUS, ProxyStatus};
 use crate::upstream::body::ClientBody;
 
 /// Why a stream ends without an answer (HTTP/2): the request is not one, as its codec sees it.
@@ -57,7 +59,6 @@ pub async fn handle(
     let parts = head.as_mut().expect("made a line above");
     connection.request_began();
     let mut exchange = Exchange::begin(&connection, parts);
-    exchange.asked = connection.manager.filters.asked(parts);
     let mut body = ClientBody::new(body, Rc::clone(&exchange.progress));
     // Those of HTTP/1 have to be announced (RFC 9110 section 6.6.2).
     if parts.version != Version::HTTP_2 && !body.is_end_stream() {
@@ -71,15 +72,17 @@ pub async fn handle(
         http2: parts.version == Version::HTTP_2,
     };
     let is_head = parts.method == Method::HEAD;
-    let begun = begin(&connection, parts, &mut exchange);
-    if let Some(asked) = &mut exchange.asked {
-        asked.looked_at(&parts.headers);
-    }
-    let (mut routed, mut settled) = match begun {
-        Ok(Begun::Routed(routed)) => (Some(routed), None),
-        Ok(Begun::Redirect(location)) => (None, Some(Ok(Decided::moved(location)))),
-        Err(failure) => (None, Some(Err(failure))),
+    // Filled in its place: it is large, and each move would copy it.
+    let mut routed = None;
+    let mut settled = match begin(&connection, parts, &mut exchange, &mut routed) {
+        Ok(None) => None,
+        Ok(Some(location)) => Some(Ok(Decided::moved(location))),
+        Err(failure) => Some(Err(failure)),
     };
+    if settled.is_some() {
+        routed = None;
+    }
+    exchange.asked = connection.manager.filters.asked(parts);
     // A redirect that is followed here leads to another turn.
     loop {
         let parts = head.as_mut().expect("each turn begins with one");
@@ -130,9 +133,7 @@ pub async fn handle(
                     Forwarded::Answer(response) => response,
                     Forwarded::Again(again) => {
                         let next = *again;
-                        // What follows has come whole.
-                        manner.close = connection.is_ending();
-                        manner.grpc &= reply::is_grpc(&next.parts.headers);
+                        manner = again_as(manner, &next, &connection);
                         routed = next.decided.is_none().then_some(next.routed);
                         settled = next.decided.map(|decided| decided.map(Decided::moved));
                         (head, body, exchange) = (Some(next.parts), next.body, next.exchange);
@@ -178,14 +179,34 @@ pub async fn handle(
                     manner,
                 };
                 match descent::begin(response, &way) {
-                    Descent::Done(response) => response,
+                    Descent::Done(response) => Gone::Down(response),
                     // Rare, and large: it has a place of its own.
                     Descent::Paused(paused) => Box::pin(paused.go_on(&way)).await,
+                    Descent::Again(again) => Gone::Again(again),
                 }
             }
-            _ => response,
+            _ => Gone::Down(response),
+        };
+        let response = match response {
+            Gone::Down(response) => response,
+            Gone::Again(again) => {
+                let next = *again;
+                manner = again_as(manner, &next, &connection);
+                routed = Some(next.routed);
+                (head, body, exchange) = (Some(next.parts), next.body, next.exchange);
+                continue;
+            }
         };
         return Ok(ending.apply(response));
+    }
+}
+
+/// What follows has come whole.
+fn again_as(manner: Manner, next: &Again, connection: &Connection) -> Manner {
+    Manner {
+        close: connection.is_ending(),
+        grpc: manner.grpc && reply::is_grpc(&next.parts.headers),
+        ..manner
     }
 }
 
@@ -213,6 +234,9 @@ impl<'c> Ending<'c> {
     }
 
     fn apply(self, mut response: Response<Body>) -> Response<Body> {
+        if let Some(status) = &self.manager.proxy_status {
+            tell_failure(status, &mut response);
+        }
         // Over HTTP/1 the codec sees to it.
         if self.http2 {
             let (status, head) = (response.status(), self.is_head);
@@ -233,6 +257,29 @@ impl<'c> Ending<'c> {
             kept.response(response.headers(), &self.manager.wants);
         }
         response
+    }
+}
+
+/// What went wrong, in the words of RFC 9209.
+fn tell_failure(proxy: &ProxyStatus, response: &mut Response<Body>) {
+    let Some(exchange) = response.body().exchange() else {
+        return;
+    };
+    let Some(flag) = exchange.flagged() else {
+        return;
+    };
+    let told = proxy.told(flag, exchange.details().as_deref());
+    // The status of an answer over gRPC says nothing of the call.
+    let status = match response.headers().contains_key("grpc-status") {
+        true => None,
+        false => proxy.status(flag),
+    };
+    if let Some(status) = status {
+        exchange.answered(status);
+        *response.status_mut() = status;
+    }
+    if let Some(told) = told {
+        response.headers_mut().append(PROXY_STATUS, told);
     }
 }
 
@@ -304,13 +351,6 @@ impl Passage<'_> {
     }
 }
 
-/// What became of the head of a request.
-enum Begun {
-    /// To this place, whatever the routes say.
-    Redirect(String),
-    Routed(Routed),
-}
-
 enum Decided {
     Forward {
         to: Where,
@@ -339,17 +379,18 @@ impl Decided {
 /// As Envoy words it.
 const CLIENT_UNKNOWN: &str = "rejected_because_detection_failed";
 
-/// From the head of a request to its route.
+/// From the head of a request to its route. `Some`: to that place, whatever the routes say.
 fn begin(
     connection: &Rc<Connection>,
     parts: &mut Parts,
     exchange: &mut Exchange,
-) -> Result<Begun, Failure> {
+    routed: &mut Option<Routed>,
+) -> Result<Option<String>, Failure> {
     let manager = &connection.manager;
     let heads = connection.activity().heads.as_ref();
     let facts = head::sanitise(parts, &manager.model, connection.local_port, heads)?;
-    if let Some(location) = facts.redirect {
-        return Ok(Begun::Redirect(location));
+    if facts.redirect.is_some() {
+        return Ok(facts.redirect);
     }
     let mut names = facts.names;
     if manager.early_edits.edits_requests() {
@@ -383,8 +424,16 @@ fn begin(
     forwarded::request_id(&mut parts.headers, names, &manager.model, client);
     let client = client.ip;
     exchange.client.set(Some(client));
+    let scheme = match manager.model.scheme {
+        SchemeRule::Http => Some(HeaderValue::from_static("http")),
+        SchemeRule::Https => Some(HeaderValue::from_static("https")),
+        SchemeRule::Keep | SchemeRule::Upstream => None,
+    };
+    if let Some(scheme) = scheme {
+        parts.headers.insert(X_FORWARDED_PROTO, scheme);
+    }
 
-    let mut routed = Routed::new(client, names.internal);
+    let routed = routed.insert(Routed::new(client, names.internal));
     if let Some(asked) = facts.upgrade {
         // A preflight passes where nothing else does, so it must not become a tunnel. Ignoring what
         // it asks for is always allowed (RFC 9110 section 7.8).
@@ -408,7 +457,7 @@ fn begin(
             routed.check_upgrade(&forward.upgrades, manager)?;
         }
     }
-    Ok(Begun::Routed(routed))
+    Ok(None)
 }
 
 /// What filters have let pass does what its route says.

@@ -102,7 +102,8 @@ impl Timeouts {
 
     /// `max_grpc_timeout`.
     fn by_grpc(&mut self, forward: &Forward, headers: &mut HeaderMap) -> bool {
-        let Some(rule) = forward.grpc_timeout.filter(|_| is_grpc(headers)) else {
+        let rule = forward.grpc_timeout.as_deref();
+        let Some(rule) = rule.filter(|_| is_grpc(headers)) else {
             return false;
         };
         let mut asked = grpc_timeout(headers).unwrap_or_default();
@@ -122,7 +123,8 @@ impl Timeouts {
     }
 
     fn limit_duration(&mut self, forward: &Forward, headers: &mut HeaderMap) {
-        let rule = forward.max_stream_duration.unwrap_or_default();
+        let rule = forward.max_stream_duration.as_deref().copied();
+        let rule = rule.unwrap_or_default();
         let asked = grpc_timeout(headers);
         match (asked, rule.grpc_max) {
             (Some(asked), Some(max)) => {

@@ -29,6 +29,7 @@ use crate::upstream::limits::Permit;
 /// spin, since the connection stays in the queue.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// A socket that connections come from.
 pub enum Acceptor {
     Tcp(TcpListener),
     Unix(UnixListener),
@@ -48,6 +49,8 @@ impl Acceptor {
     }
 }
 
+/// Accepts connections, each of which becomes a task, until it is dropped. `current` says as what they
+/// are taken at that moment.
 pub async fn accept_forever(
     acceptor: Acceptor,
     current: Rc<RefCell<Current>>,

@@ -37,6 +37,7 @@ pub struct Findings {
 }
 
 impl Findings {
+    /// Before any filter has looked.
     pub fn new(peer: Option<SocketAddr>, local: Option<SocketAddr>) -> Self {
         Self {
             peer,
@@ -50,6 +51,7 @@ impl Findings {
         }
     }
 
+    /// What filter chains are chosen by.
     pub fn facts(&self) -> Facts<'_> {
         Facts {
             destination: self.local,

@@ -72,6 +72,7 @@ impl Addresses {
         addresses.get(listener).cloned().unwrap_or_default()
     }
 
+    /// Name and address of all, sorted.
     pub fn all(&self) -> Vec<(Arc<str>, SocketAddr)> {
         let addresses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let every = |(name, all): (&Arc<str>, &Vec<SocketAddr>)| {
@@ -127,6 +128,7 @@ pub struct Listeners {
 }
 
 impl Listeners {
+    /// `threads`: how the data threads are told, one for each.
     pub fn new(threads: Vec<mpsc::UnboundedSender<Command>>, stats: Arc<Stats>) -> Self {
         let count = i64::try_from(threads.len()).unwrap_or(i64::MAX);
         stats
@@ -143,6 +145,7 @@ impl Listeners {
         }
     }
 
+    /// Follows what is bound from now on.
     pub fn addresses(&self) -> Addresses {
         self.addresses.clone()
     }

@@ -9,8 +9,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use super::Io;
 use super::http2::{Received, Tunnel};
+use super::{Heard, Io};
 
 /// The body of a message, as its codec hands it over.
 #[derive(Debug)]
@@ -109,10 +109,10 @@ impl Switching {
     pub async fn switched(self) -> Result<(Io, Bytes), NotSwitched> {
         match self {
             Self::Connection(upgrade) => {
-                let upgraded = upgrade.await?.downcast::<TokioIo<Io>>();
+                let upgraded = upgrade.await?.downcast::<TokioIo<Heard<Io>>>();
                 // It is what the codec was given.
                 let parts = upgraded.map_err(|_| NotSwitched::Stream)?;
-                Ok((parts.io.into_inner(), parts.read_buf))
+                Ok((parts.io.into_inner().into_inner(), parts.read_buf))
             }
             Self::Stream(tunnel) => {
                 let tunnel = tunnel.ok_or(NotSwitched::Stream)?;

@@ -4,6 +4,7 @@
 pub mod body;
 pub mod copy;
 pub mod descriptors;
+mod heard;
 pub mod http2;
 mod incoming;
 pub mod listen;
@@ -17,6 +18,7 @@ pub mod stream;
 mod unchecked;
 pub mod websocket;
 
+pub use heard::Heard;
 pub use incoming::{Incoming, NotSwitched, Switching, WireError};
 pub use own::own_address;
 pub use roots::system_roots;

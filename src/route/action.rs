@@ -47,8 +47,8 @@ pub struct Forward {
     /// What the upstream is told of `timeout`, in milliseconds.
     pub timeout_header: Option<HeaderValue>,
     pub idle_timeout: Option<Duration>,
-    pub max_stream_duration: Option<model::MaxStreamDuration>,
-    pub grpc_timeout: Option<model::GrpcTimeout>,
+    pub max_stream_duration: Option<Box<model::MaxStreamDuration>>,
+    pub grpc_timeout: Option<Box<model::GrpcTimeout>>,
     pub upgrades: Vec<model::Upgrade>,
     pub append_x_forwarded_host: bool,
     pub retry: Option<Arc<Retry>>,
@@ -125,10 +125,11 @@ impl Forward {
             timeout: model.timeout,
             timeout_header: (!told.is_zero()).then(|| milliseconds(told)),
             idle_timeout: model.idle_timeout,
-            max_stream_duration: model.max_stream_duration,
+            max_stream_duration: model.max_stream_duration.map(Box::new),
             grpc_timeout: model
                 .grpc_timeout
-                .filter(|_| model.max_stream_duration.is_none()),
+                .filter(|_| model.max_stream_duration.is_none())
+                .map(Box::new),
             upgrades: model.upgrades.clone(),
             append_x_forwarded_host: model.append_x_forwarded_host,
             retry,

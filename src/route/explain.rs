@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::host::{Order, Plan, WithoutParameters};
 use super::matcher::{Condition, RouteMatcher};
-use super::{Order, Plan, RequestView, Route, RouteTable, VirtualHost, WithoutParameters};
+use super::{RequestView, Route, RouteTable, VirtualHost};
 
 /// By what a virtual host was found.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,9 @@
 //! Redirects that are followed here and not by the client (RFC 9110 section 15.4), compiled.
 
 use causeway_xds::resource::route::{InternalRedirect as Model, RedirectPredicate};
-use http::StatusCode;
-use http::header::HeaderName;
+use http::header::{HeaderName, HeaderValue};
+use http::uri::{PathAndQuery, Scheme};
+use http::{StatusCode, Uri};
 
 /// A policy of a route.
 #[derive(Debug)]
@@ -25,6 +26,36 @@ pub struct Trail {
     pub https: Option<bool>,
     /// From which route to which, where a route wants to know; no more than there were redirects.
     visited: Vec<(String, String)>,
+}
+
+/// Where a redirect leads.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub https: bool,
+    pub host: HeaderValue,
+    pub path: PathAndQuery,
+}
+
+impl Target {
+    /// An absolute URL of HTTP; what is behind a `#` is for the client alone. Envoy does not follow
+    /// relative ones either.
+    pub fn parse(url: &[u8]) -> Option<Self> {
+        let url = Uri::try_from(url).ok()?;
+        let scheme = url.scheme()?;
+        let https = *scheme == Scheme::HTTPS;
+        if !https && *scheme != Scheme::HTTP {
+            return None;
+        }
+        let authority = url.authority().map(|a| a.as_str())?;
+        if authority.contains('@') {
+            return None;
+        }
+        Some(Self {
+            https,
+            host: HeaderValue::from_str(authority).ok()?,
+            path: url.path_and_query()?.clone(),
+        })
+    }
 }
 
 impl InternalRedirect {
@@ -102,5 +133,36 @@ mod tests {
         );
         assert!(policy.takes(StatusCode::FOUND));
         assert!(!policy.takes(StatusCode::SEE_OTHER));
+    }
+
+    #[test]
+    fn only_whole_urls_of_http_are_followed() {
+        let parse = |text: &str| {
+            let target = Target::parse(text.as_bytes())?;
+            let host = target.host.to_str().unwrap().to_owned();
+            Some((target.https, host, target.path.to_string()))
+        };
+        for (url, https, host, path) in [
+            ("http://a", false, "a", "/"),
+            ("https://a:1/b?c=d", true, "a:1", "/b?c=d"),
+            ("http://a/./b//#c", false, "a", "/./b//"),
+            ("HTTP://a/#", false, "a", "/"),
+            ("http://[::1]:8/", false, "[::1]:8", "/"),
+        ] {
+            let expected = (https, host.to_owned(), path.to_owned());
+            assert_eq!(parse(url), Some(expected), "{url}");
+        }
+        for url in [
+            "",
+            "/a",
+            "a",
+            "//a/b",
+            "ftp://a/b",
+            "http://u@a/",
+            "http://a/ b",
+            "http:///b",
+        ] {
+            assert_eq!(parse(url), None, "{url}");
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! What routes say to filters (`typed_per_filter_config`), level by level.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use causeway_xds::extension::TypedExtension;
 use causeway_xds::resource::route::{ClusterName, Route, VirtualHost};
@@ -83,13 +84,32 @@ impl FilterName {
         static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         Self {
             hash: HASHER.hash_one(name),
-            name: Arc::from(name),
+            name: shared(name),
         }
     }
 
     pub fn as_str(&self) -> &str {
         &self.name
     }
+}
+
+/// One text for all who have the same name: every route of many names the same few filters, and to
+/// compare what is one text nothing of it has to be read.
+fn shared(name: &str) -> Arc<str> {
+    /// Names that nobody has any more are dropped when there are this many.
+    const MANY: usize = 64;
+    static NAMES: LazyLock<Mutex<HashMap<Box<str>, Weak<str>>>> = LazyLock::new(Mutex::default);
+    let mut all = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = all.get(name).and_then(Weak::upgrade) {
+        return known;
+    }
+    if all.len() == all.capacity() && all.len() >= MANY {
+        // Where few are dropped it grows, and the next time is twice as far away.
+        all.retain(|_, name| name.strong_count() > 0);
+    }
+    let new: Arc<str> = Arc::from(name);
+    all.insert(name.into(), Arc::downgrade(&new));
+    new
 }
 
 impl fmt::Debug for FilterName {

@@ -55,6 +55,18 @@ impl Redirect {
         }
     }
 
+    /// Of no route: what routes rewrite (`RedirectPath::Prefix`, `RedirectPath::Regex`) stays.
+    pub fn of_any_route(model: &model::Redirect) -> Self {
+        let path = match &model.path {
+            RedirectPath::Path(path) => RedirectTo::Path(path.clone()),
+            _ => RedirectTo::Keep,
+        };
+        Self {
+            path,
+            ..Self::from(model)
+        }
+    }
+
     /// To the same place over TLS (`require_tls`).
     pub fn to_https() -> Self {
         Self::from(&model::Redirect {
@@ -92,7 +104,13 @@ impl Redirect {
             RedirectTo::Path(to) if to.contains('?') => out.push_str(to),
             RedirectTo::Path(to) => push_path(&mut out, to, query),
             RedirectTo::Rewrite(rewrite) => match rewrite.apply(path, query) {
-                Some(to) => out.push_str(&to),
+                Some(to) => {
+                    if !to.starts_with('/') {
+                        // Or it would be a part of the host.
+                        out.push('/');
+                    }
+                    out.push_str(&to);
+                }
                 None => push_path(&mut out, path, query),
             },
         }
@@ -110,8 +128,12 @@ fn push_path(out: &mut String, path: &str, query: Option<&str>) {
 
 /// Splits `host:port`; the brackets of an IPv6 literal stay with the host.
 pub fn split_port(host: &str) -> (&str, Option<&str>) {
-    match host.rfind(':') {
-        Some(colon) if !host[colon..].contains(']') => (&host[..colon], Some(&host[colon + 1..])),
+    // By bytes: every request's host comes through here.
+    let bytes = host.as_bytes();
+    match memchr::memrchr(b':', bytes) {
+        Some(colon) if !bytes[colon..].contains(&b']') => {
+            (&host[..colon], Some(&host[colon + 1..]))
+        }
         _ => (host, None),
     }
 }

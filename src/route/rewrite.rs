@@ -79,12 +79,16 @@ impl Rewrite {
         })
     }
 
-    /// The new path and query, or `None` when nothing changes.
+    /// The new path and query, or `None` when nothing changes. A pattern may have taken the slash at its start.
     pub fn apply(&self, path: &str, query: Option<&str>) -> Option<String> {
         let mut out = match self {
-            Self::Prefix { cut, with, .. } => {
+            Self::Prefix { cut, with, tell } => {
                 let rest = path.get((*cut).min(path.len())..).unwrap_or("");
                 let mut out = String::with_capacity(with.len() + rest.len() + 1);
+                if *tell && !rest.starts_with('/') {
+                    // What is cut is the place where an application is mounted, with or without the slash behind it.
+                    out.push('/');
+                }
                 out.push_str(with);
                 out.push_str(rest);
                 out
@@ -99,10 +103,6 @@ impl Rewrite {
                 texts.collect()
             }
         };
-        // Whatever was cut, a request target starts with a slash.
-        if !out.starts_with('/') {
-            out.insert(0, '/');
-        }
         if let Some(query) = query {
             out.push('?');
             out.push_str(query);

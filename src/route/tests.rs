@@ -1,9 +1,16 @@
-//! The index of a large virtual host against asking every route in order.
+//! The index of a large virtual host against asking every route in order; and a virtual host that is kept
+//! packed against one that was ready from the start.
 
+mod light;
+
+use causeway_xds::resource::HostSource;
 use causeway_xds::resource::fraction::{Fraction, RuntimeFraction};
 use causeway_xds::resource::matcher::{HeaderMatch, HeaderMatcher};
+use causeway_xds::resource::route as model;
 use causeway_xds::resource::route::{DirectResponse, PathMatch, PathTemplate, RouteMatch};
 
+use super::host::Order;
+use super::matcher::Headers;
 use super::per_filter::Deaf;
 use super::*;
 use crate::route::matcher::Values;

@@ -5,8 +5,8 @@ mod filters;
 mod listener;
 mod routes;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Weak};
 
 use causeway_xds::ResourceType;
 use causeway_xds::reject::{Invalid, Rejected};
@@ -20,6 +20,7 @@ use crate::cluster::{Home, outlier};
 use crate::filter::Registry;
 use crate::telemetry::access_log::LogFiles;
 use crate::telemetry::stats::Stats;
+use crate::upstream::Settings;
 
 /// Compiles snapshots one after the other, and remembers who refers to what.
 pub struct Compiler {
@@ -31,6 +32,8 @@ pub struct Compiler {
     /// Listeners and clusters by the secret they use.
     secret_users: HashMap<String, BTreeSet<(ResourceType, String)>>,
     filter_users: FilterUsers,
+    /// Those of clusters that were made of late.
+    settings: VecDeque<Weak<Settings>>,
     outlier_keys: Arc<outlier::Keys>,
     reports: outlier::Reports,
     /// Where the proxy is among those of its kind, if it is to know.
@@ -93,6 +96,7 @@ impl Compiler {
             eds_users: HashMap::new(),
             secret_users: HashMap::new(),
             filter_users: FilterUsers::default(),
+            settings: VecDeque::new(),
         }
     }
 

@@ -6,6 +6,7 @@
 mod agent;
 pub mod compile;
 mod proxy_protocol;
+mod proxy_status;
 pub mod publish;
 mod tlvs;
 pub mod tunneling;
@@ -25,6 +26,7 @@ use imbl::shared_ptr::DefaultSharedPtr;
 pub use agent::Agent;
 pub use compile::{Compiled, Compiler, Resources, Retired};
 pub use proxy_protocol::{ProxyProtocolStats, VersionStats};
+pub use proxy_status::{PROXY_STATUS, ProxyStatus};
 pub use publish::{Publisher, Reader};
 pub use tlvs::AddedTlvs;
 pub use tunneling::Tunneling;
@@ -154,6 +156,8 @@ pub struct HttpManagerSpec {
     pub early_edits: HeaderEdits,
     /// What requests say of this program; `None`: nothing.
     pub agent: Option<Agent>,
+    /// How clients are told of failures; `None`: by the status alone.
+    pub proxy_status: Option<ProxyStatus>,
     /// What loggers and local replies ask of a request.
     pub wants: Wants,
     /// Clients are to come back on a new connection.

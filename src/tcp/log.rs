@@ -9,12 +9,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use causeway_xds::resource::format::{Fact, Point};
 use causeway_xds::resource::metadata::MetadataValue;
-use http::header::HeaderName;
 
 use super::Client;
 use crate::error::{Failure, ResponseFlag};
 use crate::filter::{StreamState, network};
-use crate::formatter::{Facts, Key, Value};
+use crate::formatter::{Facts, Value};
 use crate::runtime::timer::Deadline;
 use crate::snapshot::TcpProxySpec;
 use crate::upstream::Endpoint;
@@ -38,6 +37,7 @@ pub(super) struct Log {
 }
 
 impl Log {
+    /// From the moment the connection is there, before anything is asked of it.
     pub fn begin(spec: &Arc<TcpProxySpec>, cluster: &Arc<str>, client: Client) -> Self {
         Self {
             spec: Arc::clone(spec),
@@ -62,12 +62,14 @@ impl Log {
         }
     }
 
+    /// Writes the line of the start, where it is wanted (`flush_access_log_on_start`).
     pub fn started(&self) {
         if self.spec.log_times.start {
             self.write("TcpConnectionStart");
         }
     }
 
+    /// There is an endpoint; writes a line, where it is wanted (`flush_access_log_on_connected`).
     pub fn connected(&self, endpoint: &Arc<Endpoint>, about: About) {
         // A connection has one endpoint.
         self.endpoint.set(Arc::clone(endpoint)).ok();
@@ -99,11 +101,13 @@ impl Log {
         self.received.set(self.received.get() + up);
     }
 
+    /// Why the connection ends, for the line of its end.
     pub fn failed(&self, failure: &Failure) {
         self.flag.set(failure.flag);
         *self.details.borrow_mut() = failure.word().to_owned();
     }
 
+    /// What filters have left of the connection.
     pub fn state(&self) -> &StreamState {
         &self.client.state
     }
@@ -133,18 +137,6 @@ impl Drop for Log {
 }
 
 impl Facts for Log {
-    fn request(&self, _: &Key) -> Value<'_> {
-        Value::Missing
-    }
-
-    fn response(&self, _: &Key) -> Value<'_> {
-        Value::Missing
-    }
-
-    fn trailer(&self, _: &HeaderName) -> Value<'_> {
-        Value::Missing
-    }
-
     fn fact(&self, fact: Fact) -> Value<'_> {
         match fact {
             Fact::AccessLogType => Value::word(self.kind.get()),

@@ -41,6 +41,7 @@ use crate::telemetry::activity::Activity;
 use crate::tls::Session;
 use crate::upstream::pool::{self, About, Counted, CountedRelay, Lease};
 use crate::upstream::{self, Endpoint, Via};
+use crate::util::time::jittered;
 
 /// What is left of a limit that has passed before it is looked at.
 const SHORTEST: Duration = Duration::from_nanos(1);
@@ -213,13 +214,9 @@ pub async fn proxy(
     pool::spawn_tied(&tied, task);
 }
 
-/// How long a connection may last; zero is for ever. Spread by chance, so that connections that began
-/// together do not come again together.
+/// How long a connection may last; zero is for ever.
 fn longest(spec: &TcpProxySpec) -> Duration {
-    let share = spec.max_duration_jitter / 100.0 * fastrand::f64();
-    spec.max_duration
-        .checked_add(spec.max_duration.mul_f64(share))
-        .unwrap_or(spec.max_duration)
+    jittered(spec.max_duration, spec.max_duration_jitter)
 }
 
 /// What is left of such a limit; zero is no limit.

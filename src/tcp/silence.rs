@@ -16,6 +16,7 @@ pub struct Silence {
 }
 
 impl Silence {
+    /// `name` is what the limit is called in configuration; a limit of zero is none.
     pub fn new(name: &'static str, limit: Duration) -> Self {
         let last = Cell::new(Instant::now());
         Self { name, limit, last }

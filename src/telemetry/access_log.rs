@@ -5,8 +5,9 @@
 //! when the first line comes and then collects for a moment, so that a line costs no system call.
 
 use std::collections::HashMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -19,6 +20,15 @@ const WAITING: usize = 8 * 1024 * 1024;
 const USUAL: usize = 256 * 1024;
 /// How long the writer collects before it writes.
 const FLUSH_AFTER: Duration = Duration::from_millis(100);
+
+/// How often files were to be opened anew.
+static REOPENED: AtomicU64 = AtomicU64::new(0);
+
+/// Has every file opened anew before its next line: it may have been moved away, and what is written
+/// from now on belongs into a new one under its name.
+pub fn reopen() {
+    REOPENED.fetch_add(1, Relaxed);
+}
 
 /// One log. Lines of all threads go into one buffer, so they never interleave.
 #[derive(Debug)]
@@ -94,7 +104,7 @@ impl LogFiles {
             // Not by its path: that cannot be opened where it is a socket.
             Sink::File(path) if path == "/dev/stdout" => Box::new(io::stdout()),
             Sink::File(path) if path == "/dev/stderr" => Box::new(io::stderr()),
-            Sink::File(path) => Box::new(OpenOptions::new().append(true).create(true).open(path)?),
+            Sink::File(path) => Box::new(Appended::open(path.into())?),
             Sink::Stdout => Box::new(io::stdout()),
             Sink::Stderr => Box::new(io::stderr()),
         };
@@ -107,6 +117,61 @@ impl LogFiles {
         files.retain(|_, file| file.strong_count() > 0);
         files.insert(sink.clone(), Arc::downgrade(&file));
         Ok(Some(file))
+    }
+}
+
+/// A file that lines are appended to, and that somebody may move away.
+struct Appended {
+    file: File,
+    path: PathBuf,
+    /// [`REOPENED`] when it was opened.
+    opened: u64,
+    /// No line is written in part.
+    between: bool,
+}
+
+impl Appended {
+    fn open(path: PathBuf) -> io::Result<Self> {
+        let opened = REOPENED.load(Relaxed);
+        let file = OpenOptions::new().append(true).create(true).open(&path)?;
+        Ok(Self {
+            file,
+            path,
+            opened,
+            between: true,
+        })
+    }
+
+    fn follow(&mut self) {
+        let wanted = REOPENED.load(Relaxed);
+        if self.opened == wanted {
+            return;
+        }
+        match Self::open(self.path.clone()) {
+            Ok(new) => *self = new,
+            Err(error) => {
+                // Not lost: whoever has moved it finds them where it is now.
+                self.opened = wanted;
+                tracing::warn!(path = %self.path.display(), %error,
+                    "an access log cannot be opened anew; lines go to the file as it was");
+            }
+        }
+    }
+}
+
+impl Write for Appended {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.between {
+            self.follow();
+            self.between = false;
+        }
+        self.file.write(bytes)
+    }
+
+    /// Follows each batch of whole lines.
+    fn flush(&mut self) -> io::Result<()> {
+        self.between = true;
+        Ok(())
     }
 }
 
@@ -174,6 +239,46 @@ mod tests {
             std::thread::sleep(Duration::from_millis(10));
         }
         panic!("the log file never held what was written");
+    }
+
+    /// The danger: lines that go on into a file that has been put aside, or removed, for ever.
+    #[test]
+    fn a_file_that_was_moved_away_is_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let moved = dir.path().join("log.1");
+        let files = LogFiles::default();
+        let sink = Sink::File(path.to_str().unwrap().to_owned());
+        let file = files.open(&sink).unwrap().unwrap();
+        let holds = |path: &std::path::Path, want: &str| {
+            for _ in 0..500 {
+                if std::fs::read_to_string(path).is_ok_and(|text| text == want) {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            panic!("{} never held {want:?}", path.display());
+        };
+        file.write(b"1\n");
+        holds(&path, "1\n");
+        std::fs::rename(&path, &moved).unwrap();
+        file.write(b"2\n");
+        holds(&moved, "1\n2\n");
+        reopen();
+        file.write(b"3\n");
+        holds(&path, "3\n");
+        holds(&moved, "1\n2\n");
+        // Where there can be none, the one before goes on.
+        std::fs::rename(&path, &moved).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        reopen();
+        file.write(b"4\n");
+        holds(&moved, "3\n4\n");
+        std::fs::remove_dir(&path).unwrap();
+        reopen();
+        file.write(b"5\n");
+        holds(&path, "5\n");
+        assert_eq!(file.dropped(), 0);
     }
 
     #[test]

@@ -177,10 +177,10 @@ pub async fn connect_within(
     via: Option<&Via>,
 ) -> Result<Io, ConnectError> {
     let start = Instant::now();
-    let key = &endpoint.key;
-    let result = match &key.address {
-        Address::Socket(first) if !key.additional.is_empty() => {
-            let addresses = eyeballs::order(*first, &key.additional, transport.happy_eyeballs);
+    let more = &endpoint.attributes.additional_addresses;
+    let result = match &endpoint.attributes.address {
+        Address::Socket(first) if !more.is_empty() => {
+            let addresses = eyeballs::order(*first, more, transport.happy_eyeballs);
             let attempt = async |address, phase: &Phase| {
                 let address = Address::Socket(address);
                 establish(&address, endpoint, transport, via, phase).await

@@ -6,8 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use causeway_xds::resource::Address;
-use causeway_xds::resource::load_assignment::{EndpointCheck, EndpointHealth, Locality};
-use causeway_xds::resource::metadata::Namespaces;
+use causeway_xds::resource::load_assignment::{self as model, EndpointHealth, Locality};
 use tokio::time::Instant;
 
 use super::diagnosis::Diagnosis;
@@ -16,24 +15,36 @@ use crate::telemetry::stats::{Counter, Gauge};
 
 /// What makes an endpoint the same one in the next snapshot. The id is part of it: agents reuse
 /// host ports, and a new kernel at an old address must not inherit its predecessor's connections.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct EndpointKey {
-    pub address: Address,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EndpointKey<'e> {
+    address: &'e Address,
     /// Where else it is, for connections; what is said of it, and checked, is `address`. One that is
     /// dropped may be somebody else's soon, so they are part of the identity.
-    pub additional: Box<[SocketAddr]>,
-    pub id: String,
+    additional: &'e [SocketAddr],
+    id: &'e str,
 }
 
+impl<'e> From<&'e model::Endpoint> for EndpointKey<'e> {
+    fn from(model: &'e model::Endpoint) -> Self {
+        Self {
+            address: &model.address,
+            additional: &model.additional_addresses,
+            id: &model.id,
+        }
+    }
+}
+
+/// What every request asks comes first, and on one line of memory: of many endpoints each is out of
+/// the caches when its turn comes.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Endpoint {
     /// Unique in this process; what pools are keyed by.
     pub uid: u64,
-    pub key: EndpointKey,
-    pub attributes: Attributes,
     pub stats: Arc<EndpointStats>,
     state: Arc<State>,
     knowledge: Arc<Knowledge>,
+    pub attributes: Attributes,
 }
 
 /// How far an endpoint may be used, by all that is known of it.
@@ -65,7 +76,8 @@ struct Knowledge {
     checked: AtomicBool,
     /// On [`clock_ms`]: it became known, or passed its health checks after it had failed them.
     fresh_since: AtomicU64,
-    outcomes: Outcomes,
+    /// From the first one on that is counted.
+    outcomes: OnceLock<Box<Outcomes>>,
     diagnosis: Diagnosis,
 }
 
@@ -107,46 +119,65 @@ fn next_number() -> u64 {
     NEXT.fetch_add(1, Relaxed)
 }
 
+/// What every request counts comes first, as in [`Endpoint`].
 #[derive(Debug, Default)]
+#[repr(C)]
 pub struct EndpointStats {
-    pub cx_total: Counter,
-    pub cx_active: Gauge,
-    pub cx_connect_fail: Counter,
     pub rq_total: Counter,
     pub rq_active: Gauge,
     pub rq_success: Counter,
     pub rq_error: Counter,
     pub rq_timeout: Counter,
+    pub cx_total: Counter,
+    pub cx_active: Gauge,
+    pub cx_connect_fail: Counter,
 }
 
-/// What a load assignment says about an endpoint apart from its identity.
+/// What a load assignment says about an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attributes {
-    /// For `auto_host_rewrite` and `auto_host_sni`; may be empty.
-    pub hostname: String,
-    /// What consistent hashing hashes instead of the address; may be empty.
-    pub hash_key: String,
-    pub health: EndpointHealth,
-    pub weight: u32,
+    pub said: Arc<model::Endpoint>,
     pub priority: u32,
-    pub locality: Locality,
-    pub check: EndpointCheck,
+    pub locality: Arc<Locality>,
     /// Which of the cluster's sockets it is connected to by; `None`: the one of all others.
     pub socket: Option<usize>,
-    /// For formats.
-    pub metadata: Namespaces,
+}
+
+impl Attributes {
+    /// Those of one of which nothing is said but this.
+    pub fn plain(said: model::Endpoint) -> Self {
+        Self {
+            said: Arc::new(said),
+            priority: 0,
+            locality: Arc::default(),
+            socket: None,
+        }
+    }
+}
+
+impl std::ops::Deref for Attributes {
+    type Target = model::Endpoint;
+
+    fn deref(&self) -> &model::Endpoint {
+        &self.said
+    }
 }
 
 impl Endpoint {
     /// `None` for a Unix socket.
     pub fn socket_address(&self) -> Option<SocketAddr> {
-        match &self.key.address {
+        match &self.attributes.address {
             Address::Socket(address) => Some(*address),
             _ => None,
         }
     }
 
-    pub fn new(key: EndpointKey, attributes: Attributes) -> Self {
+    /// What makes it the same one as in another set.
+    pub fn key(&self) -> EndpointKey<'_> {
+        EndpointKey::from(&*self.attributes.said)
+    }
+
+    pub fn new(attributes: Attributes) -> Self {
         let uid = next_number();
         let knowledge = Knowledge {
             identity: uid,
@@ -155,7 +186,6 @@ impl Endpoint {
         };
         Self {
             uid,
-            key,
             attributes,
             stats: Arc::default(),
             state: Arc::default(),
@@ -168,7 +198,6 @@ impl Endpoint {
     pub fn with(&self, attributes: Attributes) -> Self {
         Self {
             uid: self.uid,
-            key: self.key.clone(),
             attributes,
             stats: Arc::clone(&self.stats),
             state: Arc::clone(&self.state),
@@ -182,7 +211,6 @@ impl Endpoint {
     pub fn reconnected(&self, attributes: Attributes) -> Self {
         Self {
             uid: next_number(),
-            key: self.key.clone(),
             attributes,
             stats: Arc::default(),
             state: Arc::default(),
@@ -279,7 +307,12 @@ impl Endpoint {
 
     /// What requests to it came to, for outlier detection.
     pub fn outcomes(&self) -> &Outcomes {
-        &self.knowledge.outcomes
+        self.knowledge.outcomes.get_or_init(Box::default)
+    }
+
+    /// The same for whoever only looks.
+    pub fn seen_outcomes(&self) -> Option<&Outcomes> {
+        self.knowledge.outcomes.get().map(|outcomes| &**outcomes)
     }
 
     /// Why its health is what it is.
@@ -288,20 +321,27 @@ impl Endpoint {
     }
 
     pub fn availability(&self) -> Availability {
-        if self.is_found(Finding::FailedActive) || self.is_found(Finding::FailedOutlier) {
-            return Availability::Unhealthy;
-        }
-        match self.attributes.health {
-            EndpointHealth::Unknown | EndpointHealth::Healthy
-                if self.is_found(Finding::DegradedActive) =>
-            {
-                Availability::Degraded
-            }
+        match self.status() {
             EndpointHealth::Unknown | EndpointHealth::Healthy => Availability::Healthy,
             EndpointHealth::Degraded => Availability::Degraded,
             EndpointHealth::Unhealthy | EndpointHealth::Draining | EndpointHealth::Timeout => {
                 Availability::Unhealthy
             }
+        }
+    }
+
+    /// As the API tells it, checks and outlier detection before what was configured.
+    pub fn status(&self) -> EndpointHealth {
+        if self.is_found(Finding::FailedActive) || self.is_found(Finding::FailedOutlier) {
+            return EndpointHealth::Unhealthy;
+        }
+        match self.attributes.health {
+            EndpointHealth::Unknown | EndpointHealth::Healthy
+                if self.is_found(Finding::DegradedActive) =>
+            {
+                EndpointHealth::Degraded
+            }
+            configured => configured,
         }
     }
 
@@ -316,6 +356,6 @@ impl Endpoint {
 
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.key.address.fmt(f)
+        self.attributes.address.fmt(f)
     }
 }

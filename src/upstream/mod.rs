@@ -17,7 +17,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_xds::resource::cluster::{
-    AutoSni, HappyEyeballs, Http2Options, Preconnect, ProxyProtocol, SourceAddresses, TcpKeepalive,
+    AutoSni, HappyEyeballs, Http2Options, Options, Preconnect, ProxyProtocol, SourceAddresses,
+    TcpKeepalive,
 };
 use causeway_xds::resource::headers::HeaderCase;
 use causeway_xds::resource::route::Priority;
@@ -32,13 +33,35 @@ use crate::tls::ClientTls;
 
 /// How the endpoints of one cluster are connected to. Kept from snapshot to snapshot while none of
 /// this changes; a change makes new endpoints, so that no connection of the old kind is used again.
+/// What every request asks comes first, as in [`Endpoint`].
 #[derive(Debug)]
+#[repr(C)]
 pub struct Transport {
+    pub stats: Arc<ClusterStats>,
+    /// What other clusters may have as well.
+    pub settings: Arc<Settings>,
+    pub limits: Limits,
     pub cluster: Arc<str>,
+    /// Of routes with priority HIGH, for requests and retries.
+    pub high_limits: Limits,
+    /// Requests that no endpoint got because of a limit, for reports of load. Statistics do not do
+    /// for that: clusters can share them.
+    pub dropped: Counter,
+}
+
+/// Of a [`Transport`], what depends on nothing but the options of the cluster and on secrets. Of very many
+/// clusters most have the same.
+#[derive(Debug)]
+pub struct Settings {
+    /// What it was made from.
+    pub options: Arc<Options>,
     pub protocol: Protocol,
     pub tls: Option<ClientTls>,
     /// Instead of `tls`, for endpoints that match one.
     pub sockets: Vec<Option<ClientTls>>,
+    /// Whether connections to one endpoint may differ in what they are for: there is `auto_sni` or
+    /// `proxy_protocol`.
+    pub varies: bool,
     /// Only where there is TLS.
     pub auto_sni: Option<AutoSni>,
     pub proxy_protocol: Option<ProxyProtocol>,
@@ -65,16 +88,32 @@ pub struct Transport {
     pub max_response_head: Option<usize>,
     /// HTTP/1: how the names of fields are written.
     pub header_case: HeaderCase,
-    pub stats: Arc<ClusterStats>,
-    pub limits: Arc<Limits>,
-    /// Of routes with priority HIGH, for requests and retries.
-    pub high_limits: Arc<Limits>,
-    /// Requests that no endpoint got because of a limit, for reports of load. Statistics do not do
-    /// for that: clusters can share them.
-    pub dropped: Counter,
+}
+
+impl std::ops::Deref for Transport {
+    type Target = Settings;
+
+    fn deref(&self) -> &Settings {
+        &self.settings
+    }
 }
 
 impl Transport {
+    pub fn limits_of(&self, priority: Priority) -> &Limits {
+        match priority {
+            Priority::Default => &self.limits,
+            Priority::High => &self.high_limits,
+        }
+    }
+
+    /// Counts a request for which a limit left no room.
+    pub fn overflowed(&self) {
+        self.stats.upstream_rq_pending_overflow.inc();
+        self.dropped.inc();
+    }
+}
+
+impl Settings {
     /// Of connections by this one of `sockets`, or none of them.
     pub fn tls_of(&self, socket: Option<usize>) -> Option<&ClientTls> {
         match socket {
@@ -88,31 +127,11 @@ impl Transport {
         self.proxy_protocol.as_ref().filter(|_| socket.is_none())
     }
 
-    pub fn limits_of(&self, priority: Priority) -> &Limits {
-        match priority {
-            Priority::Default => &self.limits,
-            Priority::High => &self.high_limits,
-        }
-    }
-}
-
-impl Transport {
     /// Whether a connection takes no more requests.
     pub fn is_spent(&self, served: u32, opened: Instant) -> bool {
         let (requests, duration) = (self.max_requests, self.max_connection_duration);
         (requests != 0 && served >= requests)
             || (!duration.is_zero() && opened.elapsed() >= duration)
-    }
-
-    /// Whether connections to one endpoint may differ in what they are for.
-    pub fn varies(&self) -> bool {
-        self.auto_sni.is_some() || self.proxy_protocol.is_some()
-    }
-
-    /// Counts a request for which a limit left no room.
-    pub fn overflowed(&self) {
-        self.stats.upstream_rq_pending_overflow.inc();
-        self.dropped.inc();
     }
 }
 

@@ -414,6 +414,10 @@ impl Lease {
                     Err(back) => connection = back,
                 }
             }
+            if !pool.waiting.is_empty() {
+                // They need connections of another kind, for which its end makes room.
+                return;
+            }
             pool.transport
                 .get_or_insert_with(|| Arc::clone(&self.transport));
             pool.idle.push_back(Idle {

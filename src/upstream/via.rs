@@ -45,7 +45,7 @@ impl Via {
         client: Client<'_>,
         source: Option<Source>,
     ) -> Option<Rc<Self>> {
-        if !transport.varies() && source.is_none() {
+        if !transport.varies && source.is_none() {
             return None;
         }
         let server_name = transport.auto_sni.as_ref().and_then(|rules| {

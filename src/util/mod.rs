@@ -26,6 +26,21 @@ impl std::fmt::Debug for Secret {
         f.write_str("[redacted]")
     }
 }
+
+/// Appends a text to a page, for between tags and inside quoted attributes.
+pub fn escape_html(text: &str, out: &mut String) {
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+}
+
 /// The bytes that a text of a URL stands for; what is no escape stays as it is.
 pub fn percent_decoded(text: &[u8]) -> Vec<u8> {
     let hex = |at: usize| char::from(*text.get(at)?).to_digit(16);

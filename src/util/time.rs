@@ -1,6 +1,13 @@
-//! Times as text.
+//! Times as text, and limits that are spread by chance.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A limit with up to so many percent of it more, by chance, so that what began together does not end
+/// together.
+pub fn jittered(limit: Duration, percent: f64) -> Duration {
+    let share = limit.mul_f64(percent / 100.0 * fastrand::f64());
+    limit.checked_add(share).unwrap_or(limit)
+}
 
 /// RFC 3339 with milliseconds, as proto3 JSON prints a timestamp.
 pub fn timestamp(time: SystemTime) -> String {

@@ -24,7 +24,6 @@ use causeway_xds::resource::metadata::MetadataValue;
 use causeway_xds::resource::{Raw, Resource, RouteConfiguration, decode_again, decode_noting};
 use causeway_xds::type_url::pack;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use http::header::HeaderName;
 
 const HOSTS: usize = 100_000;
 
@@ -144,12 +143,6 @@ impl Facts for Asked {
             Key::Path => Value::Bytes(b"/a/path?and=query"[..].into()),
             _ => Value::Missing,
         }
-    }
-    fn response(&self, _: &Key) -> Value<'_> {
-        Value::Missing
-    }
-    fn trailer(&self, _: &HeaderName) -> Value<'_> {
-        Value::Missing
     }
     fn fact(&self, fact: Fact) -> Value<'_> {
         match fact {

@@ -4,13 +4,15 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 binary=$(realpath "${1:-$here/../../target/release/causeway}")
 scratch=$(mktemp -d)
 ours=()
-
-# A script that makes more than processes says here how that goes.
-clean_more() { :; }
+spaces=()
 
 cleanup() {
   for process in "${ours[@]}"; do kill "$process" 2>/dev/null || true; done
-  clean_more
+  for space in "${spaces[@]}"; do
+    # Whatever runs in it was started here; a shell that waits for one passes no signal on.
+    ip netns pids "$space" 2>/dev/null | xargs -r kill 2>/dev/null || true
+    ip netns del "$space" 2>/dev/null || true
+  done
   wait 2>/dev/null || true
   rm -rf "$scratch"
 }
@@ -51,6 +53,16 @@ need() {
       >"$scratch/apt.log" 2>&1 || true
   fi
   command -v "$command" >/dev/null
+}
+# namespaces NAME...: network namespaces, until the end; without the right to make them the script is skipped.
+namespaces() {
+  [ "$(id -u)" -eq 0 ] || skip "not root"
+  need ip iproute2 || skip "no ip here"
+  local space
+  for space in "$@"; do
+    ip netns add "$space" 2>/dev/null || skip "no network namespaces here"
+    spaces+=("$space")
+  done
 }
 # ports COUNT: free ones.
 ports() {

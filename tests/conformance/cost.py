@@ -2,7 +2,7 @@
 """Keeps the cost of a unit of work from growing unnoticed: user-space instructions, allocations and
 system calls for each request, message or round trip.
 
-    cost.py [BINARY] [--only http1,http2,http2up,tls,websocket,tcp] [--without-calls]
+    cost.py [BINARY] [--only http1,http2,http2up,tls,websocket,tcp,circuit] [--without-calls]
 
 Two runs of different length are compared, so that start-up, configuration, connections and the
 pages touched first cancel out. None of the figures depends on the speed of the machine, which is
@@ -12,6 +12,9 @@ out: how many events one wait brings depends on how the machine is loaded.
 """
 
 import argparse
+import base64
+import hashlib
+import hmac
 import json
 import os
 import re
@@ -23,11 +26,14 @@ import sys
 import tempfile
 import time
 
+import scale
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 BUDGETS = os.path.join(HERE, "cost.json")
 SHORT = 500
 # Messages are cheap: more of them, or what the process does by the clock would show.
-LONG = {"http1": 2500, "http2": 2500, "http2up": 2500, "tls": 2500, "websocket": 8500, "tcp": 8500}
+LONG = {"http1": 2500, "http2": 2500, "http2up": 2500, "tls": 2500, "websocket": 8500, "tcp": 8500,
+        "circuit": 2500}
 CONNECTIONS = 16
 # Percent above its budget at which a figure fails. Instructions hardly move; system calls do where
 # a read finds nothing, which is a matter of timing.
@@ -37,8 +43,10 @@ STRAY = 0.05
 ALLOCATORS = re.compile(r"_rjem_(je_)?(malloc|mallocx|calloc|realloc|rallocx|aligned_alloc|posix_memalign)$")
 WAITS = {"epoll_wait", "epoll_pwait", "futex", "clock_nanosleep", "restart_syscall"}
 UNITS = {"http1": "request", "http2": "request", "http2up": "request", "tls": "request", "websocket": "message",
-         "tcp": "round trip"}
+         "tcp": "round trip", "circuit": "request"}
 START_LIMIT = 120
+# Of the worker that serves the circuit.
+KEY = "key-of-permits"
 
 
 def free_ports(count):
@@ -136,6 +144,12 @@ def load(workload, ports, count):
         h2load("http://127.0.0.1:%d/" % ports["http"], count, "-c2", "-m8")
     elif workload == "http2up":
         h2load("http://127.0.0.1:%d/" % ports["up"], count, "-c2", "-m8")
+    elif workload == "circuit":
+        # As a browser asks for an interactive app: with its owner's permit, and a cookie of the app.
+        digest = hmac.new(KEY.encode(), scale.circuit_id(0).encode(), hashlib.sha256).hexdigest()
+        permit = base64.b64encode(digest.encode()).decode()
+        h2load("http://127.0.0.1:%d/" % ports["http"], count, "--h1", "-c%d" % CONNECTIONS, "-H",
+               ":authority: c1.apps.test", "-H", "cookie: appproxy_permit=%s; theme=dark" % permit)
     elif workload == "tls":
         h2load("https://127.0.0.1:%d/" % ports["tls"], count, "--h1", "-c%d" % CONNECTIONS)
     elif workload == "websocket":
@@ -150,22 +164,47 @@ def load(workload, ports, count):
                lambda got: len(ANSWER) if got is None else got == ANSWER)
 
 
+def worker(folder, ports):
+    """The configuration of a worker whose circuits want permits."""
+    path = folder + "/worker.toml"
+    with open(path, "w") as file:
+        file.write("""[secrets]
+api_secret = "%s"
+jwt_secret = "not used"
+[permit_hash]
+secret = "%s"
+[causeway]
+management = "127.0.0.1:%d"
+[proxy_worker.wildcard_domain]
+domain = ".apps.test"
+bind_addr = { host = "127.0.0.1", port = %d }
+""" % (scale.TOKEN, KEY, ports["management"], ports["http"]))
+    return path
+
+
 class Proxy:
-    def __init__(self, tool, binary, folder, port):
+    def __init__(self, tool, binary, folder, ports, workload):
         self.log = open(folder + "/proxy.log", "w+")
-        self.process = subprocess.Popen(
-            [*tool, binary, "-c", folder + "/bootstrap.json", "--concurrency", "1", "-l", "error",
-             "--drain-time-s", "1", "--disable-hot-restart"], stdout=self.log, stderr=self.log)
+        if workload == "circuit":
+            command = [binary, "serve", "-f", worker(folder, ports)]
+        else:
+            command = [binary, "-c", folder + "/bootstrap.json", "--drain-time-s", "1", "--disable-hot-restart"]
+        self.process = subprocess.Popen([*tool, *command, "--concurrency", "1", "-l", "error"],
+                                        stdout=self.log, stderr=self.log)
+        port = ports["management" if workload == "circuit" else "http"]
         deadline = time.monotonic() + START_LIMIT
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                return
+                break
             except OSError:
                 if self.process.poll() is not None or time.monotonic() > deadline:
                     self.log.seek(0)
                     sys.exit("FAIL the proxy did not start: %s" % self.log.read()[-800:])
                 time.sleep(0.1)
+        if workload == "circuit":
+            circuits = [{**scale.circuit(i, ports["origin"]), "open_to_public": False} for i in range(2)]
+            scale.announce(port, circuits, self.process.pid)
 
     def stop(self):
         # The tool's own child gets the signal where there is one: strace passes none on.
@@ -219,7 +258,7 @@ def measure(workload, binary, ports, folder, with_calls):
         if with_calls:
             tools.append((["strace", "-f", "-c", "-o", out + ".calls"], calls))
         for tool, read in tools:
-            proxy = Proxy(tool, binary, folder, ports["http"])
+            proxy = Proxy(tool, binary, folder, ports, workload)
             try:
                 load(workload, ports, length)
             finally:
@@ -268,8 +307,8 @@ def main():
         subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
                         "-days", "2", "-subj", "/CN=localhost", "-keyout", folder + "/key.pem", "-out", folder + "/cert.pem"],
                        check=True, capture_output=True)
-        origin, *rest = free_ports(5)
-        ports = dict(zip(("http", "tls", "tcp", "up"), rest))
+        origin, *rest = free_ports(6)
+        ports = dict(zip(("http", "tls", "tcp", "up", "management"), rest), origin=origin)
         with open(folder + "/bootstrap.json", "w") as file:
             json.dump(bootstrap(ports, origin, folder), file)
         server = subprocess.Popen([sys.executable, os.path.join(HERE, "origin.py"), str(origin)])

@@ -12,18 +12,7 @@ tag=$$
 proxy=cwp$tag
 origin=cwo$tag
 
-clean_more() {
-  for space in "$proxy" "$origin"; do
-    ip netns pids "$space" 2>/dev/null | xargs -r kill 2>/dev/null || true
-    ip netns del "$space" 2>/dev/null || true
-  done
-}
-
-[ "$(id -u)" -eq 0 ] || skip "not root"
-need ip iproute2 || skip "no ip here"
-if ! ip netns add "$proxy" 2>/dev/null || ! ip netns add "$origin"; then
-  skip "no network namespaces here"
-fi
+namespaces "$proxy" "$origin"
 
 # The proxy is 10.78.0.1, the origin 10.78.0.2. Clients are in 203.0.113.0/24 and 2001:db8:9::/64, which
 # the origin answers by way of the proxy; what arrives there is taken, whoever it is for.

@@ -13,23 +13,10 @@ tag=$$
 a=cwa$tag
 b=cwb$tag
 
-clean_more() {
-  # Whatever runs in them was started here; a shell that waits for one passes no signal on.
-  for space in "$a" "$b"; do
-    ip netns pids "$space" 2>/dev/null | xargs -r kill 2>/dev/null || true
-  done
-  ip netns del "$a" 2>/dev/null || true
-  ip netns del "$b" 2>/dev/null || true
-}
-
-[ "$(id -u)" -eq 0 ] || skip "not root"
-need ip iproute2 || skip "no ip here"
 need openssl openssl || skip "no openssl here"
 need curl curl || skip "no curl here"
 command -v iptables >/dev/null || need nft nftables || skip "neither iptables nor nft here"
-if ! ip netns add "$a" 2>/dev/null || ! ip netns add "$b"; then
-  skip "no network namespaces here"
-fi
+namespaces "$a" "$b"
 
 # --- the network: a is 10.77.0.1, b is 10.77.0.2 -------------------------------------------------
 ip link add "v$tag" netns "$a" type veth peer name "w$tag" netns "$b"

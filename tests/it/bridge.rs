@@ -7,9 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use causeway::app::{self, Config, Options};
-use causeway::config::{Access, DigestMod, PermitHash};
-use causeway::coordinator::permit::{Digest, PermitHasher};
-use causeway::util::Secret;
 use futures_util::{SinkExt, StreamExt};
 use http::HeaderValue;
 use hyper_util::rt::TokioIo;
@@ -22,13 +19,13 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use uuid::Uuid;
 
-use crate::support::app::{TestApp, worker};
+use crate::support::app::{TestApp, worker, worker_with_permits};
 use crate::support::bootstrap::{bootstrap, cluster, http, listener, to};
 use crate::support::circuit::{Circuit, circuit};
 use crate::support::client::{Http2, empty};
 use crate::support::origin::Origin;
 use crate::support::raw::Raw;
-use crate::support::{eventually, refusing, tcp_echo, within, ws};
+use crate::support::{eventually, pattern, refusing, tcp_echo, within, ws};
 
 const TUNNEL: &str = "v1.tunnel.causeway";
 
@@ -92,12 +89,6 @@ async fn closed(socket: &mut ws::Socket) -> (u16, String) {
             other => panic!("{other:?}"),
         }
     }
-}
-
-fn pattern(length: usize) -> Vec<u8> {
-    (0..length)
-        .map(|i| (i ^ (i >> 8) ^ (i >> 16)).to_le_bytes()[0])
-        .collect()
 }
 
 #[tokio::test]
@@ -406,14 +397,7 @@ async fn an_application_that_is_not_there_is_an_ordinary_answer() {
 #[tokio::test]
 async fn a_private_circuit_asks_for_its_permit() {
     let user = Uuid::from_u128(7);
-    let mut config = worker();
-    config.access = Some(Access {
-        jwt_secret: Secret::new("key"),
-        permit_hash: PermitHash {
-            secret: Secret::new("permits"),
-            digest_mod: DigestMod::Sha256,
-        },
-    });
+    let (config, permits) = worker_with_permits();
     let app = TestApp::with(config).await;
     let origin = tcp_echo().await;
     let private = |circuit: Circuit| {
@@ -425,7 +409,6 @@ async fn a_private_circuit_asks_for_its_permit() {
     let nobodys = circuit(2).kernel(origin.address).protocol("tcp").at_slot(1);
     let nobodys = nobodys.with("open_to_public", json!(false));
     app.announce(&[&mine, &nobodys]).await;
-    let permits = PermitHasher::new(&Secret::new("permits"), Digest::Sha256);
     let of_user = format!("appproxy_permit=\"{}\"", permits.of_user(user).expose());
     let of_circuit = permits.of_circuit(user, mine.id);
     let of_circuit = format!("appproxy_permit={}", of_circuit.expose());

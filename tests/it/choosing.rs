@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
 use crate::support::bootstrap::{bootstrap, cluster, forwarding, http, listener, routes, to};
-use crate::support::client::{Http1, get, request};
+use crate::support::client::{Http1, empty, get, request};
 use crate::support::eventually;
 use crate::support::origin::Origin;
 use crate::support::raw::Raw;
@@ -60,6 +60,42 @@ async fn answers(at: SocketAddr, path: &str, count: usize) -> BTreeMap<String, u
         *found.entry(text).or_default() += 1;
     }
     found
+}
+
+#[tokio::test]
+async fn a_cluster_says_by_what_its_endpoints_are_chosen() {
+    let (one, two) = (replica("one", 200).await, replica("two", 200).await);
+    let endpoints = [&one, &two].map(|o| endpoint(o.address, "x", &json!({})));
+    let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let by = |name: &str| json!([{"header": {"header_name": name}}]);
+    let hashing = with(
+        "a",
+        &endpoints,
+        &json!({"lb_policy": "MAGLEV", "typed_extension_protocol_options": {options: {
+            "@type": format!("type.googleapis.com/{options}"),
+            "explicit_http_config": {"http_protocol_options": {}},
+            "hash_policy": by("x-user")}}}),
+    );
+    let to = json!([{"match": {"prefix": "/"},
+        "route": {"cluster": "a", "hash_policy": by("x-other")}}]);
+    let web = listener("web", &http(&json!({"route_config": routes(&to)})));
+    let app = TestApp::bootstrap(&bootstrap(&[web], &[hashing]).to_string()).await;
+    let mut client = Http1::connect(app.listener("web")).await;
+    let mut seen = std::collections::BTreeSet::new();
+    for user in 0..16 {
+        let mut of_user = std::collections::BTreeSet::new();
+        for other in 0..4 {
+            let asking = request("GET", "a.test", "/")
+                .header("x-user", user)
+                .header("x-other", other);
+            let reply = client.send_body(asking.body(empty()).unwrap()).await;
+            of_user.insert(reply.text());
+        }
+        // Whatever the route says.
+        assert_eq!(of_user.len(), 1, "{user}");
+        seen.extend(of_user);
+    }
+    assert_eq!(seen.len(), 2);
 }
 
 #[tokio::test]

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::support::app::TestApp;
+use crate::support::app::{TestApp, worker};
 use crate::support::bootstrap::{bootstrap, forwarding};
+use crate::support::circuit::circuit;
 use crate::support::client::get;
 use crate::support::eventually;
 use crate::support::origin::Origin;
@@ -98,4 +99,17 @@ async fn names_are_asked_of_the_servers_that_are_configured() {
         let reply = get(app.listener("web"), "x", "/").await;
         assert_eq!((reply.status.as_u16(), &*reply.text()), (200, "here"));
     }
+}
+
+#[tokio::test]
+async fn kernels_are_asked_for_where_the_worker_is_told_to() {
+    let zone = Zone::start().await;
+    let origin = Origin::fixed("here").await;
+    let mut config = worker();
+    config.causeway.dns_servers = vec![zone.dns];
+    let app = TestApp::with(config).await;
+    let mut circuit = circuit(1).kernel(origin.address);
+    circuit.value["route_info"][0]["kernel_host"] = json!("kernel.kernels.test.");
+    app.announce(&[&circuit]).await;
+    assert_eq!(app.get(&circuit, "/").await.text(), "here");
 }

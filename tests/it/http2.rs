@@ -472,3 +472,36 @@ async fn a_bootstrap_says_what_its_clusters_speak() {
     assert_eq!(reply.text(), "message");
     assert_eq!(reply.trailers.expect("trailers")["grpc-status"], "0");
 }
+
+/// The danger: the codec waits for the acknowledgement of a ping before it closes, and nobody limits how long.
+#[tokio::test]
+async fn a_connection_ends_when_its_client_does_not_acknowledge_its_end() {
+    const GOAWAY: u8 = 7;
+    let origin = Origin::fixed("ok").await;
+    let manager = http(&json!({
+        "route_config": to("a"),
+        "common_http_protocol_options": {"idle_timeout": "0.1s"},
+        "drain_timeout": "0.1s",
+        "delayed_close_timeout": "0.1s",
+    }));
+    let text = bootstrap(
+        &[listener("web", &manager)],
+        &[cluster("a", origin.address)],
+    );
+    let app = TestApp::bootstrap(&text.to_string()).await;
+    let mut client = TcpStream::connect(app.listener("web")).await.unwrap();
+    client
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\0\x04\x01\0\0\0\0")
+        .await
+        .unwrap();
+    let mut said = Vec::new();
+    let end = within("the end of the connection", client.read_to_end(&mut said));
+    end.await.unwrap();
+    let mut frames = &said[..];
+    let mut kinds = Vec::new();
+    while let [a, b, c, kind, ..] = *frames {
+        kinds.push(kind);
+        frames = &frames[9 + (usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c))..];
+    }
+    assert!(kinds.contains(&GOAWAY), "{kinds:?}");
+}

@@ -179,7 +179,7 @@ async fn a_kernel_is_asked_for_no_more_than_a_policy_allows() {
     // The status that the legacy worker has for it.
     assert_eq!(first.send(request("/late")).await.status, 504);
     let name = format!("circuit/{}", busy.id);
-    let stats = app.running.stats.cluster(&name);
+    let stats = app.running.stats.cluster(name);
     assert_eq!(stats.upstream_rq_queue_timeout.value(), 1);
     held.abort();
 }

@@ -14,6 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
@@ -23,7 +24,7 @@ use crate::support::circuit::circuit;
 use crate::support::client::{Http2, Reply, full};
 use crate::support::origin::Origin;
 use crate::support::raw::Raw;
-use crate::support::{A_MOMENT, eventually};
+use crate::support::{A_MOMENT, eventually, within};
 
 /// An HTTP/2 origin that answers `ok`: at `/held` once `go` lets it, elsewhere at once. It lets
 /// `streams` run on a connection, and says goodbye to one when `leave` says so.
@@ -96,6 +97,111 @@ async fn requests_take_turns_on_the_one_connection_that_the_limit_allows() {
     let (_app, client) = through(&limited(origin.address)).await;
     assert_eq!(statuses(posts(&client, "/", 20)).await, [200; 20]);
     assert_eq!(origin.connections(), 1);
+}
+
+/// Its end answers the first request that it gets once it may be on its way whole, reads nothing of it,
+/// and never will.
+async fn answers_unread(mut first: UnixStream) {
+    let mut head = [0; 1024];
+    first.read_exact(&mut head).await.unwrap();
+    tokio::time::sleep(A_MOMENT).await;
+    let answer = b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n";
+    first.write_all(answer).await.unwrap();
+    std::future::pending::<()>().await;
+}
+
+/// The danger: the connection looks idle, and whoever gets it next waits for ever.
+#[tokio::test]
+async fn an_answer_to_a_request_that_nobody_reads_keeps_no_other_request_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app");
+    let socket = UnixListener::bind(&path).unwrap();
+    let serving = tokio::spawn(async move {
+        let first = tokio::spawn(answers_unread(socket.accept().await.unwrap().0));
+        let (mut second, _) = socket.accept().await.unwrap();
+        let mut head = [0; 4096];
+        while second.read(&mut head).await.is_ok_and(|length| length > 0) {
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            second.write_all(answer).await.unwrap();
+        }
+        first.abort();
+    });
+    let endpoint = json!({"endpoint": {"address": {"pipe": {"path": path}}}});
+    let cluster = json!({"name": "a", "type": "STATIC", "load_assignment": {
+        "cluster_name": "a", "endpoints": [{"lb_endpoints": [endpoint]}],
+    }});
+    let (_app, client) = through(&cluster).await;
+    // More than a Unix socket takes, and less than the codec keeps besides.
+    let large = Request::post("http://any.example/").body(full(vec![b'x'; 300_000]));
+    assert_eq!(client.send(large.unwrap()).await.status, 413);
+    let next = within("the next request", client.get("any.example", "/"));
+    assert_eq!(next.await.status, 200);
+    serving.abort();
+}
+
+/// The danger: whoever writes meets the reset first, and the answer that came before it is lost.
+#[tokio::test]
+async fn an_answer_is_passed_on_when_its_endpoint_leaves_without_having_read_the_request() {
+    let origin = Origin::tcp(|mut stream| async move {
+        let mut head = [0; 1024];
+        stream.read_exact(&mut head).await.unwrap();
+        let answer = b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 9\r\n\r\ntoo large";
+        stream.write_all(answer).await.unwrap();
+        // With something unread: a reset.
+    })
+    .await;
+    let (_app, client) = through(&cluster("a", origin.address)).await;
+    for _ in 0..20 {
+        let large = Request::post("http://any.example/").body(full(vec![b'x'; 1_000_000]));
+        let reply = client.send(large.unwrap()).await;
+        assert_eq!((reply.status.as_u16(), &*reply.text()), (413, "too large"));
+    }
+}
+
+/// The danger: a connection that is idle, and for another client, takes the room until it grows old.
+#[tokio::test]
+async fn a_connection_that_is_for_another_client_makes_room_once_it_is_idle() {
+    const SOCKETS: &str = "type.googleapis.com/envoy.extensions.transport_sockets";
+    let origin = Origin::tcp(|mut stream| async move {
+        let mut seen = Vec::new();
+        let mut piece = [0; 4096];
+        while let Ok(length @ 1..) = stream.read(&mut piece).await {
+            seen.extend_from_slice(&piece[..length]);
+            if seen.ends_with(b"\r\n\r\n") {
+                // So that the others wait.
+                tokio::time::sleep(A_MOMENT).await;
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+                seen.clear();
+            }
+        }
+    })
+    .await;
+    let mut cluster = limited(origin.address);
+    // Less than such a connection may be idle.
+    cluster["metadata"] = json!({"filter_metadata": {"causeway": {"queue_timeout": "8s"}}});
+    cluster["transport_socket"] = json!({
+        "name": "proxy_protocol",
+        "typed_config": {
+            "@type": format!("{SOCKETS}.proxy_protocol.v3.ProxyProtocolUpstreamTransport"),
+            "config": {"version": "V1"},
+            "transport_socket": {
+                "name": "raw",
+                "typed_config": {"@type": format!("{SOCKETS}.raw_buffer.v3.RawBuffer")},
+            },
+        },
+    });
+    let text = bootstrap(&[forwarding("web", "a")], &[cluster]).to_string();
+    let app = TestApp::bootstrap(&text).await;
+    // Of five, some are served by one thread.
+    let mut clients = JoinSet::new();
+    for _ in 0..5 {
+        let client = Http2::connect(app.listener("web")).await;
+        clients.spawn(async move { (client.get("any.example", "/").await.status, client) });
+    }
+    for (status, _open) in clients.join_all().await {
+        assert_eq!(status, 200);
+    }
 }
 
 #[tokio::test]

@@ -373,6 +373,47 @@ async fn a_weighted_cluster_has_edits_and_a_host_of_its_own() {
 }
 
 #[tokio::test]
+async fn a_rewrite_may_leave_a_word_of_a_path() {
+    let origin = Origin::fixed("yes").await;
+    let rewrite = json!({"pattern": {"regex": "^/cut(/?)"}, "substitution": ""});
+    let all = json!([{
+        "match": {"prefix": "/"},
+        "route": {
+            "cluster": "app",
+            "regex_rewrite": rewrite,
+            "retry_policy": {"retry_on": "5xx", "num_retries": 1},
+        },
+        "response_headers_to_add": [{"header": {"key": "x-path", "value": "%REQ(:PATH)%"}}],
+    }]);
+    let app = app(&all, &[cluster("app", origin.address)]).await;
+    let mut client = Http1::connect(app.listener("web")).await;
+    // Sent as it is, or with its slash where HTTP/1.1 has no form for what is left.
+    for (path, sent, told) in [
+        ("/cut/abc", "abc", "/abc"),
+        ("/cut", "/", "/"),
+        ("/cut/a/b", "/a/b", "/a/b"),
+        ("/cut/a?b=1", "/a?b=1", "/a?b=1"),
+        ("/cut/a:1", "/a:1", "/a:1"),
+        ("/cut//a", "/a", "/a"),
+    ] {
+        let reply = client.get("h", path).await;
+        assert_eq!(
+            (reply.status.as_u16(), reply.header("x-path")),
+            (200, told),
+            "{path}"
+        );
+        let seen = origin.requests();
+        let last = seen.last().unwrap();
+        assert_eq!(
+            (last.target.as_str(), last.header("host")),
+            (sent, "h"),
+            "{path}"
+        );
+        assert_eq!(last.header("x-envoy-original-path"), path);
+    }
+}
+
+#[tokio::test]
 async fn the_body_of_a_direct_response_is_made_by_its_format() {
     let text = "%REQ(:METHOD)% %REQ(X-A)% %ROUTE_NAME% %RESPONSE_CODE%: %LOCAL_REPLY_BODY%";
     let all = json!([

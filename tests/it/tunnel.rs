@@ -2,15 +2,13 @@
 
 use std::process::Stdio;
 
-use causeway::config::{Access, Certificates, DigestMod, PermitHash, TlsFiles};
-use causeway::coordinator::permit::{Digest, PermitHasher};
-use causeway::util::Secret;
+use causeway::config::{Certificates, TlsFiles};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uuid::Uuid;
 
-use crate::support::app::{TestApp, worker};
+use crate::support::app::{TestApp, worker, worker_with_permits};
 use crate::support::circuit::{Circuit, circuit};
 use crate::support::origin::Origin;
 use crate::support::process::{Program, Signal, command, run};
@@ -130,14 +128,7 @@ async fn it_ends_with_the_application_while_input_stays_open() {
 #[tokio::test]
 async fn a_permit_comes_from_a_file() {
     let user = Uuid::from_u128(7);
-    let mut config = worker();
-    config.access = Some(Access {
-        jwt_secret: Secret::new("key"),
-        permit_hash: PermitHash {
-            secret: Secret::new("permits"),
-            digest_mod: DigestMod::Sha256,
-        },
-    });
+    let (config, permits) = worker_with_permits();
     let app = TestApp::with(config).await;
     let origin = tcp_echo().await;
     let private = circuit(1).kernel(origin.address).protocol("tcp");
@@ -150,7 +141,6 @@ async fn a_permit_comes_from_a_file() {
     assert_eq!(refused.code, Some(1));
     assert!(refused.stderr.contains("401"), "{}", refused.stderr);
 
-    let permits = PermitHasher::new(&Secret::new("permits"), Digest::Sha256);
     let permit = permits.of_circuit(user, private.id);
     let folder = tempfile::tempdir().unwrap();
     let jar = folder.path().join("cookies");

@@ -389,7 +389,8 @@ fn extended(host: &str) -> http::Request<Body> {
     request
 }
 
-async fn extended_app(origin: &Origin) -> (TestApp, Http2) {
+/// A proxy that takes WebSockets over HTTP/2, and a client that knows that it does.
+pub async fn extended_app(origin: &Origin) -> (TestApp, Http2) {
     let manager = http(&json!({
         "route_config": routes(&json!([
             {"match": {"path": "/plain"}, "direct_response": {"status": 204}},

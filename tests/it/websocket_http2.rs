@@ -2,14 +2,11 @@
 
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
-use crate::support::app::TestApp;
-use crate::support::bootstrap::{bootstrap, cluster, http, listener, routes};
 use crate::support::client::{Http2, empty};
-use crate::support::origin::Origin;
-use crate::support::{within, ws};
+use crate::support::{pattern, within, ws};
+use crate::websocket::extended_app as app;
 
 const CONTINUATION: u8 = 0;
 const TEXT: u8 = 1;
@@ -118,26 +115,6 @@ async fn message(read: &mut ReadHalf<Stream>) -> (u8, Vec<u8>) {
     (whole.kind, whole.payload)
 }
 
-async fn app(origin: &Origin) -> (TestApp, Http2) {
-    let manager = http(&json!({
-        "route_config": routes(&json!([
-            {"match": {"path": "/plain"}, "direct_response": {"status": 204}},
-            {"match": {"prefix": "/"}, "route": {"cluster": "a"}},
-        ])),
-        "http2_protocol_options": {"allow_connect": true},
-        "upgrade_configs": [{"upgrade_type": "websocket"}],
-    }));
-    let text = bootstrap(
-        &[listener("web", &manager)],
-        &[cluster("a", origin.address)],
-    );
-    let app = TestApp::bootstrap(&text.to_string()).await;
-    let client = Http2::connect(app.listener("web")).await;
-    // The settings of the proxy have come once it has answered.
-    assert_eq!(client.get("h", "/plain").await.status, 204);
-    (app, client)
-}
-
 async fn open(client: &Http2) -> Raw {
     let mut request = http::Request::connect("http://h/ws")
         .header("sec-websocket-version", "13")
@@ -152,12 +129,6 @@ async fn open(client: &Http2) -> Raw {
         .unwrap();
     let (read, write) = tokio::io::split(TokioIo::new(stream));
     Raw { read, write }
-}
-
-fn pattern(length: usize) -> Vec<u8> {
-    (0..length)
-        .map(|i| (i ^ (i >> 8) ^ (i >> 16)).to_le_bytes()[0])
-        .collect()
 }
 
 #[tokio::test]

@@ -26,9 +26,9 @@ use uuid::Uuid;
 const CIRCUITS: u32 = 10_000;
 
 /// Many circuits with their kernels, each at an address of its own.
-struct World {
-    snapshot: Snapshot,
-    stats: Arc<Stats>,
+pub struct World {
+    pub snapshot: Snapshot,
+    pub stats: Arc<Stats>,
     accepted: Arc<AtomicU64>,
 }
 
@@ -37,22 +37,27 @@ impl World {
     async fn new(kernels: u32, protocol: &str) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let accepted = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&accepted);
+        let world = Self::at(port, CIRCUITS, kernels, protocol);
+        let count = Arc::clone(&world.accepted);
         tokio::spawn(async move {
             while let Ok((connection, _)) = listener.accept().await {
                 count.fetch_add(1, Relaxed);
                 drop(connection);
             }
         });
+        world
+    }
+
+    /// So many circuits, whose kernels are at this port.
+    pub fn at(port: u16, circuits: u32, kernels: u32, protocol: &str) -> Self {
         let frame = Frame {
             watch: KernelWatch::from(&Causeway::default()),
             allow_unauthenticated: true,
             ..Frame::default()
         };
-        let circuits = (0..CIRCUITS).map(|n| circuit(n, kernels, port, protocol));
+        let announced = (0..circuits).map(|n| circuit(n, kernels, port, protocol));
         let mut registry = CircuitRegistry::default();
-        let touched = registry.announce(Owner::Shim, circuits.collect());
+        let touched = registry.announce(Owner::Shim, announced.collect());
         let updates = translate::change(&frame, &registry, &touched, "1");
         let mut store = ResourceStore::new();
         let applied = store.apply(&mut Batch::new(updates), &Unchecked, SystemTime::now());
@@ -60,11 +65,11 @@ impl World {
         let mut compiler = Compiler::new(Arc::clone(&stats), Registry::default());
         let compiled = compiler.compile(&store, &applied.changes, &Snapshot::default());
         let snapshot = compiled.snapshot;
-        assert_eq!(snapshot.clusters.len(), CIRCUITS as usize);
+        assert_eq!(snapshot.clusters.len(), circuits as usize);
         Self {
             snapshot,
             stats,
-            accepted,
+            accepted: Arc::default(),
         }
     }
 
@@ -91,14 +96,13 @@ impl World {
                 checked += 1;
                 let checker = Checker {
                     check: Arc::clone(check),
-                    cluster: Arc::clone(&cluster.name),
                     endpoint: Arc::clone(endpoint),
                     transport: Arc::clone(&cluster.transport),
                     stats: self.stats.health_check("kernels"),
                     outlier: cluster.outlier.clone(),
                     changes: Arc::clone(&changes),
                     pace: Arc::clone(&pace),
-                    events: Vec::new(),
+                    events: Box::default(),
                 };
                 // Held for as long as the test.
                 match checker.goes_rounds() {

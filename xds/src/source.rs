@@ -122,6 +122,18 @@ pub enum Interest {
     Refresh(ResourceType, String),
 }
 
+impl Interest {
+    /// The type that it is about.
+    pub fn kind(&self) -> ResourceType {
+        match self {
+            Self::All(kind)
+            | Self::Subscribe(kind, _)
+            | Self::Unsubscribe(kind, _)
+            | Self::Refresh(kind, _) => *kind,
+        }
+    }
+}
+
 /// Where interest in the resources of a source is put. Never full: there is one entry for each
 /// change of what accepted resources refer to.
 pub type Interests = mpsc::UnboundedSender<Interest>;

@@ -27,7 +27,7 @@ use crate::resource::Resource;
 use crate::source::{Batch, OnRejection, Origin};
 use crate::type_url::ResourceType;
 
-pub use entry::{Accepted, Entry, Refusal};
+pub use entry::{Accepted, Delivered, Entry, Refusal};
 
 use apply::Transaction;
 use shared::Shared;
@@ -39,13 +39,15 @@ pub struct ResourceStore {
     shared: Shared,
 }
 
+type Map<K, V> = HashMap<K, V, ahash::RandomState>;
+
 /// The resources of one kind.
 #[derive(Debug, Default)]
 struct Kind {
     /// Boxed, so that the room that a table has for more is small.
-    entries: HashMap<Arc<str>, Box<Entry>>,
+    entries: Map<Arc<str>, Box<Entry>>,
     /// The names whose entry mentions an origin: as the owner or as one that was refused.
-    by_origin: HashMap<Origin, HashSet<Arc<str>>>,
+    by_origin: Map<Origin, HashSet<Arc<str>, ahash::RandomState>>,
     /// How many entries hold an accepted resource.
     accepted: usize,
 }
@@ -151,31 +153,36 @@ impl ResourceStore {
 }
 
 impl Kind {
-    /// Replaces what is known about a name, and keeps the index in step. An entry that says nothing
-    /// is dropped.
-    fn set(&mut self, name: &Arc<str>, entry: Option<Entry>) {
-        let entry = entry.filter(|entry| !entry.is_empty());
-        if let Some(before) = self.entries.remove(name) {
-            self.accepted -= usize::from(before.accepted.is_some());
-            for origin in before.origins() {
-                if let Some(names) = self.by_origin.get_mut(origin) {
-                    names.remove(name);
-                    if names.is_empty() {
-                        self.by_origin.remove(origin);
-                    }
+    /// Takes out what is known about a name, and keeps the index in step.
+    fn take(&mut self, name: &str) -> Option<Box<Entry>> {
+        let before = self.entries.remove(name)?;
+        self.accepted -= usize::from(before.accepted.is_some());
+        for origin in before.origins() {
+            if let Some(names) = self.by_origin.get_mut(origin) {
+                names.remove(name);
+                if names.is_empty() {
+                    self.by_origin.remove(origin);
                 }
             }
         }
-        if let Some(entry) = entry {
-            self.accepted += usize::from(entry.accepted.is_some());
-            for origin in entry.origins() {
-                self.by_origin
-                    .entry(origin.clone())
-                    .or_default()
-                    .insert(name.clone());
-            }
-            self.entries.insert(name.clone(), Box::new(entry));
+        Some(before)
+    }
+
+    /// Adds what is known about a name of which nothing was. An entry that says nothing is dropped.
+    fn put(&mut self, name: &Arc<str>, entry: Box<Entry>) {
+        if entry.is_empty() {
+            return;
         }
+        self.accepted += usize::from(entry.accepted.is_some());
+        for origin in entry.origins() {
+            if let Some(names) = self.by_origin.get_mut(origin) {
+                names.insert(Arc::clone(name));
+            } else {
+                let names = [Arc::clone(name)].into_iter().collect();
+                self.by_origin.insert(origin.clone(), names);
+            }
+        }
+        self.entries.insert(Arc::clone(name), entry);
     }
 }
 

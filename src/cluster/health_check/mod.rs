@@ -76,7 +76,6 @@ impl Changes {
 #[derive(Debug)]
 pub struct Checker {
     pub check: Arc<HealthCheck>,
-    pub cluster: Arc<str>,
     pub endpoint: Arc<Endpoint>,
     pub transport: Arc<Transport>,
     pub stats: Arc<HealthCheckStats>,
@@ -86,7 +85,7 @@ pub struct Checker {
     /// For checks in the background.
     pub pace: Arc<Pace>,
     /// Where changes are logged.
-    pub events: Vec<Arc<LogFile>>,
+    pub events: Box<[Arc<LogFile>]>,
 }
 
 /// What one check leaves to the next.
@@ -126,7 +125,7 @@ impl Checker {
     }
 
     fn prober(&self) -> Prober {
-        Prober::new(&self.check, &self.cluster, &self.endpoint)
+        Prober::new(&self.check, &self.transport.cluster, &self.endpoint)
     }
 
     /// One check. Returns how long to wait for the next.
@@ -162,13 +161,8 @@ impl Checker {
                 degraded_changed,
                 cause,
             };
-            let Self {
-                check,
-                cluster,
-                endpoint,
-                ..
-            } = self;
-            events::log(&self.events, check, cluster, endpoint, outcome);
+            let cluster = &self.transport.cluster;
+            events::log(&self.events, &self.check, cluster, &self.endpoint, outcome);
         }
         state.first = false;
         wait
@@ -187,7 +181,7 @@ impl Checker {
                 if failed.network {
                     self.stats.network_failure.inc();
                 }
-                debug!(cluster = %self.cluster, endpoint = %self.endpoint, reason = failed.reason, "health check failed");
+                debug!(cluster = %self.transport.cluster, endpoint = %self.endpoint, reason = failed.reason, "health check failed");
                 let counts = failed.counts;
                 (Verdict::Failure { counts }, failed.reason)
             }
@@ -205,9 +199,9 @@ impl Checker {
             let healthy = matches!(verdict, Verdict::Success { .. });
             changed |= endpoint.find(Finding::FailedActive, !healthy);
             match healthy {
-                true => info!(cluster = %self.cluster, %endpoint, "endpoint is healthy"),
+                true => info!(cluster = %self.transport.cluster, %endpoint, "endpoint is healthy"),
                 false => {
-                    warn!(cluster = %self.cluster, %endpoint, reason, "endpoint is unhealthy");
+                    warn!(cluster = %self.transport.cluster, %endpoint, reason, "endpoint is unhealthy");
                 }
             }
         }
@@ -218,9 +212,10 @@ impl Checker {
             outlier.check_passed(endpoint);
         }
         if first {
-            self.changes.note(&self.cluster, Urgency::AtOnce);
+            self.changes.note(&self.transport.cluster, Urgency::AtOnce);
         } else if changed {
-            self.changes.note(&self.cluster, Urgency::Mergeable);
+            self.changes
+                .note(&self.transport.cluster, Urgency::Mergeable);
         }
         degraded_changed
     }

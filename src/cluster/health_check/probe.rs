@@ -74,7 +74,7 @@ enum Connection {
 impl Prober {
     pub fn new(check: &Arc<HealthCheck>, cluster: &str, endpoint: &Endpoint) -> Self {
         let own = &endpoint.attributes.check;
-        let mut address = endpoint.key.address.clone();
+        let mut address = endpoint.attributes.address.clone();
         if let (Address::Socket(socket), Some(port)) = (&mut address, own.port.or(check.port)) {
             *socket = SocketAddr::new(socket.ip(), port);
         }

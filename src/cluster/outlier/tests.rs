@@ -5,13 +5,12 @@ use causeway_xds::resource::Address;
 use causeway_xds::resource::cluster::{
     Enforcing, FailurePercentage, OutlierDetection, SuccessRate,
 };
-use causeway_xds::resource::load_assignment::{EndpointCheck, EndpointHealth, Locality};
+use causeway_xds::resource::load_assignment::Endpoint as Model;
 
 use super::*;
 use crate::config::bootstrap::{Runtime, RuntimeLayer};
 use crate::runtime::layers::Layers;
 use crate::telemetry::stats::OutlierStats;
-use crate::upstream::EndpointKey;
 use crate::upstream::endpoint::{Attributes, Availability};
 
 fn model() -> OutlierDetection {
@@ -136,23 +135,9 @@ impl World {
 }
 
 fn endpoint(port: u16) -> Arc<Endpoint> {
-    let key = EndpointKey {
-        address: Address::Socket(([127, 0, 0, 1], port + 1).into()),
-        additional: Box::default(),
-        id: String::new(),
-    };
-    let attributes = Attributes {
-        hostname: String::new(),
-        hash_key: String::new(),
-        health: EndpointHealth::Unknown,
-        weight: 1,
-        priority: 0,
-        locality: Locality::default(),
-        check: EndpointCheck::default(),
-        socket: None,
-        metadata: Default::default(),
-    };
-    Arc::new(Endpoint::new(key, attributes))
+    let address = Address::Socket(([127, 0, 0, 1], port + 1).into());
+    let attributes = Attributes::plain(Model::at(address));
+    Arc::new(Endpoint::new(attributes))
 }
 
 #[test]

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use causeway_xds::resource::Address;
 use causeway_xds::resource::cluster::{HashFunction, Hashing, Maglev, RingHash, SlowStart};
@@ -13,18 +14,11 @@ const HEALTHY: EndpointHealth = EndpointHealth::Healthy;
 const UNHEALTHY: EndpointHealth = EndpointHealth::Unhealthy;
 
 fn group(priority: u32, weight: u32, ports: &[(u16, EndpointHealth)]) -> LocalityEndpoints {
-    let endpoint = |(port, health): &(u16, EndpointHealth)| Model {
-        address: Address::Socket(([127, 0, 0, 1], *port).into()),
-        additional_addresses: Vec::new(),
-        hostname: String::new(),
-        id: String::new(),
-        hash_key: String::new(),
-        weight: 1,
-        health: *health,
-        check: Default::default(),
-        labels: Default::default(),
-        socket_labels: Default::default(),
-        metadata: Default::default(),
+    let endpoint = |(port, health): &(u16, EndpointHealth)| {
+        Arc::new(Model {
+            health: *health,
+            ..Model::at(Address::Socket(([127, 0, 0, 1], *port).into()))
+        })
     };
     LocalityEndpoints {
         locality: Default::default(),
@@ -60,7 +54,7 @@ fn counts(
         let chosen = selection.choose(set.all(), &balancing.policy, None);
         panics += u32::from(chosen.panic);
         let Some(place) = chosen.place else { continue };
-        let Address::Socket(address) = &set.all()[place as usize].key.address else {
+        let Address::Socket(address) = &set.all()[place as usize].attributes.address else {
             panic!("not a socket")
         };
         *counts.entry(address.port()).or_default() += 1;
@@ -290,4 +284,36 @@ fn a_new_endpoint_gets_its_share_little_by_little() {
     // A tenth of the weight of the other: 182 on average, with a deviation of 13.
     let new = new.count();
     assert!((90..=280).contains(&new), "{new}");
+}
+
+#[test]
+fn requests_under_way_count_against_uneven_weights() {
+    let least = |request_bias| Balancing {
+        policy: Policy::LeastRequest { choices: Some(2) },
+        request_bias,
+        ..Balancing::default()
+    };
+    let mut of = assignment(vec![group(0, 0, &[(1, HEALTHY), (2, HEALTHY)])]);
+    let picked = |of: &LoadAssignment, balancing: &Balancing| {
+        let none = EndpointSet::default();
+        let set = EndpointSet::build(of, &Recipe::plain(balancing), &none);
+        set.all()[0].stats.rq_active.set(3);
+        let choose = || {
+            set.selection()
+                .choose(set.all(), &balancing.policy, None)
+                .place
+        };
+        (0..4000).filter(|_| choose() == Some(0)).count()
+    };
+    // With weights that are equal the less busy one is taken whenever it is drawn.
+    let even = picked(&of, &least(Some(0.0)));
+    assert!(even < 1_400, "{even}");
+    Arc::make_mut(&mut of.localities[0].endpoints[0]).weight = 12;
+    // 12 to 1, and 12 / 4 to 1: 3,692 and 3,000 on average.
+    let (by_weight, by_both) = (
+        picked(&of, &least(Some(0.0))),
+        picked(&of, &least(Some(1.0))),
+    );
+    assert!((3_550..=3_850).contains(&by_weight), "{by_weight}");
+    assert!((2_800..=3_200).contains(&by_both), "{by_both}");
 }

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use causeway_xds::resource::Address;
 use causeway_xds::resource::cluster::Selector;
 use causeway_xds::resource::load_assignment::{
@@ -15,17 +17,9 @@ fn labels(of: &[(&str, &str)]) -> Labels {
 
 fn endpoint(port: u16, labels: Labels) -> Model {
     Model {
-        address: Address::Socket(([127, 0, 0, 1], port).into()),
-        additional_addresses: Vec::new(),
-        hostname: String::new(),
-        id: String::new(),
-        hash_key: String::new(),
-        weight: 1,
         health: EndpointHealth::Healthy,
-        check: Default::default(),
         labels,
-        socket_labels: Labels::new(),
-        metadata: Default::default(),
+        ..Model::at(Address::Socket(([127, 0, 0, 1], port).into()))
     }
 }
 
@@ -35,7 +29,7 @@ fn locality(weight: u32, endpoints: Vec<Model>) -> LocalityEndpoints {
         priority: 0,
         weight,
         socket_labels: Labels::new(),
-        endpoints,
+        endpoints: endpoints.into_iter().map(Arc::new).collect(),
     }
 }
 

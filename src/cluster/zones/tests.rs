@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use causeway_xds::resource::load_assignment::{Endpoint as Model, EndpointHealth};
 use causeway_xds::resource::{Address, LoadAssignment, load_assignment};
@@ -23,22 +24,13 @@ fn assignment(zones: &[(&str, u16, EndpointHealth)]) -> LoadAssignment {
     let localities = zones.iter().map(|(name, count, health)| {
         let endpoints = (0..*count).map(|_| {
             port += 1;
-            Model {
-                address: Address::Socket(([127, 0, 0, 1], port).into()),
-                id: String::new(),
-                additional_addresses: Vec::new(),
-                hostname: String::new(),
-                hash_key: String::new(),
+            Arc::new(Model {
                 health: *health,
-                weight: 1,
-                labels: Default::default(),
-                socket_labels: Default::default(),
-                check: Default::default(),
-                metadata: Default::default(),
-            }
+                ..Model::at(Address::Socket(([127, 0, 0, 1], port).into()))
+            })
         });
         load_assignment::LocalityEndpoints {
-            locality: zone(name),
+            locality: Arc::new(zone(name)),
             priority: 0,
             weight: 0,
             socket_labels: Default::default(),

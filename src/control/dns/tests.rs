@@ -222,7 +222,7 @@ fn a_logical_name_is_one_endpoint_and_a_strict_one_several() {
         let Resource::LoadAssignment(read) = decode(&any, &Unchecked).unwrap() else {
             panic!()
         };
-        let shown = |e: &Endpoint| {
+        let shown = |e: &Arc<Endpoint>| {
             let others = e.additional_addresses.iter().map(ToString::to_string);
             let all: Vec<_> = std::iter::once(e.address.to_string())
                 .chain(others)

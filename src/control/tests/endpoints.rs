@@ -3,8 +3,8 @@
 use super::*;
 use crate::cluster::Cluster;
 use crate::cluster::outlier::Outcome;
-use crate::upstream::Endpoint;
 use crate::upstream::endpoint::{Availability, Finding};
+use crate::upstream::{Endpoint, Transport};
 
 const WATCHED: &str = "health_checks: [{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, \
      tcp_health_check: {}}], outlier_detection: {consecutive_5xx: 3, max_ejection_percent: 100}";
@@ -169,4 +169,33 @@ fn without_outlier_detection_destinations_are_not_ejected_any_more() {
     assert!(endpoint.is_found(Finding::FailedOutlier));
     world.cluster(original);
     assert!(!endpoint.is_found(Finding::FailedOutlier));
+}
+
+#[test]
+fn clusters_share_what_their_connections_need_while_their_options_are_the_same() {
+    let mut rig = rig(vec![]);
+    rig.control.begin(vec![]);
+    let clusters = |timeout_of_b: u32| {
+        let text = |name: &str, seconds: u32| format!("name: {name}, connect_timeout: {seconds}s");
+        [text("a", 3), text("b", timeout_of_b), text("c", 3)]
+    };
+    let mut apply = |timeout_of_b: u32| {
+        let all = clusters(timeout_of_b);
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        rig.apply(vec![update(ResourceType::Cluster, &all)]);
+        let snapshot = rig.publisher.current();
+        ["a", "b", "c"].map(|name| Arc::clone(&snapshot.clusters[name].transport))
+    };
+    let same = |a: &Transport, b: &Transport| Arc::ptr_eq(&a.settings, &b.settings);
+    let [a, b, c] = apply(3);
+    assert!(same(&a, &b) && same(&b, &c));
+    let [after_a, other, after_c] = apply(4);
+    assert!(Arc::ptr_eq(&a, &after_a) && Arc::ptr_eq(&c, &after_c));
+    assert!(!same(&a, &other));
+    assert_eq!(
+        (a.connect_timeout, other.connect_timeout),
+        (Duration::from_secs(3), Duration::from_secs(4))
+    );
+    let [_, back, _] = apply(3);
+    assert!(same(&a, &back) && !Arc::ptr_eq(&b, &back));
 }

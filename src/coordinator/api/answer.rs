@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::field;
 use crate::coordinator::problem::{Situation, TYPE_BASE};
+use crate::util::escape_html;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-backendai-requestid");
 const METHOD_OVERRIDE: &str = "x-method-override";
@@ -153,19 +154,9 @@ impl Refusal {
     }
 }
 
-/// For text between tags and inside quoted attributes.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
+    escape_html(text, &mut out);
     out
 }
 

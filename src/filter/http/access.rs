@@ -262,8 +262,8 @@ struct Cookies {
     named: bool,
     /// It has the value that is wanted.
     permitted: bool,
-    /// There are others.
-    others: bool,
+    /// Bytes of the others, as they are sent on; zero: there are none.
+    others: usize,
 }
 
 impl Cookies {
@@ -273,29 +273,35 @@ impl Cookies {
         if name.is_empty() {
             return found;
         }
-        for pair in cookies(headers) {
-            let Some(value) = named(pair, name) else {
-                found.others |= !pair.is_empty();
-                continue;
-            };
-            found.named = true;
-            // Several may be sent: a cookie of the domain beside one of the host.
-            found.permitted |= permit.is_some_and(|permit| permit.matches(unquoted(value)));
+        for field in headers.get_all(COOKIE) {
+            for pair in pairs(field.as_bytes()) {
+                let Some(value) = named(pair, name) else {
+                    found.others += joined(pair.len(), found.others);
+                    continue;
+                };
+                found.named = true;
+                // Several may be sent: a cookie of the domain beside one of the host.
+                found.permitted |= permit.is_some_and(|permit| permit.matches(unquoted(value)));
+            }
         }
         found
     }
 }
 
-/// The `name=value` pairs of a request.
-fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    headers
-        .get_all(COOKIE)
-        .iter()
-        .flat_map(|value| pairs(value.as_bytes()))
+/// Bytes that a pair of this length adds to so many.
+fn joined(pair: usize, before: usize) -> usize {
+    match (pair, before) {
+        (0, _) => 0,
+        (pair, 0) => pair,
+        (pair, _) => pair + BETWEEN.len(),
+    }
 }
 
-/// The parts of one field. Searched for by words, because cookies are long and every request of an
-/// app has them.
+/// What stands between two pairs (RFC 6265 section 4.2.1).
+const BETWEEN: &[u8] = b"; ";
+
+/// The `name=value` pairs of one field. Searched for by words, because cookies are long and every
+/// request of an app has them.
 fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut from = 0;
     let ends = memchr::memchr_iter(b';', field).chain(std::iter::once(field.len()));
@@ -319,23 +325,30 @@ fn unquoted(value: &[u8]) -> &[u8] {
     inner.and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value)
 }
 
-/// Takes one cookie, which is there, out of a request, and leaves the others byte for byte.
-fn strip_cookie(headers: &mut HeaderMap, name: &str, others: bool) {
-    let mut kept = Vec::new();
-    if others {
-        for pair in cookies(headers) {
-            if !pair.is_empty() && named(pair, name).is_none() {
-                if !kept.is_empty() {
-                    kept.extend_from_slice(b"; ");
-                }
-                kept.extend_from_slice(pair);
+/// Takes one cookie, which is there, out of a request, and leaves the others byte for byte; they
+/// have so many bytes.
+fn strip_cookie(headers: &mut HeaderMap, name: &str, others: usize) {
+    if others == 0 {
+        headers.remove(COOKIE);
+        return;
+    }
+    // One allocation, which is just as large as the value that is made of it.
+    let mut kept = Vec::with_capacity(others);
+    for field in headers.get_all(COOKIE) {
+        for pair in pairs(field.as_bytes()) {
+            if pair.is_empty() || named(pair, name).is_some() {
+                continue;
             }
+            if !kept.is_empty() {
+                kept.extend_from_slice(BETWEEN);
+            }
+            kept.extend_from_slice(pair);
         }
     }
     // Made of parts of values, so it can be one.
     match HeaderValue::from_maybe_shared(Bytes::from(kept)) {
-        Ok(kept) if !kept.is_empty() => headers.insert(COOKIE, kept),
-        _ => headers.remove(COOKIE),
+        Ok(kept) => headers.insert(COOKIE, kept),
+        Err(_) => headers.remove(COOKIE),
     };
 }
 

@@ -1,8 +1,10 @@
 //! `envoy.filters.http.custom_response`: answers that are replaced by others.
 //!
 //! Configuration: `envoy.extensions.filters.http.custom_response.v3.CustomResponse`, for the filter
-//! and for routes: a tree of matchers over the response that ends in a local response policy. The
-//! most specific one that leads to a policy counts. Redirects are not supported.
+//! and for routes: a tree of matchers over the response that ends in a policy, which is an answer of
+//! our own or the place of another one. The most specific tree that leads to a policy counts.
+
+mod redirect;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use bytes::Bytes;
 use causeway_xds::extension::TypedExtension;
 use causeway_xds::proto::Any;
 use causeway_xds::proto::envoy::extensions::filters::http::custom_response::v3 as proto;
+use causeway_xds::proto::UInt32Value;
 use causeway_xds::proto::envoy::extensions::http::custom_response::local_response_policy::v3::LocalResponsePolicy;
 use causeway_xds::proto::envoy::extensions::http::custom_response::local_response_policy::v3::local_response_policy::ResponseCodeDetailsAction;
 use causeway_xds::reject::Invalid;
@@ -24,12 +27,13 @@ use http_body::Frame;
 
 use super::super::body::{BodyError, Frames, Transform};
 use super::super::registry::{Context, decode};
-use super::super::{Answer, Factory, HttpFilter};
+use super::super::{Answer, Factory, Flow, HttpFilter, Stream};
 use crate::formatter::{Template, Wants};
 use crate::matching::headers::{Values, joined};
 use crate::matching::tree::{Input, Inputs, Tree};
 use crate::route::RouteConfig;
 use crate::route::edits::Level;
+use redirect::{Counts, Elsewhere};
 
 pub const FACTORY: Factory = Factory {
     message: "envoy.extensions.filters.http.custom_response.v3.CustomResponse",
@@ -47,11 +51,20 @@ const MAX_BODY: usize = 1 << 20;
 #[derive(Debug)]
 struct CustomResponse {
     tree: Tree<Arc<Policy>>,
+    /// A policy may send the request elsewhere.
+    redirects: bool,
     wants: Wants,
+    counts: Counts,
 }
 
 #[derive(Debug)]
-struct Policy {
+enum Policy {
+    Local(Local),
+    Elsewhere(Elsewhere),
+}
+
+#[derive(Debug)]
+struct Local {
     body: Body,
     content_type: HeaderValue,
     status: Option<StatusCode>,
@@ -64,28 +77,35 @@ enum Body {
     Made(Template),
 }
 
-fn decoded(config: &TypedExtension) -> Result<CustomResponse, Invalid> {
+fn decoded(config: &TypedExtension, context: &Context) -> Result<CustomResponse, Invalid> {
     let proto::CustomResponse {
         custom_response_matcher,
     } = decode(config)?;
     let matcher = required(custom_response_matcher, "custom_response_matcher")?;
-    let mut wants = Wants::NONE;
+    let (mut wants, mut redirects) = (Wants::NONE, false);
     let tree = model::Tree::decode(matcher, Input::is_of_response, |any| {
-        Policy::decode(&any, &mut wants).map(Arc::new)
+        let policy = Policy::decode(&any, &mut wants)?;
+        redirects |= matches!(policy, Policy::Elsewhere(_));
+        Ok(Arc::new(policy))
     });
     let tree = tree.at("custom_response_matcher")?;
     Ok(CustomResponse {
         tree: Tree::compile(&tree, &mut Arc::clone),
+        redirects,
         wants,
+        counts: Counts {
+            no_route: context.counter("custom_response_redirect_no_route"),
+            invalid_uri: context.counter("custom_response_redirect_invalid_uri"),
+        },
     })
 }
 
-fn build(config: &TypedExtension, _: &Context) -> Result<Arc<dyn HttpFilter>, Invalid> {
-    Ok(Arc::new(decoded(config)?))
+fn build(config: &TypedExtension, context: &Context) -> Result<Arc<dyn HttpFilter>, Invalid> {
+    Ok(Arc::new(decoded(config, context)?))
 }
 
-fn build_per_route(config: &TypedExtension, _: &Context) -> Result<RouteConfig, Invalid> {
-    let custom = decoded(config)?;
+fn build_per_route(config: &TypedExtension, context: &Context) -> Result<RouteConfig, Invalid> {
+    let custom = decoded(config, context)?;
     let wants = custom.wants.clone();
     Ok(RouteConfig::new(custom).wanting(wants))
 }
@@ -94,16 +114,31 @@ impl Policy {
     fn decode(any: &Any, wants: &mut Wants) -> Result<Self, Invalid> {
         const LOCAL: &str =
             "envoy.extensions.http.custom_response.local_response_policy.v3.LocalResponsePolicy";
-        if message_name(&any.type_url) != LOCAL {
-            return Err(unknown_type(&any.type_url));
+        const REDIRECT: &str =
+            "envoy.extensions.http.custom_response.redirect_policy.v3.RedirectPolicy";
+        match message_name(&any.type_url) {
+            LOCAL => Local::decode(unpack(any)?, wants).map(Self::Local),
+            REDIRECT => Elsewhere::decode(unpack(any)?, wants).map(Self::Elsewhere),
+            _ => Err(unknown_type(&any.type_url)),
         }
+    }
+}
+
+/// The status that takes the place of that of an answer.
+fn status(code: Option<UInt32Value>) -> Result<Option<StatusCode>, Invalid> {
+    let code = number(code, "status_code", 200..=599)?;
+    Ok(code.and_then(|code| StatusCode::from_u16(u16::try_from(code).ok()?).ok()))
+}
+
+impl Local {
+    fn decode(message: LocalResponsePolicy, wants: &mut Wants) -> Result<Self, Invalid> {
         let LocalResponsePolicy {
             body,
             body_format,
             status_code,
             response_headers_to_add,
             response_code_details_action,
-        } = unpack(any)?;
+        } = message;
         match response_code_details_action {
             None | Some(ResponseCodeDetailsAction::PreserveResponseCodeDetails(true)) => {}
             Some(_) => {
@@ -111,8 +146,7 @@ impl Policy {
                 return Err(Invalid::at(field, "not supported yet"));
             }
         }
-        let status = number(status_code, "status_code", 200..=599)?;
-        let status = status.and_then(|code| StatusCode::from_u16(u16::try_from(code).ok()?).ok());
+        let status = status(status_code)?;
         let fixed = body.map(|body| parts::data(body, MAX_BODY)).transpose();
         let fixed = fixed.at("body")?;
         let mut content_type = String::new();
@@ -214,11 +248,27 @@ impl CustomResponse {
 }
 
 impl HttpFilter for CustomResponse {
+    fn request(&self, stream: &mut Stream<'_>) -> Flow {
+        let mut of_routes = stream.route_configs::<Self>();
+        if self.redirects || of_routes.any(|custom| custom.redirects) {
+            redirect::keep(stream);
+        }
+        Flow::Continue
+    }
+
     fn response(&self, answer: &mut Answer<'_>) {
+        if redirect::finish(answer) {
+            return;
+        }
         let mut of_routes = answer.route_configs::<Self>().rev();
         let policy = of_routes.find_map(|custom| custom.find(answer));
-        if let Some(policy) = policy.or_else(|| self.find(answer)) {
-            policy.apply(answer);
+        let policy = policy.or_else(|| self.find(answer));
+        let Some(policy) = policy else {
+            return;
+        };
+        match &*policy {
+            Policy::Local(local) => local.apply(answer),
+            Policy::Elsewhere(elsewhere) => elsewhere.go(&policy, answer, &self.counts),
         }
     }
 
@@ -267,7 +317,7 @@ mod tests {
             }] } },
         });
         let any = text::any_from_value(&config).expect("a message");
-        decoded(&TypedExtension::from_any("x", any)).map_err(|e| e.to_string())
+        decoded(&TypedExtension::from_any("x", any), &Context::default()).map_err(|e| e.to_string())
     }
 
     fn local(fields: Value) -> Value {
@@ -319,9 +369,23 @@ mod tests {
     fn what_cannot_be_answered_is_refused_with_its_place() {
         let at = "custom_response_matcher.matcher_list.matchers[0].on_match.action.typed_config";
         let input = "HttpResponseStatusCodeMatchInput";
-        let redirect = json!({ "@type": format!("{POLICY}.redirect_policy.v3.RedirectPolicy") });
-        let told = custom(input, "503", &redirect).unwrap_err();
-        assert!(told.starts_with(&format!("{at}: extension type")), "{told}");
+        for (fields, told) in [
+            (json!({}), "redirect_action_specifier: must be given"),
+            (json!({"uri": "/404"}), "uri: \"/404\" is no URL of HTTP"),
+            (
+                json!({"redirect_action": {"prefix_rewrite": "/a"}}),
+                "redirect_action.prefix_rewrite: is not for answers, as in Envoy",
+            ),
+            (
+                json!({"redirect_action": {"response_code": "FOUND"}}),
+                "redirect_action.response_code: has no meaning here: status_code has",
+            ),
+        ] {
+            let mut redirect = fields;
+            redirect["@type"] = json!(format!("{POLICY}.redirect_policy.v3.RedirectPolicy"));
+            let refused = custom(input, "503", &redirect).unwrap_err();
+            assert_eq!(refused, format!("{at}.{told}"));
+        }
         let status = local(json!({ "status_code": 100 }));
         assert_eq!(
             custom(input, "503", &status).unwrap_err(),

@@ -296,10 +296,7 @@ impl HttpFilter for ErrorPages {
             "" => failure.word(),
             code => code,
         };
-        let request_id = asked.request_id.as_ref();
-        let request_id = request_id.map_or(Cow::Borrowed(""), |id| {
-            String::from_utf8_lossy(id.as_bytes())
-        });
+        let request_id = String::from_utf8_lossy(asked.request_id.as_bytes());
         let mut headers = page.headers(error_code, asked);
         let body = match Form::of(asked) {
             Form::Json(content_type) => {
@@ -375,8 +372,11 @@ impl Page {
         if let Ok(code) = HeaderValue::from_str(error_code) {
             headers.insert(X_ERROR_CODE, code);
         }
-        if let Some(id) = &asked.request_id {
-            headers.insert(X_REQUEST_ID, id.clone());
+        let id = asked.request_id.as_bytes();
+        if !id.is_empty()
+            && let Ok(id) = HeaderValue::from_bytes(id)
+        {
+            headers.insert(X_REQUEST_ID, id);
         }
         if self.retry_after > 0 {
             headers.insert(RETRY_AFTER, HeaderValue::from(self.retry_after));

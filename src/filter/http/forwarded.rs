@@ -152,6 +152,12 @@ impl<'h> Fields<'h> {
 }
 
 fn scheme(told: Option<&HeaderValue>, tls: bool) -> &str {
+    match told.map(HeaderValue::as_bytes) {
+        // What nearly every request says, of whichever connection manager.
+        Some(b"http") => return "http",
+        Some(b"https") => return "https",
+        _ => {}
+    }
     let told = told.and_then(|v| v.to_str().ok());
     let first = told.and_then(|v| v.split(',').next()).map(str::trim);
     let of_scheme = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);

@@ -5,10 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use causeway_xds::resource::format::{Fact, Point};
 use causeway_xds::resource::metadata::MetadataValue;
-use http::header::HeaderName;
 
 use super::Connection;
-use crate::formatter::{Facts, Key, Value};
+use crate::formatter::{Facts, Value};
 use crate::tls::Session;
 
 /// What is known of the client's side.
@@ -57,18 +56,6 @@ pub fn of_session(session: &Session, fact: Fact) -> Value<'_> {
 }
 
 impl Facts for Connection<'_> {
-    fn request(&self, _: &Key) -> Value<'_> {
-        Value::Missing
-    }
-
-    fn response(&self, _: &Key) -> Value<'_> {
-        Value::Missing
-    }
-
-    fn trailer(&self, _: &HeaderName) -> Value<'_> {
-        Value::Missing
-    }
-
     fn fact(&self, fact: Fact) -> Value<'_> {
         of_connection(self, fact)
     }

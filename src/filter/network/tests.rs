@@ -3,12 +3,10 @@ use std::cell::RefCell;
 use causeway_xds::proto::Message as _;
 use causeway_xds::proto::envoy::service::auth::v3::CheckRequest;
 use causeway_xds::text;
-use http::{Request, Response};
-use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
-use super::super::body::{BoxBody, Whole};
-use super::super::call::{CallError, Members};
+use super::super::call::CallError;
+use super::super::testing::{one_service, over_grpc};
 use super::*;
 
 fn filter(message: &str, mut fields: Value) -> Result<NetworkChain, String> {
@@ -258,46 +256,22 @@ fn what_is_known_of_a_connection_is_left_for_what_comes_after() {
 
 /// Answers each question with these bytes, over gRPC, or not at all.
 #[derive(Default)]
-struct Service {
+struct Authorizer {
     answer: Option<Vec<u8>>,
     asked: RefCell<Vec<CheckRequest>>,
 }
 
-struct Shared(Rc<Service>);
-
-impl Calls for Shared {
-    fn call(
-        &self,
-        cluster: &str,
-        request: Request<BoxBody>,
-        _: Duration,
-    ) -> LocalBoxFuture<'static, Result<Response<BoxBody>, CallError>> {
-        assert_eq!(cluster, "authz");
-        let service = Rc::clone(&self.0);
-        Box::pin(async move {
-            let body = request
-                .into_body()
-                .collect()
-                .await
-                .expect("whole")
-                .to_bytes();
+impl Authorizer {
+    fn calls(self: &Rc<Self>) -> Rc<dyn Calls> {
+        let service = Rc::clone(self);
+        one_service("authz", move |_, body| {
             let question = CheckRequest::decode(&body[5..]).expect("a message");
             service.asked.borrow_mut().push(question);
-            let Some(message) = &service.answer else {
-                return Err(CallError::Unreachable("nobody there".into()));
-            };
-            let mut framed = vec![0];
-            framed.extend((message.len() as u32).to_be_bytes());
-            framed.extend(message);
-            let mut response = Response::new(Whole::new(framed).boxed());
-            let ok = http::HeaderValue::from_static("0");
-            response.headers_mut().insert("grpc-status", ok);
-            Ok(response)
+            match &service.answer {
+                None => Err(CallError::Unreachable("nobody there".into())),
+                Some(message) => Ok(over_grpc(message)),
+            }
         })
-    }
-
-    fn members(&self, _: &str) -> Option<Members> {
-        None
     }
 }
 
@@ -335,11 +309,11 @@ async fn a_service_says_whether_a_connection_may_go_on() {
         let chain = config(more.clone()).unwrap();
         assert!(chain.asks());
         let told = answered.as_ref().is_some_and(|answer| !answer.is_empty());
-        let service = Rc::new(Service {
+        let service = Rc::new(Authorizer {
             answer: answered,
-            ..Service::default()
+            ..Authorizer::default()
         });
-        let calls = || Rc::new(Shared(Rc::clone(&service))) as Rc<dyn Calls>;
+        let calls = || service.calls();
         let state = Rc::new(StreamState::default());
         let connection = with_state("192.0.2.1:9", &state);
         let asking = Asking {

@@ -35,8 +35,9 @@ pub struct Ask<'a> {
     pub tell: bool,
 }
 
-/// The answer of an endpoint, and the connection that it comes on.
-pub type Answer = (Lease, Response<Incoming>);
+/// The answer of an endpoint, and the connection that it comes on. Boxed, because it is handed from
+/// one to the next a dozen times.
+pub type Answer = (Lease, Box<Response<Incoming>>);
 
 /// What came of asking.
 pub struct Asked {

@@ -31,6 +31,10 @@ impl Preferred {
         (headers, state): (Option<&HeaderMap>, &StreamState),
         (first, again): (bool, bool),
     ) -> Result<Option<Picked<'c>>, PickError> {
+        let allowed = &cluster.model.balancing.named_status;
+        if allowed.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(None);
+        }
         if let Some(wanted) = state.wanted_endpoint()
             && first
         {
@@ -40,7 +44,7 @@ impl Preferred {
                 None => {}
             }
         }
-        let Some(rules) = &cluster.model.balancing.override_host else {
+        let Some(rules) = cluster.override_host() else {
             return Ok(None);
         };
         let named = self

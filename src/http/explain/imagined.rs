@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use causeway_xds::resource::format::{Fact, Holder, Point};
 use causeway_xds::resource::metadata::MetadataValue;
-use http::header::{HOST, HeaderName};
+use http::header::HOST;
 use http::request::Parts;
 
 use crate::formatter::{Facts, Key, Value};
@@ -48,14 +48,6 @@ impl Facts for WithHead<'_> {
             Key::Status => Value::Missing,
             Key::Field(name) => Value::header(headers.get(name)),
         }
-    }
-
-    fn response(&self, _: &Key) -> Value<'_> {
-        Value::Missing
-    }
-
-    fn trailer(&self, _: &HeaderName) -> Value<'_> {
-        Value::Missing
     }
 
     fn fact(&self, fact: Fact) -> Value<'_> {

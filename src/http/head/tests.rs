@@ -5,6 +5,7 @@ use causeway_xds::resource::decode;
 use causeway_xds::resource::listener::NetworkFilter;
 use causeway_xds::text;
 use http::Request;
+use http::header::HOST;
 use serde_json::{Value, json};
 
 use super::*;

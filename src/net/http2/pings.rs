@@ -19,6 +19,7 @@ pub struct Pings {
 }
 
 impl Pings {
+    /// The first ping follows after an interval.
     pub fn new(pings: PingPong, settings: Http2Keepalive) -> Self {
         Self {
             pings,

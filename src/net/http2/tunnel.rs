@@ -22,6 +22,7 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
+    /// Both directions of a stream whose head is answered.
     pub fn new(send: SendStream<Bytes>, receive: RecvStream) -> Self {
         Self {
             send,

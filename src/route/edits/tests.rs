@@ -14,12 +14,6 @@ impl Facts for Double {
             _ => Found::Missing,
         }
     }
-    fn response(&self, _: &Key) -> Found<'_> {
-        Found::Missing
-    }
-    fn trailer(&self, _: &HeaderName) -> Found<'_> {
-        Found::Missing
-    }
     fn fact(&self, _: Fact) -> Found<'_> {
         Found::Missing
     }

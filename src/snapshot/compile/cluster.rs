@@ -1,6 +1,6 @@
 //! Clusters and their endpoints. What is known of an endpoint stays while it is the same one.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use causeway_xds::reject::{Invalid, Rejected};
 use causeway_xds::resource::cluster::{Discovery, UpstreamProtocol};
@@ -11,11 +11,16 @@ use causeway_xds::{FieldPath, ResourceType};
 
 use super::{Compiled, Compiler, Failed, Resources, Retired, resource, secrets};
 use crate::cluster::outlier::Detection;
-use crate::cluster::{Checks, Cluster, EndpointSet, Former, OriginalDst, Peers, Recipe};
+use crate::cluster::{Checks, Cluster, EndpointSet, Former, OriginalDst, Peers, Recipe, stat_name};
+use crate::route::hash::Hashing;
 use crate::snapshot::Snapshot;
 use crate::telemetry::stats::Counter;
 use crate::tls::{ClientTls, PerRequest};
-use crate::upstream::{Endpoint, Limits, Protocol, Transport, via};
+use crate::upstream::{Endpoint, Limits, Protocol, Settings, Transport, via};
+
+/// How many different settings are looked through for those of the next cluster. The options that go with
+/// them are shared by the store in the same way.
+const RECENT: usize = 8;
 
 impl Compiler {
     pub(super) fn cluster(
@@ -94,6 +99,12 @@ impl Compiler {
             transport,
             endpoints: Arc::new(endpoints),
             former,
+            hashes: model.balancing.policy.hashes(),
+            overrides: model.balancing.override_host.is_some(),
+            hashing: match &*model.http.hash_policy {
+                [] => None,
+                policies => Some(Arc::new(Hashing::compile(policies))),
+            },
             model: Arc::clone(model),
         };
         cluster.gauge_members();
@@ -202,6 +213,36 @@ impl Compiler {
         store: &dyn Resources,
         model: &model::Cluster,
     ) -> Result<Transport, Failed> {
+        let settings = self.settings(store, model)?;
+        let limits = Limits::default();
+        limits.set(&model.limits);
+        let high_limits = Limits::default();
+        high_limits.set(&model.high_limits);
+        let cluster: Arc<str> = Arc::from(model.name.as_str());
+        Ok(Transport {
+            stats: self.stats.cluster(stat_name(&cluster, model)),
+            cluster,
+            settings,
+            limits,
+            high_limits,
+            dropped: Counter::default(),
+        })
+    }
+
+    /// Those of another cluster with the same options, if it can be.
+    fn settings(
+        &mut self,
+        store: &dyn Resources,
+        model: &model::Cluster,
+    ) -> Result<Arc<Settings>, Failed> {
+        // Who uses a secret is noted for each cluster.
+        let secured = model.tls_contexts().next().is_some();
+        if !secured {
+            let mut known = self.settings.iter().filter_map(Weak::upgrade);
+            if let Some(same) = known.find(|known| Arc::ptr_eq(&known.options, &model.options)) {
+                return Ok(same);
+            }
+        }
         let (protocol, alpn) = match &model.http.protocol {
             UpstreamProtocol::Http1 => (Protocol::Http1, &["http/1.1"][..]),
             UpstreamProtocol::Http2(options) => (Protocol::Http2(options.clone()), &["h2"][..]),
@@ -231,15 +272,12 @@ impl Compiler {
             let at = FieldPath::root().field("transport_socket_matches");
             sockets.push(build(socket.tls.as_ref(), at.index(index))?);
         }
-        let secured = model.tls_contexts().next().is_some();
-        let limits = Arc::new(Limits::default());
-        limits.set(&model.limits);
-        let high_limits = Arc::new(Limits::default());
-        high_limits.set(&model.high_limits);
-        Ok(Transport {
-            cluster: Arc::from(model.name.as_str()),
+        let auto_sni = model.http.auto_sni.clone().filter(|_| secured);
+        let settings = Arc::new(Settings {
+            options: Arc::clone(&model.options),
             protocol,
-            auto_sni: model.http.auto_sni.clone().filter(|_| secured),
+            varies: auto_sni.is_some() || model.proxy_protocol.is_some(),
+            auto_sni,
             tls,
             sockets,
             proxy_protocol: model.proxy_protocol.clone(),
@@ -262,11 +300,12 @@ impl Compiler {
                 .max_response_headers_kb
                 .map(|kb| kb as usize * 1024),
             header_case: model.http.header_case,
-            stats: self.stats.cluster(model.stat_name()),
-            limits,
-            high_limits,
-            dropped: Counter::default(),
-        })
+        });
+        if !secured {
+            self.settings.truncate(RECENT - 1);
+            self.settings.push_front(Arc::downgrade(&settings));
+        }
+        Ok(settings)
     }
 }
 
@@ -367,15 +406,17 @@ fn is_watched(model: &model::Cluster) -> bool {
 
 /// Whether connections made for `a` may be used for `b`.
 fn same_transport(a: &model::Cluster, b: &model::Cluster) -> bool {
-    a.tls == b.tls
-        && a.sockets == b.sockets
-        && a.proxy_protocol == b.proxy_protocol
-        && a.http == b.http
-        && a.connect_timeout == b.connect_timeout
-        && a.queue_timeout == b.queue_timeout
-        && a.tcp_keepalive == b.tcp_keepalive
-        && a.happy_eyeballs == b.happy_eyeballs
-        && a.preconnect == b.preconnect
-        && a.source_addresses == b.source_addresses
-        && a.alt_stat_name == b.alt_stat_name
+    let same_options = || {
+        a.tls == b.tls
+            && a.sockets == b.sockets
+            && a.proxy_protocol == b.proxy_protocol
+            && a.http == b.http
+            && a.connect_timeout == b.connect_timeout
+            && a.queue_timeout == b.queue_timeout
+            && a.tcp_keepalive == b.tcp_keepalive
+            && a.happy_eyeballs == b.happy_eyeballs
+            && a.preconnect == b.preconnect
+            && a.source_addresses == b.source_addresses
+    };
+    a.alt_stat_name == b.alt_stat_name && (Arc::ptr_eq(&a.options, &b.options) || same_options())
 }

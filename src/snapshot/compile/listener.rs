@@ -26,7 +26,7 @@ use crate::net::listen::Options;
 use crate::route::{Filters, HeaderEdits, RouteTable};
 use crate::snapshot::{
     AddedTlvs, Agent, BindAddress, ChainKind, ChainSpec, HttpManagerSpec, ListenerSpec,
-    ProxyProtocolStats, RouteRef, TcpProxySpec, TcpTarget, Tunneling,
+    ProxyProtocolStats, ProxyStatus, RouteRef, TcpProxySpec, TcpTarget, Tunneling,
 };
 use crate::telemetry::activity::Activity;
 use crate::telemetry::logging::Sparse;
@@ -207,6 +207,7 @@ impl Compiler {
                     local_replies,
                     early_edits: HeaderEdits::of_mutations(&http.early_edits),
                     agent: self.agent(http),
+                    proxy_status: self.proxy_status(http),
                     wants,
                     draining: Arc::clone(&self.registry.context().draining),
                     stats: self.stats.http(&http.stat_prefix),
@@ -267,6 +268,11 @@ impl Compiler {
         let context = self.registry.context();
         let wanted = http.add_user_agent.then_some(&context.local_cluster)?;
         Agent::new(wanted, context.node.as_deref())
+    }
+
+    fn proxy_status(&self, http: &HttpManager) -> Option<ProxyStatus> {
+        let node = self.registry.context().node.as_deref();
+        ProxyStatus::compile(http, node.map_or("", |node| &node.id))
     }
 
     fn usage(&self, policy: &ConnectionPolicy) -> Result<Option<Arc<Activity>>, Failed> {

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use causeway_xds::resource::headers::HeaderCase;
 use hyper::client::conn::http1;
@@ -13,11 +13,14 @@ use super::raw::Counted;
 use super::spared::spared;
 use super::waiting::{self, Pending};
 use super::{Idle, MAX_RESPONSE_HEAD, connection_permit, http_error, spawn_tied, with_pool};
-use crate::net::Io;
+use crate::net::{Heard, Io};
 use crate::upstream::body::RequestBody;
 use crate::upstream::connect::{ConnectError, ConnectErrorKind, connect};
 use crate::upstream::limits::Permit;
 use crate::upstream::{Endpoint, Protocol, Transport, Via};
+
+/// How long a connection may take to be done with the exchange before. A moment does where the endpoint reads.
+const SETTLE: Duration = Duration::from_millis(100);
 
 pub(super) struct Http1 {
     pub(super) sender: http1::SendRequest<RequestBody>,
@@ -76,7 +79,7 @@ pub(super) async fn over(
         .max_header_size(transport.max_response_head.unwrap_or(MAX_RESPONSE_HEAD))
         .title_case_headers(transport.header_case == HeaderCase::Proper)
         .preserve_header_case(transport.header_case == HeaderCase::Preserve)
-        .handshake(TokioIo::new(io))
+        .handshake(TokioIo::new(Heard::new(io)))
         .await
         .map_err(|e| http_error(endpoint, e.into()))?;
     spawn_tied(endpoint, async move {
@@ -96,8 +99,15 @@ pub(super) async fn over(
 
 impl Http1 {
     /// Whether it still works. Its task may still have to notice that the last response has ended.
+    ///
+    /// It may also have to get rid of the last request, of which its client has sent everything, to an
+    /// endpoint that has answered without reading it, and may never do so. Nobody else waits for that.
     pub(super) async fn is_usable(&mut self) -> bool {
-        !self.sender.is_closed() && (self.sender.is_ready() || self.sender.ready().await.is_ok())
+        if self.sender.is_closed() || self.sender.is_ready() {
+            return !self.sender.is_closed();
+        }
+        let settled = tokio::time::timeout(SETTLE, self.sender.ready()).await;
+        matches!(settled, Ok(Ok(())))
     }
 }
 

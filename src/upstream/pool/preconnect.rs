@@ -137,7 +137,7 @@ fn begin(endpoint: &Arc<Endpoint>, transport: &Arc<Transport>) -> bool {
         && !endpoint.is_shunned()
         && !endpoint.is_retired();
     // Of connections that differ, nobody knows which will be asked for.
-    if !is_well || transport.varies() {
+    if !is_well || transport.varies {
         return false;
     }
     let Some(permit) = transport.limits.connections.acquire() else {

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use super::policies::{filter, front};
+use super::policies::{counted, filter, front};
 use crate::support::app::TestApp;
-use crate::support::client::{Http1, Reply, empty, request};
+use crate::support::client::{Http1, Http2, Reply, empty, full, request};
 use crate::support::origin::{Conn, Origin};
 
 const TYPES: &str = "type.googleapis.com/envoy";
@@ -109,6 +109,122 @@ async fn what_must_not_be_seen_is_replaced() {
     assert_eq!((bad.status.as_u16(), bad.text().as_str()), (499, "later"));
     assert_eq!(bad.header("content-length"), "5");
     assert!(!bad.headers.contains_key("x-trace"));
+}
+
+/// Puts another answer in the place of those with this status.
+fn elsewhere(status: &str, fields: &Value) -> Value {
+    let input = json!({"name": "i", "typed_config": {
+        "@type": format!("{TYPES}.type.matcher.v3.HttpResponseStatusCodeMatchInput")}});
+    let single = json!({"single_predicate": {"input": input, "value_match": {"exact": status}}});
+    let mut policy = fields.clone();
+    policy["@type"] = json!(format!(
+        "{TYPES}.extensions.http.custom_response.redirect_policy.v3.RedirectPolicy"
+    ));
+    let policy = json!({"name": "p", "typed_config": policy});
+    let tree = json!({"matcher_list": {"matchers": [
+        {"predicate": single, "on_match": {"action": policy}}]}});
+    filter(
+        "custom",
+        "custom_response.v3.CustomResponse",
+        &json!({"custom_response_matcher": tree}),
+    )
+}
+
+fn extra(key: &str, value: &str) -> Value {
+    json!([{"header": {"key": key, "value": value}}])
+}
+
+#[tokio::test]
+async fn the_body_of_another_place_is_asked_for() {
+    let origin = Origin::http(|mut conn: Conn| async move {
+        while let Some(head) = conn.request().await {
+            conn.content(&head).await;
+            match &*head.target {
+                "/sorry?why=1" => conn.reply(200, &[("x-of", "pages")], "sorry").await,
+                _ => conn.reply(503, &[("x-of", "app")], "a trace").await,
+            }
+        }
+    })
+    .await;
+    let policy = json!({
+        "uri": "http://pages.test/sorry?why=1",
+        "request_headers_to_add": extra("x-for", "%RESPONSE_CODE%"),
+        "response_headers_to_add": extra("x-custom", "1"),
+    });
+    let custom = elsewhere("503", &policy);
+    let app = TestApp::bootstrap(&front(&[custom], &[to_app()], &origin)).await;
+    let web = app.listener("web");
+    let body = request("POST", "app.test", "/orders").body(full("x=1"));
+    let told = Http1::connect(web).await.send_body(body.unwrap()).await;
+    assert_eq!((told.status.as_u16(), told.text().as_str()), (503, "sorry"));
+    assert_eq!(
+        (told.header("x-of"), told.header("x-custom")),
+        ("pages", "1")
+    );
+    let seen = origin.requests();
+    let [first, second] = &seen[..] else {
+        panic!("{seen:?}")
+    };
+    assert_eq!((&*first.method, first.header("host")), ("POST", "app.test"));
+    assert_eq!(
+        (&*second.method, second.header("host")),
+        ("GET", "pages.test")
+    );
+    assert_eq!(
+        (second.target.as_str(), second.header("x-for")),
+        ("/sorry?why=1", "503")
+    );
+    assert_eq!(second.count("content-length"), 0);
+    // The connection is as good as before, and HTTP/2 does the same.
+    let two = request("GET", "app.test", "http://app.test/").body(empty());
+    let told = Http2::connect(web).await.send(two.unwrap()).await;
+    assert_eq!((told.status.as_u16(), told.text().as_str()), (503, "sorry"));
+}
+
+#[tokio::test]
+async fn another_place_is_asked_once_and_only_over_a_route() {
+    let origin = Origin::http(|mut conn: Conn| async move {
+        while conn.request().await.is_some() {
+            conn.reply(503, &[], "a trace").await;
+        }
+    })
+    .await;
+    // What is answered there is an error as well, so that it stays one.
+    let policy = json!({"redirect_action": {"path_redirect": "/sorry"}, "status_code": 299,
+        "response_headers_to_add": extra("x-custom", "1")});
+    let filters = [elsewhere("503", &policy)];
+    let app = TestApp::bootstrap(&front(&filters, &[to_app()], &origin)).await;
+    let told = ask(app.listener("web"), "/", &[]).await;
+    assert_eq!(
+        (told.status.as_u16(), told.text().as_str()),
+        (503, "a trace")
+    );
+    assert!(!told.headers.contains_key("x-custom"));
+    let targets: Vec<_> = origin
+        .requests()
+        .into_iter()
+        .map(|head| head.target)
+        .collect();
+    assert_eq!(targets, ["/", "/sorry"]);
+    // Without a route the answer stays as it was.
+    origin.forget();
+    let only = json!({"match": {"path": "/"}, "route": {"cluster": "a"}});
+    let app = TestApp::bootstrap(&front(&filters, &[only], &origin)).await;
+    let told = ask(app.listener("web"), "/", &[]).await;
+    assert_eq!(
+        (told.status.as_u16(), told.text().as_str()),
+        (503, "a trace")
+    );
+    assert_eq!(origin.requests().len(), 1);
+    assert_eq!(counted(&app, "custom_response_redirect_no_route"), 1);
+    // An answer of our own, which another place may take over: a direct response here.
+    let page = json!({"match": {"path": "/sorry"},
+        "direct_response": {"status": 200, "body": {"inline_string": "page"}}});
+    let policy = json!({"redirect_action": {"path_redirect": "/sorry"}, "status_code": 503});
+    let filters = [elsewhere("404", &policy)];
+    let app = TestApp::bootstrap(&front(&filters, &[page], &origin)).await;
+    let told = ask(app.listener("web"), "/none", &[]).await;
+    assert_eq!((told.status.as_u16(), told.text().as_str()), (503, "page"));
 }
 
 #[tokio::test]

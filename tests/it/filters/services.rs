@@ -295,6 +295,22 @@ async fn a_client_stays_with_its_endpoint() {
         ask(web, "/", &[]).await.text(),
     ];
     assert_ne!(others[0], others[1], "the rest is balanced");
+
+    // An endpoint that drains keeps the sessions that it has, where the cluster says so.
+    let stayed = async |statuses: Value| {
+        let mut text = text.clone();
+        let cluster = &mut text["static_resources"]["clusters"][0];
+        let which = usize::from(first.text() == "two");
+        let endpoints = &mut cluster["load_assignment"]["endpoints"][0]["lb_endpoints"];
+        endpoints[which]["health_status"] = json!("DRAINING");
+        cluster["common_lb_config"] = json!({"override_host_status": statuses});
+        let running = TestApp::bootstrap(&text.to_string()).await;
+        let again = ask(running.listener("web"), "/", &[("cookie", cookie)]).await;
+        again.text() == first.text()
+    };
+    assert!(!stayed(Value::Null).await);
+    assert!(!stayed(json!({"statuses": ["UNKNOWN", "HEALTHY"]})).await);
+    assert!(stayed(json!({"statuses": ["HEALTHY", "DRAINING"]})).await);
 }
 
 #[tokio::test]

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use causeway::app::{self, Config, Options, Running};
 use causeway::config::bootstrap::{BootstrapConfig, Overrides};
-use causeway::config::{Causeway, PortProxy, WildcardDomain, WorkerConfig};
+use causeway::config::{
+    Access, Causeway, DigestMod, PermitHash, PortProxy, WildcardDomain, WorkerConfig,
+};
+use causeway::coordinator::permit::{Digest, PermitHasher};
 use causeway::filter::Factory;
 use causeway::util::Secret;
 use serde_json::Value;
@@ -44,6 +47,21 @@ pub fn worker() -> WorkerConfig {
         }),
         ..WorkerConfig::push_only(Secret::new(SECRET))
     }
+}
+
+/// As [`worker`], with circuits that ask for permits; and who gives those.
+pub fn worker_with_permits() -> (WorkerConfig, PermitHasher) {
+    let mut config = worker();
+    let secret = Secret::new("permits");
+    let permits = PermitHasher::new(&secret, Digest::Sha256);
+    config.access = Some(Access {
+        jwt_secret: Secret::new("key"),
+        permit_hash: PermitHash {
+            secret,
+            digest_mod: DigestMod::Sha256,
+        },
+    });
+    (config, permits)
 }
 
 /// Two data threads, so that tests see what differs between one and several.

@@ -30,6 +30,13 @@ pub fn own_address() -> String {
     own.map_or("127.0.0.1".to_owned(), |ip| ip.to_string())
 }
 
+/// Bytes of which no run looks like another one nearby.
+pub fn pattern(length: usize) -> Vec<u8> {
+    (0..length)
+        .map(|i| (i ^ (i >> 8) ^ (i >> 16)).to_le_bytes()[0])
+        .collect()
+}
+
 /// Waits until `condition` holds.
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {

@@ -93,6 +93,8 @@ fn http_listener() -> Value {
         "http2_protocol_options": {},
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "set_current_client_cert_details": {},
+        "proxy_status_config": {},
+        "scheme_header_transformation": {},
         "rds": {"route_config_name": "r", "config_source": {"ads": {}}},
         "http_filters": [discovered, {"name": "r", "typed_config": router}],
     });

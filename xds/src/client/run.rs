@@ -265,12 +265,7 @@ impl<M: Machine> Run<M> {
     }
 
     fn interest(&mut self, interest: Interest) {
-        let kind = match &interest {
-            Interest::All(kind)
-            | Interest::Subscribe(kind, _)
-            | Interest::Unsubscribe(kind, _)
-            | Interest::Refresh(kind, _) => *kind,
-        };
+        let kind = interest.kind();
         match self.config.scope {
             Scope::Only(only) if only != kind => {
                 warn!(r#type = %kind, "asked of a server for another type");

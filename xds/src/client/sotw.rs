@@ -280,12 +280,7 @@ impl Machine for Sotw {
     type Response = DiscoveryResponse;
 
     fn interest(&mut self, interest: Interest) {
-        let kind = match &interest {
-            Interest::All(kind)
-            | Interest::Subscribe(kind, _)
-            | Interest::Unsubscribe(kind, _)
-            | Interest::Refresh(kind, _) => *kind,
-        };
+        let kind = interest.kind();
         let of = self.of(kind);
         match interest {
             Interest::All(_) => of.all = true,

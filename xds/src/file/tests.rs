@@ -136,7 +136,7 @@ fn what_is_refused_is_found_in_the_text() {
         let kept = entry
             .rejected()
             .and_then(|refusal| refusal.location.clone());
-        let passage = entry.accepted.as_ref().and_then(|a| a.passage.clone());
+        let passage = entry.accepted.as_ref().and_then(|a| a.passage().cloned());
         (rejected, kept, passage.map(|passage| passage.index))
     };
     let good = clusters(&["a"]);

@@ -29,9 +29,10 @@ pub use subset::{Fallback, Selector, SelectorFallback, Subsets};
 use super::config_source::{ConfigSource, Place};
 use super::dns_resolver::DnsResolver;
 use super::headers::HeaderCase;
-use super::load_assignment::LoadAssignment;
+use super::load_assignment::{EndpointHealth, LoadAssignment};
 use super::metadata::Namespaces;
 use super::rate_limit::MetadataKey;
+use super::route::HashPolicy;
 use super::tls::UpstreamTls;
 use super::tlv::{PassTlvs, Tlv};
 
@@ -179,10 +180,17 @@ pub struct Balancing {
     pub zones: ZoneAware,
     /// Of round robin and least request.
     pub slow_start: Option<SlowStart>,
+    /// Of least request, where the weights of endpoints differ: they are drawn by their weight over
+    /// one more than the requests under way, to the power of this (`active_request_bias`). At least 0.
+    /// Default none: so many are drawn by weight, and the least busy one of them is taken.
+    pub request_bias: Option<f64>,
     /// Requests are served by endpoints with the labels that they ask for (`lb_subset_config`).
     pub subsets: Option<Subsets>,
     /// Requests may name endpoints; the rest of all this is for those that do not.
     pub override_host: Option<OverrideHost>,
+    /// What an endpoint that a request or a filter names has to be, for this to count; an empty list:
+    /// it never does (`override_host_status`). Default: one that may be chosen.
+    pub named_status: Option<Vec<EndpointHealth>>,
 }
 
 /// Where requests name the endpoints that they want, the first one for the first attempt
@@ -290,8 +298,10 @@ impl Default for Balancing {
             fail_on_panic: false,
             zones: ZoneAware::default(),
             slow_start: None,
+            request_bias: None,
             subsets: None,
             override_host: None,
+            named_status: None,
         }
     }
 }
@@ -382,6 +392,9 @@ pub struct UpstreamHttp {
     /// KiB that the head of a response may have; `None`: the program's own limit. HTTP/1 only.
     pub max_response_headers_kb: Option<u32>,
     pub header_case: HeaderCase,
+    /// By what an endpoint is chosen where the policy hashes, in the place of what routes say. Empty:
+    /// routes say it.
+    pub hash_policy: Vec<HashPolicy>,
 }
 
 /// The server name of a request (`auto_sni`).

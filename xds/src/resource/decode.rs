@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+
 use super::address::Address;
 use super::context::{Context, fault, unpack};
 use super::{Cluster, FilterConfig, Listener, LoadAssignment, Raw, Resource};
 use super::{HostSource, RouteConfiguration, Secret, VirtualHost};
 use crate::extension::Extensions;
-use crate::proto::{self, Any, Message};
+use crate::proto::{self, Any};
 use crate::reject::{Invalid, Rejected};
 use crate::type_url::ResourceType;
 
@@ -94,7 +96,8 @@ pub fn decode_again(
     let (raw, resource, ignored) = earlier;
     if let Resource::RouteConfiguration(routes) = resource {
         let ctx = Context::new(extensions);
-        let earlier = (raw.bytes(), &**routes, ignored);
+        let bytes = raw.bytes();
+        let earlier = (&*bytes, &**routes, ignored);
         if let Some(mut routes) = RouteConfiguration::decode_again(&any.value, earlier, &ctx)
             && !routes.name.is_empty()
         {
@@ -182,14 +185,29 @@ pub fn effective_name(kind: ResourceType, any: &Any) -> Option<String> {
 /// Every kind we know keeps its name in field 1, so one pass that skips everything else finds it,
 /// also in a resource whose inner messages are broken.
 pub fn resource_name(any: &Any) -> Option<String> {
-    #[derive(Clone, PartialEq, Message)]
-    struct Named {
-        #[prost(string, tag = "1")]
-        name: String,
+    name_in(any).map(str::to_owned)
+}
+
+/// As [`resource_name`], in place.
+pub fn name_in(any: &Any) -> Option<&str> {
+    const NAME: u32 = 1;
+    let mut rest = any.value.as_slice();
+    let mut name = "";
+    while !rest.is_empty() {
+        let (tag, wire_type) = decode_key(&mut rest).ok()?;
+        if tag != NAME {
+            skip_field(wire_type, tag, &mut rest, DecodeContext::default()).ok()?;
+            continue;
+        }
+        if wire_type != WireType::LengthDelimited {
+            return None;
+        }
+        let length = usize::try_from(decode_varint(&mut rest).ok()?).ok()?;
+        let (bytes, after) = rest.split_at_checked(length)?;
+        name = str::from_utf8(bytes).ok()?;
+        rest = after;
     }
-    Named::decode(any.value.as_slice())
-        .ok()
-        .map(|named| named.name)
+    Some(name)
 }
 
 #[cfg(test)]

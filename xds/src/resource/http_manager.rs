@@ -7,6 +7,7 @@ mod filters;
 mod forwarded;
 mod local_reply;
 mod protocol;
+mod proxy_status;
 
 pub(crate) use decode::check_request_id;
 
@@ -65,9 +66,45 @@ pub struct HttpManager {
     /// Requests are told the name of this program's cluster, as `user-agent` where they have none
     /// (`add_user_agent`).
     pub add_user_agent: bool,
+    pub scheme: SchemeRule,
+    /// Failures are told in `proxy-status` (`proxy_status_config`).
+    pub proxy_status: Option<ProxyStatus>,
     pub generate_request_id: bool,
     pub preserve_external_request_id: bool,
     pub always_set_request_id_in_response: bool,
+}
+
+/// What requests are said to be for, where the client does not say (`scheme_header_transformation`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SchemeRule {
+    /// As `x-forwarded-proto` says.
+    #[default]
+    Keep,
+    Http,
+    Https,
+    /// `:scheme` says how the endpoint is connected to.
+    Upstream,
+}
+
+/// `ProxyStatusConfig`: what is told of a failure (RFC 9209).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyStatus {
+    pub name: ProxyName,
+    /// Envoy's word for what has happened.
+    pub details: bool,
+    /// The response flag, as part of the details.
+    pub flags: bool,
+    /// The status is the one that the RFC recommends for the failure.
+    pub recommended_status: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProxyName {
+    /// As in `server`.
+    Server,
+    /// `node.id`
+    Node,
+    Literal(String),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -243,7 +280,7 @@ pub struct Http1Options {
 }
 
 /// Zero means none, throughout.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Timeouts {
     /// Connection without a request. Default 1 h.
     pub idle: Duration,
@@ -261,6 +298,8 @@ pub struct Timeouts {
     pub drain: Duration,
     /// From the beginning of a connection until it takes no more requests. Default none.
     pub max_connection: Duration,
+    /// So many percent of `max_connection` may be added to it, by chance. Default none.
+    pub max_connection_jitter: f64,
 }
 
 impl Default for Timeouts {
@@ -274,6 +313,7 @@ impl Default for Timeouts {
             delayed_close: Duration::from_secs(1),
             drain: Duration::from_secs(5),
             max_connection: Duration::ZERO,
+            max_connection_jitter: 0.0,
         }
     }
 }

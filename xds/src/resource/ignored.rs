@@ -1,58 +1,53 @@
 //! The fields that are accepted without having an effect.
 
+// Reasons of many fields.
+const ARRIVING: &str = "about requests that arrive, not requests that are sent";
+const BROKEN: &str = "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says";
+const FLOODS: &str = "the HTTP/2 implementation has flood limits of its own";
+const FORMATS: &str = "has a meaning for formats only, and the value is a plain text as long as the runtime does not say otherwise";
+const HPACK: &str = "header compression is not adjustable";
+const KERNEL: &str = "the kernel spreads connections over the threads";
+const LOGS: &str = "for logs of a kind that is not offered";
+const LOG_ENDS: &str = "log entries are written when a stream or connection ends";
+const METADATA: &str = "metadata has no reader";
+const NO_NAMES: &str = "without effect for clusters that look no names up";
+const STATISTICS: &str = "statistics have their own fixed set";
+const SYSTEM: &str = "the operating system's setting is used";
+const TRACING: &str = "tracing is not offered";
+const UDP: &str = "each question over UDP has a socket of its own";
+
 /// Every accepted-and-ignored field: `Message.field`, and why it can be ignored. They tune or
 /// observe; a field that would change what a request means is refused instead.
 ///
 /// Options that mean different things for a listener and for a cluster are listed as
 /// `Cluster.<message>.<field>` for the latter.
 pub const IGNORED: &[(&str, &str)] = &[
-    (
-        "AdditionalAddress.socket_options",
-        "the operating system's setting is used",
-    ),
-    (
-        "AdditionalAddress.tcp_keepalive",
-        "the operating system's setting is used",
-    ),
+    ("AdditionalAddress.socket_options", SYSTEM),
+    ("AdditionalAddress.tcp_keepalive", SYSTEM),
     (
         "ApiConfigSource.rate_limit_settings",
         "a request is sent for each answer and each change of what is wanted, not more",
     ),
-    (
-        "CaresDnsResolverConfig.max_udp_channel_duration",
-        "each question over UDP has a socket of its own",
-    ),
+    ("CaresDnsResolverConfig.max_udp_channel_duration", UDP),
     (
         "CaresDnsResolverConfig.qcache_max_ttl",
         "answers are not kept: each lookup asks",
     ),
-    (
-        "CaresDnsResolverConfig.reinit_channel_on_timeout",
-        "each question over UDP has a socket of its own",
-    ),
-    (
-        "CaresDnsResolverConfig.udp_max_queries",
-        "each question over UDP has a socket of its own",
-    ),
+    ("CaresDnsResolverConfig.reinit_channel_on_timeout", UDP),
+    ("CaresDnsResolverConfig.udp_max_queries", UDP),
     (
         "CircuitBreakers.Thresholds.max_connection_pools",
         "the number of pools follows from the number of threads",
     ),
-    (
-        "Cluster.Http1ProtocolOptions.accept_http_10",
-        "about requests that arrive, not requests that are sent",
-    ),
-    (
-        "Cluster.Http1ProtocolOptions.allow_absolute_url",
-        "about requests that arrive, not requests that are sent",
-    ),
+    ("Cluster.Http1ProtocolOptions.accept_http_10", ARRIVING),
+    ("Cluster.Http1ProtocolOptions.allow_absolute_url", ARRIVING),
     (
         "Cluster.Http1ProtocolOptions.allow_custom_methods",
-        "about requests that arrive, not requests that are sent",
+        ARRIVING,
     ),
     (
         "Cluster.Http1ProtocolOptions.default_host_for_http_10",
-        "about requests that arrive, not requests that are sent",
+        ARRIVING,
     ),
     (
         "Cluster.Http1ProtocolOptions.enable_trailers",
@@ -60,7 +55,7 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "Cluster.Http1ProtocolOptions.override_stream_error_on_invalid_http_message",
-        "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says",
+        BROKEN,
     ),
     (
         "Cluster.Http1ProtocolOptions.use_balsa_parser",
@@ -72,15 +67,19 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "Cluster.Http2ProtocolOptions.override_stream_error_on_invalid_http_message",
-        "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says",
+        BROKEN,
     ),
     (
         "Cluster.Http2ProtocolOptions.stream_error_on_invalid_http_messaging",
-        "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says",
+        BROKEN,
     ),
     (
         "Cluster.HttpProtocolOptions.headers_with_underscores_action",
         "without effect on responses, in Envoy too",
+    ),
+    (
+        "Cluster.HttpProtocolOptions.max_connection_duration_jitter",
+        "without effect on connections to endpoints, in Envoy too",
     ),
     (
         "Cluster.HttpProtocolOptions.max_headers_count",
@@ -90,30 +89,12 @@ pub const IGNORED: &[(&str, &str)] = &[
         "Cluster.cleanup_interval",
         "for clusters of type ORIGINAL_DST only",
     ),
-    (
-        "Cluster.dns_failure_refresh_rate",
-        "without effect for clusters that look no names up",
-    ),
-    (
-        "Cluster.dns_jitter",
-        "without effect for clusters that look no names up",
-    ),
-    (
-        "Cluster.dns_lookup_family",
-        "without effect for clusters that look no names up",
-    ),
-    (
-        "Cluster.dns_refresh_rate",
-        "without effect for clusters that look no names up",
-    ),
-    (
-        "Cluster.dns_resolution_config",
-        "without effect for clusters that look no names up",
-    ),
-    (
-        "Cluster.dns_resolvers",
-        "without effect for clusters that look no names up",
-    ),
+    ("Cluster.dns_failure_refresh_rate", NO_NAMES),
+    ("Cluster.dns_jitter", NO_NAMES),
+    ("Cluster.dns_lookup_family", NO_NAMES),
+    ("Cluster.dns_refresh_rate", NO_NAMES),
+    ("Cluster.dns_resolution_config", NO_NAMES),
+    ("Cluster.dns_resolvers", NO_NAMES),
     (
         "Cluster.ignore_health_on_host_removal",
         "endpoints that are no longer named go at once, healthy or not",
@@ -127,30 +108,12 @@ pub const IGNORED: &[(&str, &str)] = &[
         "Cluster.per_connection_buffer_limit_bytes",
         "back-pressure uses a buffer size of its own",
     ),
-    (
-        "Cluster.respect_dns_ttl",
-        "without effect for clusters that look no names up",
-    ),
-    (
-        "Cluster.stats_matcher",
-        "statistics have their own fixed set",
-    ),
-    (
-        "Cluster.track_cluster_stats",
-        "statistics have their own fixed set",
-    ),
-    (
-        "Cluster.track_timeout_budgets",
-        "statistics have their own fixed set",
-    ),
-    (
-        "Cluster.typed_dns_resolver_config",
-        "without effect for clusters that look no names up",
-    ),
-    (
-        "Cluster.use_tcp_for_dns_lookups",
-        "without effect for clusters that look no names up",
-    ),
+    ("Cluster.respect_dns_ttl", NO_NAMES),
+    ("Cluster.stats_matcher", STATISTICS),
+    ("Cluster.track_cluster_stats", STATISTICS),
+    ("Cluster.track_timeout_budgets", STATISTICS),
+    ("Cluster.typed_dns_resolver_config", NO_NAMES),
+    ("Cluster.use_tcp_for_dns_lookups", NO_NAMES),
     (
         "Cluster.wait_for_warm_on_init",
         "warming is the same for every cluster",
@@ -175,32 +138,20 @@ pub const IGNORED: &[(&str, &str)] = &[
         "DownstreamTlsContext.session_timeout",
         "resumption is that of the TLS library",
     ),
-    (
-        "Endpoint.observability_name",
-        "statistics have their own fixed set",
-    ),
+    ("Endpoint.observability_name", STATISTICS),
     (
         "EnvoyGrpc.retry_policy",
         "streams are opened again with a back-off of their own",
     ),
     ("EnvoyGrpc.skip_envoy_headers", "no such headers are sent"),
-    (
-        "ExtAuthz.emit_filter_state_stats",
-        "for logs of a kind that is not offered",
-    ),
-    (
-        "ExtAuthz.filter_metadata",
-        "for logs of a kind that is not offered",
-    ),
-    (
-        "ExternalProcessor.filter_metadata",
-        "for logs of a kind that is not offered",
-    ),
+    ("ExtAuthz.emit_filter_state_stats", LOGS),
+    ("ExtAuthz.filter_metadata", LOGS),
+    ("ExternalProcessor.filter_metadata", LOGS),
     (
         "Filter.observing_filter",
         "network filters that only observe: Istio's statistics",
     ),
-    ("FilterChain.metadata", "metadata has no reader"),
+    ("FilterChain.metadata", METADATA),
     (
         "GetAddrInfoDnsResolverConfig.num_resolver_threads",
         "lookups run side by side on threads of the runtime",
@@ -217,10 +168,7 @@ pub const IGNORED: &[(&str, &str)] = &[
         "GoogleGrpc.per_stream_buffer_limit_bytes",
         "what is sent to a management server is small",
     ),
-    (
-        "GoogleGrpc.stat_prefix",
-        "statistics have their own fixed set",
-    ),
+    ("GoogleGrpc.stat_prefix", STATISTICS),
     (
         "GrpcService.retry_policy",
         "streams are opened again with a back-off of their own",
@@ -236,68 +184,41 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "Http1ProtocolOptions.override_stream_error_on_invalid_http_message",
-        "a message that breaks the protocol always closes the connection or resets the stream, as its protocol says",
+        BROKEN,
     ),
     (
         "Http1ProtocolOptions.use_balsa_parser",
         "there is one parser",
     ),
-    (
-        "Http2ProtocolOptions.enable_huffman_encoding",
-        "header compression is not adjustable",
-    ),
-    (
-        "Http2ProtocolOptions.hpack_table_size",
-        "header compression is not adjustable",
-    ),
+    ("Http2ProtocolOptions.enable_huffman_encoding", HPACK),
+    ("Http2ProtocolOptions.hpack_table_size", HPACK),
     (
         "Http2ProtocolOptions.max_consecutive_inbound_frames_with_empty_payload",
-        "the HTTP/2 implementation has flood limits of its own",
+        FLOODS,
     ),
-    (
-        "Http2ProtocolOptions.max_header_field_size_kb",
-        "header compression is not adjustable",
-    ),
+    ("Http2ProtocolOptions.max_header_field_size_kb", HPACK),
     (
         "Http2ProtocolOptions.max_inbound_priority_frames_per_stream",
-        "the HTTP/2 implementation has flood limits of its own",
+        FLOODS,
     ),
     (
         "Http2ProtocolOptions.max_inbound_window_update_frames_per_data_frame_sent",
-        "the HTTP/2 implementation has flood limits of its own",
+        FLOODS,
     ),
     (
         "Http2ProtocolOptions.max_metadata_size",
         "metadata frames are refused where they would be switched on",
     ),
-    (
-        "Http2ProtocolOptions.max_outbound_control_frames",
-        "the HTTP/2 implementation has flood limits of its own",
-    ),
-    (
-        "Http2ProtocolOptions.max_outbound_frames",
-        "the HTTP/2 implementation has flood limits of its own",
-    ),
-    (
-        "Http2ProtocolOptions.stream_reset_burst",
-        "the HTTP/2 implementation has flood limits of its own",
-    ),
-    (
-        "Http2ProtocolOptions.stream_reset_rate",
-        "the HTTP/2 implementation has flood limits of its own",
-    ),
+    ("Http2ProtocolOptions.max_outbound_control_frames", FLOODS),
+    ("Http2ProtocolOptions.max_outbound_frames", FLOODS),
+    ("Http2ProtocolOptions.stream_reset_burst", FLOODS),
+    ("Http2ProtocolOptions.stream_reset_rate", FLOODS),
     (
         "Http2ProtocolOptions.use_oghttp2_codec",
         "there is one codec",
     ),
-    (
-        "HttpConnectionManager.access_log_flush_interval",
-        "log entries are written when a stream or connection ends",
-    ),
-    (
-        "HttpConnectionManager.access_log_options",
-        "log entries are written when a stream or connection ends",
-    ),
+    ("HttpConnectionManager.access_log_flush_interval", LOG_ENDS),
+    ("HttpConnectionManager.access_log_options", LOG_ENDS),
     (
         "HttpConnectionManager.add_proxy_protocol_connection_state",
         "filters do not see the PROXY protocol",
@@ -312,11 +233,11 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (
         "HttpConnectionManager.flush_access_log_on_new_request",
-        "log entries are written when a stream or connection ends",
+        LOG_ENDS,
     ),
     (
         "HttpConnectionManager.http1_safe_max_connection_duration",
-        "only matters with max_connection_duration, which is refused",
+        "no connection is ended by max_connection_duration while a request is on it",
     ),
     (
         "HttpConnectionManager.http3_protocol_options",
@@ -326,7 +247,7 @@ pub const IGNORED: &[(&str, &str)] = &[
         "HttpConnectionManager.stream_flush_timeout",
         "the stream idle timeout covers it",
     ),
-    ("HttpConnectionManager.tracing", "tracing is not offered"),
+    ("HttpConnectionManager.tracing", TRACING),
     (
         "HttpFilter.observing_filter",
         "filters that only observe: Istio's statistics, tap",
@@ -365,10 +286,7 @@ pub const IGNORED: &[(&str, &str)] = &[
         "Listener.bypass_overload_manager",
         "there is no overload manager",
     ),
-    (
-        "Listener.connection_balance_config",
-        "the kernel spreads connections over the threads",
-    ),
+    ("Listener.connection_balance_config", KERNEL),
     (
         "Listener.default_filter_chain.filter_chain_match",
         "without effect on the default chain, in Envoy too",
@@ -377,47 +295,23 @@ pub const IGNORED: &[(&str, &str)] = &[
         "Listener.drain_type",
         "every listener drains when it changes and when the program stops",
     ),
-    (
-        "Listener.enable_mptcp",
-        "the operating system's setting is used",
-    ),
-    (
-        "Listener.enable_reuse_port",
-        "the kernel spreads connections over the threads",
-    ),
+    ("Listener.enable_mptcp", SYSTEM),
+    ("Listener.enable_reuse_port", KERNEL),
     (
         "Listener.max_connections_to_accept_per_socket_event",
-        "the kernel spreads connections over the threads",
+        KERNEL,
     ),
-    ("Listener.metadata", "metadata has no reader"),
+    ("Listener.metadata", METADATA),
     (
         "Listener.per_connection_buffer_limit_bytes",
         "back-pressure uses a buffer size of its own",
     ),
-    (
-        "Listener.reuse_port",
-        "the kernel spreads connections over the threads",
-    ),
-    (
-        "Listener.socket_options",
-        "the operating system's setting is used",
-    ),
-    (
-        "Listener.stats_matcher",
-        "statistics have their own fixed set",
-    ),
-    (
-        "Listener.tcp_backlog_size",
-        "the operating system's setting is used",
-    ),
-    (
-        "Listener.tcp_fast_open_queue_length",
-        "the operating system's setting is used",
-    ),
-    (
-        "Listener.tcp_keepalive",
-        "the operating system's setting is used",
-    ),
+    ("Listener.reuse_port", KERNEL),
+    ("Listener.socket_options", SYSTEM),
+    ("Listener.stats_matcher", STATISTICS),
+    ("Listener.tcp_backlog_size", SYSTEM),
+    ("Listener.tcp_fast_open_queue_length", SYSTEM),
+    ("Listener.tcp_keepalive", SYSTEM),
     (
         "Listener.traffic_direction",
         "only a label, and a filter for draining by direction",
@@ -438,34 +332,22 @@ pub const IGNORED: &[(&str, &str)] = &[
         "PathConfigSource.poll_interval",
         "the file system reports changes",
     ),
-    (
-        "RateLimit.Action.GenericKey.default_value",
-        "has a meaning for formats only, and the value is a plain text as long as the runtime does not say otherwise",
-    ),
-    (
-        "RateLimit.Action.HeaderValueMatch.default_value",
-        "has a meaning for formats only, and the value is a plain text as long as the runtime does not say otherwise",
-    ),
+    ("RateLimit.Action.GenericKey.default_value", FORMATS),
+    ("RateLimit.Action.HeaderValueMatch.default_value", FORMATS),
     (
         "RateLimit.Action.QueryParameterValueMatch.default_value",
-        "has a meaning for formats only, and the value is a plain text as long as the runtime does not say otherwise",
+        FORMATS,
     ),
-    (
-        "RateLimit.Action.RemoteAddressMatch.default_value",
-        "has a meaning for formats only, and the value is a plain text as long as the runtime does not say otherwise",
-    ),
+    ("RateLimit.Action.RemoteAddressMatch.default_value", FORMATS),
     ("RegexMatcher.engine_type", "there is one engine"),
     (
         "RequestIDExtension.typed_config",
         "settings of the UUID extension are about tracing",
     ),
-    (
-        "RequestMirrorPolicy.trace_sampled",
-        "tracing is not offered",
-    ),
-    ("Route.decorator", "tracing is not offered"),
-    ("Route.stat_prefix", "statistics have their own fixed set"),
-    ("Route.tracing", "tracing is not offered"),
+    ("RequestMirrorPolicy.trace_sampled", TRACING),
+    ("Route.decorator", TRACING),
+    ("Route.stat_prefix", STATISTICS),
+    ("Route.tracing", TRACING),
     (
         "RouteAction.early_data_policy",
         "TLS early data is not offered",
@@ -475,12 +357,12 @@ pub const IGNORED: &[(&str, &str)] = &[
         "RouteAction.max_internal_redirects",
         "`internal_redirect_policy` has its own",
     ),
-    ("RouteConfiguration.metadata", "metadata has no reader"),
+    ("RouteConfiguration.metadata", METADATA),
     (
         "RouteConfiguration.validate_clusters",
         "a route to an unknown cluster answers with its cluster_not_found_response_code",
     ),
-    ("Router.start_child_span", "tracing is not offered"),
+    ("Router.start_child_span", TRACING),
     (
         "RuntimeFilter.runtime_key",
         "there is no runtime that could change the share",
@@ -525,11 +407,8 @@ pub const IGNORED: &[(&str, &str)] = &[
         "UpstreamTlsContext.sni",
         "an address, or a name that ends with a number, which cannot be sent; a name is only taken where something else says whose the certificate has to be",
     ),
-    ("VirtualHost.metadata", "metadata has no reader"),
-    (
-        "VirtualHost.virtual_clusters",
-        "statistics have their own fixed set",
-    ),
+    ("VirtualHost.metadata", METADATA),
+    ("VirtualHost.virtual_clusters", STATISTICS),
     (
         "WatchedDirectory.watch_modify",
         "changes inside a watched directory are always seen",

@@ -1,6 +1,7 @@
 //! ClusterLoadAssignment.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock};
 
 use super::address::Address;
 use super::context::{
@@ -36,13 +37,14 @@ pub struct LoadAssignment {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LocalityEndpoints {
-    pub locality: Locality,
+    pub locality: Arc<Locality>,
     pub priority: u32,
     /// Among the localities of its priority (`load_balancing_weight`); 0 when not given.
     pub weight: u32,
     /// As [`Endpoint::socket_labels`], for those that match nothing by their own.
     pub socket_labels: Labels,
-    pub endpoints: Vec<Endpoint>,
+    /// Shared with whoever makes something of one of them.
+    pub endpoints: Vec<Arc<Endpoint>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -201,7 +203,7 @@ impl LocalityEndpoints {
             ));
         }
         let endpoints = each("lb_endpoints", lb_endpoints, |e| {
-            Endpoint::decode(e, address, ctx)
+            Endpoint::decode(e, address, ctx).map(Arc::new)
         })?;
         // Balancers add weights up in 32 bits; the message definition asks for the same.
         let total: u64 = endpoints.iter().map(|e| u64::from(e.weight)).sum();
@@ -212,7 +214,7 @@ impl LocalityEndpoints {
             ));
         }
         Ok(Self {
-            locality: locality.map(Locality::from).unwrap_or_default(),
+            locality: Locality::shared(locality.unwrap_or_default()),
             priority,
             weight: weight.unwrap_or_default(),
             socket_labels,
@@ -246,7 +248,35 @@ impl From<core::Locality> for Locality {
     }
 }
 
+impl Locality {
+    /// Most have none; that is there once.
+    fn shared(message: core::Locality) -> Arc<Self> {
+        static NONE: LazyLock<Arc<Locality>> = LazyLock::new(Arc::default);
+        match message == core::Locality::default() {
+            true => Arc::clone(&NONE),
+            false => Arc::new(message.into()),
+        }
+    }
+}
+
 impl Endpoint {
+    /// One of which nothing is said but where it is.
+    pub fn at(address: Address) -> Self {
+        Self {
+            address,
+            additional_addresses: Vec::new(),
+            hostname: String::new(),
+            id: String::new(),
+            hash_key: String::new(),
+            weight: 1,
+            health: EndpointHealth::default(),
+            check: EndpointCheck::default(),
+            labels: Labels::new(),
+            socket_labels: Labels::new(),
+            metadata: Namespaces::new(),
+        }
+    }
+
     fn decode(
         message: LbEndpoint,
         decode_address: DecodeAddress,
@@ -283,7 +313,7 @@ impl Endpoint {
             metadata: told.all,
             weight: number(load_balancing_weight, "load_balancing_weight", 1..=u32::MAX)?
                 .unwrap_or(1),
-            health: EndpointHealth::decode(health_status)?,
+            health: EndpointHealth::decode(health_status, "health_status")?,
             check,
         })
     }
@@ -401,8 +431,8 @@ impl EndpointCheck {
 }
 
 impl EndpointHealth {
-    fn decode(status: i32) -> Result<Self, Invalid> {
-        Ok(match enumeration(status, "health_status")? {
+    pub(super) fn decode(status: i32, field: &str) -> Result<Self, Invalid> {
+        Ok(match enumeration(status, field)? {
             HealthStatus::Unknown => Self::Unknown,
             HealthStatus::Healthy => Self::Healthy,
             HealthStatus::Unhealthy => Self::Unhealthy,

@@ -21,7 +21,7 @@ use super::matcher::value::MetadataMatcher;
 use super::matcher::{self as matchers, HeaderMatcher, StringMatcher};
 use super::metadata::MetadataValue;
 use super::rate_limit::MetadataKey;
-use super::route::{PathTemplate, RouteMatch};
+use super::route::{PathTemplate, Redirect, RouteMatch};
 use super::tls::{DataSource, SecretRef};
 use crate::extension::Unchecked;
 use crate::proto::core::grpc_service::{EnvoyGrpc, TargetSpecifier};
@@ -45,6 +45,10 @@ fn context() -> Context<'static> {
 /// What is wrong with it, or not supported; as for all that follow.
 pub fn route_match(message: route::RouteMatch) -> Result<RouteMatch, Invalid> {
     RouteMatch::decode(message, &context())
+}
+
+pub fn redirect(message: route::RedirectAction) -> Result<Redirect, Invalid> {
+    Redirect::decode(message, &context())
 }
 
 pub fn header_matcher(message: route::HeaderMatcher) -> Result<HeaderMatcher, Invalid> {

@@ -5,15 +5,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::entry::{Accepted, Entry, Refusal};
+use super::entry::{Accepted, Delivered, Entry, Refusal};
 use super::{Applied, Changes, ResourceStore, is_reserved};
 use crate::extension::Extensions;
 use crate::proto::Any;
 use crate::reject::{FieldPath, Invalid, Rejected};
-use crate::resource::{Decoded, Raw, Resource, decode_again, decode_noting, effective_name};
+use crate::resource::{Decoded, Resource, decode_again, decode_noting, effective_name, name_in};
 use crate::source::{Extent, Origin, Update};
 use crate::text::{Listing, Location, Passage, Tree};
 use crate::type_url::ResourceType;
+
+/// How often each name is in an update.
+type Times = HashMap<Arc<str>, usize, ahash::RandomState>;
 
 /// A batch on its way into the store.
 pub(super) struct Transaction<'a> {
@@ -22,15 +25,14 @@ pub(super) struct Transaction<'a> {
     now: SystemTime,
     /// What was known about each name before this batch touched it: the way back, and what the net
     /// changes are counted from.
-    before: BTreeMap<(ResourceType, Arc<str>), Option<Entry>>,
+    before: BTreeMap<(ResourceType, Arc<str>), Option<Box<Entry>>>,
     rejected: Vec<Rejected>,
 }
 
 /// Who says something, under which version, and where it is written.
 struct Delivery<'t> {
-    origin: Origin,
+    by: Arc<Delivered>,
     kind: ResourceType,
-    version: Arc<str>,
     listing: Option<&'t Listing>,
     /// Of the listing's text, which is read only if there is something to be found in it.
     tree: OnceCell<Tree<'t>>,
@@ -45,10 +47,10 @@ impl Delivery<'_> {
 
     /// Kept for what is looked at again when it is brought into use. Of the other kinds there may
     /// be a great many, in large texts.
-    fn passage(&self, index: usize) -> Option<Box<Passage>> {
+    fn passage(&self, index: usize) -> Option<Passage> {
         let kept = matches!(self.kind, ResourceType::Cluster | ResourceType::Listener);
         let listing = self.listing.filter(|_| kept)?.clone();
-        Some(Box::new(Passage { listing, index }))
+        Some(Passage { listing, index })
     }
 }
 
@@ -77,10 +79,10 @@ impl<'a> Transaction<'a> {
             listing,
             removals,
         } = update;
+        let version = version.into();
         let delivery = Delivery {
-            origin,
+            by: Arc::new(Delivered { origin, version }),
             kind,
-            version: version.into(),
             listing: listing.as_ref(),
             tree: OnceCell::new(),
         };
@@ -98,9 +100,9 @@ impl<'a> Transaction<'a> {
                 }
             }
         }
-        let mut times: HashMap<String, usize> = HashMap::new();
+        let mut times: Times = Times::with_capacity_and_hasher(named.len(), Default::default());
         for (_, name, _) in &named {
-            *times.entry(name.clone()).or_default() += 1;
+            *times.entry(Arc::clone(name)).or_default() += 1;
         }
         for (index, name, any) in named {
             match times.get_mut(&name) {
@@ -115,7 +117,7 @@ impl<'a> Transaction<'a> {
             }
         }
         for name in &removals {
-            self.remove(&delivery, name);
+            self.remove(&delivery, &Arc::from(name.as_str()));
         }
         // A resource without a readable name may be any of those that seem to be missing.
         if extent == Extent::StateOfTheWorld && all_named {
@@ -123,7 +125,7 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    fn upsert(&mut self, delivery: &Delivery<'_>, index: usize, name: &str, any: Any) {
+    fn upsert(&mut self, delivery: &Delivery<'_>, index: usize, name: &Arc<str>, any: Any) {
         if let Err(reason) = self.may_own(delivery, name) {
             self.refuse(delivery, index, name, reason);
             return;
@@ -133,12 +135,8 @@ impl<'a> Transaction<'a> {
         let (accepted, is_new) = match accepted {
             // Sent again: nothing to decode.
             Some(same) if same.raw.is(&any) => {
-                let again = Accepted {
-                    version: Arc::clone(&delivery.version),
-                    passage: delivery.passage(index),
-                    ..same.clone()
-                };
-                (again, false)
+                let passage = delivery.passage(index);
+                (same.again(&delivery.by, passage), false)
             }
             earlier => match decode_after(earlier, &any, self.extensions) {
                 Err(rejected) => {
@@ -153,27 +151,25 @@ impl<'a> Transaction<'a> {
                 }
                 Ok(decoded) => {
                     let equal = earlier.filter(|e| e.resource == decoded.resource);
-                    let raw = Raw::new(delivery.kind, any);
                     let since = equal.map_or(self.now, |e| e.since);
                     // The same `Arc` as before tells everybody at a glance that it is equal.
                     let same = equal.map(|e| e.resource.clone());
                     let is_new = same.is_none();
+                    let raw = self.store.shared.keep(delivery.kind, any);
                     let resource = same.unwrap_or_else(|| {
                         let packed = decoded.resource.packed(&raw, self.extensions);
                         self.store.shared.put(packed)
                     });
-                    let accepted = Accepted {
-                        origin: delivery.origin.clone(),
-                        version: Arc::clone(&delivery.version),
-                        passage: delivery.passage(index),
-                        since,
-                        resource,
-                        raw,
-                        ignored: decoded.ignored.into(),
-                    };
+                    let notes = (delivery.passage(index), decoded.ignored);
+                    let accepted = Accepted::new(&delivery.by, (raw, resource), since, notes);
                     (accepted, is_new)
                 }
             },
+        };
+        let name = match &accepted.resource {
+            // It has a copy of its own; one does for both.
+            Resource::VirtualHost { name, .. } => &Arc::clone(name),
+            _ => name,
         };
         self.edit(delivery.kind, name, |entry| {
             entry.forgive(&accepted.origin);
@@ -186,30 +182,30 @@ impl<'a> Transaction<'a> {
 
     /// Strictness is for what others write; the Coordinator's resources are our own translation.
     fn is_too_much(&self, delivery: &Delivery<'_>, ignored: &[&str]) -> bool {
-        let strict = self.extensions.is_strict() && delivery.origin != Origin::Coordinator;
+        let strict = self.extensions.is_strict() && delivery.by.origin != Origin::Coordinator;
         strict && !ignored.is_empty()
     }
 
     fn may_own(&self, delivery: &Delivery<'_>, name: &str) -> Result<(), Invalid> {
-        if is_reserved(name) && delivery.origin != Origin::Coordinator {
+        if is_reserved(name) && delivery.by.origin != Origin::Coordinator {
             return Err(fault("is a name that is reserved for the Coordinator"));
         }
         let owner = self.store.entry(delivery.kind, name).and_then(Entry::owner);
         match owner {
-            Some(owner) if *owner != delivery.origin => {
+            Some(owner) if *owner != delivery.by.origin => {
                 Err(fault(format!("the name is owned by {owner}")))
             }
             _ => Ok(()),
         }
     }
 
-    fn refuse(&mut self, delivery: &Delivery<'_>, index: usize, name: &str, reason: Invalid) {
+    fn refuse(&mut self, delivery: &Delivery<'_>, index: usize, name: &Arc<str>, reason: Invalid) {
         let location = delivery.locate(index, &reason);
-        let rejected = Rejected::new(delivery.kind, name, reason.clone());
+        let rejected = Rejected::new(delivery.kind, &**name, reason.clone());
         self.rejected.push(rejected.located(location.clone()));
         let refusal = Refusal {
-            origin: delivery.origin.clone(),
-            version: delivery.version.to_string(),
+            origin: delivery.by.origin.clone(),
+            version: delivery.by.version.to_string(),
             reason,
             location,
             at: self.now,
@@ -219,8 +215,8 @@ impl<'a> Transaction<'a> {
 
     /// Takes back everything that the origin ever said about a name. Another origin's resource
     /// stays.
-    fn remove(&mut self, delivery: &Delivery<'_>, name: &str) {
-        let origin = &delivery.origin;
+    fn remove(&mut self, delivery: &Delivery<'_>, name: &Arc<str>) {
+        let origin = &delivery.by.origin;
         let known = self.store.entry(delivery.kind, name);
         if !known.is_some_and(|entry| entry.origins().any(|o| o == origin)) {
             return;
@@ -233,12 +229,16 @@ impl<'a> Transaction<'a> {
         });
     }
 
-    fn remove_all_but(&mut self, delivery: &Delivery<'_>, kept: &HashMap<String, usize>) {
-        let names = self.store.of(delivery.kind).by_origin.get(&delivery.origin);
+    fn remove_all_but(&mut self, delivery: &Delivery<'_>, kept: &Times) {
+        let names = self
+            .store
+            .of(delivery.kind)
+            .by_origin
+            .get(&delivery.by.origin);
         let gone: Vec<Arc<str>> = names
             .into_iter()
             .flatten()
-            .filter(|name| !kept.contains_key(&***name))
+            .filter(|name| !kept.contains_key(*name))
             .cloned()
             .collect();
         for name in gone {
@@ -247,16 +247,13 @@ impl<'a> Transaction<'a> {
     }
 
     /// Changes what is known about a name, remembering what was known before this batch.
-    fn edit(&mut self, kind: ResourceType, name: &str, edit: impl FnOnce(&mut Entry)) {
-        let known = self.store.of(kind).entries.get_key_value(name);
-        let (name, entry) = match known {
-            Some((name, entry)) => (name.clone(), Some(Entry::clone(entry))),
-            None => (Arc::from(name), None),
-        };
-        let mut edited = entry.clone().unwrap_or_default();
-        self.before.entry((kind, name.clone())).or_insert(entry);
+    fn edit(&mut self, kind: ResourceType, name: &Arc<str>, edit: impl FnOnce(&mut Entry)) {
+        let known = self.store.of_mut(kind).take(name);
+        let mut edited = known.clone().unwrap_or_default();
+        let key = (kind, Arc::clone(name));
+        self.before.entry(key).or_insert(known);
         edit(&mut edited);
-        self.store.of_mut(kind).set(&name, Some(edited));
+        self.store.of_mut(kind).put(name, edited);
     }
 
     pub(super) fn finish(self, all_or_nothing: bool) -> Applied {
@@ -269,7 +266,11 @@ impl<'a> Transaction<'a> {
         let mut changes = Changes::default();
         if all_or_nothing && !rejected.is_empty() {
             for ((kind, name), entry) in before {
-                store.of_mut(kind).set(&name, entry);
+                let kind = store.of_mut(kind);
+                kind.take(&name);
+                if let Some(entry) = entry {
+                    kind.put(&name, entry);
+                }
             }
             return Applied { changes, rejected };
         }
@@ -309,12 +310,10 @@ fn decode_after(
 ) -> Result<Decoded, Rejected> {
     match earlier {
         None => decode_noting(any, None, extensions),
-        Some(Accepted {
-            raw,
-            resource,
-            ignored,
-            ..
-        }) => decode_again(any, (raw, resource, ignored), extensions),
+        Some(accepted) => {
+            let earlier = (&accepted.raw, &accepted.resource, accepted.ignored());
+            decode_again(any, earlier, extensions)
+        }
     }
 }
 
@@ -323,7 +322,7 @@ fn same(a: &Resource, b: &Resource) -> bool {
 }
 
 /// The name of a packed resource, if it is of the kind it was announced as.
-fn name_of(kind: ResourceType, any: &Any) -> Result<String, Invalid> {
+fn name_of(kind: ResourceType, any: &Any) -> Result<Arc<str>, Invalid> {
     if ResourceType::from_type_url(&any.type_url) != Some(kind) {
         let reason = format!(
             "is of type {:?} among resources of type {kind}",
@@ -331,7 +330,11 @@ fn name_of(kind: ResourceType, any: &Any) -> Result<String, Invalid> {
         );
         return Err(fault(reason));
     }
-    match effective_name(kind, any) {
+    let name: Option<Arc<str>> = match kind {
+        ResourceType::Listener => effective_name(kind, any).map(Arc::from),
+        _ => name_in(any).map(Arc::from),
+    };
+    match name {
         None => Err(fault("bytes do not parse")),
         Some(name) if name.is_empty() => Err(Invalid::at("name", "must not be empty")),
         Some(name) => Ok(name),

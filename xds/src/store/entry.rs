@@ -14,28 +14,36 @@ pub struct Entry {
     /// The version in force.
     pub accepted: Option<Accepted>,
     /// The newest refusal of each origin whose newest version of this name was refused.
-    pub refusals: Vec<Refusal>,
+    pub refusals: Box<[Refusal]>,
     /// What whoever uses the resource has noted of the version in force ([`super::ResourceStore::mark`]);
     /// 0 is nothing, and what a new version begins with.
     pub mark: u64,
 }
 
-/// An accepted resource.
+/// An accepted resource. There may be very many of them, so what most do not have takes no room.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Accepted {
+    pub delivered: Arc<Delivered>,
+    /// As it was delivered, for the config dump.
+    pub raw: Raw,
+    pub resource: Resource,
+    /// When this content was accepted.
+    pub since: SystemTime,
+    notes: Option<Box<Notes>>,
+}
+
+/// What the resources of one update have in common.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivered {
     pub origin: Origin,
     /// As the source counts; the newest one with this content.
     pub version: Arc<str>,
-    /// As it was delivered, for the config dump.
-    pub raw: Raw,
-    /// Where it was read, for a kind that may turn out to be wrong only when it is used.
-    pub passage: Option<Box<Passage>>,
-    pub resource: Resource,
-    /// Fields that are set without having an effect, entries of
-    /// [`IGNORED`](crate::resource::IGNORED).
-    pub ignored: Box<[&'static str]>,
-    /// When this content was accepted.
-    pub since: SystemTime,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Notes {
+    passage: Option<Passage>,
+    ignored: Vec<&'static str>,
 }
 
 /// A version that was not accepted.
@@ -46,6 +54,51 @@ pub struct Refusal {
     pub reason: Invalid,
     pub location: Option<Location>,
     pub at: SystemTime,
+}
+
+impl Accepted {
+    /// `passage` is where it was read, `ignored` what [`Self::ignored`] says.
+    pub(super) fn new(
+        delivered: &Arc<Delivered>,
+        (raw, resource): (Raw, Resource),
+        since: SystemTime,
+        (passage, ignored): (Option<Passage>, Vec<&'static str>),
+    ) -> Self {
+        let notes = Notes { passage, ignored };
+        Self {
+            delivered: Arc::clone(delivered),
+            raw,
+            resource,
+            since,
+            notes: (notes != Notes::default()).then(|| Box::new(notes)),
+        }
+    }
+
+    /// The same, delivered once more.
+    pub(super) fn again(&self, delivered: &Arc<Delivered>, passage: Option<Passage>) -> Self {
+        let same = (self.raw.clone(), self.resource.clone());
+        let notes = (passage, self.ignored().to_vec());
+        Self::new(delivered, same, self.since, notes)
+    }
+
+    /// Where it was read, for a kind that may turn out to be wrong only when it is used.
+    pub fn passage(&self) -> Option<&Passage> {
+        self.notes.as_ref()?.passage.as_ref()
+    }
+
+    /// Fields that are set without having an effect, entries of
+    /// [`IGNORED`](crate::resource::IGNORED).
+    pub fn ignored(&self) -> &[&'static str] {
+        self.notes.as_ref().map_or(&[], |notes| &notes.ignored)
+    }
+}
+
+impl std::ops::Deref for Accepted {
+    type Target = Delivered;
+
+    fn deref(&self) -> &Delivered {
+        &self.delivered
+    }
 }
 
 impl Entry {
@@ -72,12 +125,18 @@ impl Entry {
     }
 
     pub(super) fn refuse(&mut self, refusal: Refusal) {
-        self.forgive(&refusal.origin);
-        self.refusals.push(refusal);
+        let origin = &refusal.origin;
+        let others = self.refusals.iter().filter(|other| other.origin != *origin);
+        self.refusals = others.cloned().chain([refusal.clone()]).collect();
     }
 
     /// Drops what was held against an origin.
     pub(super) fn forgive(&mut self, origin: &Origin) {
-        self.refusals.retain(|refusal| &refusal.origin != origin);
+        if !self.refusals.is_empty() {
+            let refusals = std::mem::take(&mut self.refusals).into_iter();
+            self.refusals = refusals
+                .filter(|refusal| refusal.origin != *origin)
+                .collect();
+        }
     }
 }

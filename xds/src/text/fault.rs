@@ -156,8 +156,8 @@ pub(super) fn nearest<S: AsRef<str>>(
         .map(|(_, c)| format!("did you mean \"{}\"?", c.as_ref()))
 }
 
-/// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
+/// How many characters have to be changed, added or left out to make one word of another (Levenshtein).
+pub fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.chars().enumerate() {

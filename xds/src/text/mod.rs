@@ -31,7 +31,7 @@ mod yaml;
 use prost_reflect::MessageDescriptor;
 use serde::Deserialize as _;
 
-pub use fault::TextError;
+pub use fault::{TextError, distance};
 pub use locate::{Document, Listing, Location, Passage, Tree};
 pub use print::{message_to_value, to_value};
 pub use untyped::untyped;

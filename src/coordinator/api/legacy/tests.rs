@@ -124,7 +124,7 @@ fn figures_come_from_the_statistics_of_the_frontends() {
     let mut tcp = circuit(3, "c");
     tcp.protocol = Protocol::Tcp;
     for (number, circuit) in [&shared, &lone, &tcp].into_iter().enumerate() {
-        let cluster = stats.cluster(&names::circuit(circuit.id));
+        let cluster = stats.cluster(names::circuit(circuit.id));
         for _ in 0..=number {
             cluster.upstream_rq_total.inc();
             cluster.upstream_cx_active.inc();

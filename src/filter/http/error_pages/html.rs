@@ -3,6 +3,7 @@
 use causeway_xds::proto::causeway::v1::error_page::Appearance;
 
 use super::language::Language;
+use crate::util::escape_html;
 
 /// What a page shows. Nothing of it is trusted to be harmless in HTML.
 pub(super) struct Page<'p> {
@@ -57,9 +58,9 @@ pub(super) fn page(page: &Page<'_>) -> String {
         out.push_str("\">\n");
     }
     out.push_str("<title>");
-    escape(headline, &mut out);
+    escape_html(headline, &mut out);
     out.push_str(" - ");
-    escape(page.product, &mut out);
+    escape_html(page.product, &mut out);
     out.push_str("</title>\n<style>");
     out.push_str(STYLE);
     out.push_str("</style>\n</head>\n<body>\n<main>\n");
@@ -68,7 +69,7 @@ pub(super) fn page(page: &Page<'_>) -> String {
     if page.appearance == Appearance::Starting {
         out.push_str("<div class=\"wait\" aria-hidden=\"true\"></div>\n");
         out.push_str("<p role=\"status\">");
-        escape(texts.advice, &mut out);
+        escape_html(texts.advice, &mut out);
         out.push_str("</p>\n");
     } else {
         // What a plain page is about is told by its message alone.
@@ -103,7 +104,7 @@ fn element(name: &str, text: &str, out: &mut String) {
     for part in ["<", name, ">"] {
         out.push_str(part);
     }
-    escape(text, out);
+    escape_html(text, out);
     for part in ["</", name, ">\n"] {
         out.push_str(part);
     }
@@ -112,17 +113,4 @@ fn element(name: &str, text: &str, out: &mut String) {
 fn row(name: &str, text: &str, out: &mut String) {
     element("dt", name, out);
     element("dd", text, out);
-}
-
-fn escape(text: &str, out: &mut String) {
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
 }

@@ -41,7 +41,7 @@ fn failure(details: &'static str) -> Failure {
 fn asked(accept: &'static str) -> Asked {
     Asked {
         accept: Some(HeaderValue::from_static(accept)),
-        request_id: Some(HeaderValue::from_static("id-1")),
+        request_id: (&HeaderValue::from_static("id-1")).into(),
         host: Some(HeaderValue::from_static("App-1.apps.test:8080")),
         ..Default::default()
     }
@@ -289,7 +289,7 @@ fn nothing_gets_into_a_page_unescaped() {
     };
     let chain = chain(FACTORY.message, &config).unwrap();
     let asked = Asked {
-        request_id: Some(HeaderValue::from_static("<i>\"'&</i>")),
+        request_id: (&HeaderValue::from_static("<i>\"'&</i>")).into(),
         ..asked("")
     };
     let told = chain.render(&failure("x").saying(evil), Some(&asked));

@@ -1,7 +1,6 @@
 use std::cell::RefCell;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use causeway_xds::proto::core::grpc_service::{EnvoyGrpc, TargetSpecifier};
@@ -9,24 +8,25 @@ use causeway_xds::proto::core::http_uri::HttpUpstreamType;
 use causeway_xds::proto::core::{self, HeaderValueOption};
 use causeway_xds::proto::envoy::service::auth::v3::check_response::HttpResponse;
 use causeway_xds::proto::envoy::service::auth::v3::{
-    CheckRequest, DeniedHttpResponse, OkHttpResponse,
+    CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse,
 };
 use causeway_xds::proto::envoy::r#type::matcher::v3::{
     ListStringMatcher, StringMatcher, string_matcher::MatchPattern,
 };
 use causeway_xds::proto::google::protobuf::{Struct, Value};
 use causeway_xds::proto::{self as pb, Message as _};
-use futures_util::future::LocalBoxFuture;
 use http::request::Parts;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Response};
 use http_body_util::BodyExt as _;
 use proto::ext_authz::Services;
 use proto::ext_authz_per_route::Override;
 
 use super::*;
-use crate::filter::body::{BodySlot as _, BoxBody, Whole};
-use crate::filter::call::{Calls, Members};
-use crate::filter::testing::{self, Nowhere, TestBody, chain, pass, per_route, request};
+use crate::filter::body::{BodySlot as _, Whole};
+use crate::filter::call::Calls;
+use crate::filter::testing::{
+    self, Nowhere, TestBody, chain, one_service, pass, per_route, request,
+};
 use crate::filter::{Chain, call};
 use crate::route::PerRoute as RouteSaid;
 
@@ -38,33 +38,18 @@ struct Authorizer {
     asked: RefCell<Vec<(Parts, Bytes)>>,
 }
 
-struct Shared(Rc<Authorizer>);
-
-impl Calls for Shared {
-    fn call(
-        &self,
-        cluster: &str,
-        request: Request<BoxBody>,
-        _: Duration,
-    ) -> LocalBoxFuture<'static, Result<Response<BoxBody>, call::CallError>> {
-        assert_eq!(cluster, "authz");
-        let service = Rc::clone(&self.0);
-        Box::pin(async move {
-            let (head, body) = request.into_parts();
-            let body = body.collect().await.expect("whole").to_bytes();
+impl Authorizer {
+    fn calls(self: &Rc<Self>) -> Rc<dyn Calls> {
+        let service = Rc::clone(self);
+        one_service("authz", move |head, body| {
             service.asked.borrow_mut().push((head, body));
-            match service.answer.borrow_mut().take() {
-                None => Err(call::CallError::Unreachable("nobody there".into())),
-                Some(answer) => Ok(answer.map(|data| {
-                    let trailers = service.trailers.borrow_mut().take();
-                    Whole { data, trailers }.boxed()
-                })),
-            }
+            let answer = service.answer.borrow_mut().take();
+            let answer = answer.ok_or(call::CallError::Unreachable("nobody there".into()))?;
+            Ok(answer.map(|data| {
+                let trailers = service.trailers.borrow_mut().take();
+                Whole { data, trailers }.boxed()
+            }))
         })
-    }
-
-    fn members(&self, _: &str) -> Option<Members> {
-        None
     }
 }
 
@@ -136,7 +121,7 @@ fn asked(target: &str, headers: &[(&str, &str)]) -> Asked {
     let service = Rc::new(Authorizer::default());
     Asked {
         around: Nowhere {
-            calls: Rc::new(Shared(Rc::clone(&service))),
+            calls: service.calls(),
             ..Nowhere::default()
         },
         service,

@@ -1,40 +1,35 @@
 //! One exchange under processing: what is sent, what is waited for, and what comes of it.
 
+mod changes;
+mod send;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use causeway_xds::proto::Struct;
-use causeway_xds::proto::core::{HeaderMap as RawHeaders, HeaderValue as Raw, Metadata};
+use causeway_xds::proto::core::Metadata;
 use causeway_xds::proto::envoy::extensions::filters::http::ext_proc::v3::ProcessingMode;
-use causeway_xds::proto::envoy::extensions::filters::http::ext_proc::v3::external_processor::RouteCacheAction;
 use causeway_xds::proto::envoy::service::ext_proc::v3 as service;
 use causeway_xds::proto::google::protobuf::{Value, value::Kind};
 use causeway_xds::resource::metadata::MetadataValue;
 use causeway_xds::resource::parts::metadata_value;
-use http::header::{HOST, HeaderMap, UPGRADE};
+use http::header::UPGRADE;
 use http::{Method, StatusCode};
-use service::body_mutation::Mutation as NewBody;
-use service::common_response::ResponseStatus;
-use service::processing_request::Request as Part;
 use service::processing_response::Response as Said;
-use service::{
-    CommonResponse, HttpBody, HttpHeaders, HttpTrailers, ImmediateResponse, ProcessingRequest,
-    ProcessingResponse, ProtocolConfiguration,
-};
+use service::{ImmediateResponse, ProcessingResponse};
 
 use super::super::ext_authz::metadata;
 use super::Stats;
 use super::attributes::{self, Attributes};
 use super::config::{BodyMode, Direction, Fixed, Modes, Settings};
-use super::mutation::{Refused, Rules};
 use super::session::{End, Session, Side};
 use super::turn::Turn;
-use crate::filter::target::Target;
-use crate::filter::{Answer, LocalReply, Stream, StreamState};
+use crate::filter::{LocalReply, Stream, StreamState};
+pub use changes::Changes;
+use changes::immediate;
 
 pub struct Processing {
     pub fixed: Arc<Fixed>,
@@ -66,8 +61,6 @@ pub enum Trouble {
     Failed(StatusCode, String),
 }
 
-/// Details, as Envoy has them where it has any.
-const HEADERS: &str = "header_mutation_set_contains_invalid_character";
 pub const BODY: &str = "body_mutation_of_another_mode";
 pub const ERROR: &str = "ext_proc_error";
 
@@ -161,126 +154,6 @@ impl Processing {
     pub fn take_told(&self) -> Option<LocalReply> {
         self.told.borrow_mut().take()
     }
-
-    // --- what is sent ---
-
-    pub fn send(&self, side: Side, part: Part) {
-        let attributes = match side {
-            Side::Request => std::mem::take(&mut *self.request_attributes.borrow_mut()),
-            Side::Response => HashMap::new(),
-        };
-        self.send_with(part, attributes);
-    }
-
-    fn send_with(&self, part: Part, attributes: Attributes) {
-        let modes = self.settings.modes;
-        let protocol_config = (!self.session.is_open()).then(|| ProtocolConfiguration {
-            request_body_mode: modes.request.body.told(),
-            response_body_mode: modes.response.body.told(),
-            send_body_without_waiting_for_header_response: self.fixed.eager_body,
-        });
-        let context = self.context.borrow();
-        self.session.send(&ProcessingRequest {
-            metadata_context: (!self.settings.forwarding.is_empty()).then(|| context.clone()),
-            attributes,
-            observability_mode: self.fixed.observes,
-            protocol_config,
-            request: Some(part),
-            ..ProcessingRequest::default()
-        });
-    }
-
-    pub fn send_request_head(&self, stream: &Stream<'_>) {
-        let request = &*stream.request;
-        let header = |name: &str| request.headers.get(name).map(|value| value.as_bytes());
-        let path = request.uri.path_and_query().map_or("/", |p| p.as_str());
-        let tls: &[u8] = if stream.tls { b"https" } else { b"http" };
-        let pseudo = [
-            (":method", request.method.as_str().as_bytes()),
-            (":path", path.as_bytes()),
-            (":authority", header("host").unwrap_or_default()),
-            (":scheme", header("x-forwarded-proto").unwrap_or(tls)),
-        ];
-        let headers = self.headers(&pseudo, &request.headers);
-        let end_of_stream = stream.is_bodyless();
-        self.send(
-            Side::Request,
-            Part::RequestHeaders(HttpHeaders {
-                headers: Some(headers),
-                end_of_stream,
-                ..HttpHeaders::default()
-            }),
-        );
-    }
-
-    pub fn send_response_head(&self, answer: &Answer<'_>) {
-        let pseudo = [(":status", answer.status.as_str().as_bytes())];
-        let headers = self.headers(&pseudo, answer.headers);
-        let part = Part::ResponseHeaders(HttpHeaders {
-            headers: Some(headers),
-            end_of_stream: answer.bodyless,
-            ..HttpHeaders::default()
-        });
-        let before = std::mem::take(&mut *self.response_attributes.borrow_mut());
-        let all = &self.fixed.response_attributes;
-        self.send_with(part, attributes::response(all, before, answer.status));
-    }
-
-    pub fn send_body(&self, side: Side, data: &Bytes, end: bool) {
-        let body = HttpBody {
-            body: data.to_vec(),
-            end_of_stream: end,
-            ..HttpBody::default()
-        };
-        self.send(
-            side,
-            match side {
-                Side::Request => Part::RequestBody(body),
-                Side::Response => Part::ResponseBody(body),
-            },
-        );
-    }
-
-    pub fn send_trailers(&self, side: Side, trailers: &HeaderMap) {
-        let trailers = HttpTrailers {
-            trailers: Some(self.headers(&[], trailers)),
-        };
-        self.send(
-            side,
-            match side {
-                Side::Request => Part::RequestTrailers(trailers),
-                Side::Response => Part::ResponseTrailers(trailers),
-            },
-        );
-    }
-
-    fn headers(&self, pseudo: &[(&str, &[u8])], headers: &HeaderMap) -> RawHeaders {
-        let Fixed {
-            allowed,
-            disallowed,
-            ..
-        } = &*self.fixed;
-        let shown = |name: &str| {
-            allowed.as_ref().is_none_or(|list| list.matches(name))
-                && !disallowed.as_ref().is_some_and(|list| list.matches(name))
-        };
-        let fields = headers
-            .iter()
-            // It is there as a pseudo header.
-            .filter(|(name, _)| pseudo.is_empty() || **name != HOST)
-            .map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let all = pseudo.iter().copied().chain(fields);
-        let raw = |(name, value): (&str, &[u8])| Raw {
-            key: name.to_owned(),
-            raw_value: value.to_vec(),
-            ..Raw::default()
-        };
-        RawHeaders {
-            headers: all.filter(|(name, _)| shown(name)).map(raw).collect(),
-        }
-    }
-
-    // --- what comes of it ---
 
     /// Waits for the answer to what was sent last.
     pub fn turn(self: &Rc<Self>, side: Side) -> Turn {
@@ -406,104 +279,4 @@ impl Processing {
         }
         breaks
     }
-
-    /// What the processor says about a head or a body.
-    pub fn changes(
-        &self,
-        response: Option<CommonResponse>,
-        target: &mut Target<'_>,
-    ) -> Result<Changes, Trouble> {
-        let CommonResponse {
-            status,
-            header_mutation,
-            body_mutation,
-            trailers: _, // not read by Envoy either
-            clear_route_cache,
-        } = response.unwrap_or_default();
-        let mutates = header_mutation.is_some();
-        if let Some(mutation) = header_mutation {
-            let rejected = &self.stats.rejected;
-            let applied = self.fixed.rules.apply(mutation, target, rejected);
-            applied.map_err(|Refused| self.refused(HEADERS))?;
-        }
-        let body = match body_mutation.and_then(|body| body.mutation) {
-            None | Some(NewBody::ClearBody(false)) => None,
-            Some(NewBody::Body(body)) => Some(Bytes::from(body)),
-            Some(NewBody::ClearBody(true)) => Some(Bytes::new()),
-            Some(NewBody::StreamedResponse(_)) => return Err(self.refused(BODY)),
-        };
-        Ok(Changes {
-            replaces: status == ResponseStatus::ContinueAndReplace as i32,
-            body,
-            clears: self.clears(clear_route_cache, mutates),
-        })
-    }
-
-    /// The processor asks for what it may not do, or nobody can.
-    pub fn refused(&self, details: &str) -> Trouble {
-        Trouble::Failed(self.fixed.status_on_error, details.to_owned())
-    }
-
-    pub fn change_trailers(
-        &self,
-        mutation: Option<service::HeaderMutation>,
-        trailers: &mut HeaderMap,
-    ) -> Result<(), Trouble> {
-        let Some(mutation) = mutation else {
-            return Ok(());
-        };
-        let (target, rejected) = (&mut Target::Plain(trailers), &self.stats.rejected);
-        let applied = self.fixed.rules.apply(mutation, target, rejected);
-        applied.map_err(|Refused| self.refused(HEADERS))
-    }
-
-    fn clears(&self, asked: bool, mutates: bool) -> bool {
-        match self.fixed.route_cache {
-            RouteCacheAction::Retain => {
-                if asked {
-                    self.stats.clear_disabled.inc();
-                }
-                false
-            }
-            RouteCacheAction::Clear => mutates,
-            RouteCacheAction::Default => {
-                if asked && !mutates {
-                    self.stats.clear_ignored.inc();
-                }
-                asked && mutates
-            }
-        }
-    }
-}
-
-/// What the processor wants beside the change of headers, which is done already.
-pub struct Changes {
-    /// The message ends with that body.
-    pub replaces: bool,
-    pub body: Option<Bytes>,
-    /// The route is chosen anew.
-    pub clears: bool,
-}
-
-fn immediate(response: ImmediateResponse, stats: &Stats) -> LocalReply {
-    let ImmediateResponse {
-        status,
-        headers,
-        body,
-        grpc_status,
-        details,
-    } = response;
-    let code = status.map_or(0, |status| status.code);
-    let code = u16::try_from(code).ok().filter(|c| (200..=599).contains(c));
-    let status = code.and_then(|code| StatusCode::from_u16(code).ok());
-    let details = details.replace(char::is_whitespace, "_");
-    let mut reply = LocalReply::new(status.unwrap_or(StatusCode::OK), details).saying(body);
-    if let Some(mutation) = headers {
-        // It is all of its making. What cannot be done is left out.
-        let target = &mut Target::Plain(&mut reply.headers);
-        Rules::all().apply(mutation, target, &stats.rejected).ok();
-    }
-    let grpc = grpc_status.map(|grpc| u8::try_from(grpc.status));
-    reply.grpc_status = grpc.and_then(Result::ok);
-    reply
 }

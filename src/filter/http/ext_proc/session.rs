@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use causeway_xds::proto::Message as _;
+use causeway_xds::proto::envoy::service::ext_proc::v3::processing_request::Request as Part;
 use causeway_xds::proto::envoy::service::ext_proc::v3::processing_response::Response as Said;
 use causeway_xds::proto::envoy::service::ext_proc::v3::{ProcessingRequest, ProcessingResponse};
 use http::header::{HOST, HeaderName, HeaderValue};
@@ -201,6 +202,7 @@ impl Shared {
         self.waiting.iter().for_each(wake);
     }
 
+    /// To the direction that it is about.
     fn say(&self, message: ProcessingResponse) {
         let side = match message.response {
             Some(Said::ResponseHeaders(_) | Said::ResponseBody(_) | Said::ResponseTrailers(_)) => {
@@ -215,6 +217,10 @@ impl Shared {
                 false => Side::Request,
             },
         };
+        self.hand(side, message);
+    }
+
+    fn hand(&self, side: Side, message: ProcessingResponse) {
         let size = message.encoded_len();
         self.unread.set(self.unread.get() + size);
         self.incoming[side as usize]
@@ -324,6 +330,13 @@ async fn ask(
     message: ProcessingRequest,
     stats: Arc<Stats>,
 ) {
+    // Whatever it says is about what it was asked: a part of the other direction is no answer.
+    let side = match message.request {
+        Some(Part::ResponseHeaders(_) | Part::ResponseBody(_) | Part::ResponseTrailers(_)) => {
+            Side::Response
+        }
+        _ => Side::Request,
+    };
     let answer = tokio::select! {
         answer = call.ask(&*calls, &message) => answer,
         () = shared.left.notified() => return,
@@ -331,7 +344,7 @@ async fn ask(
     match answer {
         Ok(message) => {
             stats.msgs_received.inc();
-            shared.say(message);
+            shared.hand(side, message);
         }
         Err(error) => {
             stats.failed.inc();

@@ -4,6 +4,7 @@ use causeway_xds::resource::format::{Fact, Format, Operator, Part};
 
 use crate::formatter::{Template, Wants};
 
+/// The name of a method, and what it tells.
 pub type Method = (&'static str, Fact);
 
 /// Of a stream's information.
@@ -44,10 +45,12 @@ fn all() -> impl Iterator<Item = Method> {
     PLAIN.into_iter().chain(SSL).chain(SSL_LISTS)
 }
 
+/// Their names.
 pub fn names(methods: &[Method]) -> impl Iterator<Item = &'static str> {
     methods.iter().map(|(name, _)| *name)
 }
 
+/// What a method tells; `None` for one that tells no fact.
 pub fn find(method: &[u8]) -> Option<Fact> {
     let (_, fact) = all().find(|(name, _)| name.as_bytes() == method)?;
     Some(fact)

@@ -11,6 +11,7 @@ use super::call::Called;
 use super::run::{Given, Gone, Pending, Place, Run};
 use crate::filter::body::{BodyError, Frames, Step, Transform};
 
+/// A script that has asked for the pieces of a body, or for its trailers.
 pub struct Passing {
     run: Run,
     gone: Gone,

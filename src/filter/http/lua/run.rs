@@ -78,12 +78,14 @@ pub struct Gone {
     pub calls: Option<Rc<dyn Calls>>,
 }
 
+/// What is kept of it.
 pub enum Head {
     Request(Box<http::request::Parts>),
     Response(StatusCode, HeaderMap),
 }
 
 impl Place<'_, '_> {
+    /// The head of the message, to be read or changed; of one that is gone the copy.
     pub fn head(&mut self) -> Target<'_> {
         match self {
             Self::Request(stream) => Target::Request(stream.request),
@@ -95,6 +97,7 @@ impl Place<'_, '_> {
         }
     }
 
+    /// Whom services can be called by; nobody where the stream is over.
     pub fn calls(&self) -> Option<Rc<dyn Calls>> {
         match self {
             Self::Request(stream) => Some(stream.calls()),

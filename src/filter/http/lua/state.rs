@@ -240,6 +240,7 @@ fn log(_: &Lua, (level, message): (u8, LuaString)) -> Result<()> {
     Ok(())
 }
 
+/// Whether a script ended because it held too much memory.
 pub fn is_memory(error: &Error) -> bool {
     match error {
         Error::MemoryError(_) => true,

@@ -12,7 +12,7 @@ use http::Uri;
 use http::header::{COOKIE, HeaderMap, HeaderValue};
 
 use super::config::{Cookie, Settings};
-use super::host;
+use super::flow::host;
 use super::seal::{Sealer, challenge, random};
 use super::session::{Session, cookie};
 use crate::filter::Stream;

@@ -8,62 +8,33 @@ use causeway_xds::proto::envoy::service::ratelimit::v3::rate_limit_response::{
 };
 use causeway_xds::proto::route::rate_limit::action::{ActionSpecifier, RequestHeaders};
 use causeway_xds::proto::{self as pb, Message as _};
-use futures_util::future::LocalBoxFuture;
-use http::{Request, Response};
-use http_body_util::BodyExt as _;
 
 use super::*;
-use crate::filter::body::{BoxBody, Whole};
-use crate::filter::call::{Calls, Members};
-use crate::filter::testing::{Nowhere, TestBody, answer, chain, pass, per_route, request};
+use crate::filter::call::Calls;
+use crate::filter::testing::{
+    Nowhere, TestBody, answer, chain, one_service, over_grpc, pass, per_route, request,
+};
 use crate::route::PerRoute as RouteSaid;
 
 /// Gives one answer, or none.
 #[derive(Default)]
-struct Service {
+struct Limits {
     answer: Option<RateLimitResponse>,
     asked: RefCell<Vec<RateLimitRequest>>,
 }
 
-struct Shared(Rc<Service>);
-
-impl Calls for Shared {
-    fn call(
-        &self,
-        cluster: &str,
-        request: Request<BoxBody>,
-        _: Duration,
-    ) -> LocalBoxFuture<'static, Result<Response<BoxBody>, CallError>> {
-        assert_eq!(
-            (cluster, request.uri().path()),
-            ("limits", SHOULD_RATE_LIMIT)
-        );
-        let service = Rc::clone(&self.0);
-        Box::pin(async move {
-            let body = request
-                .into_body()
-                .collect()
-                .await
-                .expect("whole")
-                .to_bytes();
+impl Limits {
+    fn calls(self: &Rc<Self>) -> Rc<dyn Calls> {
+        let service = Rc::clone(self);
+        one_service("limits", move |head, body| {
+            assert_eq!(head.uri.path(), SHOULD_RATE_LIMIT);
             let message = RateLimitRequest::decode(&body[5..]).expect("a message");
             service.asked.borrow_mut().push(message);
-            let Some(answer) = &service.answer else {
-                return Err(CallError::Unreachable("nobody there".into()));
-            };
-            let message = answer.encode_to_vec();
-            let mut framed = vec![0];
-            framed.extend((message.len() as u32).to_be_bytes());
-            framed.extend(message);
-            let mut response = Response::new(Whole::new(framed).boxed());
-            let ok = http::HeaderValue::from_static("0");
-            response.headers_mut().insert("grpc-status", ok);
-            Ok(response)
+            match &service.answer {
+                None => Err(CallError::Unreachable("nobody there".into())),
+                Some(answer) => Ok(over_grpc(&answer.encode_to_vec())),
+            }
         })
-    }
-
-    fn members(&self, _: &str) -> Option<Members> {
-        None
     }
 }
 
@@ -144,12 +115,12 @@ async fn exchange(
     route: &RouteSaid,
 ) -> Done {
     let chain = chain(FACTORY.message, config).unwrap();
-    let service = Rc::new(Service {
+    let service = Rc::new(Limits {
         answer: answered,
-        ..Service::default()
+        ..Limits::default()
     });
     let around = Nowhere {
-        calls: Rc::new(Shared(Rc::clone(&service))),
+        calls: service.calls(),
         ..Nowhere::default()
     };
     let mut parts = request("/", headers);

@@ -19,6 +19,7 @@ use crate::resource::context::{
     At, Context, accept, duration, number, refuse, refuse_true, required, unknown_type, unpack,
 };
 use crate::resource::headers::HeaderCase;
+use crate::resource::route::HashPolicy;
 use crate::type_url::message_name;
 
 const TYPED: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -36,6 +37,7 @@ impl Default for UpstreamHttp {
             header_case: HeaderCase::Lower,
             max_connection_duration: Duration::ZERO,
             max_stream_duration: Duration::ZERO,
+            hash_policy: Vec::new(),
         }
     }
 }
@@ -117,10 +119,12 @@ impl UpstreamHttp {
             header_validation_config,
             outlier_detection,
             request_mirror_policies,
-            hash_policy,
             retry_policy,
         );
-        let mut http = Self::default();
+        let mut http = Self {
+            hash_policy: HashPolicy::decode_all(hash_policy, ctx)?,
+            ..Self::default()
+        };
         http.upstream(upstream_http_protocol_options)?;
         if let Some(common) = common_http_protocol_options {
             http.common(common, ctx)
@@ -182,8 +186,8 @@ impl UpstreamHttp {
         const CONNECTION: &str = "max_connection_duration";
         self.max_connection_duration =
             duration(max_connection_duration, CONNECTION)?.unwrap_or_default();
-        refuse!(max_connection_duration_jitter);
         accept!(ctx, "Cluster.HttpProtocolOptions":
+            max_connection_duration_jitter,
             max_headers_count,
             headers_with_underscores_action,
         );

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::protocol::Common;
 use super::{
     ClientCert, Codec, EscapedSlashes, Forwarded, HostRules, Http1Options, HttpManager,
-    InternalAddresses, LocalReplies, PathRules, RouteSource, ServerHeader, StripPort, Timeouts,
-    early, filters,
+    InternalAddresses, LocalReplies, PathRules, ProxyStatus, RouteSource, SchemeRule, ServerHeader,
+    StripPort, Timeouts, early, filters,
 };
 use crate::proto::core::Http2ProtocolOptions;
 use crate::proto::hcm::http_connection_manager::{
@@ -101,11 +101,9 @@ impl HttpManager {
             strip_port_mode,
         } = message;
         refuse!(
-            scheme_header_transformation,
             forward_client_cert_matcher,
             proxy_100_continue,
             path_normalization_options,
-            proxy_status_config,
             typed_header_validation_config,
             forward_proto_config,
         );
@@ -135,6 +133,7 @@ impl HttpManager {
             underscores,
             max_requests,
             max_connection,
+            max_connection_jitter,
         } = Common::decode(common, ctx).at("common_http_protocol_options")?;
         let default = Timeouts::default();
         let timeouts = Timeouts {
@@ -149,6 +148,7 @@ impl HttpManager {
                 .unwrap_or(default.delayed_close),
             drain: duration(drain_timeout, "drain_timeout")?.unwrap_or(default.drain),
             max_connection: max_connection.unwrap_or(default.max_connection),
+            max_connection_jitter,
         };
         let max_request_headers_kb =
             number(max_request_headers_kb, "max_request_headers_kb", 1..=8192)?
@@ -218,6 +218,13 @@ impl HttpManager {
             server_header: ServerHeader::decode(server_header_transformation)?,
             add_user_agent: flag(add_user_agent, false),
             via,
+            scheme: scheme_header_transformation
+                .map_or(Ok(SchemeRule::Keep), SchemeRule::decode)
+                .at("scheme_header_transformation")?,
+            proxy_status: proxy_status_config
+                .map(ProxyStatus::decode)
+                .transpose()
+                .at("proxy_status_config")?,
             generate_request_id: flag(generate_request_id, true),
             preserve_external_request_id,
             always_set_request_id_in_response,

@@ -6,7 +6,9 @@ use super::{Http1Options, HttpManager, Underscores};
 use crate::proto::core::http_protocol_options::HeadersWithUnderscoresAction;
 use crate::proto::core::{Http1ProtocolOptions, HttpProtocolOptions};
 use crate::reject::Invalid;
-use crate::resource::context::{At, Context, accept, duration, enumeration, flag, number, refuse};
+use crate::resource::context::{
+    At, Context, accept, duration, enumeration, flag, number, percent, refuse,
+};
 use crate::resource::headers::{HeaderCase, header_value};
 
 /// What a connection manager reads from `common_http_protocol_options`.
@@ -17,6 +19,8 @@ pub(super) struct Common {
     pub underscores: Underscores,
     pub max_requests: Option<u32>,
     pub max_connection: Option<Duration>,
+    /// Percent of it.
+    pub max_connection_jitter: f64,
 }
 
 impl Common {
@@ -31,7 +35,6 @@ impl Common {
             headers_with_underscores_action,
             max_requests_per_connection,
         } = message;
-        refuse!(max_connection_duration_jitter);
         // A limit for what an upstream sends; Envoy reads it in the cluster only.
         accept!(ctx, "HttpProtocolOptions": max_response_headers_kb);
         const UNDERSCORES: &str = "headers_with_underscores_action";
@@ -39,6 +42,11 @@ impl Common {
             idle: duration(idle_timeout, "idle_timeout")?,
             max_stream: duration(max_stream_duration, "max_stream_duration")?,
             max_connection: duration(max_connection_duration, "max_connection_duration")?,
+            max_connection_jitter: percent(
+                max_connection_duration_jitter,
+                "max_connection_duration_jitter",
+            )?
+            .unwrap_or_default(),
             // Zero is no limit.
             max_requests: max_requests_per_connection
                 .map(|v| v.value)

@@ -47,7 +47,7 @@ pub struct HashCookie {
 }
 
 impl HashPolicy {
-    pub(super) fn decode_all(
+    pub(crate) fn decode_all(
         messages: Vec<route_action::HashPolicy>,
         ctx: &Context<'_>,
     ) -> Result<Vec<Self>, Invalid> {

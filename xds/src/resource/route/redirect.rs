@@ -11,7 +11,7 @@ use crate::resource::headers::header_value;
 use crate::resource::matcher::substitution;
 
 impl Redirect {
-    pub(super) fn decode(message: RedirectAction, ctx: &Context<'_>) -> Result<Self, Invalid> {
+    pub(crate) fn decode(message: RedirectAction, ctx: &Context<'_>) -> Result<Self, Invalid> {
         let RedirectAction {
             host_redirect,
             port_redirect,

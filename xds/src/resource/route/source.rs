@@ -16,7 +16,7 @@ use crate::resource::Raw;
 use crate::resource::context::Context;
 
 /// Routes that a light virtual host has at most.
-const FEW: usize = 4;
+pub(super) const FEW: usize = 4;
 
 /// A virtual host, or that of which it can be made again.
 #[derive(Clone, Debug)]
@@ -113,7 +113,8 @@ impl PartialEq for HostSource {
 
 impl PackedHost {
     fn decode(&self) -> Option<VirtualHost> {
-        let message: proto::VirtualHost = proto::VirtualHost::decode(self.message.bytes()).ok()?;
+        let message: proto::VirtualHost =
+            proto::VirtualHost::decode(&*self.message.bytes()).ok()?;
         VirtualHost::decode_alone(message, &Context::new(&Unchecked)).ok()
     }
 }

@@ -1,6 +1,8 @@
 //! A processor over HTTP.
 
 use super::*;
+use crate::filter::call::Calls;
+use crate::filter::testing::one_service;
 
 /// Answers requests over HTTP with what it says in JSON.
 struct OverHttp {
@@ -8,37 +10,19 @@ struct OverHttp {
     seen: RefCell<Vec<(http::request::Parts, serde_json::Value)>>,
 }
 
-struct ByHttp(Rc<OverHttp>);
-
-impl crate::filter::call::Calls for ByHttp {
-    fn call(
-        &self,
-        cluster: &str,
-        request: http::Request<BoxBody>,
-        _: std::time::Duration,
-    ) -> futures_util::future::LocalBoxFuture<
-        'static,
-        Result<http::Response<BoxBody>, crate::filter::call::CallError>,
-    > {
-        assert_eq!(cluster, "proc");
-        let server = Rc::clone(&self.0);
-        Box::pin(async move {
-            let (head, body) = request.into_parts();
-            let body = body.collect().await.expect("whole").to_bytes();
+impl OverHttp {
+    fn calls(self: &Rc<Self>) -> Rc<dyn Calls> {
+        let server = Rc::clone(self);
+        one_service("proc", move |head, body| {
             let message = serde_json::from_slice(&body).expect("JSON");
             server.seen.borrow_mut().push((head, message));
-            let answer = server.answer.borrow().clone();
             let mut response = http::Response::new(Whole::default().boxed());
-            match answer {
+            match server.answer.borrow().clone() {
                 Some(text) => *response.body_mut() = Whole::new(Bytes::from(text)).boxed(),
                 None => *response.status_mut() = StatusCode::BAD_GATEWAY,
             }
             Ok(response)
         })
-    }
-
-    fn members(&self, _: &str) -> Option<crate::filter::call::Members> {
-        None
     }
 }
 
@@ -82,7 +66,7 @@ async fn heads_are_shown_over_http_and_bodies_are_not() {
                 over_http(config);
                 change(config);
             }), |_| None);
-            case.around.calls = Rc::new(ByHttp(Rc::clone(&server)));
+            case.around.calls = server.calls();
             case.sending(Whole::new(Bytes::from_static(b"unseen")))
         };
         let mut passing = made(|_| {});
@@ -117,6 +101,28 @@ async fn heads_are_shown_over_http_and_bodies_are_not() {
         *server.answer.borrow_mut() = None;
         let mut open = made(|config| config.failure_mode_allow = true);
         assert!(matches!(open.ask().await, Flow::Continue));
+    })
+    .await;
+}
+
+/// Time stands still unless all is idle: a message that nobody takes would cost its whole timeout.
+#[tokio::test(start_paused = true)]
+async fn an_answer_about_the_wrong_part_fails_at_once() {
+    local(async {
+        let server = Rc::new(OverHttp {
+            answer: RefCell::default(),
+            seen: RefCell::default(),
+        });
+        let mut case = case(&config(over_http), |_| None);
+        case.around.calls = server.calls();
+        let mut case = case.sending(Whole::new(Bytes::from_static(b"unseen")));
+        let started = tokio::time::Instant::now();
+        *server.answer.borrow_mut() = Some(r#"{"responseHeaders": {}}"#.to_owned());
+        let Flow::Reply(reply) = case.ask().await else {
+            panic!("it passes");
+        };
+        assert_eq!(reply.details, "spurious_message");
+        assert_eq!(started.elapsed(), std::time::Duration::ZERO);
     })
     .await;
 }

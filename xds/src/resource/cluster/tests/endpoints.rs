@@ -41,7 +41,11 @@ fn endpoints_are_read() {
         ("envoy.lb".to_owned(), labels("hash_key", "k")),
     ]);
     assert_eq!(
-        locality.endpoints,
+        locality
+            .endpoints
+            .iter()
+            .map(|e| (**e).clone())
+            .collect::<Vec<_>>(),
         [
             Endpoint {
                 address: Address::Socket("10.0.0.1:80".parse().unwrap()),

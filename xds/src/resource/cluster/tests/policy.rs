@@ -369,6 +369,34 @@ fn what_no_subset_can_be_is_refused_by_path() {
 }
 
 #[test]
+fn the_bias_of_least_request_is_at_least_0() {
+    let fields =
+        |bias: &str| format!("active_request_bias: {{default_value: {bias}, runtime_key: a}}");
+    let least = of_type("least_request.v3.LeastRequest");
+    let new = |bias: &str| listed(&format!("{least}, {}", fields(bias)));
+    assert_eq!(new("0.5").unwrap().request_bias, Some(0.5));
+    assert_eq!(listed(&least).unwrap().request_bias, None);
+    let classic = |policy: &str, bias: &str| {
+        let config = fields(bias);
+        read(&format!(
+            "lb_policy: {policy}, least_request_lb_config: {{{config}}}"
+        ))
+    };
+    assert_eq!(
+        classic("LEAST_REQUEST", "2").unwrap().request_bias,
+        Some(2.0)
+    );
+    assert_eq!(classic("ROUND_ROBIN", "2").unwrap().request_bias, None);
+    for refused in [
+        new("-1").unwrap_err(),
+        classic("LEAST_REQUEST", "-1").unwrap_err(),
+    ] {
+        let reason = "active_request_bias.default_value: must be at least 0";
+        assert!(refused.ends_with(reason), "{refused}");
+    }
+}
+
+#[test]
 fn slow_start_belongs_to_the_policy_that_it_is_written_for() {
     let fields = "slow_start_config: {slow_start_window: 30s, min_weight_percent: {value: 20}, \
                   aggression: {default_value: 2, runtime_key: a}}";
