@@ -223,6 +223,55 @@ async fn a_body_whose_client_breaks_off_is_no_whole_body() {
     assert_eq!(end.kind, RST_STREAM, "{end:?}");
 }
 
+/// What the endpoint hears when the client ends its upload with that word.
+async fn passed_on(said: h2::Reason) -> u32 {
+    let (origin, mut told) = scripted(plain(), |_| Vec::new()).await;
+    let (app, _client) = through(http2_cluster("a", origin.address)).await;
+    let stream = TcpStream::connect(app.listener("web")).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    // Ends with its client.
+    tokio::spawn(connection);
+    let post = Request::post("http://h.test/").body(()).unwrap();
+    let (_answer, mut upload) = client.send_request(post, false).unwrap();
+    upload
+        .send_data(Bytes::from_static(b"half"), false)
+        .unwrap();
+    assert_eq!(next(&mut told, DATA).await.payload, b"half");
+    upload.send_reset(said);
+    let reset = next(&mut told, RST_STREAM).await;
+    u32::from_be_bytes(reset.payload[..].try_into().unwrap())
+}
+
+#[tokio::test]
+async fn why_a_client_resets_is_passed_on_unless_it_looks_like_an_end() {
+    let calm = h2::Reason::ENHANCE_YOUR_CALM;
+    assert_eq!(passed_on(calm).await, u32::from(calm));
+    let internal = u32::from(h2::Reason::INTERNAL_ERROR);
+    for like_an_end in [h2::Reason::NO_ERROR, h2::Reason::CANCEL] {
+        assert_eq!(passed_on(like_an_end).await, internal);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_head_keeps_its_length() {
+    let long = fields(&[(":status", "200"), ("content-length", "5")]);
+    let (origin, _told) = scripted(plain(), move |(_, came)| match came.kind {
+        HEADERS => headers(came.stream, END_HEADERS | END_STREAM, &long),
+        _ => Vec::new(),
+    })
+    .await;
+    let (app, client) = through(http2_cluster("a", origin.address)).await;
+    let head = Request::head("http://h.test/").body(empty()).unwrap();
+    assert_eq!(client.send(head).await.header("content-length"), "5");
+    let mut older = Http1::connect(app.listener("web")).await;
+    let head = Request::head("/").header("host", "h.test");
+    let answer = older.send_body(head.body(empty()).unwrap()).await;
+    assert_eq!(
+        (answer.header("content-length"), answer.body.len()),
+        ("5", 0)
+    );
+}
+
 #[tokio::test]
 async fn no_more_of_a_body_is_sent_than_the_endpoint_has_room_for() {
     const SMALL: usize = 100;
