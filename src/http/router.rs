@@ -300,6 +300,10 @@ fn milliseconds(ms: u64) -> HeaderValue {
 }
 
 /// `grpc`: the client understands a status of gRPC in trailers.
+#[expect(
+    clippy::boxed_local,
+    reason = "it comes in a box: taken out of it, it would be copied once more"
+)]
 fn respond(
     mut response: Box<Response<Incoming>>,
     lease: Lease,
