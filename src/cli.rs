@@ -28,7 +28,6 @@ use crate::config::bootstrap::{BootstrapConfig, Overrides, grpc, looks_like_boot
 use crate::config::{self, Logging, Process, WorkerConfig, search};
 use crate::demo;
 use crate::net::descriptors;
-use crate::runtime::threads;
 use crate::telemetry::{access_log, logging};
 
 /// Runs the command line to its end.
@@ -224,13 +223,11 @@ fn start(args: &ServeArgs) -> Result<()> {
     served.with_context(|| source(args))
 }
 
-/// For everything but user traffic, to which its threads leave the processor. Data threads are started
-/// by whoever blocks on it, which is none of them.
+/// For everything but user traffic.
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("control")
-        .on_thread_start(threads::background())
         .enable_all()
         .build()
         .context("cannot start the control thread")

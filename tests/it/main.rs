@@ -56,7 +56,6 @@ mod routing;
 mod shim;
 mod survival;
 mod tcp;
-mod threads;
 mod tls;
 mod tunnel;
 mod tunneling;
