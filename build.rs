@@ -75,7 +75,14 @@ fn run(command: &mut Command) -> Option<String> {
 /// Runs again when the commit or the code moves, and not at each build: a rule that names a missing
 /// file makes cargo run the script every time, so only files that exist are named.
 fn rerun_rules() {
-    for path in ["build.rs", "src", "Cargo.toml", "Cargo.lock"] {
+    // The profile is the compiler's, of which cargo knows nothing (.cargo/config.toml).
+    for path in [
+        "build.rs",
+        "src",
+        "Cargo.toml",
+        "Cargo.lock",
+        ".cargo/pgo/causeway.profdata",
+    ] {
         println!("cargo:rerun-if-changed={path}");
     }
     // Asked of git because in a linked worktree `.git` is a file that points elsewhere, and because

@@ -49,6 +49,10 @@ jupyter: build
 build:
     cargo build --release
 
+# The profile that releases are laid out by, made anew (docs/PERFORMANCE.md).
+profile:
+    .cargo/pgo/train.py
+
 # Everything CI runs.
 ci:
     .ci/run

@@ -300,7 +300,10 @@ fn milliseconds(ms: u64) -> HeaderValue {
 }
 
 /// `grpc`: the client understands a status of gRPC in trailers.
-#[expect(clippy::boxed_local, reason = "handed on by its pointer: a head is large")]
+#[expect(
+    clippy::boxed_local,
+    reason = "handed on by its pointer: a head is large"
+)]
 fn respond(
     mut response: Box<Response<Incoming>>,
     lease: Lease,
