@@ -16,6 +16,7 @@ use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
+use hyper::body::Incoming;
 
 use self::ask::{Answer, Sending};
 use self::clock::{PER_TRY_IDLE, TryClock};
@@ -30,7 +31,6 @@ use super::retry::{Reset, Retries, Verdict};
 use super::timeouts::{EXPECTED_TIMEOUT, Timeouts};
 use crate::cluster::{Cluster, PickError, Picked, Wish};
 use crate::error::Failure;
-use crate::net::Incoming;
 use crate::route::Chosen;
 use crate::route::action::{Forward, milliseconds};
 use crate::upstream::body::{Kept, Progress, RequestBody};
@@ -412,7 +412,7 @@ impl<'a> Attempts<'a> {
                 .map_err(Lost::finally)?,
             _ => self.timed(sent, exchange).await?,
         };
-        match answered {
+        match answered.map_err(SendError::from) {
             Ok(response) => {
                 let mut response = Box::new(response);
                 // What a switched connection says about itself is looked at later.
@@ -451,7 +451,7 @@ impl<'a> Attempts<'a> {
             }
             Err(error) => {
                 self.tried.push(lease.endpoint().uid);
-                let reset = match error.error.is_refused() {
+                let reset = match failures::is_refused(&error) {
                     true => Reset::Refused,
                     false => Reset::Broken,
                 };

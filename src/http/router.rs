@@ -8,6 +8,7 @@ use http::header::{CONNECTION, HeaderName, HeaderValue, SERVER, SET_COOKIE, TRAI
 use http::request::Parts;
 use http::{Response, StatusCode, Version};
 use http_body::Body as _;
+use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 
 use super::attempts::{self, Ask, Asked, UNSENT};
@@ -28,7 +29,6 @@ use super::view::View;
 use super::websocket;
 use crate::cluster::{Cluster, Wish};
 use crate::error::{Failure, ResponseFlag};
-use crate::net::Incoming;
 use crate::route::Chosen;
 use crate::route::action::Forward;
 use crate::route::hash::Hashed;

@@ -19,9 +19,11 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::{Either, TryFutureExt as _};
+use futures_util::future::Either;
 use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use self::http1::Http1;
@@ -31,7 +33,6 @@ use super::body::RequestBody;
 use super::connect::{ConnectError, ConnectErrorKind};
 use super::limits::Permit;
 use super::{Endpoint, Protocol, Transport, Via};
-use crate::net::{Incoming, WireError};
 
 pub use about::About;
 pub use preconnect::{ahead, requests};
@@ -78,10 +79,8 @@ struct Pool {
     /// Of the connections in `idle` and `http2`.
     transport: Option<Arc<Transport>>,
     http2: Vec<multiplex::Shared>,
-    /// Connections of HTTP/2 that somebody is opening; others wait for them.
-    openings: Vec<multiplex::Awaited>,
-    /// Streams that a connection of HTTP/2 takes, by what the endpoint said last.
-    streams_each: Option<usize>,
+    /// Somebody is opening an HTTP/2 connection; the others wait here.
+    opening: Option<Vec<oneshot::Sender<ConnectError>>>,
     /// Requests for which the connection limit left no connection.
     waiting: VecDeque<Waiting>,
     /// Of an endpoint that chooses by ALPN: it has chosen HTTP/1.1.
@@ -138,7 +137,7 @@ enum Kind {
 /// Why a request got no response head.
 #[derive(Debug)]
 pub struct SendError {
-    pub error: WireError,
+    pub error: hyper::Error,
     /// The request, when the peer has not seen any of it.
     pub unsent: Option<Box<Request<RequestBody>>>,
 }
@@ -147,7 +146,7 @@ impl From<TrySendError<Request<RequestBody>>> for SendError {
     fn from(mut error: TrySendError<Request<RequestBody>>) -> Self {
         let unsent = error.take_message().map(Box::new);
         Self {
-            error: error.into_error().into(),
+            error: error.into_error(),
             unsent,
         }
     }
@@ -191,19 +190,14 @@ impl Drop for Connecting {
 
 /// For drops. There may be room now: a request that loses its place in the queue looks again.
 fn leave(endpoint: u64, left: impl FnOnce(&mut Pool)) {
-    with_known_pool(endpoint, |pool| {
+    let next = |pools: &RefCell<Uids<Pool>>| {
+        let mut pools = pools.try_borrow_mut().ok()?;
+        let pool = pools.get_mut(&endpoint)?;
         left(pool);
         pool.next_waiting()
-    });
-}
-
-/// For drops: at thread exit the pools may be gone already.
-fn with_known_pool<R>(endpoint: u64, f: impl FnOnce(&mut Pool) -> R) -> Option<R> {
-    let known = |pools: &RefCell<Uids<Pool>>| {
-        let mut pools = pools.try_borrow_mut().ok()?;
-        pools.get_mut(&endpoint).map(f)
     };
-    POOLS.try_with(known).ok().flatten()
+    // At thread exit the pools may be gone already.
+    POOLS.try_with(next).ok();
 }
 
 fn with_pool<R>(endpoint: u64, f: impl FnOnce(&mut Pool) -> R) -> R {
@@ -337,10 +331,25 @@ pub async fn checkout(
     })
 }
 
-fn http_error(endpoint: &Endpoint, error: WireError) -> ConnectError {
+fn http_error(endpoint: &Endpoint, error: hyper::Error) -> ConnectError {
     ConnectError {
         address: endpoint.to_string(),
         kind: ConnectErrorKind::Http(Arc::new(error)),
+    }
+}
+
+/// Runs hyper's background futures on this thread.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
     }
 }
 
@@ -357,7 +366,7 @@ impl Lease {
     pub fn about(&self) -> About {
         match &self.kind {
             Kind::Http1(connection) => connection.about,
-            Kind::Http2(place) => place.about(),
+            Kind::Http2(place) => place.about,
         }
     }
 
@@ -377,16 +386,13 @@ impl Lease {
     pub fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, SendError>> + use<> {
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<>
+    {
         // Handed over here, not in the future: a request is large, and each move copies it.
         match &mut self.kind {
             Kind::Http1(connection) => {
                 connection.served += 1;
-                let sent = connection.sender.try_send_request(request);
-                Either::Left(sent.map_ok_or_else(
-                    |error| Err(SendError::from(error)),
-                    |answer| Ok(answer.map(Incoming::Http1)),
-                ))
+                Either::Left(connection.sender.try_send_request(request))
             }
             Kind::Http2(place) => Either::Right(place.send(request)),
         }
@@ -478,7 +484,7 @@ pub fn sweep() {
             }
             !(pool.idle.is_empty()
                 && pool.http2.is_empty()
-                && pool.openings.is_empty()
+                && pool.opening.is_none()
                 && pool.waiting.is_empty()
                 && pool.connecting.strong_count() == 0
                 && pool.tasks.is_empty())

@@ -39,7 +39,6 @@ mod health;
 mod http1;
 mod http2;
 mod http2_streams;
-mod http2_upstream;
 mod internal_redirect;
 mod kernels;
 mod load_report;
