@@ -13,7 +13,7 @@ use crate::proto::envoy::config::cluster::v3::cluster::{
 use crate::proto::envoy::r#type::v3::Percent;
 use crate::proto::google::protobuf::UInt64Value;
 use crate::reject::Invalid;
-use crate::resource::context::{At, Context, not_empty, number, percent};
+use crate::resource::context::{At, Context, number, percent};
 use crate::type_url::message_name;
 use classic::{classic, request_bias, slow_start};
 
@@ -98,9 +98,8 @@ fn bias(message: RuntimeDouble) -> Result<f64, Invalid> {
     let read = || {
         let RuntimeDouble {
             default_value,
-            runtime_key,
+            runtime_key: _,
         } = message;
-        not_empty(runtime_key, "runtime_key")?;
         match default_value >= 0.0 && default_value.is_finite() {
             true => Ok(default_value),
             false => Err(Invalid::at("default_value", "must be at least 0")),

@@ -376,6 +376,11 @@ fn the_bias_of_least_request_is_at_least_0() {
     let new = |bias: &str| listed(&format!("{least}, {}", fields(bias)));
     assert_eq!(new("0.5").unwrap().request_bias, Some(0.5));
     assert_eq!(listed(&least).unwrap().request_bias, None);
+    // A key of the runtime may be left out.
+    let keyless = listed(&format!(
+        "{least}, active_request_bias: {{default_value: 2}}"
+    ));
+    assert_eq!(keyless.unwrap().request_bias, Some(2.0));
     let classic = |policy: &str, bias: &str| {
         let config = fields(bias);
         read(&format!(
