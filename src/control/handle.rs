@@ -54,6 +54,7 @@ impl ControlHandle {
     ) -> Result<T, Stopped> {
         let (answer, answered) = oneshot::channel();
         let query: Query = Box::new(move |pipeline| {
+            // Whoever asked may have stopped waiting.
             let _ = answer.send(look(pipeline));
         });
         self.queries.send(query).await.map_err(|_| Stopped)?;

@@ -34,6 +34,17 @@ impl LocalReply {
         }
     }
 
+    /// To a request with a body larger than a filter may keep.
+    pub fn too_large() -> Self {
+        let status = StatusCode::PAYLOAD_TOO_LARGE;
+        Self::new(status, "request_payload_too_large").saying("Payload Too Large")
+    }
+
+    /// To a request whose body breaks off while a filter reads it.
+    pub fn broken_body() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "request_body_broken").saying("Bad Request")
+    }
+
     #[must_use]
     pub fn saying(mut self, body: impl Into<Bytes>) -> Self {
         self.body = body.into();

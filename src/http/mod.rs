@@ -12,6 +12,7 @@ mod cut;
 mod date;
 mod descent;
 mod detour;
+mod ending;
 mod exchange;
 pub mod explain;
 mod failures;

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use causeway_xds::resource::http_manager::SchemeRule;
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRAILER};
+use http::header::{HOST, HeaderMap, HeaderValue, TRAILER};
 use http::request::Parts;
 use http::{Method, Response, StatusCode, Version};
 use http_body::Body as _;
@@ -15,8 +15,9 @@ use super::body::Body;
 use super::client_cert;
 use super::connection_manager::Connection;
 use super::descent::{self, Descent, Gone, Way};
+use super::ending::Ending;
 use super::exchange::Exchange;
-use super::forwarded::{self, X_FORWARDED_PROTO, X_REQUEST_ID};
+use super::forwarded::{self, X_FORWARDED_PROTO};
 use super::head::{self, UpgradeRequest, unsay_upgrade};
 use super::internal_redirect::Again;
 use super::names::Names;
@@ -31,7 +32,6 @@ use crate::error::{Failure, ResponseFlag};
 use crate::filter::{Flow, LocalReply, Stream, Then};
 use crate::route::redirect::Redirect;
 use crate::route::{Action, Chosen, PerRoute};
-use crate::snapshot::{HttpManagerSpec, PROXY_STATUS, ProxyStatus};
 use crate::upstream::body::{ClientBody, Incoming};
 
 /// Why a stream ends without an answer (HTTP/2): the request is not one, as its codec sees it.
@@ -206,79 +206,6 @@ fn again_as(manner: Manner, next: &Again, connection: &Connection) -> Manner {
         close: connection.is_ending(),
         grpc: manner.grpc && reply::is_grpc(&next.parts.headers),
         ..manner
-    }
-}
-
-/// What the end of an answer's way depends on.
-struct Ending<'c> {
-    manager: &'c HttpManagerSpec,
-    http2: bool,
-    is_head: bool,
-    /// That the client is told (`always_set_request_id_in_response`).
-    id: Option<HeaderValue>,
-}
-
-impl<'c> Ending<'c> {
-    fn of(parts: &Parts, manager: &'c HttpManagerSpec, is_head: bool, http2: bool) -> Self {
-        let id = match manager.model.always_set_request_id_in_response {
-            true => parts.headers.get(&X_REQUEST_ID).cloned(),
-            false => None,
-        };
-        Self {
-            manager,
-            http2,
-            is_head,
-            id,
-        }
-    }
-
-    fn apply(self, mut response: Response<Body>) -> Response<Body> {
-        if let Some(status) = &self.manager.proxy_status {
-            tell_failure(status, &mut response);
-        }
-        // Over HTTP/1 the codec sees to it.
-        if self.http2 {
-            let (status, head) = (response.status(), self.is_head);
-            if status == StatusCode::NO_CONTENT {
-                // It would tell of a body (RFC 9110 section 8.6).
-                response.headers_mut().remove(CONTENT_LENGTH);
-            }
-            if head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-                response = response.map(|body| body.bare(head));
-            }
-        }
-        if let Some(id) = self.id {
-            response.headers_mut().insert(X_REQUEST_ID, id);
-        }
-        if let Some(exchange) = response.body().exchange()
-            && let Some(kept) = &exchange.kept
-        {
-            kept.response(response.headers(), &self.manager.wants);
-        }
-        response
-    }
-}
-
-/// What went wrong, in the words of RFC 9209.
-fn tell_failure(proxy: &ProxyStatus, response: &mut Response<Body>) {
-    let Some(exchange) = response.body().exchange() else {
-        return;
-    };
-    let Some(flag) = exchange.flagged() else {
-        return;
-    };
-    let told = proxy.told(flag, exchange.details().as_deref());
-    // The status of an answer over gRPC says nothing of the call.
-    let status = match response.headers().contains_key("grpc-status") {
-        true => None,
-        false => proxy.status(flag),
-    };
-    if let Some(status) = status {
-        exchange.answered(status);
-        *response.status_mut() = status;
-    }
-    if let Some(told) = told {
-        response.headers_mut().append(PROXY_STATUS, told);
     }
 }
 

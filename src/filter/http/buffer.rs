@@ -7,8 +7,8 @@ use causeway_xds::proto::UInt32Value;
 use causeway_xds::proto::envoy::extensions::filters::http::buffer::v3 as proto;
 use causeway_xds::reject::Invalid;
 use causeway_xds::resource::parts::{At, required};
+use http::Method;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
-use http::{Method, StatusCode};
 use proto::buffer_per_route::Override;
 
 use super::super::body::Read;
@@ -87,15 +87,8 @@ impl HttpFilter for Buffer {
                 stream.put_body(whole.boxed());
                 Flow::Continue
             }
-            Read::Larger(..) => {
-                let status = StatusCode::PAYLOAD_TOO_LARGE;
-                let reply = LocalReply::new(status, "request_payload_too_large");
-                Flow::reply(reply.saying("Payload Too Large"))
-            }
-            Read::Broken(_) => {
-                let reply = LocalReply::new(StatusCode::BAD_REQUEST, "request_body_broken");
-                Flow::reply(reply.saying("Bad Request"))
-            }
+            Read::Larger(..) => Flow::reply(LocalReply::too_large()),
+            Read::Broken(_) => Flow::reply(LocalReply::broken_body()),
         })
     }
 }
@@ -103,6 +96,8 @@ impl HttpFilter for Buffer {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+
+    use http::StatusCode;
 
     use http_body_util::BodyExt as _;
 

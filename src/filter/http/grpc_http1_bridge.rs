@@ -91,11 +91,7 @@ impl HttpFilter for Bridge {
                 stream.put_body(body.boxed());
                 Flow::Continue
             }
-            Read::Larger(..) => {
-                let status = StatusCode::PAYLOAD_TOO_LARGE;
-                let reply = LocalReply::new(status, "request_payload_too_large");
-                Flow::reply(reply.saying("Payload Too Large"))
-            }
+            Read::Larger(..) => Flow::reply(LocalReply::too_large()),
             Read::Broken(_) => Flow::fail(Failure::bad_request("request_body_broken")),
         })
     }

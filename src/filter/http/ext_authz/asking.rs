@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use causeway_xds::proto::envoy::service::auth::v3::{CheckRequest, CheckResponse};
-use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 
 use super::check::{Grpc, Seen, http_request};
@@ -73,15 +72,8 @@ impl Asking {
                 stream.put_body(rejoined(first, rest));
                 self.ask(stream, seen)
             }
-            Read::Larger(..) => {
-                let status = StatusCode::PAYLOAD_TOO_LARGE;
-                let reply = LocalReply::new(status, "request_payload_too_large");
-                Flow::reply(reply.saying("Payload Too Large"))
-            }
-            Read::Broken(_) => {
-                let reply = LocalReply::new(StatusCode::BAD_REQUEST, "request_body_broken");
-                Flow::reply(reply.saying("Bad Request"))
-            }
+            Read::Larger(..) => Flow::reply(LocalReply::too_large()),
+            Read::Broken(_) => Flow::reply(LocalReply::broken_body()),
         })
     }
 

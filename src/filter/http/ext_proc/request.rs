@@ -5,8 +5,8 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use causeway_xds::proto::envoy::service::ext_proc::v3 as service;
+use http::HeaderValue;
 use http::header::{CONTENT_LENGTH, HeaderMap};
-use http::{HeaderValue, StatusCode};
 use service::ProcessingResponse;
 use service::processing_response::Response as Said;
 
@@ -203,11 +203,7 @@ fn buffered(processing: Rc<Processing>, stream: &mut Stream<'_>, read: Read) -> 
         Read::Larger(first, rest) if processing.direction(SIDE).body == BodyMode::Partial => {
             (first, None, Some(rest))
         }
-        Read::Larger(..) => {
-            let status = StatusCode::PAYLOAD_TOO_LARGE;
-            let reply = LocalReply::new(status, "request_payload_too_large");
-            return Flow::reply(reply.saying("Payload Too Large"));
-        }
+        Read::Larger(..) => return Flow::reply(LocalReply::too_large()),
         Read::Broken(_) => return Flow::fail(Failure::bad_request("request_body_broken")),
     };
     processing.look_at(stream.state());

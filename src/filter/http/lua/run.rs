@@ -190,16 +190,8 @@ impl Run {
                             let there = self.keep(whole.data, whole.trailers);
                             self.request(stream, there)
                         }
-                        Read::Larger(..) => {
-                            let status = StatusCode::PAYLOAD_TOO_LARGE;
-                            let reply = LocalReply::new(status, "request_payload_too_large");
-                            Flow::reply(reply.saying("Payload Too Large"))
-                        }
-                        Read::Broken(_) => {
-                            let status = StatusCode::BAD_REQUEST;
-                            let reply = LocalReply::new(status, "request_body_broken");
-                            Flow::reply(reply.saying("Bad Request"))
-                        }
+                        Read::Larger(..) => Flow::reply(LocalReply::too_large()),
+                        Read::Broken(_) => Flow::reply(LocalReply::broken_body()),
                     });
                 }
                 Some(Pending::Call(call)) => {
