@@ -160,10 +160,11 @@ async fn tunnel(downstream: Downstream, far: Far, idle: Duration, exchange: Box<
         Ok(both) => both,
         Err(error) => return tracing::debug!(%error, "upgrade was not completed"),
     };
+    let mut upstream = upstream;
+    let mut downstream = Side::new(io, early);
     let ended = {
         let _active = Active::begin(&exchange);
-        let downstream = Side::new(io, early);
-        let copied = copy::both(downstream, upstream, idle, |down, up| {
+        let copied = copy::both(&mut downstream, &mut upstream, idle, |down, up| {
             let progress = &exchange.progress;
             progress.sent.set(progress.sent.get() + down);
             progress.received.set(progress.received.get() + up);

@@ -93,9 +93,11 @@ pub enum End {
 
 /// Copies until both sides have finished, one breaks off, or nothing moves for `idle` (zero: for
 /// ever). Half-close is passed on. `moved` is told of bytes written to `a` and to `b`.
+///
+/// The sides stay with the caller, who counts an end before either peer can see it.
 pub async fn both(
-    mut a: Side,
-    mut b: Side,
+    a: &mut Side,
+    b: &mut Side,
     idle: Duration,
     mut moved: impl FnMut(u64, u64),
 ) -> Ended {
@@ -103,11 +105,11 @@ pub async fn both(
     let mut last = Instant::now();
     std::future::poll_fn(|cx| {
         let mut active = false;
-        let to_b = transfer(cx, (&mut a, End::A), (&mut b, End::B), |n| {
+        let to_b = transfer(cx, (&mut *a, End::A), (&mut *b, End::B), |n| {
             active = true;
             moved(0, n);
         });
-        let to_a = transfer(cx, (&mut b, End::B), (&mut a, End::A), |n| {
+        let to_a = transfer(cx, (&mut *b, End::B), (&mut *a, End::A), |n| {
             active = true;
             moved(n, 0);
         });
@@ -254,19 +256,21 @@ mod tests {
         (Io::Tcp(ours), theirs)
     }
 
+    fn joined(down: Io, up: Io) -> tokio::task::JoinHandle<Ended> {
+        tokio::spawn(async move {
+            let side = |io| Side::new(io, Bytes::new());
+            let (mut down, mut up) = (side(down), side(up));
+            both(&mut down, &mut up, Duration::ZERO, |_, _| ()).await
+        })
+    }
+
     /// Bulk with a slow reader, messages after it, and bulk once more: nothing is lost or moved.
     #[tokio::test]
     async fn bulk_and_messages_pass_in_order_and_a_half_close_comes_after_them() {
         const MANY: usize = 12 * 1024 * 1024;
         let (down, mut client) = tcp_pair().await;
         let (up, mut server) = tcp_pair().await;
-        let joined = both(
-            Side::new(down, Bytes::new()),
-            Side::new(up, Bytes::new()),
-            Duration::ZERO,
-            |_, _| (),
-        );
-        let joined = tokio::spawn(joined);
+        let joined = joined(down, up);
         let bulk: Vec<u8> = (0..MANY).map(|n| (n % 251) as u8).collect();
         let expected = bulk.clone();
         let sent = tokio::spawn(async move {
@@ -314,9 +318,7 @@ mod tests {
     async fn a_silent_tunnel_outlives_the_day_when_no_limit_is_set() {
         let (mut client, down) = UnixStream::pair().unwrap();
         let (up, mut kernel) = UnixStream::pair().unwrap();
-        let side = |io| Side::new(Io::Unix(io), Bytes::new());
-        let joined = both(side(down), side(up), Duration::ZERO, |_, _| ());
-        let joined = tokio::spawn(joined);
+        let joined = joined(Io::Unix(down), Io::Unix(up));
         let mut heard = [0; 4];
         for _ in 0..144 {
             tokio::time::advance(Duration::from_secs(600)).await;

@@ -175,12 +175,13 @@ pub async fn proxy(
     let usage = spec.usage.as_ref().map(Activity::begin);
     let task = async move {
         let _counted = (upstream.held, CountedRelay::new(&endpoint));
-        let (down, up) = (Side::new(io, early), Side::new(upstream.io, upstream.early));
+        let mut down = Side::new(io, early);
+        let mut up = Side::new(upstream.io, upstream.early);
         let (to_client, to_endpoint) = (
             Silence::new("downstream_idle_timeout", spec.downstream_idle_timeout),
             Silence::new("upstream_idle_timeout", spec.upstream_idle_timeout),
         );
-        let copied = copy::both(down, up, spec.idle_timeout, |down, up| {
+        let copied = copy::both(&mut down, &mut up, spec.idle_timeout, |down, up| {
             to_client.moved(down);
             to_endpoint.moved(up);
             log.moved(down, up);
