@@ -12,7 +12,6 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::{Request, Response};
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
 
 use super::exchange::Exchange;
 use super::mirror::Running;
@@ -24,6 +23,7 @@ use crate::filter::body::{BodyError, BoxBody};
 use crate::filter::call::{CallError, Calls, Members};
 use crate::filter::{Around, Downstream, Messages, StreamState};
 use crate::formatter::Facts;
+use crate::net::Incoming;
 use crate::route::Route;
 use crate::snapshot::Reader;
 use crate::upstream::body::RequestBody;
@@ -151,7 +151,7 @@ async fn ask(
     suit(&mut head, lease.is_http2());
     let request = Request::from_parts(head, RequestBody::boxed(body));
     let sent = lease.send(request).await;
-    let response = sent.map_err(|sent| unreachable(&pool::SendError::from(sent).error))?;
+    let response = sent.map_err(|sent| unreachable(&sent.error))?;
     let status = response.status().as_u16();
     transport.stats.upstream_rq.record(status);
     transport.stats.upstream_rq_completed.inc();

@@ -16,7 +16,6 @@ use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
-use hyper::body::Incoming;
 
 use self::ask::{Answer, Sending};
 use self::clock::{PER_TRY_IDLE, TryClock};
@@ -31,6 +30,7 @@ use super::retry::{Reset, Retries, Verdict};
 use super::timeouts::{EXPECTED_TIMEOUT, Timeouts};
 use crate::cluster::{Cluster, PickError, Picked, Wish};
 use crate::error::Failure;
+use crate::net::Incoming;
 use crate::route::Chosen;
 use crate::route::action::{Forward, milliseconds};
 use crate::upstream::body::{Kept, Progress, RequestBody};
@@ -168,6 +168,9 @@ impl<'a> Attempts<'a> {
             if let (Err(lost), Some(kept)) = (&attempt, &exchange.kept) {
                 kept.lost(lost.failure.why());
             }
+            if attempt.is_err() && self.ask.retries.is_none() {
+                self.ask.retries = Retries::of_unsent(self.ask.forward);
+            }
             let stats = &self.cluster.transport.stats;
             let retries = match self.body.is_given_up() {
                 false => self.ask.retries.as_mut(),
@@ -282,7 +285,10 @@ impl<'a> Attempts<'a> {
             labels: self.ask.chosen.labels(),
             destination: self.ask.destination,
         };
-        let others = self.ask.retries.as_ref().map_or(0, |r| r.other_hosts());
+        let others = match &self.ask.retries {
+            Some(retries) => retries.other_hosts(),
+            None => self.ask.forward.unsent().map_or(0, |p| p.other_hosts),
+        };
         let picked = match others {
             0 => cluster.pick(wish),
             draws => cluster.pick_other(&self.tried, draws, wish),
@@ -412,7 +418,7 @@ impl<'a> Attempts<'a> {
                 .map_err(Lost::finally)?,
             _ => self.timed(sent, exchange).await?,
         };
-        match answered.map_err(SendError::from) {
+        match answered {
             Ok(response) => {
                 let mut response = Box::new(response);
                 // What a switched connection says about itself is looked at later.
@@ -451,7 +457,7 @@ impl<'a> Attempts<'a> {
             }
             Err(error) => {
                 self.tried.push(lease.endpoint().uid);
-                let reset = match failures::is_refused(&error) {
+                let reset = match error.error.is_refused() {
                     true => Reset::Refused,
                     false => Reset::Broken,
                 };

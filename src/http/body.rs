@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::cut::Cut;
 use super::exchange::Exchange;
@@ -15,6 +14,8 @@ use super::watch::Fired;
 use crate::error::ResponseFlag;
 use crate::filter::body::{Transform, Transformed, Whole};
 use crate::filter::{self, NewBody};
+use crate::net::http2::Breaks;
+use crate::net::{Incoming, WireError};
 use crate::upstream::pool::{self, Lease};
 
 /// What a client is sent.
@@ -82,15 +83,14 @@ pub struct Tail {
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     #[error("upstream: {0}")]
-    Upstream(hyper::Error),
-    /// A reset without an error is no end (RFC 9113 section 8.1).
-    #[error("upstream: reset before the end")]
-    Reset,
+    Upstream(WireError),
     #[error("{0} fired")]
     Deadline(Fired),
     #[error("filter: {0}")]
     Filter(#[from] filter::body::BodyError),
 }
+
+impl Breaks for BodyError {}
 
 impl Body {
     pub fn relay(inner: Incoming, lease: Lease, tail: Tail, exchange: Box<Exchange>) -> Self {
@@ -270,14 +270,6 @@ impl Relay {
                     if self.lease.is_none() {
                         return Poll::Ready(None);
                     }
-                }
-                // To hyper a stream that is reset without an error has ended.
-                Poll::Ready(None)
-                    if self.lease.as_ref().is_some_and(Lease::is_http2)
-                        && !self.inner.is_end_stream() =>
-                {
-                    let cut = Cut::Reset(h2::Reason::NO_ERROR);
-                    return Poll::Ready(Some(self.broke(cut, BodyError::Reset)));
                 }
                 Poll::Ready(None) => {
                     self.ended();

@@ -9,6 +9,7 @@ use h2::Reason;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::error::ResponseFlag;
+use crate::net::WireError;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -23,12 +24,12 @@ pub enum Cut {
 }
 
 impl Cut {
-    pub fn of(error: &hyper::Error) -> Self {
-        let source = std::error::Error::source(error);
-        let h2 = source.and_then(|source| source.downcast_ref::<h2::Error>());
-        match h2.and_then(|error| error.reason().filter(|_| error.is_reset())) {
-            Some(reason) => Self::Reset(reason),
-            None => Self::Connection,
+    pub fn of(error: &WireError) -> Self {
+        match error {
+            WireError::Http2(error) if error.is_reset() => {
+                Self::Reset(error.reason().unwrap_or(Reason::INTERNAL_ERROR))
+            }
+            _ => Self::Connection,
         }
     }
 

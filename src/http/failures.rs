@@ -1,11 +1,14 @@
 //! What goes wrong on the way to an endpoint, as the client is told.
 
+use std::io::{self, ErrorKind};
+
 use http::StatusCode;
 
 use super::exchange::Exchange;
 use super::timeouts::Timeouts;
 use super::watch::Fired;
 use crate::error::{Failure, ResponseFlag};
+use crate::net::WireError;
 use crate::upstream::pool::{Lease, SendError};
 
 /// `max_stream_duration` is over.
@@ -100,17 +103,22 @@ pub fn overflow(max: u32) -> Failure {
 
 /// The peer closed a connection that it had kept open between requests: it has not seen this one.
 pub fn is_stale(error: &SendError) -> bool {
-    error.error.is_canceled()
-        || error.error.is_closed()
-        || error.error.is_incomplete_message()
-        || std::error::Error::source(&error.error)
-            .and_then(|e| e.downcast_ref::<std::io::Error>())
-            .is_some_and(|e| {
-                matches!(
-                    e.kind(),
-                    std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe
-                )
-            })
+    match &error.error {
+        WireError::Http1(error) => {
+            let io = std::error::Error::source(error).and_then(|e| e.downcast_ref());
+            error.is_canceled()
+                || error.is_closed()
+                || error.is_incomplete_message()
+                || io.is_some_and(|io: &io::Error| {
+                    matches!(
+                        io.kind(),
+                        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+                    )
+                })
+        }
+        // A goodbye that leaves it out. A connection that breaks off may have been busy with it.
+        WireError::Http2(error) => error.is_go_away() && error.is_remote(),
+    }
 }
 
 /// What the upstream sent is not HTTP.
@@ -132,7 +140,8 @@ pub fn unanswered(error: &SendError, lease: &Lease) -> Failure {
         lease.endpoint(),
         error.error
     );
-    if error.error.is_parse() || error.error.is_parse_too_large() {
+    if matches!(&error.error, WireError::Http1(error) if error.is_parse() || error.is_parse_too_large())
+    {
         return protocol_error().because(cause);
     }
     let (flag, reason) = if lease.is_http2() {
@@ -152,11 +161,4 @@ pub fn unanswered(error: &SendError, lease: &Lease) -> Failure {
         "upstream connect error or disconnect/reset before headers. reset reason: {reason}"
     ))
     .because(cause)
-}
-
-/// Whether the peer refused the stream before it looked at the request (RFC 9113 section 8.7).
-pub fn is_refused(error: &SendError) -> bool {
-    std::error::Error::source(&error.error)
-        .and_then(|e| e.downcast_ref::<h2::Error>())
-        .is_some_and(|e| e.reason() == Some(h2::Reason::REFUSED_STREAM))
 }

@@ -19,10 +19,9 @@ use super::clock::{Clock, Counted, Tick};
 use super::connection_manager::{Connection, Lifetime, lifetime};
 use super::upgrade::Downstream;
 use super::{serve_request, unparsed};
-use crate::net::Io;
+use crate::net::{Incoming, Io};
 use crate::runtime::timer::Deadline;
 use crate::telemetry::stats::HttpStats;
-use crate::upstream::body::Incoming;
 
 /// How long nothing has to happen before a connection is parked: more than the pauses between the
 /// requests of one page.

@@ -1,7 +1,6 @@
 //! A connection of HTTP/2: its codec, its deadlines, its pings.
 
 mod malformed;
-mod ping;
 mod stream;
 
 use std::pin::Pin;
@@ -14,23 +13,16 @@ use h2::server::{Builder, Handshake};
 use tokio::io::AsyncWriteExt as _;
 
 pub use self::malformed::Malformed;
-use self::ping::Pings;
 use super::clock::{Clock, Counted, Tick};
 use super::coalesce::Coalesced;
 use super::connection_manager::{Connection, lifetime};
 use super::http1::{AT_ONCE, linger};
 use crate::net::Io;
-use crate::net::http2::Windows;
+use crate::net::http2::{MAX_FRAME, MAX_RESETS, Pings, SEND_BUFFER, Windows};
 use crate::runtime::timer::Deadline;
 
 /// Streams per connection when the configuration gives none (Envoy's default since 1.36).
 const MAX_STREAMS: u32 = 1024;
-/// Largest frame that is taken, in bytes (RFC 9113 section 4.2).
-const MAX_FRAME: u32 = 16 << 10;
-/// What waits for a client in one stream, in bytes, before more is asked of whoever sends.
-const SEND_BUFFER: usize = 400 << 10;
-/// Streams of one connection that may be reset for what the client did with them.
-const MAX_RESETS: usize = 1024;
 
 type Wire = Coalesced<Counted>;
 

@@ -1,12 +1,12 @@
 //! The head of a request on its way up.
 
+use h2::ext::Protocol;
 use http::header::{
     CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, VIA,
 };
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Uri, Version};
-use hyper::ext::Protocol;
 
 use super::exchange::Exchange;
 use super::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PREFIX, X_FORWARDED_PROTO};

@@ -67,15 +67,35 @@ pub struct Retries {
 }
 
 impl Retries {
-    /// `None` when nothing is ever sent again. `asks` is whether the request has `x-envoy-*`
-    /// fields, of which those that are about retries go no further.
+    /// `None` when nothing is ever sent again, or not before [`Self::of_unsent`] says so. `asks` is
+    /// whether the request has `x-envoy-*` fields, of which those that are about retries go no
+    /// further.
     pub fn of(forward: &Forward, parts: &mut Parts, asks: bool) -> Option<Box<Self>> {
-        if forward.retry.is_none() && !asks {
+        let policy = forward.retry.as_deref();
+        if policy.is_none_or(Retry::is_for_unsent) && !asks {
             return None;
         }
+        let mut retries = Self::by(forward);
+        let wanted = retries.policy.as_deref().is_none_or(|policy| {
+            policy.request_headers.is_empty() || policy.request_headers.matches(&View::of(parts))
+        });
+        if asks {
+            retries.ask(&mut parts.headers);
+        }
+        (wanted && !retries.on.is_empty()).then(|| Box::new(retries))
+    }
+
+    /// Made when the first attempt has failed, for requests that did not need them before.
+    pub fn of_unsent(forward: &Forward) -> Option<Box<Self>> {
+        forward.unsent()?;
+        Some(Box::new(Self::by(forward)))
+    }
+
+    /// By what the route says.
+    fn by(forward: &Forward) -> Self {
         let policy = forward.retry.clone();
         let told = policy.as_deref();
-        let mut retries = Self {
+        Self {
             on: told.map_or(RetryOn::default(), |p| p.on),
             left: told.map_or_else(|| Model::by_request().retries, |p| p.retries),
             policy,
@@ -84,14 +104,7 @@ impl Retries {
             status_codes: Vec::new(),
             header_names: Vec::new(),
             permit: Cell::new(None),
-        };
-        let wanted = retries.policy.as_deref().is_none_or(|policy| {
-            policy.request_headers.is_empty() || policy.request_headers.matches(&View::of(parts))
-        });
-        if asks {
-            retries.ask(&mut parts.headers);
         }
-        (wanted && !retries.on.is_empty()).then(|| Box::new(retries))
     }
 
     fn ask(&mut self, headers: &mut HeaderMap) {

@@ -8,7 +8,6 @@ use http::header::{CONNECTION, HeaderName, HeaderValue, SERVER, SET_COOKIE, TRAI
 use http::request::Parts;
 use http::{Response, StatusCode, Version};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 
 use super::attempts::{self, Ask, Asked, UNSENT};
@@ -29,6 +28,7 @@ use super::view::View;
 use super::websocket;
 use crate::cluster::{Cluster, Wish};
 use crate::error::{Failure, ResponseFlag};
+use crate::net::Incoming;
 use crate::route::Chosen;
 use crate::route::action::Forward;
 use crate::route::hash::Hashed;
@@ -160,7 +160,8 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Forwarded {
             Err(failure) => failed(&failure, manner, tell, exchange),
         };
         append_via(response.headers_mut(), &manager.model.via);
-        return Forwarded::Answer(edited(response, chosen));
+        edit(&mut response, chosen);
+        return Forwarded::Answer(response);
     }
     let ask = Ask {
         retries: Retries::of(forward, head, asks),
@@ -248,20 +249,20 @@ pub async fn forward(job: Job<'_>, mut exchange: Box<Exchange>) -> Forwarded {
         let headers = response.headers_mut();
         headers.insert(attempts::COUNT, HeaderValue::from(attempts));
     }
-    let mut response = edited(response, chosen);
+    edit(&mut response, chosen);
     append_via(response.headers_mut(), &manager.model.via);
     Forwarded::Answer(response)
 }
 
 /// With the edits of the route; a response without its exchange has them already.
-fn edited(response: Response<Body>, chosen: &Chosen) -> Response<Body> {
-    // Taking a head out and putting it back is no small thing for most requests, which need none.
+fn edit(response: &mut Response<Body>, chosen: &Chosen) {
+    // Taking the fields out and putting them back is no small thing for most requests, which need none.
     if !chosen.edits().edits_responses() || response.body().exchange().is_none() {
-        return response;
+        return;
     }
-    let (mut head, body) = response.into_parts();
-    edit_response(chosen.edits(), &mut head.headers, body.exchange());
-    Response::from_parts(head, body)
+    let mut headers = std::mem::take(response.headers_mut());
+    edit_response(chosen.edits(), &mut headers, response.body().exchange());
+    *response.headers_mut() = headers;
 }
 
 fn failed(

@@ -30,9 +30,10 @@ use super::timeouts::Timeouts;
 use super::upgrade::Downstream;
 use crate::error::{Failure, ResponseFlag};
 use crate::filter::{Flow, LocalReply, Stream, Then};
+use crate::net::Incoming;
 use crate::route::redirect::Redirect;
 use crate::route::{Action, Chosen, PerRoute};
-use crate::upstream::body::{ClientBody, Incoming};
+use crate::upstream::body::ClientBody;
 
 /// Why a stream ends without an answer (HTTP/2): the request is not one, as its codec sees it.
 #[derive(Clone, Copy, Debug, thiserror::Error)]

@@ -6,8 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, UPGRADE};
 use http::{Response, StatusCode, Version};
-use hyper::body::Incoming;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -21,9 +20,9 @@ use super::request::edit_response;
 use super::router::server_header;
 use super::watch::Fired;
 use crate::error::ResponseFlag;
-use crate::net::Io;
 use crate::net::copy::{self, Ended, Side};
-use crate::net::http2::{Tunnel, upstream_parts};
+use crate::net::http2::Tunnel;
+use crate::net::{Incoming, Io, NotSwitched, Switching};
 use crate::route::HeaderEdits;
 use crate::runtime::timer::Deadline;
 use crate::upstream::Endpoint;
@@ -35,15 +34,6 @@ pub enum Downstream {
     Connection(OnUpgrade),
     /// A stream of HTTP/2.
     Stream(oneshot::Receiver<Tunnel>),
-}
-
-/// There is no tunnel: its answer could not be sent.
-#[derive(Debug, thiserror::Error)]
-pub enum NotSwitched {
-    #[error(transparent)]
-    Connection(#[from] hyper::Error),
-    #[error("the client has left")]
-    Stream,
 }
 
 impl Downstream {
@@ -76,7 +66,7 @@ pub struct Ends {
 /// What the far end of a tunnel is.
 enum Far {
     /// A connection that has to switch first.
-    Switched(OnUpgrade, Lease),
+    Switched(Switching, Lease),
     Raw(Io, Counted),
 }
 
@@ -105,7 +95,7 @@ pub fn switch(
     edits: &HeaderEdits,
     exchange: Box<Exchange>,
 ) -> Response<Body> {
-    let upstream = hyper::upgrade::on(&mut response);
+    let upstream = Switching::of(&mut response);
     let (mut head, _) = response.into_parts();
     let status = head.status;
     let protocol = head.headers.get(UPGRADE).cloned().unwrap_or(asked.protocol);
@@ -146,9 +136,8 @@ pub fn switch(
 async fn tunnel(downstream: Downstream, far: Far, idle: Duration, exchange: Box<Exchange>) {
     let both = match far {
         Far::Switched(upstream, lease) => {
-            let upstream = async { upstream.await.map_err(NotSwitched::from) };
-            let both = tokio::try_join!(downstream.switched(), upstream);
-            both.map(|(down, up)| (down, upstream_side(up), (Some(lease), None)))
+            let both = tokio::try_join!(downstream.switched(), upstream.switched());
+            both.map(|(down, (io, early))| (down, Side::new(io, early), (Some(lease), None)))
         }
         Far::Raw(io, counted) => downstream.switched().await.map(|down| {
             let up = Side::new(io, Bytes::new());
@@ -226,9 +215,4 @@ impl Drop for Active<'_> {
             .downstream_cx_upgrades_active
             .dec();
     }
-}
-
-fn upstream_side(upgraded: Upgraded) -> Side {
-    let (io, early) = upstream_parts(upgraded);
-    Side::new(io, early)
 }

@@ -8,8 +8,9 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Incoming;
 
 /// What one write may bring: as much is held until the peer takes it.
 const PIECE: usize = 16 * 1024;
@@ -121,7 +122,6 @@ pub struct BodyStream {
     /// Of `incoming`, and not yet read.
     piece: Bytes,
     trailers: Option<Trailers>,
-    http2: bool,
 }
 
 impl std::fmt::Debug for BodyStream {
@@ -131,19 +131,13 @@ impl std::fmt::Debug for BodyStream {
 }
 
 impl BodyStream {
-    /// `http2`: that is where `incoming` is from. `trailers`: where those of the answer are wanted.
-    pub fn new(
-        sender: Sender,
-        incoming: Incoming,
-        http2: bool,
-        trailers: Option<Trailers>,
-    ) -> Self {
+    /// `trailers`: where those of the answer are wanted.
+    pub fn new(sender: Sender, incoming: Incoming, trailers: Option<Trailers>) -> Self {
         Self {
             sender,
             incoming,
             piece: Bytes::new(),
             trailers,
-            http2,
         }
     }
 }
@@ -168,10 +162,6 @@ impl AsyncRead for BodyStream {
                 },
                 Some(Err(error)) => {
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, error)));
-                }
-                // To hyper a stream that is reset without an error has ended.
-                None if self.http2 && !self.incoming.is_end_stream() => {
-                    return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
                 }
                 None => return Poll::Ready(Ok(())),
             }

@@ -205,7 +205,7 @@ fn transfer(
             buffer.resize(SCRATCH, 0);
             // A stream of HTTP/2 takes whatever it is given, and keeps it until the peer lets it go.
             let most = match to.io {
-                Io::Stream(_) | Io::Body(_) | Io::Tunnel(_) => STREAM_PIECE,
+                Io::Body(_) | Io::Tunnel(_) => STREAM_PIECE,
                 _ => SCRATCH,
             };
             let mut space = ReadBuf::new(&mut buffer[..most]);

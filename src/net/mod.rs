@@ -6,6 +6,7 @@ pub mod copy;
 pub mod descriptors;
 mod heard;
 pub mod http2;
+mod incoming;
 pub mod listen;
 mod own;
 pub mod peek;
@@ -18,6 +19,7 @@ mod unchecked;
 pub mod websocket;
 
 pub use heard::Heard;
+pub use incoming::{Incoming, NotSwitched, Switching, WireError};
 pub use own::own_address;
 pub use roots::system_roots;
 pub use source::Source;

@@ -26,7 +26,7 @@ pub async fn more(io: &Io, buffer: &mut [u8], seen: usize) -> io::Result<usize> 
                 let look = || look(unix, buffer, seen);
                 (ready, unix.try_io(Interest::READABLE, look))
             }
-            Io::ServerTls(_) | Io::ClientTls(_) | Io::Stream(_) | Io::Body(_) | Io::Tunnel(_) => {
+            Io::ServerTls(_) | Io::ClientTls(_) | Io::Body(_) | Io::Tunnel(_) => {
                 return Err(io::ErrorKind::Unsupported.into());
             }
         };

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::body::BodyStream;
-use super::http2::{Tunnel, TunnelStream};
+use super::http2::Tunnel;
 
 /// A connection, either side.
 #[derive(Debug)]
@@ -19,11 +19,9 @@ pub enum Io {
     Unix(UnixStream),
     ServerTls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
     ClientTls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
-    /// A stream of an HTTP/2 connection to an endpoint that became a tunnel.
-    Stream(Box<TunnelStream>),
     /// The body of a request and that of its answer.
     Body(Box<BodyStream>),
-    /// The same of a client's connection.
+    /// A stream of HTTP/2, on either side, that became a tunnel.
     Tunnel(Box<Tunnel>),
 }
 
@@ -34,7 +32,6 @@ macro_rules! each {
             Io::Unix($io) => $call,
             Io::ServerTls($io) => $call,
             Io::ClientTls($io) => $call,
-            Io::Stream($io) => $call,
             Io::Body($io) => $call,
             Io::Tunnel($io) => $call,
         }
@@ -70,7 +67,6 @@ impl AsyncWrite for Io {
             Self::Unix(io) => poll_send(io, cx, bufs),
             Self::ServerTls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::ClientTls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
-            Self::Stream(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::Body(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::Tunnel(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
@@ -82,7 +78,6 @@ impl AsyncWrite for Io {
             Self::Unix(io) => io.is_write_vectored(),
             Self::ServerTls(io) => io.is_write_vectored(),
             Self::ClientTls(io) => io.is_write_vectored(),
-            Self::Stream(io) => io.is_write_vectored(),
             Self::Body(io) => io.is_write_vectored(),
             Self::Tunnel(io) => io.is_write_vectored(),
         }
@@ -144,7 +139,7 @@ impl Io {
             Self::ServerTls(io) => io.get_ref().0.poll_read_ready(cx),
             Self::ClientTls(io) => io.get_ref().0.poll_read_ready(cx),
             // Nothing is known of these: whoever reads finds out.
-            Self::Stream(_) | Self::Body(_) | Self::Tunnel(_) => Poll::Ready(Ok(())),
+            Self::Body(_) | Self::Tunnel(_) => Poll::Ready(Ok(())),
         }
     }
 
@@ -170,7 +165,7 @@ impl Io {
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(io) => Some(io),
-            Self::Unix(_) | Self::Stream(_) | Self::Body(_) | Self::Tunnel(_) => None,
+            Self::Unix(_) | Self::Body(_) | Self::Tunnel(_) => None,
             Self::ServerTls(io) => Some(io.get_ref().0),
             Self::ClientTls(io) => Some(io.get_ref().0),
         }

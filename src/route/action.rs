@@ -97,6 +97,11 @@ impl Mirror {
 }
 
 impl Forward {
+    /// The policy for attempts that have sent nothing, if that is all that is ever tried again.
+    pub fn unsent(&self) -> Option<&Retry> {
+        self.retry.as_deref().filter(|retry| retry.is_for_unsent())
+    }
+
     pub fn compile(
         model: &model::Forward,
         matcher: &model::RouteMatch,

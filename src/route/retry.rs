@@ -49,6 +49,12 @@ impl Retry {
         }
     }
 
+    /// Whether only what was not sent is worth another attempt, whoever asks: as long as nothing
+    /// goes wrong a request need not know of such a policy.
+    pub fn is_for_unsent(&self) -> bool {
+        self.on == RetryOn::CONNECT_FAILURE && self.request_headers.is_empty()
+    }
+
     /// How long an answer asks to be left alone, if it says so in a way that is followed.
     pub fn reset_after(&self, headers: &http::HeaderMap) -> Option<Duration> {
         self.rate_limited

@@ -8,19 +8,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
-use hyper::upgrade;
 
 use super::log::Log;
 use crate::error::{Failure, ResponseFlag};
 use crate::filter::body::BodyError;
 use crate::http::suit;
-use crate::net::Io;
 use crate::net::body::{self, BodyStream, Trailers};
-use crate::net::http2::upstream_parts;
+use crate::net::{Io, Switching};
 use crate::snapshot::Tunneling;
 use crate::snapshot::tunneling::{RESPONSE_HEADERS, fields};
 use crate::upstream::body::RequestBody;
-use crate::upstream::pool::{self, About, Lease, SendError};
+use crate::upstream::pool::{self, About, Lease};
 use crate::upstream::{ConnectError, Endpoint, Protocol, Transport, Via};
 
 /// How long an endpoint may take to open a tunnel, beyond what the cluster allows for a connection:
@@ -109,7 +107,7 @@ pub async fn open(
     let limit = transport.connect_timeout.max(ANSWER);
     let answer = async {
         let mut response = sent.await.map_err(|error| {
-            let cause = format!("{endpoint}: {}", SendError::from(error).error);
+            let cause = format!("{endpoint}: {}", error.error);
             failed("tunnel_broken", cause)
         })?;
         let status = response.status();
@@ -128,12 +126,12 @@ pub async fn open(
         if let Some(sender) = sender {
             let trailers = tunneling.keeps_trailers.then(Trailers::default);
             let incoming = response.into_body();
-            let stream = BodyStream::new(sender, incoming, lease.is_http2(), trailers.clone());
+            let stream = BodyStream::new(sender, incoming, trailers.clone());
             return Ok((Io::Body(Box::new(stream)), Bytes::new(), trailers));
         }
-        let switched = upgrade::on(&mut response).await;
+        let switched = Switching::of(&mut response).switched().await;
         let broken = |error| failed("tunnel_broken", format!("{endpoint}: {error}"));
-        let (io, early) = switched.map(upstream_parts).map_err(broken)?;
+        let (io, early) = switched.map_err(broken)?;
         Ok((io, early, None))
     };
     let (io, early, trailers) = match tokio::time::timeout(limit, answer).await {

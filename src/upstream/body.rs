@@ -16,7 +16,8 @@ use http_body_util::BodyExt as _;
 use self::kept::Reader;
 pub use self::kept::{Kept, Piece};
 use crate::filter::body::{BodyError, BodySlot, BoxBody, Whole};
-use crate::net::http2::{Received, Writer};
+use crate::net::http2::Breaks;
+use crate::net::{Incoming, WireError};
 
 /// What both directions of a stream note down while they move, for its idle deadline, its access
 /// log and its retry decision. One per stream, on one thread.
@@ -35,7 +36,7 @@ pub struct Progress {
     /// Somebody asks when it ended.
     pub timed: Cell<bool>,
     pub request_ended_at: Cell<Option<Instant>>,
-    /// Who wants to know of that end: it is seen by the upstream connection's task, and the route's
+    /// Who wants to know of that end: it may be seen by the upstream connection's task, and the route's
     /// timeout starts there.
     on_end: RefCell<Option<Waker>>,
     /// The client's body has broken off.
@@ -77,46 +78,6 @@ impl Progress {
             }
             Some(Err(_)) => self.request_broken.set(true),
             None => self.end_request(),
-        }
-    }
-}
-
-/// What comes from the client.
-pub enum Incoming {
-    Http1(hyper::body::Incoming),
-    Http2(Received),
-}
-
-impl Body for Incoming {
-    type Data = Bytes;
-    type Error = Lost;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Lost>>> {
-        let frame = match self.get_mut() {
-            Self::Http1(body) => {
-                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Lost::Client))
-            }
-            Self::Http2(body) => {
-                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Lost::stream))
-            }
-        };
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Http1(body) => body.is_end_stream(),
-            Self::Http2(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Http1(body) => body.size_hint(),
-            Self::Http2(body) => body.size_hint(),
         }
     }
 }
@@ -170,6 +131,7 @@ impl Body for ClientBody {
         match &mut *self {
             Self::Direct(inner, progress) => {
                 let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
+                let frame = frame.map(|frame| frame.map_err(Lost::Client));
                 progress.note(frame.as_ref(), inner.is_end_stream());
                 if progress.drop_trailers.get() && matches!(&frame, Some(Ok(f)) if f.is_trailers())
                 {
@@ -226,25 +188,23 @@ impl BodySlot for ClientBody {
 #[derive(Debug, thiserror::Error)]
 pub enum Lost {
     #[error("client: {0}")]
-    Client(#[from] hyper::Error),
+    Client(#[from] WireError),
     #[error("client: {0}")]
     Filtered(BodyError),
-    #[error("client: {0}")]
-    Stream(#[from] h2::Error),
-    /// A reset that many take for an end (RFC 9113 section 8.1), so it must not go on as it is.
-    #[error("client: reset before the end")]
-    Reset,
     /// Another attempt sends it now.
     #[error("the request is sent again elsewhere")]
     Superseded,
 }
 
-impl Lost {
-    fn stream(error: h2::Error) -> Self {
-        match error.reason() {
-            Some(Reason::NO_ERROR | Reason::CANCEL) => Self::Reset,
-            _ => Self::Stream(error),
-        }
+impl Breaks for Lost {
+    /// What the client says, unless many take it for an end (RFC 9113 section 8.1).
+    fn reason(&self) -> Reason {
+        let said = match self {
+            Self::Client(WireError::Http2(error)) => error.reason(),
+            _ => None,
+        };
+        said.filter(|said| !matches!(*said, Reason::NO_ERROR | Reason::CANCEL))
+            .unwrap_or(Reason::INTERNAL_ERROR)
     }
 }
 
@@ -258,30 +218,6 @@ enum Source {
     Stream(ClientBody),
     Kept(Reader),
     Boxed(Unsync),
-    Asking(Asking),
-}
-
-/// In the place of the body of a request for a tunnel. The codec asks it whether there is a body
-/// right before it starts the task that waits for the answer, which is how that task is known.
-pub struct Asking {
-    next: Rc<Cell<Option<Writer>>>,
-    writer: Writer,
-}
-
-impl std::fmt::Debug for Asking {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Asking")
-    }
-}
-
-impl Asking {
-    /// `next`: where whoever starts tasks looks for the writer of the tunnel.
-    pub fn new(next: &Rc<Cell<Option<Writer>>>, writer: Writer) -> Self {
-        Self {
-            next: Rc::clone(next),
-            writer,
-        }
-    }
 }
 
 impl RequestBody {
@@ -304,10 +240,6 @@ impl RequestBody {
     pub fn empty() -> Self {
         Self(Source::Empty)
     }
-
-    pub fn asking(asking: Asking) -> Self {
-        Self(Source::Asking(asking))
-    }
 }
 
 struct Unsync(BoxBody);
@@ -327,7 +259,7 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Lost>>> {
         match &mut self.0 {
-            Source::Empty | Source::Asking(_) => Poll::Ready(None),
+            Source::Empty => Poll::Ready(None),
             Source::Stream(inner) => Pin::new(inner).poll_frame(cx),
             Source::Kept(reader) => reader.poll(cx),
             Source::Boxed(body) => {
@@ -340,10 +272,6 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Source::Empty => true,
-            Source::Asking(asking) => {
-                asking.next.set(Some(asking.writer.clone()));
-                true
-            }
             Source::Stream(inner) => inner.is_end_stream(),
             Source::Kept(reader) => reader.is_end_stream(),
             Source::Boxed(body) => body.0.is_end_stream(),
@@ -352,7 +280,7 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Source::Empty | Source::Asking(_) => SizeHint::with_exact(0),
+            Source::Empty => SizeHint::with_exact(0),
             Source::Stream(inner) => inner.size_hint(),
             Source::Kept(reader) => reader.size_hint(),
             Source::Boxed(body) => body.0.size_hint(),

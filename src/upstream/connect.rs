@@ -19,7 +19,7 @@ use super::eyeballs::{self, Phase};
 use super::{Endpoint, Transport, Via};
 use crate::error::{Failure, ResponseFlag};
 use crate::net::source::{new_socket, set_freebind};
-use crate::net::{Io, Source};
+use crate::net::{Io, Source, WireError};
 use crate::tls::ClientTls;
 
 /// Why there is no connection. Carries the address and the phase, for the log.
@@ -39,7 +39,7 @@ pub enum ConnectErrorKind {
     #[error("tls handshake: {0}")]
     Tls(Arc<io::Error>),
     #[error("http handshake: {0}")]
-    Http(Arc<hyper::Error>),
+    Http(Arc<WireError>),
     #[error("connect_timeout ({0:?}) fired in phase {1}")]
     Timeout(Duration, &'static str),
     #[error("the endpoint chose another protocol than before")]

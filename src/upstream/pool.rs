@@ -19,11 +19,9 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::Either;
+use futures_util::future::{Either, TryFutureExt as _};
 use http::{Request, Response};
-use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use self::http1::Http1;
@@ -33,6 +31,7 @@ use super::body::RequestBody;
 use super::connect::{ConnectError, ConnectErrorKind};
 use super::limits::Permit;
 use super::{Endpoint, Protocol, Transport, Via};
+use crate::net::{Incoming, WireError};
 
 pub use about::About;
 pub use preconnect::{ahead, requests};
@@ -79,8 +78,10 @@ struct Pool {
     /// Of the connections in `idle` and `http2`.
     transport: Option<Arc<Transport>>,
     http2: Vec<multiplex::Shared>,
-    /// Somebody is opening an HTTP/2 connection; the others wait here.
-    opening: Option<Vec<oneshot::Sender<ConnectError>>>,
+    /// Connections of HTTP/2 that somebody is opening; others wait for them.
+    openings: Vec<multiplex::Awaited>,
+    /// Streams that a connection of HTTP/2 takes, by what the endpoint said last.
+    streams_each: Option<usize>,
     /// Requests for which the connection limit left no connection.
     waiting: VecDeque<Waiting>,
     /// Of an endpoint that chooses by ALPN: it has chosen HTTP/1.1.
@@ -137,7 +138,7 @@ enum Kind {
 /// Why a request got no response head.
 #[derive(Debug)]
 pub struct SendError {
-    pub error: hyper::Error,
+    pub error: WireError,
     /// The request, when the peer has not seen any of it.
     pub unsent: Option<Box<Request<RequestBody>>>,
 }
@@ -146,7 +147,7 @@ impl From<TrySendError<Request<RequestBody>>> for SendError {
     fn from(mut error: TrySendError<Request<RequestBody>>) -> Self {
         let unsent = error.take_message().map(Box::new);
         Self {
-            error: error.into_error(),
+            error: error.into_error().into(),
             unsent,
         }
     }
@@ -190,14 +191,19 @@ impl Drop for Connecting {
 
 /// For drops. There may be room now: a request that loses its place in the queue looks again.
 fn leave(endpoint: u64, left: impl FnOnce(&mut Pool)) {
-    let next = |pools: &RefCell<Uids<Pool>>| {
-        let mut pools = pools.try_borrow_mut().ok()?;
-        let pool = pools.get_mut(&endpoint)?;
+    with_known_pool(endpoint, |pool| {
         left(pool);
         pool.next_waiting()
+    });
+}
+
+/// For drops: at thread exit the pools may be gone already.
+fn with_known_pool<R>(endpoint: u64, f: impl FnOnce(&mut Pool) -> R) -> Option<R> {
+    let known = |pools: &RefCell<Uids<Pool>>| {
+        let mut pools = pools.try_borrow_mut().ok()?;
+        pools.get_mut(&endpoint).map(f)
     };
-    // At thread exit the pools may be gone already.
-    POOLS.try_with(next).ok();
+    POOLS.try_with(known).ok().flatten()
 }
 
 fn with_pool<R>(endpoint: u64, f: impl FnOnce(&mut Pool) -> R) -> R {
@@ -331,25 +337,10 @@ pub async fn checkout(
     })
 }
 
-fn http_error(endpoint: &Endpoint, error: hyper::Error) -> ConnectError {
+fn http_error(endpoint: &Endpoint, error: WireError) -> ConnectError {
     ConnectError {
         address: endpoint.to_string(),
         kind: ConnectErrorKind::Http(Arc::new(error)),
-    }
-}
-
-/// Runs hyper's background futures on this thread.
-#[derive(Clone, Copy, Debug)]
-pub struct LocalExecutor;
-
-impl<F> hyper::rt::Executor<F> for LocalExecutor
-where
-    F: Future + 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
     }
 }
 
@@ -366,7 +357,7 @@ impl Lease {
     pub fn about(&self) -> About {
         match &self.kind {
             Kind::Http1(connection) => connection.about,
-            Kind::Http2(place) => place.about,
+            Kind::Http2(place) => place.about(),
         }
     }
 
@@ -386,13 +377,16 @@ impl Lease {
     pub fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<>
-    {
+    ) -> impl Future<Output = Result<Response<Incoming>, SendError>> + use<> {
         // Handed over here, not in the future: a request is large, and each move copies it.
         match &mut self.kind {
             Kind::Http1(connection) => {
                 connection.served += 1;
-                Either::Left(connection.sender.try_send_request(request))
+                let sent = connection.sender.try_send_request(request);
+                Either::Left(sent.map_ok_or_else(
+                    |error| Err(SendError::from(error)),
+                    |answer| Ok(answer.map(Incoming::Http1)),
+                ))
             }
             Kind::Http2(place) => Either::Right(place.send(request)),
         }
@@ -484,7 +478,7 @@ pub fn sweep() {
             }
             !(pool.idle.is_empty()
                 && pool.http2.is_empty()
-                && pool.opening.is_none()
+                && pool.openings.is_empty()
                 && pool.waiting.is_empty()
                 && pool.connecting.strong_count() == 0
                 && pool.tasks.is_empty())

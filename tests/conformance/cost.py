@@ -2,7 +2,7 @@
 """Keeps the cost of a unit of work from growing unnoticed: user-space instructions, allocations and
 system calls for each request, message or round trip.
 
-    cost.py [BINARY] [--only http1,http2,tls,websocket,tcp,circuit] [--without-calls]
+    cost.py [BINARY] [--only http1,http2,http2up,tls,websocket,tcp,circuit] [--without-calls]
 
 Two runs of different length are compared, so that start-up, configuration, connections and the
 pages touched first cancel out. None of the figures depends on the speed of the machine, which is
@@ -32,7 +32,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 BUDGETS = os.path.join(HERE, "cost.json")
 SHORT = 500
 # Messages are cheap: more of them, or what the process does by the clock would show.
-LONG = {"http1": 2500, "http2": 2500, "tls": 2500, "websocket": 8500, "tcp": 8500, "circuit": 2500}
+LONG = {"http1": 2500, "http2": 2500, "http2up": 2500, "tls": 2500, "websocket": 8500, "tcp": 8500,
+        "circuit": 2500}
 CONNECTIONS = 16
 # Percent above its budget at which a figure fails. Instructions hardly move; system calls do where
 # a read finds nothing, which is a matter of timing.
@@ -41,8 +42,8 @@ TOLERANCE = {"instructions": 3, "allocations": 3, "syscalls": 8}
 STRAY = 0.05
 ALLOCATORS = re.compile(r"_rjem_(je_)?(malloc|mallocx|calloc|realloc|rallocx|aligned_alloc|posix_memalign)$")
 WAITS = {"epoll_wait", "epoll_pwait", "futex", "clock_nanosleep", "restart_syscall"}
-UNITS = {"http1": "request", "http2": "request", "tls": "request", "websocket": "message", "tcp": "round trip",
-         "circuit": "request"}
+UNITS = {"http1": "request", "http2": "request", "http2up": "request", "tls": "request", "websocket": "message",
+         "tcp": "round trip", "circuit": "request"}
 START_LIMIT = 120
 # Of the worker that serves the circuit.
 KEY = "key-of-permits"
@@ -68,25 +69,33 @@ def bootstrap(ports, origin, folder):
     def message(kind, **fields):
         return {"@type": "type.googleapis.com/envoy.extensions." + kind, **fields}
 
-    http = {"name": "envoy.filters.network.http_connection_manager", "typed_config": message(
-        "filters.network.http_connection_manager.v3.HttpConnectionManager", stat_prefix="main",
-        upgrade_configs=[{"upgrade_type": "websocket"}],
-        route_config={"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [
-            {"match": {"prefix": "/"}, "route": {"cluster": "origin"}}]}]},
-        http_filters=[{"name": "envoy.filters.http.router",
-                       "typed_config": message("filters.http.router.v3.Router")}])}
+    def manager(cluster):
+        return {"name": "envoy.filters.network.http_connection_manager", "typed_config": message(
+            "filters.network.http_connection_manager.v3.HttpConnectionManager", stat_prefix="main",
+            upgrade_configs=[{"upgrade_type": "websocket"}],
+            route_config={"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [
+                {"match": {"prefix": "/"}, "route": {"cluster": cluster}}]}]},
+            http_filters=[{"name": "envoy.filters.http.router",
+                           "typed_config": message("filters.http.router.v3.Router")}])}
+
+    def cluster(name, **more):
+        address = {"socket_address": {"address": "127.0.0.1", "port_value": origin}}
+        return {"name": name, "type": "STATIC", "connect_timeout": "30s", "load_assignment": {
+            "cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]}, **more}
+
+    http = manager("origin")
     tcp = {"name": "envoy.filters.network.tcp_proxy", "typed_config": message(
         "filters.network.tcp_proxy.v3.TcpProxy", stat_prefix="tcp", cluster="origin")}
     tls = {"name": "envoy.transport_sockets.tls", "typed_config": message(
         "transport_sockets.tls.v3.DownstreamTlsContext", common_tls_context={"tls_certificates": [{
             "certificate_chain": {"filename": folder + "/cert.pem"},
             "private_key": {"filename": folder + "/key.pem"}}]})}
-    address = {"socket_address": {"address": "127.0.0.1", "port_value": origin}}
+    http2 = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": message(
+        "upstreams.http.v3.HttpProtocolOptions", explicit_http_config={"http2_protocol_options": {}})}
     return {"static_resources": {
         "listeners": [listener("http", ports["http"], http), listener("tls", ports["tls"], http, tls),
-                      listener("tcp", ports["tcp"], tcp)],
-        "clusters": [{"name": "origin", "type": "STATIC", "connect_timeout": "30s", "load_assignment": {
-            "cluster_name": "origin", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]}}]}}
+                      listener("tcp", ports["tcp"], tcp), listener("up", ports["up"], manager("up"))],
+        "clusters": [cluster("origin"), cluster("up", typed_extension_protocol_options=http2)]}}
 
 
 def h2load(url, count, *options):
@@ -133,6 +142,8 @@ def load(workload, ports, count):
         h2load("http://127.0.0.1:%d/" % ports["http"], count, "--h1", "-c%d" % CONNECTIONS)
     elif workload == "http2":
         h2load("http://127.0.0.1:%d/" % ports["http"], count, "-c2", "-m8")
+    elif workload == "http2up":
+        h2load("http://127.0.0.1:%d/" % ports["up"], count, "-c2", "-m8")
     elif workload == "circuit":
         # As a browser asks for an interactive app: with its owner's permit, and a cookie of the app.
         digest = hmac.new(KEY.encode(), scale.circuit_id(0).encode(), hashlib.sha256).hexdigest()
@@ -296,8 +307,8 @@ def main():
         subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
                         "-days", "2", "-subj", "/CN=localhost", "-keyout", folder + "/key.pem", "-out", folder + "/cert.pem"],
                        check=True, capture_output=True)
-        origin, *rest = free_ports(5)
-        ports = dict(zip(("http", "tls", "tcp", "management"), rest), origin=origin)
+        origin, *rest = free_ports(6)
+        ports = dict(zip(("http", "tls", "tcp", "up", "management"), rest), origin=origin)
         with open(folder + "/bootstrap.json", "w") as file:
             json.dump(bootstrap(ports, origin, folder), file)
         server = subprocess.Popen([sys.executable, os.path.join(HERE, "origin.py"), str(origin)])

@@ -39,6 +39,7 @@ mod health;
 mod http1;
 mod http2;
 mod http2_streams;
+mod http2_upstream;
 mod internal_redirect;
 mod kernels;
 mod load_report;

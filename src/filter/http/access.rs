@@ -12,7 +12,9 @@ use causeway_xds::extension::TypedExtension;
 use causeway_xds::proto::causeway::v1 as proto;
 use causeway_xds::reject::{FieldPath, Invalid};
 use causeway_xds::resource::address::{contain, networks};
-use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, AUTHORIZATION, COOKIE, HeaderMap, HeaderValue};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_ORIGIN, AUTHORIZATION, COOKIE, Entry, HeaderMap, HeaderValue,
+};
 use http::{Method, StatusCode};
 use ipnet::IpNet;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
@@ -129,20 +131,17 @@ impl HttpFilter for Access {
             Caller::Permit(permit) if !preflight => Some(permit),
             _ => None,
         };
-        let cookies = Cookies::of(headers, &self.cookie_name, permit);
+        let cookies = Cookies::take(headers, &self.cookie_name, permit);
         let asked = match &route.caller {
             _ if preflight => Ok(()),
             Caller::Anyone => Ok(()),
             Caller::Permit(_) => self.check_permit(&cookies),
             Caller::Token(id) => self.check_token(headers, id),
         };
-        if let Err(failure) = asked {
-            return Flow::Fail(Box::new(failure));
+        match asked {
+            Ok(()) => Flow::Continue,
+            Err(failure) => Flow::Fail(Box::new(failure)),
         }
-        if cookies.named {
-            strip_cookie(headers, &self.cookie_name, cookies.others);
-        }
-        Flow::Continue
     }
 
     fn response(&self, answer: &mut Answer<'_>) {
@@ -262,21 +261,26 @@ struct Cookies {
     named: bool,
     /// It has the value that is wanted.
     permitted: bool,
-    /// Bytes of the others, as they are sent on; zero: there are none.
-    others: usize,
 }
 
 impl Cookies {
-    fn of(headers: &HeaderMap, name: &str, permit: Option<&Secret>) -> Self {
+    /// Takes the cookie out of a request, and leaves the others byte for byte.
+    fn take(headers: &mut HeaderMap, name: &str, permit: Option<&Secret>) -> Self {
         let mut found = Self::default();
         // A cookie without a name is nobody's.
         if name.is_empty() {
             return found;
         }
-        for field in headers.get_all(COOKIE) {
+        // One look-up for all that follows.
+        let Entry::Occupied(mut fields) = headers.entry(COOKIE) else {
+            return found;
+        };
+        // Bytes of the others, as they are sent on.
+        let mut others = 0;
+        for field in fields.iter() {
             for pair in pairs(field.as_bytes()) {
                 let Some(value) = named(pair, name) else {
-                    found.others += joined(pair.len(), found.others);
+                    others += joined(pair.len(), others);
                     continue;
                 };
                 found.named = true;
@@ -284,6 +288,31 @@ impl Cookies {
                 found.permitted |= permit.is_some_and(|permit| permit.matches(unquoted(value)));
             }
         }
+        if !found.named {
+            return found;
+        }
+        if others == 0 {
+            fields.remove();
+            return found;
+        }
+        // One allocation, which is just as large as the value that is made of it.
+        let mut kept = Vec::with_capacity(others);
+        for field in fields.iter() {
+            for pair in pairs(field.as_bytes()) {
+                if pair.is_empty() || named(pair, name).is_some() {
+                    continue;
+                }
+                if !kept.is_empty() {
+                    kept.extend_from_slice(BETWEEN);
+                }
+                kept.extend_from_slice(pair);
+            }
+        }
+        // Made of parts of values, so it can be one.
+        match HeaderValue::from_maybe_shared(Bytes::from(kept)) {
+            Ok(kept) => fields.insert(kept),
+            Err(_) => fields.remove(),
+        };
         found
     }
 }
@@ -323,33 +352,6 @@ fn named<'c>(pair: &'c [u8], name: &str) -> Option<&'c [u8]> {
 fn unquoted(value: &[u8]) -> &[u8] {
     let inner = value.strip_prefix(b"\"");
     inner.and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value)
-}
-
-/// Takes one cookie, which is there, out of a request, and leaves the others byte for byte; they
-/// have so many bytes.
-fn strip_cookie(headers: &mut HeaderMap, name: &str, others: usize) {
-    if others == 0 {
-        headers.remove(COOKIE);
-        return;
-    }
-    // One allocation, which is just as large as the value that is made of it.
-    let mut kept = Vec::with_capacity(others);
-    for field in headers.get_all(COOKIE) {
-        for pair in pairs(field.as_bytes()) {
-            if pair.is_empty() || named(pair, name).is_some() {
-                continue;
-            }
-            if !kept.is_empty() {
-                kept.extend_from_slice(BETWEEN);
-            }
-            kept.extend_from_slice(pair);
-        }
-    }
-    // Made of parts of values, so it can be one.
-    match HeaderValue::from_maybe_shared(Bytes::from(kept)) {
-        Ok(kept) => headers.insert(COOKIE, kept),
-        Err(_) => headers.remove(COOKIE),
-    };
 }
 
 #[cfg(test)]

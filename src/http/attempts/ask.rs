@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 
 use http::Response;
 use http::request::Parts;
-use hyper::body::Incoming;
 
 use crate::error::Failure;
 use crate::http::failures;
@@ -12,6 +11,7 @@ use crate::http::head::UpgradeRequest;
 use crate::http::mirror::Copies;
 use crate::http::retry::{Reset, Retries};
 use crate::http::timeouts::Timeouts;
+use crate::net::Incoming;
 use crate::route::Chosen;
 use crate::route::action::Forward;
 use crate::upstream::body::{ClientBody, Kept, Piece, RequestBody};

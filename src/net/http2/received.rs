@@ -1,13 +1,17 @@
 //! What comes on a stream of HTTP/2, as the body of a message.
 
-use std::cell::{Cell, RefCell};
 use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::RecvStream;
+use futures_util::task::AtomicWaker;
+use h2::{RecvStream, SendStream};
 use http_body::{Body, Frame, SizeHint};
+use tokio::task::AbortHandle;
+
+use super::Tunnel;
 
 /// The body of a message that comes on a stream. An end is only what the peer said is one: any reset
 /// is an error, one without an error code too (RFC 9113 section 8.1).
@@ -19,32 +23,42 @@ pub struct Received {
     left: Option<u64>,
     /// Only trailers can follow.
     data_over: bool,
+    beside: Beside,
+}
+
+/// What else there is to the stream of a body.
+#[derive(Debug, Default)]
+enum Beside {
+    #[default]
+    Nothing,
     /// Whom to tell when the body is first asked for.
-    wanted: Option<Rc<Wanted>>,
+    Wanted(Arc<Wanted>),
+    /// The body of the request is still sent.
+    Upload(AbortHandle),
+    /// Of an answer to CONNECT: our half.
+    Half(Box<SendStream<Bytes>>),
 }
 
 /// Tells that somebody has begun to read a body, which its sender may wait for
 /// (`Expect: 100-continue`, RFC 9110 section 10.1.1).
 #[derive(Debug, Default)]
 pub struct Wanted {
-    asked: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
+    asked: AtomicBool,
+    waker: AtomicWaker,
 }
 
 impl Wanted {
     fn ask(&self) {
-        self.asked.set(true);
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
+        self.asked.store(true, Relaxed);
+        self.waker.wake();
     }
 
-    /// Ready once the body is wanted.
+    /// Ready once the body is wanted. Both sides are on one thread.
     pub fn poll(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.asked.get() {
+        if self.asked.load(Relaxed) {
             return Poll::Ready(());
         }
-        self.waker.replace(Some(cx.waker().clone()));
+        self.waker.register(cx.waker());
         Poll::Pending
     }
 }
@@ -57,14 +71,45 @@ impl Received {
             stream: Some(stream),
             left: length,
             data_over: false,
-            wanted: None,
+            beside: Beside::Nothing,
         }
     }
 
     /// Tells `wanted` when it is read.
-    pub fn telling(mut self, wanted: Rc<Wanted>) -> Self {
-        self.wanted = Some(wanted);
+    pub fn telling(mut self, wanted: Arc<Wanted>) -> Self {
+        self.beside = Beside::Wanted(wanted);
         self
+    }
+
+    /// Of an answer to a request that is still sent by `upload`: who does not want all of the answer
+    /// does not want that, either.
+    pub fn uploading(mut self, upload: AbortHandle) -> Self {
+        self.beside = Beside::Upload(upload);
+        self
+    }
+
+    /// Of an answer to CONNECT, which may open a tunnel.
+    pub fn answering(mut self, half: SendStream<Bytes>) -> Self {
+        self.beside = Beside::Half(Box::new(half));
+        self
+    }
+
+    /// The tunnel that such an answer opens.
+    pub fn take_tunnel(&mut self) -> Option<Tunnel> {
+        match std::mem::take(&mut self.beside) {
+            Beside::Half(half) => Some(Tunnel::new(*half, self.stream.take()?)),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        if let Beside::Upload(upload) = &self.beside
+            && self.stream.is_some()
+        {
+            upload.abort();
+        }
     }
 }
 
@@ -77,8 +122,9 @@ impl Body for Received {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         let me = &mut *self;
-        if let Some(wanted) = me.wanted.take() {
+        if let Beside::Wanted(wanted) = &me.beside {
             wanted.ask();
+            me.beside = Beside::Nothing;
         }
         let Some(stream) = &mut me.stream else {
             return Poll::Ready(None);

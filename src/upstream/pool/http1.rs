@@ -81,7 +81,7 @@ pub(super) async fn over(
         .preserve_header_case(transport.header_case == HeaderCase::Preserve)
         .handshake(TokioIo::new(Heard::new(io)))
         .await
-        .map_err(|e| http_error(endpoint, e))?;
+        .map_err(|e| http_error(endpoint, e.into()))?;
     spawn_tied(endpoint, async move {
         let _counted = counted;
         if let Err(error) = spared(connection.with_upgrades()).await {

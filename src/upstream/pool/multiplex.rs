@@ -1,207 +1,63 @@
 //! HTTP/2 connections: each is shared by as many streams as the peer allows.
 
-use std::cell::{Cell, RefCell};
-use std::pin::Pin;
-use std::rc::{Rc, Weak};
+mod link;
+mod opening;
+mod sent;
+
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Method, Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http2};
-use hyper::rt::Executor as _;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
-use super::about::About;
+use self::link::Link;
+pub(super) use self::link::Place;
+pub(super) use self::opening::Opened as Awaited;
+use self::opening::Opening;
 use super::http1::{self, Http1};
 use super::raw::Counted;
 use super::waiting::{Pending, waited_too_long};
-use super::{Kind, connection_permit, http_error, leave, spawn_tied, with_pool};
-use crate::net::Io;
-use crate::net::http2::{Hold, Windows, Writer};
-use crate::upstream::body::{Asking, RequestBody};
-use crate::upstream::connect::{ConnectError, ConnectErrorKind, connect};
+use super::{Kind, Pool, connection_permit, http_error, spawn_tied, with_pool};
+use crate::upstream::connect::{ConnectError, connect};
 use crate::upstream::limits::Permit;
 use crate::upstream::{Endpoint, Protocol, Transport, Via};
 
-/// What h2 says of the streams that a peer allows until the peer has said something; no peer can
-/// say this.
-const UNKNOWN: usize = usize::MAX - 1;
-
-type Driver = http2::Connection<TokioIo<Io>, RequestBody, Runs>;
-
 /// One connection as the pool has it.
 pub(super) struct Shared {
-    sender: http2::SendRequest<RequestBody>,
-    /// Gone once the connection takes no more requests.
-    driver: Weak<RefCell<Driver>>,
-    link: Weak<Link>,
-    load: Rc<Load>,
+    link: Rc<Link>,
     opened: Instant,
-    about: About,
     via: Option<Rc<Via>>,
 }
 
-struct Load {
-    streams: Cell<usize>,
-    served: Cell<u32>,
-    idle_since: Cell<Instant>,
-    /// Whose connection it is.
-    endpoint: u64,
-    /// Somebody may wait for a place.
-    wanted: Cell<bool>,
-}
-
-/// One stream's place on a connection, for as long as the stream lasts.
-pub(super) struct Place {
-    sender: http2::SendRequest<RequestBody>,
-    pub(super) about: About,
-    link: Weak<Link>,
-    /// Of a request that asks for a tunnel: what is left of it when this place is, is reset.
-    tunnel: Option<Hold>,
-    load: Rc<Load>,
-}
-
-impl Place {
-    pub(super) fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<>
-    {
-        let request = match request.method() == Method::CONNECT {
-            true => self.asking(request),
-            false => request,
-        };
-        self.sender.try_send_request(request)
-    }
-
-    /// Waits for the settings of the peer, if they have not come.
-    pub(super) async fn takes_upgrades(&self) -> bool {
-        loop {
-            let Some(link) = self.link.upgrade() else {
-                return false;
-            };
-            let Some(driver) = link.driver.borrow().upgrade() else {
-                return false;
-            };
-            if driver.borrow().current_max_send_streams() != UNKNOWN {
-                return driver.borrow().is_extended_connect_protocol_enabled();
-            }
-            let waiting = with_pool(link.endpoint.uid, |pool| {
-                let (done, known) = oneshot::channel();
-                pool.opening.as_mut()?.push(done);
-                Some(known)
-            });
-            drop((driver, link));
-            match waiting {
-                // Without an answer they are there, or the connection is gone.
-                Some(known) => drop(known.await),
-                None => return false,
-            }
-        }
-    }
-
-    /// A request for a tunnel has no body; what stands there sees to it that its writer is known.
-    fn asking(&mut self, request: Request<RequestBody>) -> Request<RequestBody> {
-        let Some(link) = self.link.upgrade() else {
-            return request;
-        };
-        let writer = Writer::default();
-        self.tunnel = Some(Hold(writer.clone()));
-        let asking = Asking::new(&link.asking, writer);
-        request.map(|_| RequestBody::asking(asking))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let streams = self.load.streams.get() - 1;
-        self.load.streams.set(streams);
-        if streams == 0 {
-            self.load.idle_since.set(Instant::now());
-        }
-        if self.load.wanted.get() {
-            // Whoever waits longest looks again, and finds this place.
-            leave(self.load.endpoint, |pool| {
-                self.load.wanted.set(pool.waiting.len() > 1);
-            });
-        }
-    }
-}
-
 impl Shared {
-    fn place(&self) -> Place {
-        self.load.streams.set(self.load.streams.get() + 1);
-        self.load.served.set(self.load.served.get() + 1);
-        Place {
-            sender: self.sender.clone(),
-            about: self.about,
-            link: Weak::clone(&self.link),
-            tunnel: None,
-            load: Rc::clone(&self.load),
-        }
-    }
-
-    /// Whether the peer takes another stream now. hyper would hold it back, and all after it.
-    fn has_room(&self) -> bool {
-        let most = most_streams(&self.driver).unwrap_or(0);
-        most != UNKNOWN && self.load.streams.get() < most
-    }
-
     pub(super) fn is_closed(&self) -> bool {
-        self.sender.is_closed() || self.driver.strong_count() == 0
+        self.link.is_closed()
     }
 
     /// Zero is no limit.
     pub(super) fn was_idle_for(&self, limit: Duration, now: Instant) -> bool {
         let limit = Via::patience(self.via.as_ref(), limit);
         !limit.is_zero()
-            && self.load.streams.get() == 0
-            && now.duration_since(self.load.idle_since.get()) >= limit
+            && self.link.streams.get() == 0
+            && now.duration_since(self.link.idle_since.get()) >= limit
     }
 
     fn is_spent(&self, transport: &Transport) -> bool {
-        transport.is_spent(self.load.served.get(), self.opened)
+        transport.is_spent(self.link.served.get(), self.opened)
     }
 }
 
 /// Takes out a connection that nobody uses.
 pub(super) fn pop_idle(connections: &mut Vec<Shared>) -> Option<Shared> {
-    let index = connections.iter().position(|c| c.load.streams.get() == 0)?;
+    let index = connections.iter().position(|c| c.link.streams.get() == 0)?;
     Some(connections.remove(index))
-}
-
-fn most_streams(driver: &Weak<RefCell<Driver>>) -> Option<usize> {
-    Some(driver.upgrade()?.borrow().current_max_send_streams())
 }
 
 enum Turn {
     Use(Place),
     Wait(oneshot::Receiver<ConnectError>),
     Open(Opening),
-}
-
-/// Wakes those who wait for a connection: once it is known how many of them it takes, or when it
-/// came to nothing.
-struct Opening(u64);
-
-impl Drop for Opening {
-    fn drop(&mut self) {
-        with_pool(self.0, |pool| pool.opening = None);
-    }
-}
-
-impl Opening {
-    /// All who wait fail alike: one by one, each would wait for its own attempt.
-    fn failed(self, error: &ConnectError) {
-        let waiting = with_pool(self.0, |pool| pool.opening.take());
-        for waiting in waiting.into_iter().flatten() {
-            // Who has left needs no answer.
-            waiting.send(error.clone()).ok();
-        }
-    }
 }
 
 /// A place on a connection (or one of HTTP/1.1, where the endpoint wants that), and whether the connection had served a request before.
@@ -224,25 +80,18 @@ pub(super) async fn checkout(
             if let Some(shared) = pool
                 .http2
                 .iter()
-                .find(|s| s.via.as_ref() == via && s.has_room())
+                .find(|s| s.via.as_ref() == via && s.link.has_room())
             {
-                let place = shared.place();
+                let place = Place::new(&shared.link);
                 let before = pool.http2.len();
                 pool.http2.retain(|shared| !shared.is_spent(transport));
                 let spent = before - pool.http2.len();
                 transport.stats.upstream_cx_max_requests.add(spent as u64);
                 return Turn::Use(place);
             }
-            match &mut pool.opening {
-                Some(waiting) => {
-                    let (done, opened) = oneshot::channel();
-                    waiting.push(done);
-                    Turn::Wait(opened)
-                }
-                opening => {
-                    *opening = Some(Vec::new());
-                    Turn::Open(Opening(endpoint.uid))
-                }
+            match Opening::await_one(pool) {
+                Some(opened) => Turn::Wait(opened),
+                None => Turn::Open(Opening::begin(endpoint.uid, pool, true)),
             }
         });
         if pending.is_none() && !matches!(turn, Turn::Use(_)) {
@@ -260,22 +109,14 @@ pub(super) async fn checkout(
                 }
             }
             Turn::Open(opening) => {
-                let opened = match connection_permit(endpoint, transport) {
-                    Ok((permit, _connecting)) => open(endpoint, transport, via, permit).await,
-                    Err(full) => Err(full),
-                };
-                let (shared, link) = match opened {
-                    Ok(Opened::Http2(shared, link)) => (shared, link),
-                    Ok(Opened::Http1(connection)) => {
-                        with_pool(endpoint.uid, |pool| pool.speaks_http1 = true);
-                        return Ok((Kind::Http1(connection), false));
-                    }
+                let permitted = match connection_permit(endpoint, transport) {
+                    Ok(permitted) => permitted,
                     // There may not be more connections, but places on these come free.
-                    Err(error) if matches!(error.kind, ConnectErrorKind::Overflow(..)) => {
+                    Err(_full) => {
                         drop(opening);
                         let freed = with_pool(endpoint.uid, |pool| {
                             let connections = pool.http2.iter();
-                            connections.for_each(|shared| shared.load.wanted.set(true));
+                            connections.for_each(|shared| shared.link.wanted.set(true));
                             let (free, freed) = oneshot::channel();
                             pool.waiting.push_back((via.cloned(), free));
                             freed
@@ -292,16 +133,16 @@ pub(super) async fn checkout(
                         }
                         continue;
                     }
-                    Err(error) => {
-                        opening.failed(&error);
-                        return Err(error);
-                    }
                 };
-                let place = shared.place();
-                keep(shared, endpoint, transport);
-                link.opening.set(Some(opening));
-                link.look();
-                return Ok((Kind::Http2(place), false));
+                let (permit, _connecting) = permitted;
+                return match open(endpoint, transport, via, permit, opening).await? {
+                    Opened::Http2(shared) => {
+                        let place = Place::new(&shared.link);
+                        keep(shared, endpoint, transport);
+                        Ok((Kind::Http2(place), false))
+                    }
+                    Opened::Http1(connection) => Ok((Kind::Http1(connection), false)),
+                };
             }
         }
     }
@@ -319,54 +160,55 @@ fn keep(shared: Shared, endpoint: &Endpoint, transport: &Arc<Transport>) {
     });
 }
 
-/// Streams that could begin now; nothing while a peer has not said how many it takes.
-pub(super) fn room(connections: &[Shared]) -> Option<usize> {
-    let usable = connections.iter().filter(|shared| !shared.is_closed());
-    let rooms = usable.map(|shared| {
-        let most = most_streams(&shared.driver).filter(|most| *most != UNKNOWN);
-        most.map(|most| most.saturating_sub(shared.load.streams.get()))
+/// Streams that could begin now or soon, beyond those there are; nothing while it is not known how
+/// many a connection of this endpoint takes.
+pub(super) fn spare(pool: &Pool) -> Option<usize> {
+    let under_way = !pool.openings.is_empty() || pool.ahead > 0;
+    let each = match pool.streams_each {
+        None if under_way => return None,
+        each => each.unwrap_or(0),
+    };
+    let usable = pool.http2.iter().filter(|shared| !shared.is_closed());
+    let there = usable.map(|shared| {
+        let most = shared.link.most().unwrap_or(each);
+        most.saturating_sub(shared.link.streams.get())
     });
-    rooms.sum()
+    // One place is for whoever opens it.
+    let coming = pool.openings.iter().filter(|opened| opened.coming);
+    let coming = coming.map(|_| each.saturating_sub(1));
+    let ahead = pool.ahead.saturating_mul(each);
+    let waiting: usize = pool.openings.iter().map(Awaited::waiting).sum();
+    let all = there.chain(coming).fold(ahead, usize::saturating_add);
+    Some(all.saturating_sub(waiting))
 }
 
-/// Opens a connection for requests to come, unless one is being opened; one of HTTP/1 if the endpoint
-/// wants that.
+/// Opens a connection for requests to come, unless one is being opened that may do; one of HTTP/1 if
+/// the endpoint wants that.
 pub(super) async fn open_ahead(
     endpoint: &Arc<Endpoint>,
     transport: &Arc<Transport>,
     permit: Permit,
 ) -> Result<Option<Box<Http1>>, ConnectError> {
-    let opening = with_pool(endpoint.uid, |pool| match &pool.opening {
-        Some(_) => None,
-        None => {
-            pool.opening = Some(Vec::new());
-            Some(Opening(endpoint.uid))
-        }
+    let opening = with_pool(endpoint.uid, |pool| {
+        // Without knowing what it takes, one is enough.
+        let begin = pool.streams_each.is_some() || pool.openings.is_empty();
+        begin.then(|| Opening::begin(endpoint.uid, pool, false))
     });
     let Some(opening) = opening else {
         return Ok(None);
     };
-    match open(endpoint, transport, None, permit).await {
-        Ok(Opened::Http2(shared, link)) => {
+    match open(endpoint, transport, None, permit, opening).await? {
+        Opened::Http2(shared) => {
             keep(shared, endpoint, transport);
-            link.opening.set(Some(opening));
-            link.look();
             Ok(None)
         }
-        Ok(Opened::Http1(connection)) => {
-            with_pool(endpoint.uid, |pool| pool.speaks_http1 = true);
-            Ok(Some(connection))
-        }
-        Err(error) => {
-            opening.failed(&error);
-            Err(error)
-        }
+        Opened::Http1(connection) => Ok(Some(connection)),
     }
 }
 
 /// What came of a connection.
 enum Opened {
-    Http2(Shared, Rc<Link>),
+    Http2(Shared),
     Http1(Box<Http1>),
 }
 
@@ -375,147 +217,37 @@ async fn open(
     transport: &Arc<Transport>,
     via: Option<&Rc<Via>>,
     permit: Permit,
+    opening: Opening,
 ) -> Result<Opened, ConnectError> {
     let (options, chooses) = match &transport.protocol {
         Protocol::Http2(options) => (options, false),
         Protocol::Auto(options) => (options, true),
         Protocol::Http1 => unreachable!("only called for HTTP/2"),
     };
-    let io = connect(endpoint, transport, via.map(Rc::as_ref)).await?;
+    let io = match connect(endpoint, transport, via.map(Rc::as_ref)).await {
+        Ok(io) => io,
+        Err(error) => {
+            opening.failed(&error);
+            return Err(error);
+        }
+    };
+    opening.connected();
     let counted = Counted::new(endpoint, transport, permit);
     if chooses && !io.chose_http2() {
         let connection = http1::over(io, endpoint, transport, via, counted).await?;
+        with_pool(endpoint.uid, |pool| pool.speaks_http1 = true);
         return Ok(Opened::Http1(connection));
     }
     transport.stats.upstream_cx_http2_total.inc();
-    let link = Rc::new(Link {
-        endpoint: Arc::clone(endpoint),
-        counted: Cell::new(Some(counted)),
-        driver: RefCell::default(),
-        opening: Cell::new(None),
-        asking: Rc::default(),
-        answering: Cell::new(None),
-    });
-    let windows = Windows::new(
-        options.initial_stream_window_size,
-        options.initial_connection_window_size,
-    );
-    let mut builder = http2::Builder::new(Runs(Rc::clone(&link)));
-    if let Some(keepalive) = options.keepalive {
-        builder
-            .keep_alive_interval(keepalive.interval)
-            .keep_alive_timeout(keepalive.timeout)
-            .keep_alive_while_idle(true);
-    }
-    let about = About::new(&io);
-    let (sender, driver) = builder
-        .timer(TokioTimer::new())
-        .initial_max_send_streams(UNKNOWN)
-        .initial_stream_window_size(windows.stream)
-        .initial_connection_window_size(windows.connection)
-        .max_header_list_size(64 * 1024)
-        .handshake(TokioIo::new(io))
-        .await
-        .map_err(|e| http_error(endpoint, e))?;
-    let driver = Rc::new(RefCell::new(driver));
-    *link.driver.borrow_mut() = Rc::downgrade(&driver);
-    let shared = Shared {
-        sender,
-        driver: Rc::downgrade(&driver),
-        link: Rc::downgrade(&link),
-        load: Rc::new(Load {
-            streams: Cell::new(0),
-            served: Cell::new(0),
-            idle_since: Cell::new(Instant::now()),
-            endpoint: endpoint.uid,
-            wanted: Cell::new(false),
-        }),
-        opened: Instant::now(),
-        about,
-        via: via.cloned(),
-    };
+    let begun = Link::begin(io, endpoint, options, opening).await;
+    let (link, running) = begun.map_err(|error| http_error(endpoint, error.into()))?;
+    let (of, by) = (Arc::clone(endpoint), Arc::clone(transport));
     spawn_tied(endpoint, async move {
-        let ended = std::future::poll_fn(|cx| Pin::new(&mut *driver.borrow_mut()).poll(cx));
-        if let Err(error) = ended.await {
-            tracing::debug!(%error, "upstream connection ended");
-        }
+        running.run(&of, &by, counted).await;
     });
-    Ok(Opened::Http2(shared, link))
-}
-
-/// What the task of a connection and the pool know together.
-struct Link {
-    endpoint: Arc<Endpoint>,
-    counted: Cell<Option<Counted>>,
-    driver: RefCell<Weak<RefCell<Driver>>>,
-    opening: Cell<Option<Opening>>,
-    /// The next task waits for the answer to a request for this one's tunnel.
-    asking: Rc<Cell<Option<Writer>>>,
-    /// A task that does is polled: what it starts is the writer.
-    answering: Cell<Option<Writer>>,
-}
-
-impl Link {
-    /// Lets those who wait go on once the peer has said how many streams it allows.
-    fn look(&self) {
-        if let Some(opening) = self.opening.take()
-            && most_streams(&self.driver.borrow()) == Some(UNKNOWN)
-        {
-            self.opening.set(Some(opening));
-        }
-    }
-}
-
-/// Runs hyper's background futures of one connection. The first of them is the connection itself,
-/// which outlives the driver as long as there are streams: that one is counted, and ends with the
-/// endpoint.
-#[derive(Clone)]
-struct Runs(Rc<Link>);
-
-impl<F> hyper::rt::Executor<F> for Runs
-where
-    F: Future + 'static,
-{
-    fn execute(&self, future: F) {
-        let Some(counted) = self.0.counted.take() else {
-            return self.run(future);
-        };
-        let link = Rc::clone(&self.0);
-        spawn_tied(&self.0.endpoint, async move {
-            let _counted = counted;
-            let mut connection = std::pin::pin!(future);
-            std::future::poll_fn(|cx| {
-                let polled = connection.as_mut().poll(cx);
-                link.look();
-                polled
-            })
-            .await;
-            drop(link.opening.take());
-        });
-    }
-}
-
-impl Runs {
-    fn run(&self, future: impl Future + 'static) {
-        if let Some(writer) = self.0.answering.take() {
-            return writer.start(future);
-        }
-        let Some(writer) = self.0.asking.take() else {
-            return super::LocalExecutor.execute(future);
-        };
-        let link = Rc::downgrade(&self.0);
-        tokio::task::spawn_local(async move {
-            let mut answer = std::pin::pin!(future);
-            std::future::poll_fn(|cx| {
-                let Some(link) = link.upgrade() else {
-                    return answer.as_mut().poll(cx).map(drop);
-                };
-                link.answering.set(Some(writer.clone()));
-                let polled = answer.as_mut().poll(cx);
-                link.answering.take();
-                polled.map(drop)
-            })
-            .await;
-        });
-    }
+    Ok(Opened::Http2(Shared {
+        link,
+        opened: Instant::now(),
+        via: via.cloned(),
+    }))
 }

@@ -6,7 +6,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{Connecting, Kind, Lease, POOLS, Pool, Uids, http1, multiplex, spawn_tied, with_pool};
+use super::{
+    Connecting, Kind, Lease, Pool, http1, multiplex, spawn_tied, with_known_pool, with_pool,
+};
 use crate::upstream::connect::ConnectError;
 use crate::upstream::endpoint::Availability;
 use crate::upstream::limits::Permit;
@@ -52,21 +54,9 @@ impl Drop for Demand {
                 .ok();
         }
         with_known_pool(self.endpoint, |pool| {
-            pool.demand = pool.demand.saturating_sub(1)
+            pool.demand = pool.demand.saturating_sub(1);
         });
     }
-}
-
-/// For drops: at thread exit the pools may be gone already.
-fn with_known_pool(endpoint: u64, f: impl FnOnce(&mut Pool)) {
-    let known = |pools: &RefCell<Uids<Pool>>| {
-        if let Ok(mut pools) = pools.try_borrow_mut()
-            && let Some(pool) = pools.get_mut(&endpoint)
-        {
-            f(pool);
-        }
-    };
-    POOLS.try_with(known).ok();
 }
 
 /// What the requests of a cluster are counted by, which holds it as long as there are any.
@@ -88,7 +78,7 @@ struct Ahead {
 impl Drop for Ahead {
     fn drop(&mut self) {
         with_known_pool(self.endpoint, |pool| {
-            pool.ahead = pool.ahead.saturating_sub(1)
+            pool.ahead = pool.ahead.saturating_sub(1);
         });
     }
 }
@@ -129,8 +119,7 @@ fn count(n: usize) -> f64 {
 fn spare(pool: &Pool, transport: &Transport) -> Option<usize> {
     match speaks_http1(pool, transport) {
         true => Some(pool.idle.len() + pool.ahead),
-        false if pool.opening.is_some() || pool.ahead > 0 => None,
-        false => multiplex::room(&pool.http2),
+        false => multiplex::spare(pool),
     }
 }
 

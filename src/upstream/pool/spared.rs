@@ -11,7 +11,8 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
+
+use crate::net::{Incoming, WireError};
 
 thread_local! {
     static HELD: Cell<Held> = const { Cell::new(Held::Off) };
@@ -64,6 +65,16 @@ pub(super) async fn spared<F: Future>(connection: F) -> F::Output {
 /// it has seen the end of the response when it handed the piece over.
 pub fn poll_frame(
     body: &mut Incoming,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, WireError>>> {
+    match body {
+        Incoming::Http1(body) => poll_http1(body, cx).map_err(WireError::Http1),
+        Incoming::Http2(_) => Pin::new(body).poll_frame(cx),
+    }
+}
+
+fn poll_http1(
+    body: &mut hyper::body::Incoming,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
     let _held_up = HeldUp::begin();
@@ -144,7 +155,7 @@ mod tests {
             let mut body = response.unwrap().into_body();
             let mut read = Vec::new();
             while !body.is_end_stream()
-                && let Some(frame) = std::future::poll_fn(|cx| poll_frame(&mut body, cx)).await
+                && let Some(frame) = std::future::poll_fn(|cx| poll_http1(&mut body, cx)).await
             {
                 read.extend_from_slice(&frame.unwrap().into_data().unwrap_or_default());
             }
