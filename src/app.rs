@@ -39,7 +39,7 @@ use crate::telemetry::stats::Stats;
 /// How long the end waits for answers of the management port that are under way.
 const LAST_ANSWER: Duration = Duration::from_millis(300);
 /// How long descriptors of messages are kept for the next who needs them.
-const DESCRIPTORS_UNUSED: Duration = Duration::from_secs(10);
+const DESCRIPTORS_UNUSED: Duration = Duration::from_secs(2);
 
 /// How a process is run, whatever it serves.
 #[derive(Clone, Debug)]
