@@ -24,6 +24,10 @@ pub(super) fn target(parts: &mut Parts, manager: &HttpManager) -> Result<(), Fai
         if authority.as_str().contains('@') {
             return Err(Failure::bad_request("userinfo_in_authority"));
         }
+        // RFC 9110 section 4.2.1.
+        if authority.host().is_empty() {
+            return Err(Failure::bad_request("invalid_authority"));
+        }
         let host = HeaderValue::from_str(authority.as_str())
             .map_err(|_| Failure::bad_request("invalid_authority"))?;
         let path = parts
@@ -100,8 +104,12 @@ pub(super) fn host(
     let Ok(text) = std::str::from_utf8(text) else {
         return Ok(());
     };
-    let mut kept = text;
-    let (name, port) = crate::route::action::split_port(kept);
+    let mut kept = Cow::Borrowed(text);
+    // The dot first: behind it may be a port.
+    if rules.strip_trailing_dot {
+        kept = without_dot(text);
+    }
+    let (name, port) = crate::route::action::split_port(&kept);
     if let Some(port) = port.and_then(|p| p.parse::<u16>().ok()) {
         let strip = match rules.strip_port {
             StripPort::Keep => false,
@@ -110,21 +118,29 @@ pub(super) fn host(
         };
         // What has several ports has none that could be meant.
         if strip && (name.starts_with('[') || !name.contains(':')) {
-            kept = name;
+            kept = Cow::Owned(name.to_owned());
         }
     }
-    if rules.strip_trailing_dot
-        && let Some(name) = kept.strip_suffix('.')
-        && !name.ends_with('.')
-    {
-        kept = name;
-    }
     if kept.len() != text.len()
-        && let Ok(kept) = HeaderValue::from_str(kept)
+        && let Ok(kept) = HeaderValue::from_str(&kept)
     {
         parts.headers.insert(HOST, kept);
     }
     Ok(())
+}
+
+/// A host without the dot that ends its name, also before a port. Of several dots all stay: that is no name.
+fn without_dot(host: &str) -> Cow<'_, str> {
+    let undotted = |name: &str| {
+        let name = name.strip_suffix('.')?;
+        (!name.ends_with('.')).then_some(name.len())
+    };
+    let host = undotted(host).map_or(host, |length| &host[..length]);
+    let (name, port) = crate::route::action::split_port(host);
+    match (undotted(name), port) {
+        (Some(length), Some(port)) => Cow::Owned([&name[..length], ":", port].concat()),
+        _ => Cow::Borrowed(host),
+    }
 }
 
 /// Which bytes a host can have; a table, because every byte of every host is looked up.

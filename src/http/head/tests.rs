@@ -82,6 +82,45 @@ const PATHS: [&str; 7] = [
 ];
 
 #[test]
+fn a_host_loses_its_last_dot_and_then_its_port() {
+    let rules =
+        |any, dot| manager(&json!({ "strip_any_host_port": any, "strip_trailing_host_dot": dot }));
+    let cases = [
+        // As it comes, with the dot taken, with the port taken, with both.
+        ("a.", ["a.", "a", "a.", "a"]),
+        ("a.:80", ["a.:80", "a:80", "a.", "a"]),
+        ("a:80.", ["a:80.", "a:80", "a:80.", "a"]),
+        ("a..:80", ["a..:80", "a..:80", "a..", "a.."]),
+        ("[::1].:80", ["[::1].:80", "[::1]:80", "[::1].", "[::1]"]),
+        ("a:80:80", ["a:80:80"; 4]),
+        ("a.:x", ["a.:x", "a:x", "a.:x", "a:x"]),
+    ];
+    for (host, expected) in cases {
+        for (index, expected) in expected.into_iter().enumerate() {
+            let rules = rules(index & 2 != 0, index & 1 != 0);
+            let request = Request::get("/").header(HOST, host);
+            let (mut parts, ()) = request.body(()).unwrap().into_parts();
+            assert!(sanitise(&mut parts, &rules, None, None).is_ok());
+            assert_eq!(parts.headers[HOST], expected, "{host}, {index}");
+        }
+    }
+}
+
+#[test]
+fn a_target_with_an_empty_host_is_refused() {
+    for target in ["http://:80/", "http://:4./"] {
+        let request = Request::get(target).header(HOST, "a");
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        let refused = sanitise(&mut parts, &manager(&json!({})), None, None);
+        assert_eq!(
+            refused.err().map(|f| f.status.as_u16()),
+            Some(400),
+            "{target}"
+        );
+    }
+}
+
+#[test]
 fn a_sanitised_head_is_not_changed_by_being_sanitised_again() {
     let managers = [
         json!({}),
@@ -101,10 +140,17 @@ fn a_sanitised_head_is_not_changed_by_being_sanitised_again() {
     let mut passed = 0;
     for _ in 0..50_000 {
         let methods = ["GET", "POST", "OPTIONS", "CONNECT"];
+        let pieces = ["h", ".", ":", "80", "4", "[::1]"];
+        let host: String = match random.bool() {
+            true => "h.test".to_owned(),
+            false => (0..random.usize(..6))
+                .map(|_| *random.choice(&pieces).unwrap())
+                .collect(),
+        };
         let mut request = Request::builder()
             .method(random.choice(methods).unwrap())
             .uri(random.choice(PATHS).unwrap())
-            .header(HOST, "h.test");
+            .header(HOST, host);
         for _ in 0..random.usize(..5) {
             let (name, value) = random.choice(FIELDS).unwrap();
             request = request.header(name, value);
