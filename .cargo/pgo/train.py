@@ -88,7 +88,7 @@ def h2load(url, seconds, *options):
 
 
 def proxy_under_load(binary, folder, origin, seconds):
-    names = ("http", "tls", "tcp", "upstream", "edits")
+    names = ("http", "tls", "tcp", "up", "upstream", "edits")
     ports = dict(zip(names, cost.free_ports(len(names))))
     with open(folder + "/bootstrap.json", "w") as file:
         json.dump(bootstrap(ports, origin, folder), file)

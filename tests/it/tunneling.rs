@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::app::TestApp;
+use crate::support::app::{THREADS, TestApp};
 use crate::support::bootstrap::{
     assignment, bootstrap, cluster, http, http2_cluster, listener, routes, tcp,
 };
@@ -125,14 +125,13 @@ async fn tunnels_over_http2_share_a_connection_and_keep_half_closes() {
         raw.finish().await;
         assert_eq!(raw.rest().await, (Vec::new(), End::Closed));
     }
-    let (all, threads) = (app.upstream_connections(), num_threads());
-    assert!(all <= threads, "{all} connections of {threads} threads");
+    // Each data thread has connections of its own.
+    let all = app.upstream_connections();
+    assert!(
+        all <= THREADS as i64,
+        "{all} connections of {THREADS} threads"
+    );
     origin.has_no_connection().await;
-}
-
-/// Each data thread has connections of its own.
-fn num_threads() -> i64 {
-    std::thread::available_parallelism().map_or(1, |n| n.get() as i64)
 }
 
 #[tokio::test]

@@ -64,10 +64,12 @@ pub fn worker_with_permits() -> (WorkerConfig, PermitHasher) {
     (config, permits)
 }
 
-/// Two data threads, so that tests see what differs between one and several.
+/// Data threads: two, so that tests see what differs between one and several.
+pub const THREADS: usize = 2;
+
 fn options() -> Options {
     Options {
-        concurrency: 2,
+        concurrency: THREADS,
         drain_time: super::DEADLINE,
         ..Options::default()
     }
