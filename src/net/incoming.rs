@@ -10,6 +10,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::http2::{Received, Tunnel};
+use super::lent::Lent;
 use super::{Heard, Io};
 
 /// The body of a message, as its codec hands it over.
@@ -109,10 +110,12 @@ impl Switching {
     pub async fn switched(self) -> Result<(Io, Bytes), NotSwitched> {
         match self {
             Self::Connection(upgrade) => {
-                let upgraded = upgrade.await?.downcast::<TokioIo<Heard<Io>>>();
+                let upgraded = upgrade.await?.downcast::<TokioIo<Heard<Lent<Io>>>>();
                 // It is what the codec was given.
                 let parts = upgraded.map_err(|_| NotSwitched::Stream)?;
-                Ok((parts.io.into_inner().into_inner(), parts.read_buf))
+                let lent = parts.io.into_inner().into_inner();
+                let io = lent.into_inner().ok_or(NotSwitched::Stream)?;
+                Ok((io, parts.read_buf))
             }
             Self::Stream(tunnel) => {
                 let tunnel = tunnel.ok_or(NotSwitched::Stream)?;

@@ -7,6 +7,7 @@ pub mod descriptors;
 mod heard;
 pub mod http2;
 mod incoming;
+pub mod lent;
 pub mod listen;
 mod own;
 pub mod peek;

@@ -7,6 +7,7 @@
 mod about;
 mod http1;
 mod multiplex;
+mod parking;
 mod preconnect;
 mod raw;
 mod spared;
@@ -281,11 +282,11 @@ pub fn ready(
             if transport.is_spent(connection.served, connection.opened) {
                 continue;
             }
-            if idle.connection.sender.is_ready() {
+            if idle.connection.is_ready() {
                 return Some(idle.connection);
             }
-            if !idle.connection.sender.is_closed() {
-                // Still to notice that its last response has ended: worth a wait.
+            if !idle.connection.is_closed() {
+                // Parked, or still to notice that its last response has ended: worth a wait.
                 pool.idle.push_back(idle);
                 return None;
             }
@@ -382,7 +383,8 @@ impl Lease {
         match &mut self.kind {
             Kind::Http1(connection) => {
                 connection.served += 1;
-                let sent = connection.sender.try_send_request(request);
+                let sender = connection.sender().expect("what is leased has a codec");
+                let sent = sender.try_send_request(request);
                 Either::Left(sent.map_ok_or_else(
                     |error| Err(SendError::from(error)),
                     |answer| Ok(answer.map(Incoming::Http1)),
@@ -403,7 +405,7 @@ impl Lease {
         {
             return self.transport.stats.upstream_cx_max_requests.inc();
         }
-        if connection.sender.is_closed() || self.endpoint.is_retired() {
+        if connection.is_closed() || self.endpoint.is_retired() {
             return;
         }
         with_pool(self.endpoint.uid, |pool| {
@@ -452,14 +454,15 @@ pub fn retire(endpoints: &[u64], cut: bool) {
     }
 }
 
-/// Closes connections that were idle too long and forgets pools that hold nothing.
+/// Closes connections that were idle too long, parks those that nobody has wanted for a while, and
+/// forgets pools that hold nothing.
 pub fn sweep() {
     let now = Instant::now();
     let mut dropped = Vec::new();
     POOLS.with_borrow_mut(|pools| {
         pools.retain(|_, pool| {
             // What the peer has closed is no loss.
-            pool.idle.retain(|idle| !idle.connection.sender.is_closed());
+            pool.idle.retain(|idle| !idle.connection.is_closed());
             pool.http2.retain(|shared| !shared.is_closed());
             pool.waiting.retain(|(_, waiting)| !waiting.is_closed());
             if let Some(transport) = &pool.transport {
@@ -470,6 +473,11 @@ pub fn sweep() {
                     let (over, kept): (VecDeque<_>, VecDeque<_>) = all.partition(is_over);
                     pool.idle = kept;
                     dropped.extend(over);
+                }
+                for idle in &mut pool.idle {
+                    if now.duration_since(idle.since) >= parking::PARK {
+                        idle.connection.park();
+                    }
                 }
                 let shared = pool.http2.len();
                 pool.http2.retain(|shared| !shared.was_idle_for(limit, now));

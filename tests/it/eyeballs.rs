@@ -1,6 +1,7 @@
 //! Endpoints with several addresses.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -118,28 +119,10 @@ async fn http2_and_bytes_go_where_they_can_as_well() {
 
 #[tokio::test]
 async fn a_handshake_that_hangs_is_passed_over_too() {
-    let certified = rcgen::generate_simple_self_signed(["app.test".to_owned()]).unwrap();
-    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let server = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certified.cert.der().clone()], key.into())
-        .unwrap();
-    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(server));
+    let certified = Arc::new(crate::tls::certified());
     let origin = Origin::tcp_v6(move |stream| {
-        let acceptor = acceptor.clone();
-        async move {
-            let Ok(mut tls) = acceptor.accept(stream).await else {
-                return;
-            };
-            let mut head = [0; 4096];
-            while tls.read(&mut head).await.is_ok_and(|length| length > 0) {
-                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\ntls";
-                tls.write_all(answer).await.ok();
-            }
-        }
+        let certified = Arc::clone(&certified);
+        async move { crate::tls::answer(stream, &certified).await }
     })
     .await;
     // Takes connections and never shakes hands.

@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::support::app::TestApp;
 use crate::support::bootstrap::{bootstrap, cluster, forwarding};
@@ -22,6 +23,27 @@ const NAME: &str = "app.test";
 
 pub fn certified() -> CertifiedKey<rcgen::KeyPair> {
     generate_simple_self_signed([NAME.to_owned()]).unwrap()
+}
+
+/// The server of an endpoint with that certificate, which answers whatever it reads with `tls`.
+pub async fn answer(stream: TcpStream, certified: &CertifiedKey<rcgen::KeyPair>) {
+    let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let server = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key.into())
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(server));
+    let Ok(mut tls) = acceptor.accept(stream).await else {
+        return;
+    };
+    let mut head = [0; 4096];
+    while tls.read(&mut head).await.is_ok_and(|length| length > 0) {
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\ntls";
+        tls.write_all(answer).await.ok();
+    }
 }
 
 /// A listener with TLS in front of cluster `a`.

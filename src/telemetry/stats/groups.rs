@@ -118,7 +118,7 @@ group! {
             lb_zone_no_capacity_left, lb_zone_routing_all_directly, lb_zone_routing_cross_zone,
             lb_zone_routing_sampled, lb_subsets_selected, lb_subsets_fallback, lb_subsets_fallback_panic,
         ],
-        gauges: [upstream_rq_active, upstream_cx_active, upstream_rq_pending_active,
+        gauges: [upstream_rq_active, upstream_cx_active, upstream_rq_pending_active, upstream_cx_parked,
             lb_subsets_active, lb_subsets_single_host_per_subset_duplicate],
         histograms: [upstream_rq_time, upstream_cx_connect_ms],
         codes: [upstream_rq = "upstream_rq_" true, retry_rq = "retry.upstream_rq_" true]

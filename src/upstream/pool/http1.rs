@@ -4,16 +4,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use causeway_xds::resource::headers::HeaderCase;
 use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 
 use super::about::About;
+use super::parking::{self, handshake};
 use super::raw::Counted;
-use super::spared::spared;
 use super::waiting::{self, Pending};
-use super::{Idle, MAX_RESPONSE_HEAD, connection_permit, http_error, spawn_tied, with_pool};
-use crate::net::{Heard, Io};
+use super::{Idle, connection_permit, http_error, spawn_tied, with_pool};
+use crate::net::Io;
 use crate::upstream::body::RequestBody;
 use crate::upstream::connect::{ConnectError, ConnectErrorKind, connect};
 use crate::upstream::limits::Permit;
@@ -23,7 +21,9 @@ use crate::upstream::{Endpoint, Protocol, Transport, Via};
 const SETTLE: Duration = Duration::from_millis(100);
 
 pub(super) struct Http1 {
-    pub(super) sender: http1::SendRequest<RequestBody>,
+    /// None while it is parked.
+    sender: Option<http1::SendRequest<RequestBody>>,
+    parking: parking::Handle,
     pub(super) about: About,
     pub(super) served: u32,
     pub(super) opened: Instant,
@@ -75,21 +75,21 @@ pub(super) async fn over(
 ) -> Result<Box<Http1>, ConnectError> {
     transport.stats.upstream_cx_http1_total.inc();
     let about = About::new(&io);
-    let (sender, connection) = http1::Builder::new()
-        .max_header_size(transport.max_response_head.unwrap_or(MAX_RESPONSE_HEAD))
-        .title_case_headers(transport.header_case == HeaderCase::Proper)
-        .preserve_header_case(transport.header_case == HeaderCase::Preserve)
-        .handshake(TokioIo::new(Heard::new(io)))
+    let (parking, lent) = parking::Handle::new(io);
+    let (sender, codec) = handshake(lent, transport)
         .await
         .map_err(|e| http_error(endpoint, e.into()))?;
+    let driver = parking.driver();
+    let serving = Arc::clone(transport);
     spawn_tied(endpoint, async move {
         let _counted = counted;
-        if let Err(error) = spared(connection.with_upgrades()).await {
+        if let Err(error) = driver.run(codec, &serving).await {
             tracing::debug!(%error, "upstream connection ended");
         }
     });
     Ok(Box::new(Http1 {
-        sender,
+        sender: Some(sender),
+        parking,
         about,
         served: 0,
         opened: Instant::now(),
@@ -98,16 +98,59 @@ pub(super) async fn over(
 }
 
 impl Http1 {
+    /// Whether it takes a request now.
+    pub(super) fn is_ready(&self) -> bool {
+        self.sender.as_ref().is_some_and(|sender| sender.is_ready())
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        match &self.sender {
+            Some(sender) => sender.is_closed(),
+            None => self.parking.is_over(),
+        }
+    }
+
+    /// Lets go of its codec, if nothing is under way.
+    pub(super) fn park(&mut self) {
+        if self.is_ready() {
+            self.parking.park();
+            self.sender = None;
+        }
+    }
+
+    /// `None` for one that is parked, which nobody has.
+    pub(super) fn sender(&mut self) -> Option<&mut http1::SendRequest<RequestBody>> {
+        self.sender.as_mut()
+    }
+
     /// Whether it still works. Its task may still have to notice that the last response has ended.
     ///
     /// It may also have to get rid of the last request, of which its client has sent everything, to an
     /// endpoint that has answered without reading it, and may never do so. Nobody else waits for that.
-    pub(super) async fn is_usable(&mut self) -> bool {
-        if self.sender.is_closed() || self.sender.is_ready() {
-            return !self.sender.is_closed();
+    /// One that is parked has a codec afterwards.
+    pub(super) async fn is_usable(&mut self, transport: &Transport) -> bool {
+        let Some(sender) = &mut self.sender else {
+            return self.resume(transport).await;
+        };
+        if sender.is_closed() || sender.is_ready() {
+            return !sender.is_closed();
         }
-        let settled = tokio::time::timeout(SETTLE, self.sender.ready()).await;
+        let settled = tokio::time::timeout(SETTLE, sender.ready()).await;
         matches!(settled, Ok(Ok(())))
+    }
+
+    async fn resume(&mut self, transport: &Transport) -> bool {
+        let Some(lent) = self.parking.take() else {
+            return false;
+        };
+        match handshake(lent, transport).await {
+            Ok((sender, codec)) => {
+                self.parking.resume(codec);
+                self.sender = Some(sender);
+                true
+            }
+            Err(_) => false,
+        }
     }
 }
 
@@ -119,7 +162,8 @@ async fn idle(
 ) -> Option<Box<Http1>> {
     loop {
         let Idle { mut connection, .. } = with_pool(endpoint.uid, |pool| pool.pop_idle(via))?;
-        if !transport.is_spent(connection.served, connection.opened) && connection.is_usable().await
+        if !transport.is_spent(connection.served, connection.opened)
+            && connection.is_usable(transport).await
         {
             return Some(connection);
         }

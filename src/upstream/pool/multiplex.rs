@@ -124,7 +124,7 @@ pub(super) async fn checkout(
                         match timeout_at(deadline, freed).await {
                             // It has come to speak HTTP/1 meanwhile.
                             Ok(Ok(mut connection)) => {
-                                if connection.is_usable().await {
+                                if connection.is_usable(transport).await {
                                     return Ok((Kind::Http1(connection), true));
                                 }
                             }

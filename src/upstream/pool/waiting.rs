@@ -97,7 +97,7 @@ pub(super) async fn for_http1(
         });
         match tokio::time::timeout_at(deadline, freed).await {
             Ok(Ok(mut connection)) => {
-                if connection.is_usable().await {
+                if connection.is_usable(transport).await {
                     return Ok((connection, true));
                 }
             }

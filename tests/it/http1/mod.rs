@@ -5,6 +5,7 @@ mod deadlines;
 mod heads;
 mod malformed;
 mod parking;
+mod parking_upstream;
 mod retry;
 
 use std::time::{Duration, Instant};
