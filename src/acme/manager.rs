@@ -22,7 +22,7 @@ use super::status::{Doing, Seen};
 use super::{Failure, Known, Status, proof};
 use crate::telemetry::stats::{AcmeStats, Stats};
 use crate::tls::Automatic;
-use crate::tls::automatic::Wanted;
+use crate::tls::automatic::Signal;
 
 /// Calls on the authority at one time.
 const MAX_JOBS: usize = 4;
@@ -46,7 +46,7 @@ pub(super) struct Manager {
     names: BTreeMap<String, Name>,
     jobs: JoinSet<(String, Done)>,
     /// Hosts that clients ask for: whether something is served there.
-    lookups: JoinSet<(bool, Wanted)>,
+    lookups: JoinSet<(bool, Signal)>,
     /// When names were brought in by clients, during the last hour.
     brought: VecDeque<Instant>,
 }
@@ -183,7 +183,7 @@ impl Manager {
     /// Works until told to stop.
     pub(super) async fn run(
         mut self,
-        mut wanted: mpsc::Receiver<Wanted>,
+        mut wanted: mpsc::Receiver<Signal>,
         mut stop: watch::Receiver<bool>,
     ) {
         loop {

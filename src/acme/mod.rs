@@ -38,7 +38,7 @@ use self::store::Store;
 use crate::config::Acme;
 use crate::telemetry::stats::Stats;
 use crate::tls::Automatic;
-use crate::tls::automatic::Wanted;
+use crate::tls::automatic::Signal;
 
 pub use self::status::Status;
 
@@ -50,7 +50,7 @@ pub struct Parts {
     pub config: Acme,
     pub automatic: Arc<Automatic>,
     /// Hosts that somebody asked for.
-    pub wanted: mpsc::Receiver<Wanted>,
+    pub wanted: mpsc::Receiver<Signal>,
     pub known: Known,
     pub stats: Arc<Stats>,
     pub stop: watch::Receiver<bool>,

@@ -10,13 +10,13 @@ use crate::config::{Acme, WorkerConfig};
 use crate::coordinator::Circuits;
 use crate::telemetry::stats::Stats;
 use crate::tls::Automatic;
-use crate::tls::automatic::Wanted;
+use crate::tls::automatic::Signal;
 
 /// What listeners look into, before there is anything in it.
 pub(super) struct Certificates {
     pub(super) automatic: Arc<Automatic>,
     config: Acme,
-    wanted: mpsc::Receiver<Wanted>,
+    wanted: mpsc::Receiver<Signal>,
 }
 
 impl Certificates {

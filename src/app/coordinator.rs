@@ -74,8 +74,8 @@ pub fn start(
     let link_config = LinkConfig {
         registration: registration(worker, config),
         heartbeat_period: config.heartbeat_period,
-        // A Coordinator that is set up for Traefik says nothing on the bus of such a worker
-        // (contract, section 6.5); one that is not waits there for an answer. Both are served.
+        // A Coordinator that is set up for Traefik says nothing on the bus of such a worker; one that
+        // is not waits there for an answer. Both are served.
         relist_period: if traefik {
             poll
         } else {

@@ -83,7 +83,7 @@ pub struct Causeway {
     pub allow_unauthenticated: bool,
     /// Between two listings of all circuits. Default 60 s.
     pub relist_period: Duration,
-    /// Between two looks at Traefik's routers. Default 1 s.
+    /// Between two listings of all circuits in traefik mode. Default 1 s.
     pub traefik_poll_period: Duration,
     /// Bounds one call to the Coordinator. Default 10 s.
     pub coordinator_timeout: Duration,
@@ -109,8 +109,8 @@ pub struct Causeway {
     pub tcp_idle_timeout: Duration,
     /// Whether the log has a line for each connection of a TCP circuit. Default true.
     pub tcp_log: bool,
-    /// Origins whose pages may open WebSockets to TCP circuits that are open to the public, beside
-    /// those of the same host. Default none.
+    /// Origins whose pages may open WebSockets to TCP circuits, private ones too, beside those of the
+    /// same host. Default none.
     pub tcp_websocket_origins: Vec<String>,
     /// How long connections may go on once the process is to end. Default 4 s: what supervises a
     /// worker gives it 5.

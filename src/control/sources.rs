@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::dns::DnsSource;
 use super::load::{Recipient, Reporters};
-use super::subscriptions::{ADS, Change, Local, Named, ServerKey, Wanted};
+use super::subscriptions::{ADS, Change, Local, Named, ServerKey, Signal};
 use crate::net::resolve::Resolvers;
 use crate::snapshot::Publisher;
 use crate::telemetry::stats::Stats;
@@ -133,16 +133,16 @@ impl Sources {
         let mut refresh = Vec::new();
         for change in changes {
             match change {
-                Change::Start(Wanted::Local(key)) => self.start_local(key),
-                Change::Stop(Wanted::Local(key)) => updates.extend(self.stop_local(&key)),
-                Change::Start(Wanted::Named(named)) => add(named, true),
-                Change::Stop(Wanted::Named(named)) => add(named, false),
-                Change::Start(Wanted::Report(report)) => {
+                Change::Start(Signal::Local(key)) => self.start_local(key),
+                Change::Stop(Signal::Local(key)) => updates.extend(self.stop_local(&key)),
+                Change::Start(Signal::Named(named)) => add(named, true),
+                Change::Stop(Signal::Named(named)) => add(named, false),
+                Change::Start(Signal::Report(report)) => {
                     let (servers, clients) = (&*self.servers, &self.clients);
                     let config = |to: &_| recipient(servers, clients, to);
                     self.reporters.start(report, config);
                 }
-                Change::Stop(Wanted::Report(report)) => self.reporters.stop(&report),
+                Change::Stop(Signal::Report(report)) => self.reporters.stop(&report),
                 Change::Refresh(named) => refresh.push(named),
             }
         }

@@ -51,7 +51,7 @@ pub struct Named {
 
 /// Something that has to be fetched.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Wanted {
+pub enum Signal {
     Local(Local),
     Named(Named),
     /// Not fetched, but sent.
@@ -61,8 +61,8 @@ pub enum Wanted {
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    Start(Wanted),
-    Stop(Wanted),
+    Start(Signal),
+    Stop(Signal),
     /// The resource that refers to it is a new one.
     Refresh(Named),
 }
@@ -70,32 +70,32 @@ pub enum Change {
 /// Who refers to what.
 #[derive(Debug, Default)]
 pub struct Subscriptions {
-    by_owner: HashMap<Key, HashSet<Wanted>>,
-    users: HashMap<Wanted, usize>,
+    by_owner: HashMap<Key, HashSet<Signal>>,
+    users: HashMap<Signal, usize>,
     /// How many of what is wanted bear a name, whoever is asked for it.
     names: HashMap<Key, usize>,
     /// What changed hands since [`Subscriptions::take`], and whether it was wanted before.
-    touched: HashMap<Wanted, bool>,
+    touched: HashMap<Signal, bool>,
     /// In the order of first touch: names are asked for in the order of their clusters.
-    order: Vec<Wanted>,
+    order: Vec<Signal>,
     refresh: Vec<Named>,
 }
 
 impl Subscriptions {
     /// `owner` now refers to these and no others.
-    pub fn set(&mut self, owner: &Key, wanted: HashSet<Wanted>) {
+    pub fn set(&mut self, owner: &Key, wanted: HashSet<Signal>) {
         let before = self.by_owner.remove(owner).unwrap_or_default();
         for new in wanted.difference(&before) {
             self.touch(new);
             *self.users.entry(new.clone()).or_default() += 1;
-            if let Wanted::Named(named) = new {
+            if let Signal::Named(named) = new {
                 *self.names.entry(key(named)).or_default() += 1;
             }
         }
         for old in before.difference(&wanted) {
             self.touch(old);
             drop_one(&mut self.users, old);
-            if let Wanted::Named(named) = old {
+            if let Signal::Named(named) = old {
                 drop_one(&mut self.names, &key(named));
             }
         }
@@ -108,7 +108,7 @@ impl Subscriptions {
     pub fn renewed(&mut self, owner: &Key) {
         let wanted = self.by_owner.get(owner).into_iter().flatten();
         let endpoints = wanted.filter_map(|wanted| match wanted {
-            Wanted::Named(named) if named.kind == ResourceType::LoadAssignment => Some(named),
+            Signal::Named(named) if named.kind == ResourceType::LoadAssignment => Some(named),
             _ => None,
         });
         self.refresh.extend(endpoints.cloned());
@@ -116,7 +116,7 @@ impl Subscriptions {
 
     /// Who names these files.
     pub fn owners<'s>(&'s self, files: &WatchedFiles) -> impl Iterator<Item = &'s Key> {
-        let wanted = Wanted::Local(Local::Files(files.clone()));
+        let wanted = Signal::Local(Local::Files(files.clone()));
         let owners = self.by_owner.iter();
         owners.filter_map(move |(key, all)| all.contains(&wanted).then_some(key))
     }
@@ -136,7 +136,7 @@ impl Subscriptions {
     pub fn take(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
         for named in std::mem::take(&mut self.refresh) {
-            let wanted = Wanted::Named(named.clone());
+            let wanted = Signal::Named(named.clone());
             // What is asked for only now is not asked for twice.
             let known = self.touched.get(&wanted).is_none_or(|before| *before);
             if known && self.users.contains_key(&wanted) {
@@ -154,7 +154,7 @@ impl Subscriptions {
         changes
     }
 
-    fn touch(&mut self, wanted: &Wanted) {
+    fn touch(&mut self, wanted: &Signal) {
         if !self.touched.contains_key(wanted) {
             let before = self.users.contains_key(wanted);
             self.touched.insert(wanted.clone(), before);
@@ -177,7 +177,7 @@ fn drop_one<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
 }
 
 /// What `resource`, delivered by `origin`, refers to elsewhere.
-pub fn wanted_by(resource: &Resource, origin: &Origin) -> HashSet<Wanted> {
+pub fn wanted_by(resource: &Resource, origin: &Origin) -> HashSet<Signal> {
     let from = |reference: Reference| {
         let Reference {
             kind, name, source, ..
@@ -187,19 +187,19 @@ pub fn wanted_by(resource: &Resource, origin: &Origin) -> HashSet<Wanted> {
                 path,
                 watched_directory,
             } => {
-                return Some(Wanted::Local(Local::File {
+                return Some(Signal::Local(Local::File {
                     path,
                     watched_directory,
                     kind,
                 }));
             }
-            Place::Dns(dns) => return Some(Wanted::Local(Local::Dns(dns))),
+            Place::Dns(dns) => return Some(Signal::Local(Local::Dns(dns))),
             Place::Ads => ServerKey::Ads,
             Place::SameOrigin if is_ads(origin) => ServerKey::Ads,
             Place::Api(source) => ServerKey::Api(kind, source),
             Place::SameOrigin | Place::Static => return None,
         };
-        Some(Wanted::Named(Named { server, kind, name }))
+        Some(Signal::Named(Named { server, kind, name }))
     };
     let reports = match resource {
         Resource::Cluster(cluster) => report(cluster, origin),
@@ -207,8 +207,8 @@ pub fn wanted_by(resource: &Resource, origin: &Origin) -> HashSet<Wanted> {
     };
     let fetched = resource.references().into_iter().filter_map(from);
     let watched = resource.watched_files().into_iter();
-    let watched = watched.map(|files| Wanted::Local(Local::Files(files)));
-    let all = fetched.chain(reports.map(Wanted::Report));
+    let watched = watched.map(|files| Signal::Local(Local::Files(files)));
+    let all = fetched.chain(reports.map(Signal::Report));
     all.chain(watched).collect()
 }
 
@@ -235,8 +235,8 @@ fn is_ads(origin: &Origin) -> bool {
 mod tests {
     use super::*;
 
-    fn endpoints(name: &str) -> Wanted {
-        Wanted::Named(Named {
+    fn endpoints(name: &str) -> Signal {
+        Signal::Named(Named {
             server: ServerKey::Ads,
             kind: ResourceType::LoadAssignment,
             name: name.to_owned(),
@@ -280,7 +280,7 @@ mod tests {
         all.renewed(&cluster("a"));
         assert_eq!(all.take(), [Change::Start(endpoints("s"))]);
         all.renewed(&cluster("a"));
-        let Wanted::Named(named) = endpoints("s") else {
+        let Signal::Named(named) = endpoints("s") else {
             unreachable!("a name")
         };
         assert_eq!(all.take(), [Change::Refresh(named)]);

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_those_of_the_contract() {
+    fn fields_are_those_that_are_looked_for() {
         let entry = entry("worker-1", 10201);
         let fields: BTreeMap<_, _> = entry.fields(7.5).into_iter().collect();
         assert_eq!(fields["id"], json!(entry.id.to_string()));

@@ -12,7 +12,7 @@ pub enum Event {
     Created {
         circuits: Vec<Value>,
     },
-    /// `routes` counts, not the routes inside `circuit` (contract, section 3.4).
+    /// `routes` counts, not the routes inside `circuit`.
     RoutesUpdated {
         circuit: Value,
         routes: Vec<Value>,

@@ -158,8 +158,8 @@ impl<C: Calls> Link<C> {
         let work = async {
             self.restore().await;
             let now = Instant::now();
-            // Subscribed before registered, registered before listed (contract, section 1.4): so
-            // nothing that happens after the listing goes unheard.
+            // Subscribed before registered, registered before listed: so nothing that happens after
+            // the listing goes unheard.
             if self.bus.is_some() {
                 self.due.bus = Some(now + BUS_WAIT);
             } else {

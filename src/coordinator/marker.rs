@@ -1,4 +1,4 @@
-//! The socket on which a Traefik plugin says what is in use (contract, section 6.5).
+//! The socket on which a Traefik plugin says what is in use.
 //!
 //! In traefik mode this worker serves the traffic itself and notes its use like that of any other,
 //! so nothing of its own comes here. The path of the socket is part of what is registered, and

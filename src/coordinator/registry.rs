@@ -195,7 +195,7 @@ impl CircuitRegistry {
                 .unwrap_or_default();
             return;
         }
-        // "A second circuit on the same key replaces the first" (contract, keys and limits).
+        // A second circuit on the same key replaces the first.
         if let Some(holder) = self.slots.get(&circuit.slot).copied()
             && holder != circuit.id
         {

@@ -1,6 +1,6 @@
 //! Circuits as JSON: read with validation, written in the same shape.
 //!
-//! Fields that a newer Coordinator adds are ignored, as its contract asks. Optional fields that
+//! Fields that a newer Coordinator adds are ignored. Optional fields that
 //! are missing or null are taken as not given.
 
 use std::net::SocketAddr;

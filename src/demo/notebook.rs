@@ -40,12 +40,12 @@ async fn headers(headers: HeaderMap) -> String {
 }
 
 #[derive(Deserialize)]
-struct Wanted {
+struct Signal {
     /// How many to send; without it they go on for ever.
     ticks: Option<u64>,
 }
 
-async fn events(Query(wanted): Query<Wanted>) -> impl IntoResponse {
+async fn events(Query(wanted): Query<Signal>) -> impl IntoResponse {
     Sse::new(ticks(wanted.ticks.unwrap_or(u64::MAX)))
 }
 

@@ -103,6 +103,8 @@ impl Body {
         });
         if relay.inner.is_end_stream() {
             relay.ended();
+        } else if tail.bare {
+            relay.said();
         }
         Self::Upstream(relay)
     }
@@ -216,6 +218,12 @@ impl Relay {
         }
     }
 
+    /// The client has all that there is to have, and may not look for the end, which over HTTP/2 can
+    /// come by itself.
+    fn said(&self) {
+        self.exchange.complete();
+    }
+
     fn failed(&mut self, flag: Option<ResponseFlag>) {
         if let Some(flag) = flag {
             self.exchange.flag(flag);
@@ -309,6 +317,8 @@ impl Relay {
         };
         if (dropped && frame.is_trailers()) || self.inner.is_end_stream() {
             self.ended();
+        } else if self.inner.size_hint().exact() == Some(0) {
+            self.said();
         }
         (!dropped).then_some(frame)
     }

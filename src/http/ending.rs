@@ -46,6 +46,12 @@ impl<'c> Ending<'c> {
                 response = response.map(|body| body.bare(head));
             }
         }
+        // Nobody looks for its end, which over HTTP/2 may come by itself.
+        if self.is_head
+            && let Some(exchange) = response.body().exchange()
+        {
+            exchange.complete();
+        }
         if let Some(id) = self.id {
             response.headers_mut().insert(X_REQUEST_ID, id);
         }

@@ -8,7 +8,7 @@ mod tunnel;
 
 pub use self::fields::{length, strip};
 pub use self::pings::Pings;
-pub use self::received::{Received, Wanted};
+pub use self::received::{Received, Signal};
 pub use self::sending::{Breaks, Sending, Unfinished};
 pub use self::tunnel::Tunnel;
 

@@ -27,7 +27,7 @@ const QUEUE: usize = 64;
 
 /// A host that a client has asked for and that there is no certificate for.
 #[derive(Debug)]
-pub struct Wanted {
+pub struct Signal {
     /// Lower case.
     pub host: String,
     /// Answered, or dropped, when there is nothing to wait for any more.
@@ -43,7 +43,7 @@ pub struct Automatic {
     default_name: Option<String>,
     /// The domain whose hosts are certified when they are asked for, with its dot.
     on_demand: Option<String>,
-    wanted: mpsc::Sender<Wanted>,
+    wanted: mpsc::Sender<Signal>,
 }
 
 #[derive(Clone, Default)]
@@ -71,7 +71,7 @@ impl Automatic {
     pub fn new(
         domains: &[String],
         on_demand: Option<String>,
-    ) -> Result<(Arc<Self>, mpsc::Receiver<Wanted>), TlsError> {
+    ) -> Result<(Arc<Self>, mpsc::Receiver<Signal>), TlsError> {
         let (wanted, asked) = mpsc::channel(QUEUE);
         let automatic = Self {
             held: ArcSwap::default(),
@@ -158,7 +158,7 @@ impl Automatic {
             return;
         }
         let (answer, answered) = oneshot::channel();
-        let wanted = Wanted { host: name, answer };
+        let wanted = Signal { host: name, answer };
         if self.wanted.try_send(wanted).is_ok() {
             // An error, in time or not, says that the stand-in has to do.
             let _ = tokio::time::timeout(FIRST_CERTIFICATE, answered).await;

@@ -13,8 +13,8 @@ use super::diagnosis::Diagnosis;
 use super::outcomes::Outcomes;
 use crate::telemetry::stats::{Counter, Gauge};
 
-/// What makes an endpoint the same one in the next snapshot. The id is part of it: agents reuse
-/// host ports, and a new kernel at an old address must not inherit its predecessor's connections.
+/// What makes an endpoint the same one in the next snapshot. The id is part of it: ports of
+/// hosts are used again, and a new kernel at an old address must not inherit its predecessor's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointKey<'e> {
     address: &'e Address,

@@ -325,7 +325,7 @@ pub async fn checkout(
         let (connection, reused) = http1::checkout(endpoint, transport, via, fresh).await?;
         (Kind::Http1(connection), reused)
     } else {
-        let found = multiplex::checkout(endpoint, transport, via, fresh).await?;
+        let found = multiplex::checkout(endpoint, transport, via).await?;
         preconnect::look(endpoint, transport);
         found
     };

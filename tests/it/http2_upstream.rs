@@ -20,6 +20,7 @@ use crate::support::app::TestApp;
 use crate::support::bootstrap::{bootstrap, forwarding, http, http2_cluster, listener, routes};
 use crate::support::client::{Http1, Http2, empty, full};
 use crate::support::origin::Origin;
+use crate::support::raw::Raw;
 use crate::support::{eventually, within};
 
 /// 200, by the static table.
@@ -412,4 +413,123 @@ async fn over_http1_an_answer_that_is_reset_is_cut() {
         .try_send(get.body(empty()).unwrap())
         .await;
     assert!(answer.is_err(), "{answer:?}");
+}
+
+/// The danger: an endpoint that answers and reads no more keeps the places of its streams for ever, and all
+/// requests behind them waiting.
+#[tokio::test]
+async fn an_upload_outlives_its_whole_answer_by_a_moment_only() {
+    let (origin, mut told) = scripted(settings(&[(MAX_STREAMS, 1)]), |(_, came)| match came.kind {
+        HEADERS => ok(came.stream),
+        _ => Vec::new(),
+    })
+    .await;
+    let (_app, client) = through(http2_cluster("a", origin.address)).await;
+    assert_eq!(client.send(get()).await.status, 200);
+    // More than the endpoint's window, which stays as it is.
+    assert_eq!(client.send(post(vec![b'x'; 200_000])).await.status, 200);
+    assert_eq!(next(&mut told, RST_STREAM).await.stream, 3);
+    assert_eq!(client.send(get()).await.status, 200);
+    assert_eq!(origin.connections(), 1);
+}
+
+/// The danger: a client that has all it was promised, and looks no further, counts as one that has left, and
+/// the stream is cancelled.
+#[tokio::test]
+async fn the_end_of_an_answer_may_come_by_itself() {
+    let long = fields(&[(":status", "200"), ("content-length", "5")]);
+    let (origin, mut told) = scripted(plain(), move |(_, came)| match (came.kind, came.stream) {
+        (HEADERS, 1) => all(&[
+            headers(1, END_HEADERS, &long),
+            data(1, 0, b"hello"),
+            data(1, END_STREAM, b""),
+        ]),
+        // HEAD.
+        (HEADERS, 5) => all(&[headers(5, END_HEADERS, &long), data(5, END_STREAM, b"")]),
+        (HEADERS, 3) => all(&[headers(3, END_HEADERS, &long), data(3, 0, b"hello")]),
+        // Ends the one before as well.
+        (HEADERS, 7) => all(&[data(3, END_STREAM, b""), ok(7)]),
+        _ => Vec::new(),
+    })
+    .await;
+    let (app, _client) = through(http2_cluster("a", origin.address)).await;
+    let mut client = Http1::connect(app.listener("web")).await;
+    for _ in 0..2 {
+        assert_eq!(client.get("h.test", "/").await.text(), "hello");
+    }
+    let head = Request::head("/").header("host", "h.test");
+    let answer = client.send_body(head.body(empty()).unwrap()).await;
+    assert_eq!(answer.header("content-length"), "5");
+    assert_eq!(client.get("h.test", "/").await.status, 200);
+    let stats = app.running.stats.http("web");
+    assert_eq!(stats.downstream_rq_rx_reset.value(), 0);
+    while let Ok((_, came)) = told.try_recv() {
+        assert_ne!(came.kind, RST_STREAM, "of stream {}", came.stream);
+    }
+    assert_eq!(origin.connections(), 1);
+}
+
+/// An endpoint that goes has not broken off an answer of which everything was there.
+#[tokio::test]
+async fn an_answer_is_whole_when_its_length_is_reached() {
+    let long = fields(&[(":status", "200"), ("content-length", "5")]);
+    let origin = Origin::tcp(move |mut stream: TcpStream| {
+        let long = long.clone();
+        async move {
+            let mut bytes = vec![0; 1024];
+            stream
+                .read_exact(&mut bytes[..PREFACE.len()])
+                .await
+                .unwrap();
+            stream.write_all(&plain()).await.unwrap();
+            stream.read(&mut bytes).await.unwrap();
+            let said = [headers(1, END_HEADERS, &long), data(1, 0, b"hello")];
+            stream.write_all(&all(&said)).await.unwrap();
+            stream.shutdown().await.unwrap();
+            stream.read_to_end(&mut bytes).await.ok();
+        }
+    })
+    .await;
+    let (_app, client) = through(http2_cluster("a", origin.address)).await;
+    assert_eq!(client.send(get()).await.text(), "hello");
+}
+
+/// The danger: a trailer that HTTP/2 has no place for leaves a request without an end.
+#[tokio::test]
+async fn trailers_of_the_connection_end_a_request_and_go_no_further() {
+    let (origin, mut told) = scripted(plain(), |(_, came)| match came.kind {
+        HEADERS | DATA if came.ends_stream() => ok(came.stream),
+        _ => Vec::new(),
+    })
+    .await;
+    let (app, _client) = through(http2_cluster("a", origin.address)).await;
+    let mut raw = Raw::connect(app.listener("web")).await;
+    raw.send(
+        "POST / HTTP/1.1\r\nhost: h.test\r\ntransfer-encoding: chunked\r\ntrailer: keep-alive, x-end\r\n\r\n\
+         3\r\nabc\r\n0\r\nkeep-alive: 1\r\nx-end: 2\r\n\r\n",
+    )
+    .await;
+    assert_eq!(raw.answer().await.status, 200);
+    assert_eq!(next(&mut told, DATA).await.payload, b"abc");
+    let trailers = next(&mut told, HEADERS).await;
+    assert!(trailers.ends_stream());
+}
+
+#[tokio::test]
+async fn connections_of_one_request_each_are_opened_at_once() {
+    // Says nothing, so that who waited for its settings would wait for ever.
+    let silent = Origin::tcp(|mut stream: TcpStream| async move {
+        stream.read_to_end(&mut Vec::new()).await.ok();
+    })
+    .await;
+    let mut cluster = http2_cluster("a", silent.address);
+    cluster["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
+        ["common_http_protocol_options"] = json!({"max_requests_per_connection": 1});
+    let (_app, client) = through(cluster).await;
+    let asking = std::array::from_fn::<_, 4, _>(|_| client.start(get()));
+    let asked = futures_util::future::join_all(asking);
+    tokio::select! {
+        _ = asked => panic!("answers"),
+        () = eventually("a connection for each", || silent.connections() == 4) => {}
+    }
 }

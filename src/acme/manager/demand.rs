@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Manager;
-use crate::tls::automatic::Wanted;
+use crate::tls::automatic::Signal;
 
 /// Names that clients may bring in, beside those of the file.
 pub(super) const MAX_ON_DEMAND: usize = 10_000;
@@ -17,7 +17,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 impl Manager {
     /// A client asks for a host that has no certificate. Its answer is dropped when it is not to
     /// have one, or not now.
-    pub(super) fn wanted(&mut self, wanted: Wanted) {
+    pub(super) fn wanted(&mut self, wanted: Signal) {
         if self.names.contains_key(&wanted.host) {
             return self.wait(wanted);
         }
@@ -31,7 +31,7 @@ impl Manager {
             .spawn(async move { (known(wanted.host.clone()).await, wanted) });
     }
 
-    fn wait(&mut self, Wanted { host, answer }: Wanted) {
+    fn wait(&mut self, Signal { host, answer }: Signal) {
         let Some(entry) = self.names.get_mut(&host) else {
             return;
         };
@@ -41,7 +41,7 @@ impl Manager {
         }
     }
 
-    pub(super) fn looked_up(&mut self, known: bool, wanted: Wanted) {
+    pub(super) fn looked_up(&mut self, known: bool, wanted: Signal) {
         if !known {
             return;
         }

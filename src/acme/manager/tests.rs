@@ -24,10 +24,10 @@ fn manager(at: &tempfile::TempDir, known: Lookup) -> Manager {
     )
 }
 
-fn wanted(host: &str) -> (Wanted, oneshot::Receiver<()>) {
+fn wanted(host: &str) -> (Signal, oneshot::Receiver<()>) {
     let (answer, answered) = oneshot::channel();
     let host = host.to_owned();
-    (Wanted { host, answer }, answered)
+    (Signal { host, answer }, answered)
 }
 
 async fn look_up(manager: &mut Manager) {

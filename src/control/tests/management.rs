@@ -1,7 +1,7 @@
 //! What management servers send: what waits, what stays, what is asked for.
 
 use super::*;
-use crate::control::subscriptions::{ADS, Change, Named, Wanted};
+use crate::control::subscriptions::{ADS, Change, Named, Signal};
 
 const CLUSTER: &str =
     "name: c, type: EDS, eds_cluster_config: {service_name: s, eds_config: {ads: {}}}";
@@ -83,7 +83,7 @@ fn endpoints_are_asked_for_with_their_cluster() {
     rig.apply(vec![clusters(&[CLUSTER])]);
     assert_eq!(
         rig.changes(),
-        [Change::Start(Wanted::Named(wanted.clone()))]
+        [Change::Start(Signal::Named(wanted.clone()))]
     );
     assert_eq!(rig.waiting(ResourceType::Cluster), 1);
     rig.apply(vec![from_ads(endpoints(1))]);
@@ -97,7 +97,7 @@ fn endpoints_are_asked_for_with_their_cluster() {
     assert_eq!(rig.waiting(ResourceType::Cluster), 0);
 
     rig.apply(vec![clusters(&[])]);
-    assert_eq!(rig.changes(), [Change::Stop(Wanted::Named(wanted))]);
+    assert_eq!(rig.changes(), [Change::Stop(Signal::Named(wanted))]);
 }
 
 /// What is still referred to stays; what nobody refers to goes.
@@ -159,7 +159,7 @@ fn a_cluster_outlives_the_routes_to_it() {
     assert_eq!(rig.changes(), []);
     push(&mut rig, routes("r", "d"));
     assert!(rig.ports().is_empty());
-    let unwanted = Wanted::Named(named(ResourceType::LoadAssignment, "s"));
+    let unwanted = Signal::Named(named(ResourceType::LoadAssignment, "s"));
     assert_eq!(rig.changes(), [Change::Stop(unwanted)]);
 
     // Sent again in between, it is simply there.
@@ -330,7 +330,7 @@ fn a_listener_waits_for_the_configuration_of_its_filters() {
     let mut rig = live();
     let waiting = |rig: &Rig| rig.waiting(ResourceType::Listener);
     rig.apply(vec![filtered("a", "")]);
-    let wanted = Wanted::Named(named(ResourceType::FilterConfig, "a"));
+    let wanted = Signal::Named(named(ResourceType::FilterConfig, "a"));
     assert_eq!(rig.changes(), [Change::Start(wanted.clone())]);
     assert_eq!(waiting(&rig), 1);
     assert!(

@@ -1,4 +1,4 @@
-//! What a worker says of itself when it registers (contract, section 2.1).
+//! What a worker says of itself when it registers.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;

@@ -83,7 +83,7 @@ fn registration() -> Registration {
 }
 
 #[tokio::test]
-async fn a_registration_is_sent_as_the_contract_says() {
+async fn a_registration_says_what_the_coordinator_reads() {
     let answer = ok(&format!(r#"{{"id":"{ID}","nodes":2,"invented":[1]}}"#));
     let (client, served) = canned_at("/base/", &answer).await;
     let registered = client.register(&registration()).await.unwrap();

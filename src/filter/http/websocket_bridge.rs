@@ -46,7 +46,7 @@ struct WebSocketBridge(Bridge);
 
 /// A route that wants it.
 #[derive(Debug)]
-struct Wanted {
+struct Signal {
     log: bool,
     origins: Origins,
 }
@@ -125,7 +125,7 @@ fn build_per_route(config: &TypedExtension, _: &Context) -> Result<RouteConfig, 
         log,
         allowed_origins,
     } = decode(config)?;
-    Ok(RouteConfig::new(Wanted {
+    Ok(RouteConfig::new(Signal {
         log,
         origins: Origins::decode(allowed_origins)?,
     }))
@@ -133,7 +133,7 @@ fn build_per_route(config: &TypedExtension, _: &Context) -> Result<RouteConfig, 
 
 impl HttpFilter for WebSocketBridge {
     fn request(&self, stream: &mut Stream<'_>) -> Flow {
-        let Some(Wanted { log, origins }) = stream.route_config() else {
+        let Some(Signal { log, origins }) = stream.route_config() else {
             return Flow::Continue;
         };
         let headers = &stream.request.headers;
@@ -166,7 +166,7 @@ impl HttpFilter for WebSocketBridge {
     fn response(&self, answer: &mut Answer<'_>) {
         if answer.local
             && answer.status == StatusCode::UPGRADE_REQUIRED
-            && answer.route_config::<Wanted>().is_some()
+            && answer.route_config::<Signal>().is_some()
         {
             // RFC 9110 section 15.5.22, RFC 6455 section 4.4.
             answer.headers.insert(UPGRADE, WEBSOCKET);

@@ -19,7 +19,7 @@ use crate::http::date;
 use crate::http::serve_request::{self, Refused};
 use crate::http::upgrade::Downstream;
 use crate::net::Incoming;
-use crate::net::http2::{Received, Sending, Tunnel, Wanted, length, strip};
+use crate::net::http2::{Received, Sending, Signal, Tunnel, length, strip};
 
 /// Serves a stream to its end. Whatever ends it before its answer is whole lets go of all it has,
 /// and so of the endpoint's connection: the client's reset, or the end of its connection.
@@ -47,7 +47,7 @@ pub async fn serve(
     } else {
         let body = Received::new(receive, length(&parts.headers));
         match waits(&parts.headers) {
-            true => body.telling(Arc::clone(wanted.insert(Arc::new(Wanted::default())))),
+            true => body.telling(Arc::clone(wanted.insert(Arc::new(Signal::default())))),
             false => body,
         }
     };

@@ -4,11 +4,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use h2::{RecvStream, SendStream};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use tokio::task::AbortHandle;
 
 use super::Tunnel;
@@ -23,8 +25,13 @@ pub struct Received {
     left: Option<u64>,
     /// Only trailers can follow.
     data_over: bool,
+    /// Of an answer: its end is waited for, also when nobody wants to hear of it.
+    lingers: bool,
     beside: Beside,
 }
+
+/// How long the end of an answer may be behind what there was to say.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What else there is to the stream of a body.
 #[derive(Debug, Default)]
@@ -32,30 +39,30 @@ enum Beside {
     #[default]
     Nothing,
     /// Whom to tell when the body is first asked for.
-    Wanted(Arc<Wanted>),
-    /// The body of the request is still sent.
-    Upload(AbortHandle),
+    Wanted(Arc<Signal>),
+    /// The body of the request is still sent. Whom to tell when the answer is whole.
+    Upload(AbortHandle, Arc<Signal>),
     /// Of an answer to CONNECT: our half.
     Half(Box<SendStream<Bytes>>),
 }
 
 /// Tells that somebody has begun to read a body, which its sender may wait for
-/// (`Expect: 100-continue`, RFC 9110 section 10.1.1).
+/// (`Expect: 100-continue`, RFC 9110 section 10.1.1), or has read all of it.
 #[derive(Debug, Default)]
-pub struct Wanted {
-    asked: AtomicBool,
+pub struct Signal {
+    given: AtomicBool,
     waker: AtomicWaker,
 }
 
-impl Wanted {
-    fn ask(&self) {
-        self.asked.store(true, Relaxed);
+impl Signal {
+    pub fn give(&self) {
+        self.given.store(true, Relaxed);
         self.waker.wake();
     }
 
-    /// Ready once the body is wanted. Both sides are on one thread.
+    /// Ready once it was given. Both sides are on one thread.
     pub fn poll(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.asked.load(Relaxed) {
+        if self.given.load(Relaxed) {
             return Poll::Ready(());
         }
         self.waker.register(cx.waker());
@@ -71,20 +78,30 @@ impl Received {
             stream: Some(stream),
             left: length,
             data_over: false,
+            lingers: false,
             beside: Beside::Nothing,
         }
     }
 
     /// Tells `wanted` when it is read.
-    pub fn telling(mut self, wanted: Arc<Wanted>) -> Self {
+    pub fn telling(mut self, wanted: Arc<Signal>) -> Self {
         self.beside = Beside::Wanted(wanted);
         self
     }
 
-    /// Of an answer to a request that is still sent by `upload`: who does not want all of the answer
-    /// does not want that, either.
-    pub fn uploading(mut self, upload: AbortHandle) -> Self {
-        self.beside = Beside::Upload(upload);
+    /// Of an answer, on a data thread. What has been said in full is not cancelled when it is dropped:
+    /// many peers send the end by itself, and a cancelled stream costs both sides more than a moment.
+    /// `bare`: it has no bytes, whatever its head says.
+    pub fn lingering(mut self, bare: bool) -> Self {
+        self.lingers = true;
+        self.data_over = bare;
+        self
+    }
+
+    /// Of an answer to a request that is still sent by `upload`, which is told when the answer is
+    /// whole. Who does not want all of it does not want that, either.
+    pub fn uploading(mut self, upload: AbortHandle, whole: Arc<Signal>) -> Self {
+        self.beside = Beside::Upload(upload, whole);
         self
     }
 
@@ -103,11 +120,45 @@ impl Received {
     }
 }
 
+impl Received {
+    fn end(&mut self) {
+        self.stream = None;
+        if let Beside::Upload(_, whole) = &self.beside {
+            whole.give();
+        }
+    }
+
+    /// Who has sent all that was promised, and then goes, has not broken off.
+    fn broken(&mut self, error: h2::Error) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        if self.left == Some(0) && (error.is_io() || error.is_go_away()) {
+            self.end();
+            return Poll::Ready(None);
+        }
+        Poll::Ready(Some(Err(error)))
+    }
+
+    /// Whether nothing follows but the end, and perhaps trailers.
+    fn is_said(&self) -> bool {
+        self.data_over || self.left == Some(0)
+    }
+}
+
 impl Drop for Received {
     fn drop(&mut self) {
-        if let Beside::Upload(upload) = &self.beside
-            && self.stream.is_some()
-        {
+        let Some(stream) = self.stream.take() else {
+            return;
+        };
+        // When the thread ends there is nobody left to wait.
+        if self.lingers && self.is_said() && tokio::runtime::Handle::try_current().is_ok() {
+            let rest = Self {
+                stream: Some(stream),
+                left: None,
+                data_over: false,
+                lingers: false,
+                beside: std::mem::take(&mut self.beside),
+            };
+            tokio::task::spawn_local(tokio::time::timeout(LINGER, rest.collect()));
+        } else if let Beside::Upload(upload, _) = &self.beside {
             upload.abort();
         }
     }
@@ -123,7 +174,7 @@ impl Body for Received {
     ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         let me = &mut *self;
         if let Beside::Wanted(wanted) = &me.beside {
-            wanted.ask();
+            wanted.give();
             me.beside = Beside::Nothing;
         }
         let Some(stream) = &mut me.stream else {
@@ -139,17 +190,21 @@ impl Body for Received {
                         *left = left.saturating_sub(data.len() as u64);
                     }
                     if stream.is_end_stream() {
-                        me.stream = None;
+                        me.end();
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Err(error)) => return me.broken(error),
                 None => me.data_over = true,
             }
         }
-        let trailers = ready!(stream.poll_trailers(cx))?;
-        me.stream = None;
-        Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+        match ready!(stream.poll_trailers(cx)) {
+            Ok(trailers) => {
+                me.end();
+                Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+            }
+            Err(error) => me.broken(error),
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::Body;
 
+use super::strip;
+
 /// Why a body did not get to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfinished<E> {
@@ -71,7 +73,8 @@ impl Sending {
                     }
                     continue;
                 }
-                self.stream.send_data(data, last)?;
+                let sent = self.stream.send_data(data, last);
+                self.done(sent)?;
                 if last {
                     return Poll::Ready(Ok(()));
                 }
@@ -85,8 +88,8 @@ impl Sending {
                     };
                 }
                 Poll::Ready(None) => {
-                    self.stream.send_data(Bytes::new(), true)?;
-                    return Poll::Ready(Ok(()));
+                    let sent = self.stream.send_data(Bytes::new(), true);
+                    return Poll::Ready(self.done(sent).map_err(Unfinished::Codec));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     self.stream.send_reset(error.reason());
@@ -102,15 +105,24 @@ impl Sending {
                         self.waiting = Some((data, body.is_end_stream()));
                     }
                     Err(frame) => {
-                        if let Ok(trailers) = frame.into_trailers() {
+                        if let Ok(mut trailers) = frame.into_trailers() {
                             // No more data: others may have the room.
                             self.stream.reserve_capacity(0);
-                            self.stream.send_trailers(trailers)?;
-                            return Poll::Ready(Ok(()));
+                            strip(&mut trailers, |_| ());
+                            let sent = self.stream.send_trailers(trailers);
+                            return Poll::Ready(self.done(sent).map_err(Unfinished::Codec));
                         }
                     }
                 },
             }
         }
+    }
+
+    /// What the codec does not take leaves the stream without an end, unless it is given one.
+    fn done(&mut self, sent: Result<(), h2::Error>) -> Result<(), h2::Error> {
+        if sent.is_err() {
+            self.stream.send_reset(Reason::INTERNAL_ERROR);
+        }
+        sent
     }
 }

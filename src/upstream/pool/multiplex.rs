@@ -60,21 +60,17 @@ enum Turn {
     Open(Opening),
 }
 
-/// A place on a connection (or one of HTTP/1.1, where the endpoint wants that), and whether the connection had served a request before.
+/// A place on a connection (or one of HTTP/1.1, where the endpoint wants that), and whether the connection had served a
+/// request before. One that an endpoint has said goodbye on is none.
 pub(super) async fn checkout(
     endpoint: &Arc<Endpoint>,
     transport: &Arc<Transport>,
     via: Option<&Rc<Via>>,
-    fresh: bool,
 ) -> Result<(Kind, bool), ConnectError> {
-    let mut fresh = fresh;
     let mut pending = None;
     let mut deadline = tokio::time::Instant::now();
     loop {
         let turn = with_pool(endpoint.uid, |pool| {
-            if std::mem::take(&mut fresh) {
-                pool.http2.clear();
-            }
             let usable = |shared: &Shared| !shared.is_closed() && !shared.is_spent(transport);
             pool.http2.retain(usable);
             if let Some(shared) = pool
@@ -89,7 +85,7 @@ pub(super) async fn checkout(
                 transport.stats.upstream_cx_max_requests.add(spent as u64);
                 return Turn::Use(place);
             }
-            match Opening::await_one(pool) {
+            match Opening::await_one(pool, transport.max_requests) {
                 Some(opened) => Turn::Wait(opened),
                 None => Turn::Open(Opening::begin(endpoint.uid, pool, true)),
             }
@@ -106,6 +102,13 @@ pub(super) async fn checkout(
                     Ok(Ok(error)) => return Err(error),
                     Ok(Err(_)) => {}
                     Err(_) => return Err(waited_too_long(endpoint, transport)),
+                }
+                let chooses = matches!(transport.protocol, Protocol::Auto(_));
+                if chooses && with_pool(endpoint.uid, |pool| pool.speaks_http1) {
+                    // All who have waited go on at once.
+                    drop(pending);
+                    let found = http1::checkout(endpoint, transport, via, false).await;
+                    return found.map(|(connection, reused)| (Kind::Http1(connection), reused));
                 }
             }
             Turn::Open(opening) => {
@@ -239,7 +242,7 @@ async fn open(
         return Ok(Opened::Http1(connection));
     }
     transport.stats.upstream_cx_http2_total.inc();
-    let begun = Link::begin(io, endpoint, options, opening).await;
+    let begun = Link::begin(io, endpoint, options, transport, opening).await;
     let (link, running) = begun.map_err(|error| http_error(endpoint, error.into()))?;
     let (of, by) = (Arc::clone(endpoint), Arc::clone(transport));
     spawn_tied(endpoint, async move {

@@ -71,7 +71,7 @@ fn private_circuits_ask_for_what_opens_them_alone() {
         Some(Caller::Permit(permit)) => permit.value,
         other => panic!("{other:?}"),
     };
-    // The contract's vector.
+    // A permit as the Coordinator makes it.
     let of_user = "MWI4ZWU5YjhmNzNjMmNiMTI4MDJkYTk2N2E4ZjAxYjUzODcyZjkwMjkyMTA5M2M5MmE1ZDdjZTVjMmY1\
                    ZTk3OA==";
     assert_eq!(permit(&private, filters::Road::Slot), of_user);

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use causeway_xds::resource::cluster::Http2Options;
@@ -17,7 +17,7 @@ use http::Request;
 use super::opening::{self, Opening};
 use super::sent::Sent;
 use crate::net::Io;
-use crate::net::http2::{MAX_FRAME, MAX_RESETS, Pings, SEND_BUFFER, Windows};
+use crate::net::http2::{MAX_FRAME, Pings, SEND_BUFFER, Windows};
 use crate::upstream::body::RequestBody;
 use crate::upstream::pool::about::About;
 use crate::upstream::pool::raw::Counted;
@@ -29,8 +29,11 @@ use crate::upstream::{Endpoint, Transport};
 const UNKNOWN: usize = usize::MAX - 1;
 /// There are no more on a connection (RFC 9113 section 5.1.1).
 const ALL: usize = 1 << 30;
-/// Bytes that the head of an answer may have.
+/// Bytes that the head of an answer may have, where nothing else is said.
 const MAX_HEAD: u32 = 64 << 10;
+/// Streams that were cancelled, and for how long, so that what still comes for them is known to be late.
+const REMEMBERED: usize = 4096;
+const REMEMBER: Duration = Duration::from_secs(10);
 
 /// As long as there is one the connection stays open.
 pub(super) struct Link {
@@ -58,6 +61,7 @@ impl Link {
         io: Io,
         endpoint: &Endpoint,
         options: &Http2Options,
+        transport: &Transport,
         opening: Opening,
     ) -> Result<(Rc<Self>, Running), h2::Error> {
         let windows = Windows::new(
@@ -65,6 +69,8 @@ impl Link {
             options.initial_connection_window_size,
         );
         let about = About::new(&io);
+        let max_head = transport.max_response_head.map(u32::try_from);
+        let max_head = max_head.map_or(MAX_HEAD, |bytes| bytes.unwrap_or(u32::MAX));
         let (sender, mut codec) = Builder::new()
             .enable_push(false)
             .initial_max_send_streams(UNKNOWN)
@@ -72,8 +78,12 @@ impl Link {
             .initial_connection_window_size(windows.connection)
             .max_frame_size(MAX_FRAME)
             .max_send_buffer_size(SEND_BUFFER)
-            .max_local_error_reset_streams(Some(MAX_RESETS))
-            .max_header_list_size(MAX_HEAD)
+            // Requests that time out or are left end their streams, many at a time, and what comes for
+            // those meanwhile is no fault of the endpoint.
+            .max_concurrent_reset_streams(REMEMBERED)
+            .reset_stream_duration(REMEMBER)
+            .max_local_error_reset_streams(None)
+            .max_header_list_size(max_head)
             .handshake(io)
             .await?;
         let pings = options.keepalive.and_then(|set| {
@@ -102,7 +112,7 @@ impl Link {
     }
 
     /// A request on a stream of its own.
-    pub(super) fn send(&self, request: Request<RequestBody>) -> Sent {
+    pub(super) fn send(self: &Rc<Self>, request: Request<RequestBody>) -> Sent {
         if self.closed.get() {
             // Since it was found in the pool.
             return Sent::failed(SendError {
@@ -112,7 +122,7 @@ impl Link {
         }
         // A handle that has sent may have to wait before it sends again; a fresh one never has.
         let mut sender = self.sender.borrow().clone();
-        Sent::begin(&mut sender, request)
+        Sent::begin(self, &mut sender, request)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -172,6 +182,12 @@ impl Place {
     pub(super) fn new(link: &Rc<Link>) -> Self {
         link.streams.set(link.streams.get() + 1);
         link.served.set(link.served.get() + 1);
+        Self(Rc::clone(link))
+    }
+
+    /// For what is left of a stream that had one.
+    pub(super) fn after(link: &Rc<Link>) -> Self {
+        link.streams.set(link.streams.get() + 1);
         Self(Rc::clone(link))
     }
 

@@ -35,9 +35,14 @@ impl Drop for Opening {
     }
 }
 
-/// A connection of which nothing is known takes this many.
-fn places(pool: &Pool) -> usize {
-    pool.streams_each.unwrap_or(usize::MAX)
+/// How many requests find a place on a new connection, as far as it is known what the endpoint takes.
+/// `max_requests`: all that it may serve; zero is no limit.
+fn places(pool: &Pool, max_requests: u32) -> usize {
+    let streams = pool.streams_each.unwrap_or(usize::MAX);
+    match max_requests {
+        0 => streams,
+        most => streams.min(most as usize),
+    }
 }
 
 impl Opening {
@@ -57,8 +62,11 @@ impl Opening {
 
     /// Waits for a connection that will have a place left, as far as it is known what endpoints of
     /// this kind take; nothing if there is none.
-    pub(super) fn await_one(pool: &mut Pool) -> Option<oneshot::Receiver<ConnectError>> {
-        let places = places(pool);
+    pub(super) fn await_one(
+        pool: &mut Pool,
+        max_requests: u32,
+    ) -> Option<oneshot::Receiver<ConnectError>> {
+        let places = places(pool, max_requests);
         pool.openings.iter_mut().find_map(|opening| {
             opening.waiting.retain(|waiting| !waiting.is_closed());
             let taken = opening.waiting.len() + usize::from(opening.taken);

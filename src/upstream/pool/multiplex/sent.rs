@@ -2,7 +2,10 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::SendStream;
@@ -10,18 +13,26 @@ use h2::client::{ResponseFuture, SendRequest};
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{Method, Request, Response};
 use http_body::Body as _;
+use tokio::task::AbortHandle;
 
+use super::link::{Link, Place};
 use crate::net::Incoming;
-use crate::net::http2::{Received, Sending, length, strip};
+use crate::net::http2::{Received, Sending, Signal, length, strip};
 use crate::upstream::body::RequestBody;
 use crate::upstream::pool::SendError;
+
+/// How long what is left of a request may take once its answer is whole.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// A request that is on its way, until the head of its answer has come. Dropped before that, it
 /// cancels its stream.
 pub struct Sent(Result<Stream, Option<SendError>>);
 
 struct Stream {
+    link: Rc<Link>,
     answer: ResponseFuture,
+    /// The answer has no body (HEAD).
+    bare: bool,
     /// What is left of the body.
     upload: Option<Upload>,
     /// Of a CONNECT: our half, for the tunnel.
@@ -46,12 +57,43 @@ impl Upload {
     }
 }
 
+impl Upload {
+    /// What is left goes up whatever becomes of the answer: both may wait for each other. Once the
+    /// answer is whole, which the signal tells, there is no hurry and nobody who waits: it has
+    /// [`GRACE`], and a place of its own.
+    fn detach(mut self, link: &Rc<Link>) -> (AbortHandle, Arc<Signal>) {
+        let link = Rc::clone(link);
+        let whole = Arc::<Signal>::default();
+        let told = Arc::clone(&whole);
+        let task = tokio::task::spawn_local(async move {
+            let sent = poll_fn(|cx| match self.poll(cx) {
+                Poll::Ready(()) => Poll::Ready(true),
+                Poll::Pending => told.poll(cx).map(|()| false),
+            });
+            if sent.await {
+                return;
+            }
+            let _place = Place::after(&link);
+            let rest = poll_fn(|cx| self.poll(cx));
+            if tokio::time::timeout(GRACE, rest).await.is_err() {
+                tracing::debug!("a request was answered and not taken");
+            }
+        });
+        (task.abort_handle(), whole)
+    }
+}
+
 impl Sent {
     /// Hands a request to the codec. Its stream begins with the next turn of the connection's task.
-    pub(super) fn begin(sender: &mut SendRequest<Bytes>, request: Request<RequestBody>) -> Self {
+    pub(super) fn begin(
+        link: &Rc<Link>,
+        sender: &mut SendRequest<Bytes>,
+        request: Request<RequestBody>,
+    ) -> Self {
         let (mut head, body) = request.into_parts();
         strip(&mut head.headers, |_| ());
         let connect = head.method == Method::CONNECT;
+        let bare = head.method == Method::HEAD;
         let ended = !connect && body.is_end_stream();
         if let Some(length) = body.size_hint().exact()
             && (length > 0 || means_something(&head.method))
@@ -70,7 +112,9 @@ impl Sent {
                     }
                 };
                 Self(Ok(Stream {
+                    link: Rc::clone(link),
                     answer,
+                    bare,
                     upload,
                     half,
                 }))
@@ -125,17 +169,21 @@ impl Future for Sent {
             let length = length(&head.headers).filter(|_| refused);
             Received::new(receive, length).answering(half)
         } else {
-            // What is left goes up whatever becomes of the answer: both may wait for each other.
-            let upload = stream.upload.take().map(|mut upload| {
-                let sending = tokio::task::spawn_local(poll_fn(move |cx| upload.poll(cx)));
-                sending.abort_handle()
-            });
-            match (receive.is_end_stream(), upload) {
-                (true, _) => Received::default(),
-                (false, None) => Received::new(receive, length(&head.headers)),
-                (false, Some(upload)) => {
-                    Received::new(receive, length(&head.headers)).uploading(upload)
+            let ended = receive.is_end_stream();
+            let length = length(&head.headers);
+            let body = match ended {
+                true => Received::default(),
+                false => Received::new(receive, length).lingering(stream.bare),
+            };
+            match stream.upload.take() {
+                Some(upload) => {
+                    let (task, whole) = upload.detach(&stream.link);
+                    if ended {
+                        whole.give();
+                    }
+                    body.uploading(task, whole)
                 }
+                None => body,
             }
         };
         Poll::Ready(Ok(Response::from_parts(head, Incoming::Http2(body))))
