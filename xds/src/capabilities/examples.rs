@@ -49,7 +49,8 @@ fn http_listener() -> Value {
         json!({"trust_domains": [{"name": "d", "trust_bundle": {"filename": "/ca.pem"}}]}),
     );
     let tls = json!({"common_tls_context": {
-        "tls_params": {}, "tls_certificates": [certificate()], "alpn_protocols": ["h2"],
+        "tls_params": {"cipher_suites": ["ECDHE-ECDSA-AES128-GCM-SHA256"], "ecdh_curves": ["X25519"]},
+        "tls_certificates": [certificate()], "alpn_protocols": ["h2"],
         "validation_context": {
             "trusted_ca": {"filename": "/ca.pem"},
             "custom_validator_config": {"name": "v", "typed_config": spiffe},
@@ -162,6 +163,8 @@ fn routes() -> Value {
     );
     json!({
         "name": "r",
+        "vhost_header": ":first-path-segment",
+        "typed_per_filter_config": {"causeway.error_pages": pages},
         "virtual_hosts": [{
             "name": "v",
             "domains": ["*"],
@@ -187,6 +190,7 @@ fn routes() -> Value {
                         "max_stream_duration": {},
                         "request_mirror_policies": [{"cluster": "c", "runtime_fraction": fraction}],
                         "retry_policy": {
+                            "retry_on": "5xx",
                             "retry_back_off": {"base_interval": "1s"},
                             "rate_limited_retry_back_off": {"reset_headers": [{"name": "x"}]},
                         },
@@ -201,7 +205,10 @@ fn routes() -> Value {
                 {
                     "match": {"path_match_policy": {"name": "m", "typed_config": template}},
                     "route": {
-                        "weighted_clusters": {"clusters": [{"name": "c", "weight": 1}]},
+                        "weighted_clusters": {"clusters": [{
+                            "name": "c", "weight": 1,
+                            "typed_per_filter_config": {"causeway.error_pages": pages},
+                        }]},
                         "path_rewrite_policy": {"name": "r", "typed_config": rewrite},
                     },
                 },

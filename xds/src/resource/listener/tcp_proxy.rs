@@ -50,7 +50,8 @@ impl TcpProxy {
             cluster_specifier,
         } = message;
         if on_demand.is_some() {
-            let reason = "clusters are not asked for by connections: name one that is known";
+            let reason =
+                "not supported: clusters are not asked for by connections, name one that is known";
             return Err(Invalid::at("on_demand", reason));
         }
         accept!(ctx, "TcpProxy": check_drain_close);

@@ -151,7 +151,7 @@ fn a_tcp_proxy_is_refused_by_path() {
                 p.idle_timeout = seconds(-5)
             }),
             (
-                "on_demand: clusters are not asked for by connections: name one that is known",
+                "on_demand: not supported: clusters are not asked for by connections, name one that is known",
                 |p| p.on_demand = Some(Default::default()),
             ),
             (
