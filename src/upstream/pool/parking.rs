@@ -1,6 +1,6 @@
 //! Connections of HTTP/1.1 that nobody has wanted for a while are parked: the codec goes with its
-//! buffers, and the socket stays. Most sessions are idle most of the time, and an idle connection
-//! to each costs a twentieth of the memory.
+//! buffers, and the socket stays. Most sessions are idle most of the time, and most of what an idle
+//! connection to each of them takes is buffers.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -22,7 +22,7 @@ use crate::telemetry::stats::Gauge;
 use crate::upstream::Transport;
 use crate::upstream::body::RequestBody;
 
-/// How long nobody has to want a connection. To bring it back costs a fifth of a request.
+/// How long nobody has to want a connection: to bring it back takes a new codec.
 pub(super) const PARK: Duration = Duration::from_secs(1);
 
 /// A codec at work. On the heap, so that it is given back while the connection is parked.
