@@ -150,14 +150,20 @@ impl Drop for Received {
         };
         // When the thread ends there is nobody left to wait.
         if self.lingers && self.is_said() && tokio::runtime::Handle::try_current().is_ok() {
-            let rest = Self {
+            let mut rest = Self {
                 stream: Some(stream),
                 left: None,
                 data_over: false,
                 lingers: false,
                 beside: std::mem::take(&mut self.beside),
             };
-            tokio::task::spawn_local(tokio::time::timeout(LINGER, rest.collect()));
+            tokio::task::spawn_local(async move {
+                // What comes is let go of: it is nobody's.
+                let end = async { while let Some(Ok(_)) = rest.frame().await {} };
+                if tokio::time::timeout(LINGER, end).await.is_err() {
+                    tracing::debug!(limit = ?LINGER, "the end of an answer did not come in time");
+                }
+            });
         } else if let Beside::Upload(upload, _) = &self.beside {
             upload.abort();
         }

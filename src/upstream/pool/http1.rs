@@ -149,7 +149,10 @@ impl Http1 {
                 self.sender = Some(sender);
                 true
             }
-            Err(_) => false,
+            Err(error) => {
+                tracing::debug!(%error, "a parked connection got no codec");
+                false
+            }
         }
     }
 }

@@ -76,7 +76,7 @@ impl Upload {
             let _place = Place::after(&link);
             let rest = poll_fn(|cx| self.poll(cx));
             if tokio::time::timeout(GRACE, rest).await.is_err() {
-                tracing::debug!("a request was answered and not taken");
+                tracing::debug!(limit = ?GRACE, "a request was answered and not taken in time");
             }
         });
         (task.abort_handle(), whole)
